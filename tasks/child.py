@@ -1,0 +1,109 @@
+"""The process in which stages are built: reads requests from stdin, answers with events, ends with its parent.
+
+    python -m tasks.child NAME      NAME is train or plain; only shown in process lists
+
+One JSON object a line each way. In: {"store", "compute", "request"}. Out, on the stdout it was given: any number of
+{"event": "progress"|"log"} and then one of {"event": "made"|"failed"|"interrupted"}. Everything that libraries print goes
+to stderr, which the parent keeps as the run's log.
+
+Stopping: SIGTERM asks for it; a build that polls `interrupted()` saves its state first, others are left at the next
+Python instruction. The end of stdin means that the parent is gone, however it went: the same, and after a grace period
+the process ends by force.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from types import FrameType
+from typing import Any
+
+from data.errors import Interrupted, PipelineError, UserError
+from data.store import Store
+from tasks.config import Compute
+from tasks.stage import Request, run
+
+GRACE = 25.0
+"""Seconds a build has to save its state after being asked to stop."""
+
+
+class _Stop:
+    """Whether somebody asked to stop. Polled by builds; raised in those that never poll."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.polled = False
+
+    def __call__(self) -> bool:
+        self.polled = True
+        return self.asked.is_set()
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.asked.set()
+        if not self.polled:
+            raise Interrupted("stopped")
+
+
+def main() -> None:
+    """Serve requests until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    stop = _Stop()
+    signal.signal(signal.SIGTERM, stop.on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    inbox: queue.Queue[str | None] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            inbox.put(line)
+        inbox.put(None)
+        stop.asked.set()
+        end = threading.Timer(GRACE, os._exit, (1,))
+        end.daemon = True
+        end.start()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=listen, daemon=True).start()
+
+    def tell(event: dict[str, Any]) -> None:
+        try:
+            answers.write(json.dumps(event) + "\n")
+        except BrokenPipeError:  # the parent is gone: finish saving, nobody listens
+            stop.asked.set()
+
+    images_cache: dict[Any, Any] = {}
+    try:
+        while (line := inbox.get()) is not None:
+            stop.polled = False
+            tell(_serve(json.loads(line), tell, stop, images_cache))
+    except Interrupted:
+        pass
+
+
+def _serve(message: dict[str, Any], tell: Any, stop: _Stop, images_cache: dict[Any, Any]) -> dict[str, Any]:
+    request = Request.model_validate(message["request"])
+    try:
+        store, compute = Store(message["store"]), Compute.model_validate(message["compute"])
+        made, cached = run(request, store, compute, tell, stop, images_cache)
+    except Interrupted as error:
+        return {"event": "interrupted", "text": str(error)}
+    except UserError as error:
+        return {"event": "failed", "user": True, "kind": type(error).__name__, "text": str(error)}
+    except PipelineError as error:
+        return {"event": "failed", "user": False, "kind": type(error).__name__, "text": str(error)}
+    except MemoryError:
+        traceback.print_exc()
+        return {"event": "failed", "user": False, "kind": "MemoryError", "text": "out of memory"}
+    except Exception as error:
+        traceback.print_exc()
+        return {"event": "failed", "user": False, "kind": type(error).__name__, "text": f"{type(error).__name__}: {error}"}
+    return {"event": "made", "artifact": made.model_dump(), "cached": cached}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""The configuration: at once the flow's parameters, the form in Prefect's UI, the YAML and the `--set` keys.
+
+Importable without torch, prefect or pyarrow. Limits stand in the descriptions as well, since Prefect's forms show only
+those. A recipe (flows/recipes) is a `Config`; so is a YAML file.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from data.errors import ConfigError
+from data.types import Frozen
+from models.methods.configs import Backbone, Distill, Finetune, PretextConfig, PseudoLabels, SimCLR, TransferConfig
+
+Source = str
+_SOURCE = "digits, folder:PATH, parquet:PATH or torchvision:NAME; PATH may be any fsspec URL"
+
+
+class Data(Frozen):
+    """Which images, and which of their labels may be used."""
+
+    train: Source = Field("digits", min_length=1, description=f"Training images: {_SOURCE}.")
+    test: Source | None = Field(None, description="Test images, read last, same forms; empty: 20 % of train is held out.")
+    unlabelled: Source | None = Field(None, description="More images without labels, same forms; empty: none.")
+    image_size: int = Field(32, ge=8, le=1024, description="Side of the square images that networks see, px (8 to 1024).")
+    label_fraction: float | None = Field(None, gt=0, le=1, description="Share of the training labels used (above 0, up to 1), stratified; or give labels_per_class.")
+    labels_per_class: int | None = Field(None, ge=1, le=1_000_000, description="Labels used of each class (1 or more); or give label_fraction. Both empty: all labels.")
+    label_seed: int | None = Field(None, ge=0, description="Seed of the draw of labels; empty: the run's.")
+    max_rejected: float = Field(0.05, ge=0, le=1, description="Largest share of images that may be unreadable (0 to 1); past it the run stops.")
+
+    @model_validator(mode="after")
+    def _one_way_to_draw(self) -> Data:
+        if self.label_fraction is not None and self.labels_per_class is not None:
+            raise ValueError("give label_fraction or labels_per_class, not both")
+        return self
+
+
+class Embed(Frozen):
+    """Features of every image, from one layer of the teacher."""
+
+    layer: str = Field("features", min_length=1, description="features (pooled backbone output), head1 (first layer of a SimCLR head), or a layer such as conv4 or layer3, averaged over positions.")
+    batch_size: int = Field(512, ge=1, le=65_536, description="Images at a time (1 to 65536).")
+
+
+class Cluster(Frozen):
+    """K-means on the features."""
+
+    k: int = Field(2000, ge=1, le=1_000_000, description="Number of clusters (at most the number of images).")
+    iterations: int = Field(20, ge=1, le=1000, description="Most iterations of K-means (1 to 1000).")
+    restarts: int = Field(1, ge=1, le=100, description="Starts to choose the best of (1 to 100).")
+    pca: int | None = Field(None, ge=1, le=8192, description="Dimensions kept by PCA-whitening (1 to 8192); empty: no PCA.")
+    normalise: bool = Field(True, description="Divide each vector by its length before clustering.")
+    sample: int | None = Field(None, ge=1, description="Train K-means on this many images drawn at random; empty: on all.")
+    seed: int | None = Field(None, ge=0, description="Seed of this stage; empty: the run's.")
+    data: Source | None = Field(None, description="Cluster the images of another source instead of train and unlabelled; same forms as data.train.")
+
+
+class Assign(Frozen):
+    """Pseudo-labels: the nearest centroid."""
+
+    data: Source | None = Field(None, description="Label, and train the student on, the images of another source; empty: those that were clustered.")
+
+
+class Student(Frozen):
+    """The network that is trained from scratch on the pseudo-labels and kept in the end."""
+
+    backbone: Backbone = Field("alexnet", description="Student network.")
+    width: float = Field(1.0, gt=0, le=8, description="Multiplies the backbone's channels (above 0, up to 8).")
+
+
+class Predict(Frozen):
+    """The fine-tuned teacher's probabilities for all images, and how neighbours in feature space smooth them."""
+
+    views: int = Field(1, ge=1, le=64, description="Random views averaged for each image (1 to 64); 1: the centre crop alone.")
+    neighbours: int = Field(0, ge=0, le=1000, description="Propagate over the graph of this many nearest neighbours (0 to 1000); 0: the teacher's probabilities as they are.")
+    propagation: float = Field(0.9, gt=0, lt=1, description="Weight alpha of the neighbours against an image's own prior (above 0, below 1).")
+    prior: float = Field(1.0, ge=0, le=100, description="Weight of the teacher's probabilities against the drawn labels as prior (0 to 100); 0: labels alone.")
+
+
+Protocol = Literal["knn", "linear", "few-label", "clusters"]
+
+
+class Evaluate(Frozen):
+    """What is measured, on the test images."""
+
+    protocols: list[Protocol] = Field(["knn", "linear", "few-label", "clusters"], description="knn and linear use all train labels, as those protocols say; few-label is the accuracy of the trained classifiers; clusters compares pseudo-labels with true ones.")
+    knn_neighbours: list[int] = Field([20, 200], min_length=1, max_length=16, description="Values of k of the weighted nearest-neighbour classifier.")
+    knn_temperature: float = Field(0.07, gt=0, le=10, description="Temperature T of its votes exp(s / T) (above 0, up to 10).")
+
+
+class Compute(Frozen):
+    """Where and how to compute. Precision is part of what is asked; device and workers are not."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware computes in it, else fp32.")
+    workers: int = Field(0, ge=0, le=256, description="Processes that decode images (0 to 256); 0: one per core.")
+
+
+class Config(Frozen):
+    """Everything a run depends on."""
+
+    recipe: str = Field("", description="Name of the recipe this configuration started from; informative.")
+    seed: int = Field(0, ge=0, description="Seed of everything that has none of its own.")
+    data: Data = Data()
+    pretext: PretextConfig = SimCLR()
+    embed: Embed = Embed()
+    cluster: Cluster = Cluster()
+    assign: Assign = Assign()
+    transfer: TransferConfig = PseudoLabels()
+    student: Student = Student()
+    finetune: Finetune = Finetune()
+    predict: Predict = Predict()
+    distill: Distill = Distill()
+    evaluate: Evaluate = Evaluate()
+    compute: Compute = Compute()
+    store: str = Field("store", min_length=1, description="Folder of the store: artifacts and runs.")
+
+
+SECTIONS: tuple[str, ...] = tuple(n for n, f in Config.model_fields.items() if n not in ("recipe", "seed", "store"))
+
+
+_EITHER = (("label_fraction", "labels_per_class"),)
+"""Keys of which only one is set: giving one takes the other back."""
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Lay `over` on `base`, section by section. Choosing another `method` drops the former's parameters.
+
+    Args:
+        base: a configuration as nested dicts.
+        over: the keys that change.
+
+    Returns:
+        A new dict; neither argument is changed.
+    """
+    out = dict(base)
+    for pair in _EITHER:
+        given = [name for name in pair if over.get(name) is not None]
+        if len(given) == 1:
+            out.update({name: None for name in pair if name in base})
+    for name, value in over.items():
+        below = out.get(name)
+        if isinstance(value, dict) and isinstance(below, dict):
+            other_method = "method" in value and value["method"] != below.get("method")
+            out[name] = dict(value) if other_method else merge(below, value)
+        else:
+            out[name] = value
+    return out
+
+
+def resolve(values: dict[str, Any]) -> Config:
+    """Check a configuration given as nested dicts.
+
+    Raises:
+        ConfigError: naming the key, the value and what is allowed, one line for all faults.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_faults(error, values))) from None
+
+
+_METHODS: dict[str, tuple[type[Frozen], ...]] = {"pretext": PretextConfig.__args__, "transfer": (PseudoLabels,)}
+
+
+def methods(section: str) -> dict[str, type[Frozen]]:
+    """The models of a section by the value of their `method`."""
+    return {model.model_fields["method"].default: model for model in _METHODS[section]}
+
+
+def _faults(error: ValidationError, values: dict[str, Any]) -> list[str]:
+    """One readable phrase a fault: the key as in `--set`, the value, what is allowed."""
+    lines: list[str] = []
+    for section in _METHODS:  # a union's own errors name every branch: check against the chosen one alone
+        given = values.get(section)
+        if not isinstance(given, dict):
+            continue
+        known = methods(section)
+        chosen = known.get(given.get("method", ""))
+        if "method" not in given and len(known) > 1:
+            lines.append(f"{section}.method is missing; choose one of {', '.join(known)}")
+        elif chosen is None and "method" in given:
+            lines.append(f"{section}.method = {given['method']!r} is not known; choose one of {', '.join(known)}")
+        elif chosen is not None:
+            try:
+                chosen.model_validate(given)
+            except ValidationError as inner:
+                lines += [_phrase((section, *e["loc"]), e, chosen) for e in inner.errors()]
+    for e in error.errors():
+        if e["loc"] and e["loc"][0] in _METHODS and len(e["loc"]) > 1:
+            continue
+        lines.append(_phrase(e["loc"], e, Config))
+    return lines or [str(error)]
+
+
+def _phrase(loc: tuple[int | str, ...], e: Any, model: type[Frozen]) -> str:
+    key = ".".join(map(str, loc))
+    if e["type"] == "extra_forbidden":
+        siblings = _siblings(loc, model)
+        return f"unknown key {key} = {e['input']!r}; {'.'.join(map(str, loc[:-1])) or 'the configuration'} has {', '.join(siblings)}"
+    if e["type"] == "missing":
+        return f"{key} is missing"
+    message = e["msg"].removeprefix("Value error, ")
+    return f"{key} = {e['input']!r}: {message[:1].lower()}{message[1:]}" if key else message
+
+
+def _siblings(loc: tuple[int | str, ...], model: type[Frozen]) -> list[str]:
+    if len(loc) <= 1:
+        return list(model.model_fields)
+    if model is not Config:
+        return list(model.model_fields)
+    annotation = Config.model_fields[str(loc[0])].annotation
+    return list(getattr(annotation, "model_fields", {}))

@@ -1,0 +1,155 @@
+"""The parent's side of the child processes: starts them, hands them requests, stops them, explains their end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import data.errors
+from data.errors import Interrupted, PipelineError, StageError, UserError
+from data.store import Store
+from data.types import Artifact
+from tasks.child import GRACE
+from tasks.config import Compute
+from tasks.stage import Process, Request
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class Workers:
+    """The children of one run: one for each kind of process, started on first use. A context manager.
+
+    Stages run one at a time: two trainings on the same cores or the same GPU take longer than one after the other.
+
+    Args:
+        store: where artifacts go.
+        compute: device, precision, workers.
+        log: file that gets everything the children print.
+    """
+
+    def __init__(self, store: Store, compute: Compute, log: Path) -> None:
+        self.store, self.compute, self.log = store, compute, log
+        self._children: dict[Process, subprocess.Popen[str]] = {}
+        self._turn = threading.Lock()
+        self._stopping = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def make(self, request: Request, label: str, listen: Listener) -> tuple[Artifact, bool]:
+        """Have an artifact made by the child of its process.
+
+        Args:
+            request: what is asked for.
+            label: the stage's name in this run, for messages.
+            listen: gets every progress and log event.
+
+        Returns:
+            The artifact, and whether it was there already.
+
+        Raises:
+            UserError: as raised by the build.
+            StageError: if the build or its process failed; says stage, cause and where the log is.
+            Interrupted: if asked to stop.
+        """
+        with self._turn:
+            if self._stopping:
+                raise Interrupted("stopped")
+            child = self._child(request.process)
+            assert child.stdin is not None
+            assert child.stdout is not None
+            message = {
+                "store": str(self.store.root),
+                "compute": self.compute.model_dump(),
+                "request": request.model_dump(),
+            }
+            try:
+                child.stdin.write(json.dumps(message) + "\n")
+                child.stdin.flush()
+            except BrokenPipeError:
+                pass  # it died: the loop below finds out how
+            return self._await(child, child.stdout, request, label, listen)
+
+    def _await(
+        self, child: subprocess.Popen[str], events: IO[str], request: Request, label: str, listen: Listener
+    ) -> tuple[Artifact, bool]:
+        for line in events:
+            event = json.loads(line)
+            match event["event"]:
+                case "made":
+                    return Artifact.model_validate(event["artifact"]), event["cached"]
+                case "failed":
+                    raise self._error(event, label)
+                case "interrupted":
+                    raise Interrupted(f"stage {label} was stopped; what it had done is kept in the store")
+                case _:
+                    listen(event)
+        del self._children[request.process]
+        status = child.wait()
+        if self._stopping:
+            raise Interrupted(f"stage {label} was stopped; its last checkpoint is kept in the store")
+        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+        raise StageError(f"stage {label}: its process ended by {how}{hint}; log: {self.log}; run again to go on from its last checkpoint")  # fmt: skip
+
+    def _error(self, event: dict[str, Any], label: str) -> PipelineError:
+        if event["user"]:
+            kind: type[UserError] = getattr(data.errors, event["kind"], UserError)
+            return kind(event["text"])
+        return StageError(f"stage {label}: {event['text']}; log: {self.log}")
+
+    def _child(self, process: Process) -> subprocess.Popen[str]:
+        child = self._children.get(process)
+        if child is None:
+            with self.log.open("ab") as log:
+                child = subprocess.Popen(
+                    [sys.executable, "-u", "-m", "tasks.child", process],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    cwd=Path(__file__).parent.parent,
+                    env=_environment(process),
+                    start_new_session=True,  # so that Ctrl-C and a worker's SIGTERM reach it through us alone
+                )
+            self._children[process] = child
+        return child
+
+    def stop(self) -> None:
+        """Ask the children to stop, give them time to save, then make sure. Safe to call twice and from any thread."""
+        self._stopping = True
+        children = list(self._children.values())
+        for child in children:
+            child.send_signal(signal.SIGTERM)  # no-op on a process that ended
+            if child.stdin is not None:
+                try:
+                    child.stdin.close()
+                except BrokenPipeError:
+                    pass
+        for child in children:
+            try:
+                child.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _environment(process: Process) -> dict[str, str]:
+    """The child's environment: as ours, but the `plain` process must not spin up a GPU context for nothing."""
+    environment = dict(os.environ)
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).parent.parent), environment.get("PYTHONPATH")])
+    )
+    return environment
