@@ -1,0 +1,114 @@
+"""Optimizers as the recipes name them, and LARS.
+
+Tensors with at most one dimension (biases, scales and shifts of norms) get no weight decay, and under LARS no trust
+ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from models.methods.configs import Optimization
+
+MOMENTUM = 0.9
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling, in the classic form of SimCLR's release (You et al., arXiv 1708.03888).
+
+    For weights w, gradient g, weight decay wd, rate lr, momentum mu and trust coefficient eta:
+    g' = g + wd w;  trust = eta |w| / |g'| where both norms are above 0, else 1;  v = mu v + lr trust g';  w = w - v.
+    The rate lies inside the velocity, so a change of rate doesn't rescale the past. Where `adapt` is false, trust is 1:
+    plain SGD with momentum.
+
+    Args:
+        params: parameters, or groups with `lr`, `weight_decay` and `adapt`.
+        lr: learning rate, above 0.
+        momentum: mu, in [0, 1).
+        weight_decay: wd, from 0.
+        eta: trust coefficient.
+        adapt: whether the trust ratio applies.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = MOMENTUM,
+        weight_decay: float = 0.0,
+        eta: float = 0.001,
+        adapt: bool = True,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eta": eta, "adapt": adapt}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # overloads
+        """One update of every parameter that has a gradient. No value is read back from the device."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights = [w for w in group["params"] if w.grad is not None]
+            if not weights:
+                continue
+            for w in weights:
+                if not self.state[w]:
+                    self.state[w]["velocity"] = torch.zeros_like(w)
+            velocity = [self.state[w]["velocity"] for w in weights]
+            update = torch._foreach_add([w.grad for w in weights], weights, alpha=group["weight_decay"])
+            if group["adapt"]:
+                w_norm, g_norm = (torch.stack(list(torch._foreach_norm(tensors))) for tensors in (weights, update))
+                trust = torch.where((w_norm > 0) & (g_norm > 0), group["eta"] * w_norm / g_norm, 1.0)
+                torch._foreach_mul_(update, list((trust * group["lr"]).unbind()))
+            else:
+                torch._foreach_mul_(update, group["lr"])
+            torch._foreach_mul_(velocity, group["momentum"])
+            torch._foreach_add_(velocity, update)
+            torch._foreach_sub_(weights, velocity)
+        return loss
+
+
+def make_optimizer(
+    config: Optimization,
+    parameters: Iterable[nn.Parameter],
+    head: Iterable[nn.Parameter] = (),
+    head_learning_rate: float | None = None,
+) -> Optimizer:
+    """The optimizer a configuration names: SGD with Nesterov momentum 0.9, LARS (momentum 0.9, eta 0.001) or AdamW.
+
+    Every group keeps its own peak rate under `peak`; the engine sets `lr` = peak * schedule at each step.
+
+    Args:
+        config: optimizer, peak learning rate, weight decay.
+        parameters: what to train; those that need no gradient are left out.
+        head: parameters with a rate of their own, none of them among `parameters`.
+        head_learning_rate: peak rate of `head`; None: the configuration's.
+
+    Raises:
+        ValueError: nothing to train.
+    """
+    groups: list[dict[str, Any]] = []
+    rates = (config.learning_rate, config.learning_rate if head_learning_rate is None else head_learning_rate)
+    for members, rate in zip(([*parameters], [*head]), rates, strict=True):
+        trained = [p for p in members if p.requires_grad]
+        for decayed in (True, False):
+            group = [p for p in trained if (p.ndim > 1) == decayed]
+            if group:
+                decay = config.weight_decay if decayed else 0.0
+                groups.append({"params": group, "lr": rate, "peak": rate, "weight_decay": decay})
+                if config.optimizer == "lars":
+                    groups[-1]["adapt"] = decayed
+    if not groups:
+        raise ValueError("make_optimizer: no parameter needs a gradient, so there is nothing to train")
+    if config.optimizer == "lars":
+        return LARS(groups, lr=config.learning_rate)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate)
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=MOMENTUM, nesterov=True)
