@@ -63,6 +63,11 @@ def column(table: pa.Table, name: str) -> NDArray[Any]:
     return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
+def read_matrix(table: pa.Table, name: str) -> NDArray[np.float32]:
+    """A column of fixed-size lists as an (N, D) float32 array."""
+    return _matrix(table[name])
+
+
 def _matrix(values: pa.ChunkedArray | pa.Array) -> NDArray[np.float32]:
     chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunks]

@@ -5,8 +5,8 @@
     def plan(config: Config, features: Artifact) -> Request: ...    in the flow's process; cheap, no torch
     def build(job: Job) -> Outcome: ...                             in a child process
 
-A request's fingerprint is the artifact's name: if the store has it, nothing is built. The rest of a request (`sources`)
-says where things lie and is not part of the name.
+A request's fingerprint is the artifact's name: if the store has it, nothing is built. What a request holds `outside` (where
+images lie, how many may be broken) is not part of the name.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version as installed
+from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
 
 from data.errors import ArtifactError
 from data.store import Meta, Store, fingerprint, part_reading
@@ -57,7 +56,7 @@ class Stage:
         inputs: dict[str, Artifact] | None = None,
         parts: tuple[str, ...] = (),
         seed: int | None = None,
-        sources: dict[str, str | None] | None = None,
+        outside: dict[str, Any] | None = None,
     ) -> Request:
         """Ask for an artifact of this stage.
 
@@ -66,7 +65,7 @@ class Stage:
             inputs: artifacts read, by name. Of `manifest` only `parts` count, of others all.
             parts: parts of the manifest that the stage reads.
             seed: what random draws are keyed by; None if there are none.
-            sources: where the images of the manifest lie, by role; not part of the fingerprint.
+            outside: what is needed but is not part of the fingerprint: `sources`, where the manifest's images lie.
         """
         return Request(
             stage=self.name,
@@ -77,7 +76,7 @@ class Stage:
             inputs=inputs or {},
             parts=parts,
             seed=seed,
-            sources=sources or {},
+            outside=outside or {},
         )
 
 
@@ -92,7 +91,7 @@ class Request(Frozen):
     inputs: dict[str, Artifact]
     parts: tuple[str, ...]
     seed: int | None
-    sources: dict[str, str | None] = Field({}, description="Locations; not part of the fingerprint.")
+    outside: dict[str, Any]
 
     def artifact(self, store: Store) -> Artifact:
         """The artifact this request names.
@@ -165,7 +164,7 @@ class Job:
         known = (manifest.fingerprint, stored)
         if known not in self.images_cache:
             table = tables.read_table(self.path("manifest") / "images.parquet", schemas.MANIFEST)
-            sources = {role: source for role, source in self.request.sources.items() if source}
+            sources = {role: source for role, source in self.request.outside["sources"].items() if source}
             self.images_cache[known] = images.open_images(
                 table, sources, stored, cache=self.store.cache("images"), workers=self.compute.workers
             )
@@ -220,12 +219,14 @@ def run(job_request: Request, store: Store, compute: Compute, tell: Callable[[di
         return made, False
 
 
-_LIBRARIES = ("torch", "torchvision", "faiss-gpu", "numpy", "pandas", "pyarrow", "scikit-learn", "pillow", "simplejpeg")
+_LIBRARIES = {"torch", "torchvision", "faiss-gpu", "faiss-cpu", "numpy", "pyarrow", "scikit-learn", "pillow", "simplejpeg"}
 
 
+@cache
 def libraries() -> dict[str, str]:
-    """Versions of what results depend on."""
-    return {"python": platform.python_version(), **{name: installed(name) for name in _LIBRARIES}}
+    """Versions of what results depend on, as far as installed."""
+    found = {d.name.lower(): d.version for d in distributions() if d.name and d.name.lower() in _LIBRARIES}
+    return {"python": platform.python_version(), **dict(sorted(found.items()))}
 
 
 def seconds_of(store: Store, made: Artifact) -> float:

@@ -119,8 +119,7 @@ class Workers:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
-                    cwd=Path(__file__).parent.parent,
-                    env=_environment(process),
+                    env=_environment(),
                     start_new_session=True,  # so that Ctrl-C and a worker's SIGTERM reach it through us alone
                 )
             self._children[process] = child
@@ -145,11 +144,8 @@ class Workers:
                 child.wait()
 
 
-def _environment(process: Process) -> dict[str, str]:
-    """The child's environment: as ours, but the `plain` process must not spin up a GPU context for nothing."""
-    environment = dict(os.environ)
-    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(Path(__file__).parent.parent), environment.get("PYTHONPATH")])
-    )
-    return environment
+def _environment() -> dict[str, str]:
+    """Ours, with this installation's packages first: a folder named `data` where the user stands must not be imported."""
+    here = str(Path(__file__).parent.parent)
+    paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}

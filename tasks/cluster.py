@@ -1,0 +1,69 @@
+"""Cluster: K-means on the features, in the space they are compared in."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data.errors import DataError
+from data.types import Artifact
+from tasks.config import Config
+from tasks.stage import Job, Outcome, Request, Stage
+
+STAGE = Stage(name="cluster", kind="clusters", version=1, process="plain")
+
+
+def plan(config: Config, features: Artifact) -> Request:
+    """Ask for the clusters of the features."""
+    settings = config.cluster.model_dump(exclude={"seed", "data"})
+    seed = config.seed if config.cluster.seed is None else config.cluster.seed
+    return STAGE.request(settings=settings, inputs={"features": features}, seed=seed)
+
+
+def build(job: Job) -> Outcome:
+    """Fit the clustering space on all features, then K-means in it."""
+    from data import schemas
+    from data.checkpoints import write_arrays
+    from data.store import write_json
+    from data.tables import read_vectors, write_table
+    from models.clustering.kmeans import kmeans
+    from models.clustering.space import fit_space
+
+    wish = job.settings
+    index, x = read_vectors(job.path("features"))
+    if wish["k"] > len(x):
+        raise DataError(f"cluster: cluster.k = {wish['k']} is more than the {len(x)} images; choose at most {len(x)}")
+    space = fit_space(lambda: _blocks(x), pca=wish["pca"], normalise=wish["normalise"])
+    y = np.concatenate([space.apply(block) for block in _blocks(x)]) if not space.is_identity else x
+    del x
+    found = kmeans(
+        y,
+        wish["k"],
+        iterations=wish["iterations"],
+        restarts=wish["restarts"],
+        seed=job.seed,
+        device=job.compute.device,
+        sample=wish["sample"],
+        report=lambda i, objective: job.report(done=i, total=wish["iterations"], loss=objective),
+    )
+    k, d = found.centroids.shape
+    rows = {"cluster": np.arange(k), "size": found.sizes, "vector": list(found.centroids)}
+    write_table(job.out / "centroids.parquet", rows, schemas.centroids(d))
+    write_arrays(job.out / "transform.safetensors", space.arrays())
+    info = {
+        "k": k,
+        "normalise": wish["normalise"],
+        "iterations": len(found.objective),
+        "objective": found.objective,
+        "trained_on": found.trained_on,
+        "of": len(index),
+        "empty": found.empty,
+        "seed": job.seed,
+    }
+    write_json(job.out / "clusters.json", info)
+    job.log(f"k-means: k = {k}, trained on {found.trained_on} of {len(index)} images, {len(found.objective)} iterations, objective {found.objective[-1]:.5g}, {found.empty} empty")  # fmt: skip
+    return Outcome(rows=k, meta={"trained_on": found.trained_on, "empty": found.empty})
+
+
+def _blocks(x: np.ndarray, rows: int = 1 << 16):  # type: ignore[no-untyped-def]  # local generator over one array
+    for start in range(0, len(x), rows):
+        yield x[start : start + rows]

@@ -1,0 +1,122 @@
+"""Evaluate: one model on the test images, by each protocol of the configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data.types import Artifact
+from tasks.config import Config
+from tasks.manifest import sources
+from tasks.stage import Job, Outcome, Request, Stage
+
+STAGE = Stage(name="evaluate", kind="scores", version=1, process="train")
+
+
+def plan(
+    config: Config,
+    manifest: Artifact,
+    checkpoint: Artifact,
+    train: Artifact | None = None,
+    test: Artifact | None = None,
+    *,
+    model: str,
+) -> Request:
+    """Ask for the scores of a model.
+
+    Args:
+        config: of the run.
+        manifest: of the run's images.
+        checkpoint: the model.
+        train: its features of train + unlabelled images, the bank of kNN and linear probe.
+        test: its features of the test images.
+        model: its name in the run, which the scores carry.
+    """
+    settings = {
+        **config.evaluate.model_dump(),
+        "model": model,
+        "image_size": config.data.image_size,
+        "precision": config.compute.precision,
+    }
+    settings["protocols"] = sorted(set(settings["protocols"]) - {"clusters"})
+    inputs = {"manifest": manifest, "checkpoint": checkpoint}
+    if train is not None and test is not None:
+        inputs |= {"train": train, "test": test}
+    return STAGE.request(
+        settings=settings,
+        inputs=inputs,
+        parts=("train", "test", "train_labels", "test_labels"),
+        seed=config.seed,
+        outside={"sources": sources(config), "batch_size": config.embed.batch_size},
+    )
+
+
+def build(job: Job) -> Outcome:
+    """Compute each value once; classes are those of the manifest."""
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from data.schemas import SCORES
+    from data.tables import read_vectors, write_table
+    from models.engine import resolve_device, resolve_precision
+    from models.evaluation.health import health
+    from models.evaluation.knn import knn_accuracy
+    from models.evaluation.linear import linear_probe
+    from models.inference import run
+    from tasks import training
+
+    wish = job.settings
+    classes = len(job.meta("manifest")["classes"])
+    device = resolve_device(job.compute.device)
+    rows: list[tuple[Any, ...]] = []
+
+    def add(evaluation: str, metric: str, setting: str, value: float, n: int, split: str = "test") -> None:
+        rows.append((evaluation, wish["model"], metric, split, setting, float(value), job.seed, n))
+
+    index, label = training.manifest_rows(job.path("manifest"), ("test",))
+    index, label = index[label >= 0], label[label >= 0]
+    if "train" in job.request.inputs:
+        layer = job.meta("train")["config"]["layer"]
+
+        def labelled(name: str, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+            at, vectors = read_vectors(job.path(name))
+            rows_of, labels_of = training.manifest_rows(job.path("manifest"), (split,))
+            rows_of, labels_of = rows_of[labels_of >= 0], labels_of[labels_of >= 0]
+            return torch.from_numpy(vectors[np.searchsorted(at, rows_of)]), torch.from_numpy(labels_of)
+
+        bank, bank_labels = labelled("train", "train")
+        queries, query_labels = labelled("test", "test")
+        for metric, value in health(bank.numpy()).items():
+            add("health", metric, f"layer={layer}", value, len(bank), "train")
+        if "knn" in wish["protocols"]:
+            temperature = wish["knn_temperature"]
+            ks = [k for k in wish["knn_neighbours"] if k <= len(bank)] or [len(bank)]
+            found = knn_accuracy(bank, bank_labels, queries, query_labels, ks=ks, temperature=temperature, classes=classes)
+            for k, value in found.items():
+                add("knn", "top1", f"k={k} T={temperature} layer={layer}", value, len(queries))
+        if "linear" in wish["protocols"]:
+            probe = linear_probe(bank, bank_labels, queries, query_labels, classes=classes, seed=job.seed)
+            add("linear", "top1", f"l2={probe.l2:.3g} layer={layer}", probe.accuracy, len(queries))
+    network = training.load(job.path("checkpoint"))
+    if "few-label" in wish["protocols"] and network.classes == classes and network.is_classifier:
+        images = job.images(wish["image_size"])
+        predicted: list[NDArray[np.float32]] = [
+            block
+            for _, block in run(
+                network,
+                lambda x: network.features(x, "logits"),
+                images.read,
+                index,
+                batch_size=job.request.outside["batch_size"],
+                size=wish["image_size"],
+                device=device,
+                precision=resolve_precision(wish["precision"], device),
+            )
+        ]
+        logits = np.concatenate(predicted)
+        add("few-label", "top1", "", float((logits.argmax(1) == label).mean()), len(label))
+        if classes > 5:
+            top5 = np.argpartition(-logits, 5, axis=1)[:, :5]
+            add("few-label", "top5", "", float((top5 == label[:, None]).any(1).mean()), len(label))
+    columns = dict(zip(SCORES.names, zip(*rows, strict=True), strict=True)) if rows else {name: [] for name in SCORES.names}
+    return Outcome(rows=write_table(job.out / "scores.parquet", columns, SCORES))

@@ -1,0 +1,79 @@
+"""Finetune: a classifier from the few labels, for the student, the teacher and the student from scratch (baseline)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from data.types import Artifact
+from models.methods.configs import Finetune
+from tasks.config import Config
+from tasks.manifest import sources
+from tasks.stage import Job, Outcome, Request, Stage
+
+STAGE = Stage(name="finetune", kind="checkpoint", version=1, process="train")
+
+Role = Literal["student", "teacher", "scratch"]
+
+
+def plan(
+    config: Config, manifest: Artifact, labels: Artifact, checkpoint: Artifact | None = None, *, role: Role, steps: int | None = None
+) -> Request:  # fmt: skip
+    """Ask for a classifier.
+
+    Args:
+        config: of the run.
+        manifest: of the run's images.
+        labels: the draw.
+        checkpoint: where to start; None for the baseline.
+        role: what is trained. The baseline draws its initial weights as the student of `transfer` did.
+        steps: instead of `finetune.steps`: the baseline gets as many as all of the student's trainings together.
+    """
+    tuned = config.finetune.model_dump(exclude={"seed", "baseline"})
+    settings: dict[str, Any] = {
+        "finetune": tuned if steps is None else {**tuned, "steps": steps},
+        "role": role,
+        "image_size": config.data.image_size,
+        "precision": config.compute.precision,
+    }
+    if role == "scratch":
+        settings["student"] = config.student.model_dump()
+    return STAGE.request(
+        settings=settings,
+        inputs={"manifest": manifest, "labels": labels} | ({"checkpoint": checkpoint} if checkpoint else {}),
+        parts=("train",),
+        seed=config.seed if config.finetune.seed is None else config.finetune.seed,
+        outside={"sources": sources(config)},
+    )
+
+
+def baseline_steps(config: Config, images: int) -> int:
+    """Steps of the baseline: as many as transfer, fine-tuning and distillation of the student have together.
+
+    Args:
+        config: of the run.
+        images: train + unlabelled images.
+    """
+    passes = ((config.transfer.epochs, config.transfer.batch_size), (config.distill.epochs, config.distill.batch_size))
+    return config.finetune.steps + sum(epochs * max(1, images // batch) for epochs, batch in passes)
+
+
+def build(job: Job) -> Outcome:
+    """Train at each rate of the grid if there is a validation part to choose by, else at the one given."""
+    from data.draws import key
+    from models.network import Network, build_network
+    from tasks import training
+
+    wish, size = Finetune.model_validate(job.settings["finetune"]), job.settings["image_size"]
+    index, label = training.label_rows(job.path("labels"), "train")
+    held_out, held_out_label = training.label_rows(job.path("labels"), "validation")
+    classes = len(training.class_names(job))
+
+    def start() -> Network:
+        if job.settings["role"] == "scratch":
+            student = job.settings["student"]
+            return build_network(student["backbone"], size, width=student["width"], classes=classes, with_fc=True, seed=key(job.seed, "student"))  # fmt: skip
+        network = training.load(job.path("checkpoint"))
+        return network.with_classifier(classes, keep_fc=wish.keep_fc, seed=key(job.seed, "classifier"))
+
+    rates = wish.learning_rates if len(held_out) and wish.learning_rates else [wish.learning_rate]
+    return training.best_of(job, wish, rates, start, (index, label), (held_out, held_out_label), size)

@@ -1,0 +1,43 @@
+"""Pretext: train the teacher on images without labels."""
+
+from __future__ import annotations
+
+from data.types import Artifact
+from tasks.config import Config, methods
+from tasks.manifest import sources
+from tasks.stage import Job, Outcome, Request, Stage
+
+STAGE = Stage(name="pretext", kind="checkpoint", version=1, process="train")
+
+
+def plan(config: Config, manifest: Artifact) -> Request:
+    """Ask for the teacher."""
+    settings = {
+        "pretext": config.pretext.model_dump(),
+        "image_size": config.data.image_size,
+        "precision": config.compute.precision,
+    }
+    return STAGE.request(
+        settings=settings,
+        inputs={"manifest": manifest},
+        parts=("train", "unlabelled"),
+        seed=config.seed,
+        outside={"sources": sources(config)},
+    )
+
+
+def build(job: Job) -> Outcome:
+    """Train on train + unlabelled; labels are never read."""
+    from data.order import Shuffled
+    from models.methods.pretext import make_pretext
+    from tasks import training
+
+    given = job.settings["pretext"]
+    config = methods("pretext")[given["method"]].model_validate(given)
+    size = job.settings["image_size"]
+    index, _ = training.manifest_rows(job.path("manifest"), ("train", "unlabelled"))
+    method = make_pretext(config, size, job.seed)
+    feed = training.ImageFeed(
+        job.images(size), Shuffled(len(index), given["batch_size"]), index, None, training.order_key(job, "pretext")
+    )
+    return training.train_and_publish(job, method, feed, epochs=given["epochs"], warmup=given["warmup"], stage="pretext")

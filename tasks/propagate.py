@@ -1,0 +1,45 @@
+"""Propagate: the teacher's probabilities, smoothed over the graph of nearest neighbours in feature space."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data.types import Artifact
+from tasks.config import Config
+from tasks.stage import Job, Outcome, Request, Stage
+
+STAGE = Stage(name="propagate", kind="probabilities", version=1, process="plain")
+
+
+def plan(config: Config, features: Artifact, probabilities: Artifact, labels: Artifact) -> Request:
+    """Ask for the smoothed probabilities of the images that both inputs hold."""
+    settings = config.predict.model_dump(include={"neighbours", "propagation", "prior"})
+    inputs = {"features": features, "probabilities": probabilities, "labels": labels}
+    return STAGE.request(settings=settings, inputs=inputs)
+
+
+def build(job: Job) -> Outcome:
+    """Zhou et al. (2004), with the teacher's probabilities as the prior of images without a label."""
+    from data import schemas
+    from data.tables import VectorWriter, column, read_table, read_vectors
+    from models.clustering.propagation import knn_graph, propagate
+
+    index, x = read_vectors(job.path("features"))
+    prior_index, prior = read_vectors(job.path("probabilities"))
+    assert np.array_equal(index, prior_index), "features and probabilities are of different images"
+    labels = read_table(job.path("labels") / "labels.parquet", schemas.LABELS)
+    train = column(labels, "role") == "train"
+    position = np.searchsorted(index, column(labels, "index")[train])
+    graph = knn_graph(x, job.settings["neighbours"])
+    smoothed = propagate(
+        graph,
+        prior,
+        position,
+        column(labels, "label")[train],
+        alpha=job.settings["propagation"],
+        prior_weight=job.settings["prior"],
+    )
+    with VectorWriter(job.out, schemas.probabilities(smoothed.shape[1])) as out:
+        for start in range(0, len(index), 1 << 16):
+            out.write(index[start : start + (1 << 16)], smoothed[start : start + (1 << 16)])
+    return Outcome(rows=len(index))
