@@ -1,0 +1,203 @@
+"""K-means: Lloyd's algorithm from a k-means++ start (Arthur and Vassilvitskii 2007), on every point given.
+
+faiss searches for the nearest centroid; the loop is ours, because faiss' own keeps at most 256 points a centroid unless
+told otherwise, moves occupied centroids to fill empty ones (so that its objective can rise), and adds in float32.
+
+N points x of d dimensions, k centroids c; objective = 1/N sum_i min_j ‖x_i - c_j‖².
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from data import draws
+from data.errors import DataError
+from models.clustering.nearest import CentroidIndex, Device, check_points, nearest_two
+
+_START_POINTS = 64
+"""Points per centroid among which k-means++ looks for the start: its cost is points x k x d, one after another."""
+_STRIPES = 8
+"""Parts, at most, in which sums are made. Never by the number of threads, which so doesn't change the result."""
+_ROWS = 4096
+"""Rows summed at once, at least: the size of the float64 copies."""
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """A clustering.
+
+    Attributes:
+        centroids: (k, d) float32, all finite.
+        sizes: (k,) int64, training points nearest to each of these centroids, as `nearest_two` finds them.
+        objective: mean squared distance to the centroids after each iteration; falls from one to the next, and the last
+            is that of `centroids`.
+        empty: centroids that no training point is nearest to.
+        trained_on: number of training points.
+        restart: which restart this is, from 0.
+    """
+
+    centroids: NDArray[np.float32]
+    sizes: NDArray[np.int64]
+    objective: list[float]
+    empty: int
+    trained_on: int
+    restart: int
+
+
+def kmeans(
+    x: NDArray[np.float32],
+    k: int,
+    *,
+    iterations: int = 20,
+    restarts: int = 1,
+    seed: int = 0,
+    device: Device = "auto",
+    sample: int | None = None,
+    report: Callable[[int, float], None] = lambda iteration, objective: None,
+) -> KMeans:
+    """Cluster x; of several restarts the one with the lowest objective is kept.
+
+    An iteration moves each centroid to the mean of its points, and each centroid without points onto a point drawn with
+    probability proportional to its squared distance (one more step of k-means++). Neither can raise the objective. It
+    ends early when no point changes its cluster or the objective no longer falls.
+
+    Args:
+        x: (N, d) float32. Not copied, unless a sample is drawn.
+        k: number of clusters, 1 to N.
+        iterations: at most so many, at least 1.
+        restarts: how often to start anew, at least 1.
+        seed: of every draw. Equal seeds give equal bits on the same machine's CPU.
+        device: where faiss searches; the GPU is the first one.
+        sample: train on so many points, drawn without replacement; None: on all.
+        report: called after each iteration with its number in its restart, from 1, and the objective.
+
+    Raises:
+        DataError: fewer training points than clusters.
+        ArtifactError: x is not a matrix of finite values.
+        ConfigError: cuda was asked for and faiss sees none.
+    """
+    if sample is not None and sample < len(x):
+        x = x[np.sort(draws.permutation(draws.key(seed, "kmeans", "sample"), len(x))[:sample])]
+    x = check_points("features", x)
+    if k > len(x):
+        raise DataError(f"cluster.k is {k}, but there are only {len(x)} vectors to cluster: lower cluster.k")
+    index = CentroidIndex(x.shape[1], device)
+    best: KMeans | None = None
+    with ThreadPoolExecutor(max(1, min(_STRIPES, faiss.omp_get_max_threads()))) as threads:
+        for restart in range(restarts):
+            found = _lloyd(x, k, iterations, draws.key(seed, "kmeans", restart), index, threads, report)
+            if best is None or found.objective[-1] < best.objective[-1]:
+                best = replace(found, restart=restart)
+    assert best is not None
+    cluster, _, _ = nearest_two(x, best.centroids, device)
+    sizes = np.bincount(cluster, minlength=k).astype(np.int64)
+    return replace(best, sizes=sizes, empty=int((sizes == 0).sum()))
+
+
+def _lloyd(
+    x: NDArray[np.float32],
+    k: int,
+    iterations: int,
+    key: int,
+    index: CentroidIndex,
+    threads: ThreadPoolExecutor,
+    report: Callable[[int, float], None],
+) -> KMeans:
+    """One restart."""
+    squares = float(sum(np.square(x[s], dtype=np.float64).sum() for s in _blocks(0, len(x), k)))
+    centroids = _start(x, k, key)
+    cluster, distance = _assign(index, x, centroids)
+    sums, sizes = _accumulate(x, cluster, k, threads)
+    objective: list[float] = []
+    for iteration in range(1, iterations + 1):
+        moved = (sums / np.maximum(sizes, 1)[:, None]).astype(np.float32)
+        empty = np.flatnonzero(sizes == 0)
+        moved[empty] = centroids[empty]
+        chosen = _far_points(distance, len(empty), draws.key(key, "empty", iteration))
+        moved[empty[: len(chosen)]] = x[chosen]
+
+        before = cluster
+        cluster, distance = _assign(index, x, moved)
+        moved_sums, moved_sizes = _accumulate(x, cluster, k, threads)
+        c = moved.astype(np.float64)
+        total = squares - 2 * float((c * moved_sums).sum()) + float(moved_sizes @ np.square(c).sum(axis=1))
+        value = max(0.0, total / len(x))
+        if objective and value >= objective[-1]:  # nothing left to gain but rounding
+            break
+        centroids, sums, sizes = moved, moved_sums, moved_sizes
+        objective.append(value)
+        report(iteration, value)
+        if np.array_equal(before, cluster):
+            break
+    return KMeans(centroids, sizes, objective, int((sizes == 0).sum()), len(x), restart=0)
+
+
+def _start(x: NDArray[np.float32], k: int, key: int) -> NDArray[np.float32]:
+    """k-means++ among at most 64 k points. -> (k, d)."""
+    if len(x) > _START_POINTS * k:
+        x = x[np.sort(draws.permutation(draws.key(key, "start"), len(x))[: _START_POINTS * k])]
+    start = faiss.ClusteringInitialization(x.shape[1], k)  # type: ignore[attr-defined]  # not in faiss' stubs
+    start.method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
+    start.seed = key % 2**31
+    centroids = np.empty((k, x.shape[1]), np.float32)
+    start.init_centroids(len(x), faiss.swig_ptr(x), faiss.swig_ptr(centroids))
+    return centroids
+
+
+def _assign(
+    index: CentroidIndex, x: NDArray[np.float32], centroids: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    index.place(centroids)
+    distance, cluster = index.search(x, 1)
+    return cluster[:, 0], distance[:, 0]
+
+
+def _far_points(distance: NDArray[np.float32], n: int, key: int) -> NDArray[np.int64]:
+    """At most n points, none twice, drawn with probability proportional to their squared distance.
+
+    The n smallest of independent exponential variables of these rates (Efraimidis and Spirakis 2006).
+    """
+    if n == 0:
+        return np.empty(0, np.int64)
+    u = draws.uniform(key, np.arange(len(distance), dtype=np.int64), 1)[:, 0]
+    with np.errstate(divide="ignore"):
+        waiting = np.where(distance > 0, -np.log1p(-u) / distance, np.inf)
+    order = np.argsort(waiting, kind="stable")[:n]
+    return order[np.isfinite(waiting[order])]
+
+
+def _blocks(start: int, stop: int, k: int) -> list[slice]:
+    """Blocks small enough for float64 copies, and with more rows than there are clusters."""
+    rows = max(_ROWS, 2 * k)
+    return [slice(s, min(s + rows, stop)) for s in range(start, stop, rows)]
+
+
+def _accumulate(
+    x: NDArray[np.float32], cluster: NDArray[np.int64], k: int, threads: ThreadPoolExecutor
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Sum (k, d) and number (k,) of each cluster's points."""
+
+    def stripe(ends: tuple[int, int]) -> NDArray[np.float64]:
+        sums = np.zeros((k, x.shape[1]))
+        for rows in _blocks(*ends, k):
+            members = sparse.csc_matrix(  # (k, rows), a single 1 in each column
+                (np.ones(rows.stop - rows.start), cluster[rows], np.arange(rows.stop - rows.start + 1)),
+                shape=(k, rows.stop - rows.start),
+            ).tocsr()
+            sums += members @ x[rows].astype(np.float64)
+        return sums
+
+    stripes = min(_STRIPES, -(-len(x) // _ROWS))
+    ends = np.linspace(0, len(x), stripes + 1).astype(int).tolist()
+    total = np.zeros((k, x.shape[1]))
+    for sums in threads.map(stripe, pairwise(ends)):
+        total += sums
+    return total, np.bincount(cluster, minlength=k).astype(np.int64)

@@ -1,0 +1,1 @@
+"""Measures of features, clusterings and predictions: arrays in, numbers out. faiss is never imported here."""

@@ -1,0 +1,74 @@
+"""Weighted k-nearest-neighbour classification of frozen features (Wu et al. 2018, section 3.4; DINO's protocol).
+
+A query's score for class c is the sum over its k most similar bank images j of [y_j = c] exp(s_j / T), s the cosine
+similarity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.errors import ArtifactError, DataError
+
+_SIMILARITIES = 2**24
+"""Similarities held at once, unless `chunk` says otherwise."""
+
+
+@torch.no_grad()
+def knn_accuracy(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    ks: Sequence[int] = (10, 20, 100, 200),
+    temperature: float = 0.07,
+    classes: int | None = None,
+    chunk: int | None = None,
+) -> dict[int, float]:
+    """Share of the queries classified as labelled, for each k, from one pass.
+
+    Args:
+        bank: (N, D) features of the training images; scaled to unit rows here, as are the queries.
+        bank_labels: (N,) int64, 0 to classes - 1.
+        queries: (M, D) features, on the bank's device.
+        query_labels: (M,) int64.
+        ks: numbers of neighbours. Those above N are left out of the result.
+        temperature: T, above 0.
+        classes: number of classes; None: one more than the largest label of the bank.
+        chunk: queries compared at once; None: as many as fit a fixed memory. Doesn't change the result.
+
+    Returns:
+        k -> accuracy in [0, 1]. Of equal scores the lower class wins.
+
+    Raises:
+        DataError: no query, or no k that the bank has images for.
+        ArtifactError: a feature is not finite.
+    """
+    ks = sorted({k for k in ks if k <= len(bank)})
+    if not ks or not len(queries):
+        raise DataError(f"kNN needs queries and at least as many bank images as neighbours; the bank has {len(bank)}")
+    for name, x in (("bank", bank), ("queries", queries)):
+        if not torch.isfinite(x).all():
+            raise ArtifactError(f"kNN {name}: the features hold values that are not finite")
+    if classes is None:
+        classes = int(bank_labels.max()) + 1
+    bank = F.normalize(bank.float(), dim=1)
+    queries = F.normalize(queries.float(), dim=1)
+    chunk = chunk or max(1, _SIMILARITIES // len(bank))
+    correct = dict.fromkeys(ks, 0)
+    for start in range(0, len(queries), chunk):
+        s, neighbour = (queries[start : start + chunk] @ bank.T).topk(ks[-1], dim=1)
+        # Relative to the nearest one, which no prediction depends on: exp(1 / T) overflows for a small T.
+        weight = ((s - s[:, :1]) / temperature).exp()
+        label = bank_labels[neighbour]
+        score = weight.new_zeros(len(s), classes)
+        used = 0
+        for k in ks:
+            score.scatter_add_(1, label[:, used:k], weight[:, used:k])
+            used = k
+            correct[k] += int((score.argmax(dim=1) == query_labels[start : start + chunk]).sum())
+    return {k: n / len(queries) for k, n in correct.items()}

@@ -1,0 +1,159 @@
+"""Linear probe: multinomial logistic regression on frozen features.
+
+Minimises 1/N sum_i CE(x_i W + b, y_i) + strength / 2 ‖W‖² by full-batch L-BFGS, which has no learning rate to tune; in
+scikit-learn's terms, C = 1 / (N strength). The strength is chosen on a part of the training images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data import draws
+from data.errors import ArtifactError, DataError
+
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+"""On standardised features, these reach from underfitting to hardly any penalty."""
+_LOGITS = 2**24
+"""Logits held at once."""
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A fitted probe.
+
+    Attributes:
+        accuracy: share of the test images classified as labelled.
+        strength: the L2 penalty it was fitted with.
+        validation: strength -> accuracy on the validation part; empty if there was nothing to choose by.
+        weight: (D, C) float32, for features as given (not standardised).
+        bias: (C,) float32.
+    """
+
+    accuracy: float
+    strength: float
+    validation: dict[float, float]
+    weight: Tensor
+    bias: Tensor
+
+
+def linear_probe(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    classes: int,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    validation: float = 0.2,
+    seed: int = 0,
+    iterations: int = 200,
+) -> LinearProbe:
+    """Choose the strength on a stratified part of train, refit on all of train, score on test.
+
+    Features are standardised by train's mean and deviation, dimensions without any spread left at zero. Runs where the
+    tensors are; same bits on the same CPU.
+
+    Args:
+        train: (N, D) features.
+        train_labels: (N,) int64, 0 to C - 1.
+        test: (M, D) features; looked at last.
+        test_labels: (M,) int64.
+        classes: C.
+        strengths: penalties to choose from. Of equally good ones the strongest is taken.
+        validation: share of each class held back for choosing. Where that is not one image of any class, or there is
+            only one strength, nothing is chosen and the middle strength is used.
+        seed: of the validation part.
+        iterations: of L-BFGS per fit, at most.
+
+    Raises:
+        DataError: no images to train or test on, or a label out of range.
+        ArtifactError: a feature is not finite.
+    """
+    for name, x, y in (("train", train, train_labels), ("test", test, test_labels)):
+        if not len(x):
+            raise DataError(f"linear probe: no labelled {name} images")
+        if int(y.min()) < 0 or int(y.max()) >= classes:
+            raise DataError(
+                f"linear probe: {name} labels go from {y.min()} to {y.max()}, but there are {classes} classes"
+            )
+        if not torch.isfinite(x).all():
+            raise ArtifactError(f"linear probe: the {name} features hold values that are not finite")
+    x = train.float()
+    mean = x.mean(dim=0)
+    x = x - mean
+    deviation = x.square().mean(dim=0).sqrt()
+    # A constant dimension's deviation is rounding noise, at most some units in the last place of its mean.
+    spread = deviation > 1e-5 * mean.abs()
+    scale = torch.where(spread, 1 / deviation.where(spread, torch.ones_like(deviation)), 0)
+    x *= scale
+
+    ordered = sorted(strengths, reverse=True)
+    strength = ordered[len(ordered) // 2]
+    scores: dict[float, float] = {}
+    held = _held_back(train_labels, validation, seed) if len(ordered) > 1 else torch.zeros_like(train_labels).bool()
+    if held.any():
+        fit_x, fit_y = x[~held], train_labels[~held]
+        start = x.new_zeros(x.shape[1] + 1, classes)
+        for s in ordered:  # each starts from the one before: a path from strong to weak
+            start = _fit(fit_x, fit_y, classes, s, iterations, start)
+            scores[s] = _accuracy(x[held], train_labels[held], start[:-1], start[-1])
+        strength = max(ordered, key=lambda s: scores[s])
+    solution = _fit(x, train_labels, classes, strength, iterations, x.new_zeros(x.shape[1] + 1, classes))
+    weight = solution[:-1] * scale[:, None]
+    bias = solution[-1] - mean @ weight
+    accuracy = _accuracy((test.float() - mean) * scale, test_labels, solution[:-1], solution[-1])
+    return LinearProbe(accuracy, strength, scores, weight, bias)
+
+
+def _held_back(labels: Tensor, share: float, seed: int) -> Tensor:
+    """(N,) bool: `share` of each class, rounded down, drawn at random."""
+    y = labels.cpu().numpy()
+    order = draws.permutation(draws.key(seed, "linear", "validation"), len(y))
+    held = np.zeros(len(y), bool)
+    for c in np.unique(y):
+        members = order[y[order] == c]
+        held[members[: int(len(members) * share)]] = True
+    return torch.from_numpy(held).to(labels.device)
+
+
+def _fit(x: Tensor, y: Tensor, classes: int, strength: float, iterations: int, start: Tensor) -> Tensor:
+    """(D + 1, C): weights, and the bias as the last row. The gradient is written out, so that logits come in chunks."""
+    solution = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [solution],
+        max_iter=iterations,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-9,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+    chunk = max(1, _LOGITS // classes)
+
+    @torch.no_grad()
+    def objective() -> Tensor:
+        weight, bias = solution[:-1], solution[-1]
+        gradient = torch.cat([strength * weight, torch.zeros_like(bias)[None]])
+        loss = 0.5 * strength * weight.square().sum()
+        for start in range(0, len(x), chunk):
+            part, target = x[start : start + chunk], y[start : start + chunk]
+            log_p = F.log_softmax(torch.addmm(bias, part, weight), dim=1)
+            loss += F.nll_loss(log_p, target, reduction="sum") / len(x)
+            error = log_p.exp_()
+            error[torch.arange(len(part), device=x.device), target] -= 1
+            gradient[:-1].addmm_(part.T, error, alpha=1 / len(x))
+            gradient[-1] += error.sum(dim=0) / len(x)
+        solution.grad = gradient
+        return loss
+
+    optimizer.step(objective)  # type: ignore[no-untyped-call]  # torch leaves LBFGS unannotated
+    return solution.detach()
+
+
+def _accuracy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> float:
+    return float((torch.addmm(bias, x, weight).argmax(dim=1) == y).double().mean())

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans as Oracle
+
+from data.errors import ArtifactError, DataError
+from models.clustering.kmeans import kmeans
+from models.clustering.nearest import nearest_two
+
+
+def blobs(n=1200, k=12, d=8, seed=0, spread=0.3):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, k, n)
+    return (rng.standard_normal((k, d))[label] * 4 + spread * rng.standard_normal((n, d))).astype(np.float32), label
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_invariants(seed):
+    x = np.random.default_rng(seed).standard_normal((3000, 10)).astype(np.float32)
+    calls = []
+    found = kmeans(x, 40, iterations=15, seed=seed, device="cpu", report=lambda *call: calls.append(call))
+    cluster, distance, _ = nearest_two(x, found.centroids, "cpu")
+    assert np.isfinite(found.centroids).all()
+    np.testing.assert_array_equal(found.sizes, np.bincount(cluster, minlength=40))
+    assert found.sizes.sum() == found.trained_on == 3000
+    assert found.empty == (found.sizes == 0).sum()
+    assert len(found.objective) <= 15
+    assert (np.diff(found.objective) < 0).all()
+    assert found.objective[-1] == pytest.approx(distance.mean(dtype=np.float64), rel=1e-5)
+    assert calls == list(enumerate(found.objective, 1))
+
+
+def test_converges_where_lloyd_of_scikit_learn_does():
+    x, _ = blobs(spread=2.0)
+    found = kmeans(x, 12, iterations=300, seed=1, device="cpu")
+    oracle = Oracle(12, init=found.centroids, n_init=1, max_iter=300, tol=0, algorithm="lloyd").fit(x)
+    assert found.objective[-1] == pytest.approx(oracle.inertia_ / len(x), rel=1e-5)
+    np.testing.assert_allclose(found.centroids, oracle.cluster_centers_, atol=1e-4)
+
+
+def test_one_iteration_moves_centroids_to_the_means_of_their_points():
+    x, _ = blobs(n=200, k=4)
+    one, two = (kmeans(x, 4, iterations=i, seed=5, device="cpu") for i in (1, 2))
+    assert two.objective[0] == one.objective[0]
+    if len(two.objective) == 2:
+        cluster, _, _ = nearest_two(x, one.centroids, "cpu")
+        means = np.stack([x[cluster == c].mean(axis=0, dtype=np.float64) for c in range(4)])
+        np.testing.assert_allclose(two.centroids, means, rtol=1e-6)
+
+
+def test_finds_well_separated_blobs():
+    x, label = blobs()
+    found = kmeans(x, 12, restarts=5, seed=0, device="cpu")
+    cluster, _, _ = nearest_two(x, found.centroids, "cpu")
+    assert len(np.unique(np.stack([cluster, label]), axis=1).T) == 12
+
+
+def test_same_seed_same_bits_and_another_seed_not():
+    x = np.random.default_rng(0).standard_normal((5000, 16)).astype(np.float32)
+    a, b, c = (kmeans(x, 30, seed=s, device="cpu") for s in (3, 3, 4))
+    assert a.centroids.tobytes() == b.centroids.tobytes()
+    assert a.objective == b.objective
+    assert a.centroids.tobytes() != c.centroids.tobytes()
+
+
+def test_of_several_restarts_the_best_is_kept():
+    x = np.random.default_rng(0).standard_normal((1000, 4)).astype(np.float32)
+    last = []
+    found = kmeans(x, 20, restarts=4, seed=0, device="cpu", report=lambda i, value: last.append((i, value)))
+    ends = [value for (i, value), (j, _) in zip(last, [*last[1:], (1, 0.0)], strict=True) if j == 1]
+    assert len(ends) == 4
+    assert found.objective[-1] == min(ends)
+    assert found.restart == int(np.argmin(ends))
+
+
+def test_fewer_distinct_points_than_clusters_leaves_finite_empty_ones():
+    x = np.repeat(np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32), 20, axis=0)
+    found = kmeans(x, 8, seed=0, device="cpu")
+    assert (np.sort(found.sizes) == [0, 0, 0, 20, 20, 20, 20, 20]).all()
+    assert found.empty == 3
+    assert found.objective[-1] == pytest.approx(0, abs=1e-12)
+    assert np.isfinite(found.centroids).all()
+
+
+def test_an_empty_cluster_is_filled_while_there_is_something_to_gain(monkeypatch):
+    x, _ = blobs(n=600, k=6)
+    start = np.vstack([x[:1], np.full((5, x.shape[1]), 1e3)]).astype(np.float32)
+    monkeypatch.setattr("models.clustering.kmeans._start", lambda x, k, key: start)
+    found = kmeans(x, 6, seed=0, device="cpu")
+    assert found.empty == 0
+    assert (np.diff(found.objective) < 0).all()
+
+
+def test_every_point_its_own_cluster():
+    x = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+    found = kmeans(x, 50, seed=0, device="cpu")
+    assert (found.sizes == 1).all()
+    assert found.objective == pytest.approx([0], abs=1e-12)
+
+
+def test_trains_on_all_points_or_on_the_sample_asked_for():
+    x = np.random.default_rng(0).standard_normal((4000, 4)).astype(np.float32)
+    assert kmeans(x, 2, device="cpu").sizes.sum() == 4000  # 2000 a centroid
+    found = kmeans(x, 2, sample=500, device="cpu")
+    assert (found.trained_on, found.sizes.sum()) == (500, 500)
+    assert kmeans(x, 2, sample=9000, device="cpu").trained_on == 4000
+
+
+def test_prints_nothing(capfd):
+    kmeans(np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32), 30, device="cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_large_offset_does_not_spoil_the_result():
+    x, label = blobs(n=600, k=5)
+    cluster, _, _ = nearest_two(x + 500, kmeans(x + 500, 5, restarts=5, seed=0, device="cpu").centroids, "cpu")
+    assert len(np.unique(np.stack([cluster, label]), axis=1).T) == 5
+
+
+def test_refuses_more_clusters_than_points_and_nan():
+    x = np.zeros((10, 2), np.float32)
+    with pytest.raises(DataError, match=r"cluster\.k is 11.*10 vectors"):
+        kmeans(x, 11, device="cpu")
+    with pytest.raises(DataError, match="5 vectors"):
+        kmeans(x, 6, sample=5, device="cpu")
+    x[7, 0] = np.nan
+    with pytest.raises(ArtifactError, match="row 7"):
+        kmeans(x, 2, device="cpu")

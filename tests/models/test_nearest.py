@@ -1,0 +1,79 @@
+import subprocess
+import sys
+
+import faiss
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from data.errors import ArtifactError, ConfigError
+from models.clustering.nearest import nearest_two
+
+
+def brute(y, c):
+    d = cdist(y.astype(np.float64), c.astype(np.float64), "sqeuclidean")
+    order = np.argsort(d, axis=1, kind="stable")[:, :2]
+    return order[:, 0], np.take_along_axis(d, order, axis=1)
+
+
+@pytest.mark.parametrize(("n", "k", "d"), [(1, 2, 1), (700, 2, 3), (700, 3, 40), (3000, 100, 17)])
+def test_equals_brute_force_in_float64(n, k, d):
+    rng = np.random.default_rng(n + k)
+    y, c = rng.standard_normal((n, d), dtype=np.float32), rng.standard_normal((k, d), dtype=np.float32)
+    cluster, distance, runner_up = nearest_two(y, c, "cpu")
+    expected, two = brute(y, c)
+    assert (cluster.dtype, distance.dtype, runner_up.dtype) == (np.int32, np.float32, np.float32)
+    np.testing.assert_array_equal(cluster, expected)
+    np.testing.assert_allclose(distance, two[:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(runner_up, two[:, 1], rtol=1e-5, atol=1e-6)
+
+
+def test_keeps_small_distances_between_large_vectors():
+    rng = np.random.default_rng(0)
+    c = (1000 + rng.standard_normal((20, 64))).astype(np.float32)
+    y = (c[rng.integers(0, 20, 500)] + 1e-2 * rng.standard_normal((500, 64))).astype(np.float32)
+    cluster, distance, _ = nearest_two(y, c, "cpu")
+    expected, two = brute(y, c)
+    np.testing.assert_array_equal(cluster, expected)
+    np.testing.assert_allclose(distance, two[:, 0], rtol=1e-4)
+    assert (nearest_two(c, c, "cpu")[1] == 0).all()
+
+
+def test_ties_go_to_the_lower_id():
+    axes = np.vstack([np.eye(6), -np.eye(6)]).astype(np.float32)
+    cluster, distance, runner_up = nearest_two(np.zeros((50, 6), np.float32), axes, "cpu")
+    assert (cluster == 0).all()
+    assert (distance == 1).all()
+    assert (runner_up == 1).all()
+    copies = np.ones((7, 3), np.float32)
+    assert (nearest_two(np.zeros((50, 3), np.float32), copies, "cpu")[0] == 0).all()
+
+
+def test_a_single_centroid_has_no_runner_up():
+    cluster, distance, runner_up = nearest_two(np.ones((4, 2), np.float32), np.zeros((1, 2), np.float32), "cpu")
+    assert cluster.tolist() == [0] * 4
+    assert distance.tolist() == [2.0] * 4
+    assert np.isposinf(runner_up).all()
+
+
+def test_refuses_what_is_not_finite_and_what_does_not_fit():
+    y = np.zeros((5, 2), np.float32)
+    with pytest.raises(ArtifactError, match="2 columns, centroids 3"):
+        nearest_two(y, np.zeros((2, 3), np.float32), "cpu")
+    y[3, 1] = np.nan
+    with pytest.raises(ArtifactError, match="row 3"):
+        nearest_two(y, np.zeros((2, 2), np.float32), "cpu")
+
+
+def test_cuda_without_a_gpu_is_the_users_mistake():
+    if faiss.get_num_gpus():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match=r"compute\.device"):
+        nearest_two(np.zeros((5, 2), np.float32), np.zeros((2, 2), np.float32), "cuda")
+
+
+def test_none_of_this_imports_torch():
+    names = [f"models.clustering.{name}" for name in ("kmeans", "nearest", "space", "propagation")]
+    names += ["models.evaluation.clusters", "models.evaluation.health"]
+    code = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
