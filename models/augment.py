@@ -1,0 +1,322 @@
+"""Random views of images, made for a whole batch on its device with one draw per image.
+
+The distributions are those of torchvision's per-image transforms RandomResizedCrop, RandomHorizontalFlip, ColorJitter,
+RandomGrayscale and GaussianBlur, in this order; `random_view` draws, the other functions apply given parameters and
+equal torchvision's functional ones. Cropping, flipping and antialiased resizing are separable: one weight matrix per
+image and axis, two batched products.
+
+Departures: rotation, crop and flip together are one bilinear sampling, without antialiasing. SimCLR's own blur pads with
+zeros, which darkens the border; here it is mirrored, as in torchvision.
+
+Shapes: B images, S their stored side, s the side of a view.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.draws import Draws
+from models.methods.configs import Views
+
+GREY = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in luma, as in torchvision (ITU-R BT.601, rounded)."""
+RATIO = (3 / 4, 4 / 3)
+TRIES = 10
+CACHED = 400_000
+"""Values worked on at a time on a CPU: 128 images of 32 px."""
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+Floats = NDArray[np.float64]
+
+
+def random_view(images: Tensor, draws: Draws, name: str, config: Views, size: int) -> Tensor:
+    """One random view of each image. What an image becomes doesn't depend on the others in the batch.
+
+    Args:
+        images: (B, S, S, 3) uint8.
+        draws: of the batch; a row of it per image.
+        name: of the view; two names give two independent views.
+        config: what may happen, and how strongly.
+        size: side s of the view, px.
+
+    Returns:
+        (B, 3, s, s) float32 in [0, 1], channels last in memory.
+    """
+    B, side = len(images), images.shape[1]
+    # On a CPU a share of the batch at a time, so that it stays in the cache.
+    share = max(1, CACHED // (3 * max(side, size) ** 2)) if images.device.type == "cpu" else B
+    x = torch.empty(B, 3, size, size, device=images.device).contiguous(memory_format=torch.channels_last)
+    for start in range(0, B, share):
+        rows = slice(start, start + share)
+        x[rows] = _view(images[rows], replace(draws, index=draws.index[rows]), name, config, size)
+    return x
+
+
+def _view(images: Tensor, draws: Draws, name: str, config: Views, size: int) -> Tensor:
+    side = images.shape[1]
+    boxes = crop_boxes(draws.uniform(f"{name}.crop", 2 * TRIES + 2), side, config.crop_min)
+    flip = draws.uniform(f"{name}.flip", 1)[:, 0] < config.flip
+    pixels = _planes(images)
+    if config.rotate > 0:
+        degrees = (2 * draws.uniform(f"{name}.rotate", 1)[:, 0] - 1) * config.rotate
+        x = rotated_crop(pixels, boxes, flip, degrees, size)
+    else:
+        x = resized_crop(pixels, boxes, flip, size)
+    if config.jitter > 0:
+        u = draws.uniform(f"{name}.jitter", 9)
+        rows = np.flatnonzero(u[:, 8] < config.jitter_probability)
+        factors = jitter_factors(u[rows, :4], config.jitter)
+        _change(x, rows, lambda y: colour_jitter(y, factors, np.argsort(u[rows, 4:8], axis=1)))
+    rows = np.flatnonzero(draws.uniform(f"{name}.grey", 1)[:, 0] < config.grey)
+    _change(x, rows, lambda y: grey(y).expand(-1, 3, -1, -1))
+    if config.blur > 0 and blur_radius(size):
+        v = draws.uniform(f"{name}.blur", 2)
+        rows = np.flatnonzero(v[:, 0] < config.blur)
+        sigma = 0.1 + 1.9 * v[rows, 1]
+        _change(x, rows, lambda y: gaussian_blur(y, sigma, blur_radius(size)))
+    return x
+
+
+def centre(images: Tensor, size: int) -> Tensor:
+    """The view for evaluation: the central s x s px, or the whole image enlarged if it is smaller than that.
+
+    Args:
+        images: (B, S, S, 3) uint8.
+        size: s, px.
+
+    Returns:
+        (B, 3, s, s) float32 in [0, 1], channels last in memory.
+    """
+    side = images.shape[1]
+    if side >= size:
+        start = round((side - size) / 2)
+        x = _planes(images[:, start : start + size, start : start + size])
+    else:
+        boxes = np.tile(np.array([0, 0, side, side]), (len(images), 1))
+        x = resized_crop(_planes(images), boxes, np.zeros(len(images), dtype=bool), size)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def crop_boxes(u: Floats, side: int, crop_min: float) -> NDArray[np.int64]:
+    """Boxes of RandomResizedCrop, exactly: ten tries, then the whole (square) image.
+
+    A try has an area uniform in [crop_min, 1] of the image and a log-uniform ratio in 3/4..4/3, and counts if it fits.
+
+    Args:
+        u: (B, 22) draws: ten of areas, ten of ratios, two of the place.
+        side: S, px.
+        crop_min: smallest share of the area, above 0 to 1.
+
+    Returns:
+        (B, 4) top, left, height, width in px.
+    """
+    area = side * side * (crop_min + (1 - crop_min) * u[:, :TRIES])
+    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    ratio = np.exp(low + (high - low) * u[:, TRIES : 2 * TRIES])
+    width, height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (width > 0) & (width <= side) & (height > 0) & (height <= side)
+    first = fits.argmax(axis=1)[:, None]
+    some = fits.any(axis=1)
+    h = np.where(some, np.take_along_axis(height, first, axis=1)[:, 0], side)
+    w = np.where(some, np.take_along_axis(width, first, axis=1)[:, 0], side)
+    top, left = np.floor(u[:, -2] * (side - h + 1)), np.floor(u[:, -1] * (side - w + 1))
+    return np.stack([top, left, h, w], axis=1).astype(np.int64)
+
+
+def resized_crop(pixels: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int) -> Tensor:
+    """Crop, resize with antialiasing, mirror: x = Wy pixels Wx^T for each image and channel.
+
+    Args:
+        pixels: (B, 3, S, S) float32.
+        boxes: (B, 4) top, left, height, width in px.
+        flip: (B,) whether to mirror left and right.
+        size: s, px.
+
+    Returns:
+        (B, 3, s, s) float32.
+    """
+    B, _, S, _ = pixels.shape
+    wy = _weights(boxes[:, 0], boxes[:, 2], np.zeros_like(flip), S, size, pixels.device)
+    wx = _weights(boxes[:, 1], boxes[:, 3], flip, S, size, pixels.device)
+    x = torch.bmm(pixels.reshape(B, 3 * S, S), wx.transpose(1, 2)).view(B, 3, S, size)
+    return torch.matmul(wy[:, None], x)
+
+
+def rotated_crop(
+    pixels: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], degrees: Floats, size: int
+) -> Tensor:
+    """Rotate about the image's centre (black comes in from outside), crop, resize, mirror: one bilinear sampling.
+
+    Args:
+        pixels: (B, 3, S, S) float32.
+        boxes: (B, 4) top, left, height, width in px, of the rotated image.
+        flip: (B,) whether to mirror left and right.
+        degrees: (B,) counter-clockwise.
+        size: s, px.
+
+    Returns:
+        (B, 3, s, s) float32.
+    """
+    side = pixels.shape[-1]
+    top, left, h, w = boxes.T / side
+    # In coordinates from -1 to 1: a point (u, v) of the view is the box's (zx u + cx, zy v + cy), then turned back.
+    cx, cy = 2 * left + w - 1, 2 * top + h - 1
+    zx, zy = np.where(flip, -w, w), h
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    affine = np.stack([cos * zx, -sin * zy, cos * cx - sin * cy, sin * zx, cos * zy, sin * cx + cos * cy], axis=1)
+    theta = _tensor(affine.reshape(-1, 2, 3), pixels.device)
+    grid = F.affine_grid(theta, [len(pixels), 3, size, size], align_corners=False)
+    return F.grid_sample(pixels, grid, align_corners=False)
+
+
+def jitter_factors(u: Floats, strength: float) -> Floats:
+    """SimCLR's ranges: brightness, contrast and saturation in 1 -+ 0.8 s (not below 0), hue in -+0.2 s of a turn.
+
+    Args:
+        u: (B, 4) draws.
+        strength: s.
+
+    Returns:
+        (B, 4) factors in the order BRIGHTNESS, CONTRAST, SATURATION, HUE.
+    """
+    low = np.array([max(0.0, 1 - 0.8 * strength)] * 3 + [-0.2 * strength])
+    high = np.array([1 + 0.8 * strength] * 3 + [0.2 * strength])
+    factors: Floats = low + (high - low) * u
+    return factors
+
+
+def colour_jitter(x: Tensor, factors: Floats, order: NDArray[np.int64]) -> Tensor:
+    """Brightness, contrast, saturation and hue in an order of each image's own, clipped to [0, 1] after each.
+
+    The first three are x' = f x + (1 - f) t, with t black, the image's mean grey, or each pixel's grey.
+
+    Args:
+        x: (B, 3, s, s) float32 in [0, 1].
+        factors: (B, 4) as from `jitter_factors`.
+        order: (B, 4), each row a permutation of the four operations.
+
+    Returns:
+        (B, 3, s, s) float32 in [0, 1].
+    """
+    rows = np.arange(len(x))
+    for operation in order.T:
+        hue = operation == HUE
+        f = np.where(hue, 1.0, factors[rows, operation])
+        a, to_mean, to_grey = _tensor(
+            np.stack([f, np.where(operation == CONTRAST, 1 - f, 0), np.where(operation == SATURATION, 1 - f, 0)]),
+            x.device,
+        ).view(3, -1, 1, 1, 1)
+        g = grey(x)
+        t = torch.addcmul(to_mean * g.mean(dim=(2, 3), keepdim=True), to_grey, g)
+        x = torch.addcmul(t, a, x).clamp_(0, 1)
+        _change(x, np.flatnonzero(hue), lambda y, turn=factors[hue, HUE]: adjust_hue(y, turn))
+    return x
+
+
+def adjust_hue(x: Tensor, turn: Floats) -> Tensor:
+    """Shift the hue of the HSV colour.
+
+    With h in sixths of a turn, in [0, 6), and clip to [0, 1], a channel is min + (max - min) clip(...), with
+    red |h - 3| - 1, green 2 - |h - 2| and blue 2 - |h - 4| (Smith, SIGGRAPH 1978, in closed form).
+
+    Args:
+        x: (B, 3, s, s) float32 in [0, 1].
+        turn: (B,) shift in turns, -0.5 to 0.5.
+
+    Returns:
+        (B, 3, s, s) float32 in [0, 1].
+    """
+    r, g, b = x.unbind(1)
+    high, low = torch.maximum(torch.maximum(r, g), b), torch.minimum(torch.minimum(r, g), b)
+    chroma = high - low
+    scale = chroma.clamp(min=1e-12)  # without colour the hue is 0, as all differences are
+    h = torch.where(high == g, (b - r).div_(scale).add_(2), (r - g).div_(scale).add_(4))
+    h = torch.where(high == r, (g - b).div_(scale), h)
+    h += _tensor(6 * turn, x.device).view(-1, 1, 1)
+    h -= (h / 6).floor_().mul_(6)
+    red = (h - 3).abs_().sub_(1).clamp_(0, 1)
+    green, blue = ((h - n).abs_().neg_().add_(2).clamp_(0, 1) for n in (2, 4))
+    return torch.stack([torch.addcmul(low, chroma, c) for c in (red, green, blue)], dim=1)
+
+
+def grey(x: Tensor) -> Tensor:
+    """Luma. (B, 3, s, s) -> (B, 1, s, s)."""
+    luma = x[:, :1] * GREY[0]
+    return luma.add_(x[:, 1:2], alpha=GREY[1]).add_(x[:, 2:], alpha=GREY[2])
+
+
+def blur_radius(size: int) -> int:
+    """SimCLR's rule: a kernel of about a tenth of the side. 224 px: 11 (23 taps); 32 px: 1; below 20 px: 0, no blur."""
+    return size // 10 // 2
+
+
+def gaussian_blur(x: Tensor, sigma: Floats, radius: int) -> Tensor:
+    """Separable Gaussian, each image with its own sigma, mirrored at the border.
+
+    Args:
+        x: (B, 3, s, s) float32.
+        sigma: (B,) px, above 0.
+        radius: the kernel has 2 radius + 1 taps.
+
+    Returns:
+        (B, 3, s, s) float32.
+    """
+    offset = np.arange(radius + 1)
+    taps = np.exp(-0.5 * (offset / sigma[:, None]) ** 2)
+    taps /= taps[:, :1] + 2 * taps[:, 1:].sum(axis=1, keepdims=True)
+    w = _tensor(taps.T, x.device).view(radius + 1, -1, 1, 1, 1)
+    for dim, padding in ((3, (radius, radius, 0, 0)), (2, (0, 0, radius, radius))):
+        side = x.shape[dim]
+        padded = F.pad(x, padding, mode="reflect")
+        x = x * w[0]
+        for d in range(1, radius + 1):
+            x.addcmul_(padded.narrow(dim, radius - d, side) + padded.narrow(dim, radius + d, side), w[d])
+    return x
+
+
+def _weights(
+    start: NDArray[np.int64],
+    length: NDArray[np.int64],
+    mirrored: NDArray[np.bool_],
+    side: int,
+    size: int,
+    device: torch.device,
+) -> Tensor:
+    """(B, s, S) weights that resize the pixels from `start` on to `size`: a triangle as wide as an output pixel."""
+    scale = length / size
+    place = np.arange(size) + 0.5
+    centres = start[:, None] + scale[:, None] * np.where(mirrored[:, None], size - place, place)
+    ends = np.stack([start, start + length, np.maximum(scale, 1)])
+    first, last, width = _tensor(ends, device).view(3, -1, 1, 1)
+    pixel = torch.arange(side, device=device, dtype=torch.float32) + 0.5
+    w = (pixel - _tensor(centres, device)[:, :, None]).abs_().div_(-width).add_(1).clamp_(min=0)
+    w *= (pixel > first) & (pixel < last)
+    w /= w.sum(dim=2, keepdim=True)
+    return w
+
+
+def _planes(images: Tensor) -> Tensor:
+    """(B, S, S, 3) uint8 -> (B, 3, S, S) float32 in [0, 1], contiguous."""
+    planes = torch.empty(len(images), 3, *images.shape[1:3], device=images.device)
+    torch.div(images.permute(0, 3, 1, 2), 255, out=planes)
+    return planes
+
+
+def _change(x: Tensor, rows: NDArray[np.int64], change: Callable[[Tensor], Tensor]) -> None:
+    if len(rows) == len(x):
+        x.copy_(change(x))
+    elif len(rows):
+        at = torch.from_numpy(rows).to(x.device)
+        x.index_copy_(0, at, change(x.index_select(0, at)))
+
+
+def _tensor(values: Floats, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device, non_blocking=True)

@@ -1,0 +1,108 @@
+"""What a network says about images: streamed, in bounded memory, without a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data.draws import Draws
+from models.augment import centre, random_view
+from models.engine import Precision
+from models.methods.configs import Views
+from models.prefetch import prefetch
+
+Index = NDArray[np.int64]
+MakeViews = Callable[[Tensor, Index], Iterable[Tensor]]
+"""(B, S, S, 3) uint8 images and their index -> views (B, 3, s, s) float32 whose outputs are averaged."""
+
+
+def run(
+    network: nn.Module,
+    output: Callable[[Tensor], Tensor],
+    images: Callable[[Index], NDArray[np.uint8]],
+    index: Index,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: Precision,
+    size: int,
+    views: MakeViews | None = None,
+) -> Iterator[tuple[Index, NDArray[np.float32]]]:
+    """The output for every image, in the order of `index`; how they are batched matters by rounding only.
+
+    The network is moved to `device` and is in evaluation mode while this runs; afterwards its mode is as before.
+
+    Args:
+        network: what `output` computes with.
+        output: (B, 3, s, s) float32 in [0, 1] -> (B, ...); probabilities where views are averaged.
+        images: (B,) index -> (B, S, S, 3) uint8; called from one thread of its own, ahead of time.
+        index: (N,) int64.
+        batch_size: images at a time.
+        device: where to compute.
+        precision: fp32, or bf16 by autocast.
+        size: side s of a view, px.
+        views: the views of a batch; None: its `centre`.
+
+    Yields:
+        (B,) int64 index and (B, ...) float32 output.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.to(device)
+    network.eval()
+
+    def read(start: int) -> tuple[Index, Tensor]:
+        part = index[start : start + batch_size]
+        pixels = torch.from_numpy(images(part))
+        return part, pixels.pin_memory() if device.type == "cuda" else pixels
+
+    try:
+        with closing(prefetch(read, range(0, len(index), batch_size))) as batches:
+            for part, pixels in batches:
+                yield part, _mean(output, pixels.to(device, non_blocking=True), part, precision, size, views)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@torch.inference_mode()
+def _mean(
+    output: Callable[[Tensor], Tensor],
+    pixels: Tensor,
+    index: Index,
+    precision: Precision,
+    size: int,
+    views: MakeViews | None,
+) -> NDArray[np.float32]:
+    total, n = torch.zeros((), device=pixels.device), 0
+    for view in [centre(pixels, size)] if views is None else views(pixels, index):
+        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            out = output(view)
+        total, n = total + out.float(), n + 1
+    mean: NDArray[np.float32] = (total / n).cpu().numpy()
+    return mean
+
+
+def augmented(config: Views, n: int, seed: int, stage: str, size: int) -> MakeViews:
+    """`n` random views of each image, the same however images are batched.
+
+    Args:
+        config: what the views are.
+        n: how many, at least 1.
+        seed: the stage's seed.
+        stage: the stage's name.
+        size: side s, px.
+    """
+    return partial(_augmented, config=config, n=n, seed=seed, stage=stage, size=size)
+
+
+def _augmented(
+    pixels: Tensor, index: Index, *, config: Views, n: int, seed: int, stage: str, size: int
+) -> Iterator[Tensor]:
+    for i in range(n):
+        yield random_view(pixels, Draws(seed, stage, 0, index), f"view {i}", config, size)
