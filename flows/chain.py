@@ -126,7 +126,6 @@ def chain(config: Config, step: Step, look: Callable[[Handle], Facts]) -> dict[s
         partial(scores.plan, config),
         manifest=assigned_images,
         clusters=clusters,
-        features=assigned_features,
         assignments=assignments,
         **{f"evaluate-{name}": handle for name, handle in evaluations.items()},
     )

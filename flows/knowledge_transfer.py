@@ -138,7 +138,7 @@ def execute(config: Config) -> dict[str, Any]:
         def look(manifest: PrefectFuture[Artifact]) -> Facts:
             meta = run.store.meta(manifest.result())
             counts = meta["counts"]
-            return Facts(counts["train"] + counts["unlabelled"], counts["labelled"], counts["labelled_test"])
+            return Facts(counts["train"] + counts["unlabelled"], counts["labelled"], counts["test_labelled"])
 
         try:
             made = chain(config, step, look)

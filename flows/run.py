@@ -95,6 +95,7 @@ class Run:
         started = time.monotonic()
         self._watch(label, {"event": "started", "stage": request.stage})
         try:
+            request = request.model_copy(update={"outside": request.outside | {"run": self._so_far()}})
             by_content = request.stage == "manifest"  # named by what is found there: it must look
             wanted = None if by_content else request.artifact(self.store)
             if wanted is not None and self.store.has(wanted):
@@ -119,6 +120,10 @@ class Run:
             self._save()
         self._watch(label, {"event": "made", **row, "computed_in": seconds_of(self.store, made)})
         return made, cached
+
+    def _so_far(self) -> dict[str, Any]:
+        with self._lock:
+            return {"name": self.name, "started": self._record["started"], "stages": list(self._record["stages"])}
 
     @property
     def stages(self) -> list[dict[str, Any]]:

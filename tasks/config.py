@@ -74,9 +74,10 @@ class Predict(Frozen):
     """The fine-tuned teacher's probabilities for all images, and how neighbours in feature space smooth them."""
 
     views: int = Field(1, ge=1, le=64, description="Random views averaged for each image (1 to 64); 1: the centre crop alone.")
-    neighbours: int = Field(0, ge=0, le=1000, description="Propagate over the graph of this many nearest neighbours (0 to 1000); 0: the teacher's probabilities as they are.")
-    propagation: float = Field(0.9, gt=0, lt=1, description="Weight alpha of the neighbours against an image's own prior (above 0, below 1).")
-    prior: float = Field(1.0, ge=0, le=100, description="Weight of the teacher's probabilities against the drawn labels as prior (0 to 100); 0: labels alone.")
+    neighbours: int = Field(0, ge=0, le=1000, description="Propagate labels over the graph of this many nearest neighbours in feature space (0 to 1000); 0: the teacher's probabilities as they are.")
+    alpha: float = Field(0.97, gt=0, lt=1, description="How far labels propagate: weight of the neighbours against an image's own label or prior (above 0, below 1).")
+    prior: float = Field(1.0, ge=0, le=100, description="Weight of the teacher's probabilities, as prior of images without a label, against a label (0 to 100); 0: the labels alone.")
+    balance: bool = Field(True, description="Balance what is propagated to the classes' shares in the draw of labels.")
 
 
 Protocol = Literal["knn", "linear", "few-label", "clusters"]

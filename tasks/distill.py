@@ -28,6 +28,7 @@ def plan(
     settings: dict[str, Any] = {
         "distill": config.distill.model_dump(exclude={"seed", "init"}),
         "student": config.student.model_dump(),
+        "fine_tuned": config.distill.init == "finetuned",
         "keep_fc": config.finetune.keep_fc,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
@@ -44,3 +45,40 @@ def plan(
         seed=config.seed if config.distill.seed is None else config.distill.seed,
         outside={"sources": sources(config)},
     )
+
+
+def build(job: Job) -> Outcome:
+    """Train on all images that have probabilities."""
+    import numpy as np
+    import torch
+
+    from data.draws import key
+    from data.order import Shuffled
+    from data.tables import read_vectors
+    from models.methods.distill import DistillMethod
+    from models.network import make_network
+    from tasks import training
+
+    wish = Distill.model_validate(job.settings["distill"])
+    size, student = job.settings["image_size"], job.settings["student"]
+    index, probability = read_vectors(job.path("probabilities"))
+    classes = probability.shape[1]
+    seed = key(job.seed, "student")
+    if "checkpoint" not in job.request.inputs:
+        network = make_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
+    else:
+        network = training.load(job.path("checkpoint"))
+        if network.classes != classes or not job.settings["fine_tuned"]:
+            network = network.with_classifier(classes, keep_fc=job.settings["keep_fc"], seed=seed)
+    labels = None
+    if "labels" in job.request.inputs:
+        labels = torch.full((int(index.max()) + 1,), -1, dtype=torch.int64)
+        for role in ("train", "validation"):
+            rows, label = training.label_rows(job.path("labels"), role)
+            labels[torch.from_numpy(rows)] = torch.from_numpy(label)
+    method = DistillMethod(wish, network, labels)
+    order = Shuffled(index, wish.batch_size)
+    feed = training.ImageFeed(
+        job.images(size), order, index, probability.astype(np.float32), training.order_key(job, "distill")
+    )
+    return training.train_and_publish(job, method, feed, epochs=wish.epochs, warmup=wish.warmup, stage="distill")

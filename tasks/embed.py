@@ -65,7 +65,8 @@ def build(job: Job) -> Outcome:
     device = resolve_device(job.compute.device)
     precision = resolve_precision(wish["precision"], device)
     layer, images = wish["layer"], job.images(wish["image_size"])
-    schema = schemas.features(network.layer_dim(layer), job.request.inputs["checkpoint"].fingerprint, layer)
+    dim = training.layer_dim(network, layer)
+    schema = schemas.features(dim, job.request.inputs["checkpoint"].fingerprint, layer)
     earlier = _earlier(job, index)
     taken = np.zeros(0, np.int64)
     with VectorWriter(job.out, schema) as out:
@@ -91,7 +92,7 @@ def build(job: Job) -> Outcome:
                 raise Interrupted("stopped while embedding")
             out.write(block_index, block)
             job.report(done=out.rows, total=len(index))
-    found = {"rows_computed": len(missing), "dim": network.layer_dim(layer), "device": str(device)}
+    found = {"rows_computed": len(missing), "dim": dim, "device": str(device)}
     return Outcome(rows=len(index), meta={**found, "precision": precision})
 
 
@@ -101,6 +102,8 @@ def _earlier(job: Job, index: NDArray[np.int64]) -> tuple[Path, dict[int, int]] 
     Returns:
         Its folder, and its index -> index in this manifest; None if no artifact has any.
     """
+    import numpy as np
+
     from data.schemas import MANIFEST
     from data.tables import column, read_table
 

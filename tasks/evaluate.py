@@ -46,7 +46,7 @@ def plan(
         inputs=inputs,
         parts=("train", "test", "train_labels", "test_labels"),
         seed=config.seed,
-        outside={"sources": sources(config), "batch_size": config.embed.batch_size},
+        outside={"sources": sources(config)},
     )
 
 
@@ -54,20 +54,17 @@ def build(job: Job) -> Outcome:
     """Compute each value once; classes are those of the manifest."""
     import numpy as np
     import torch
-    from numpy.typing import NDArray
 
+    from data.checkpoints import read_description
     from data.schemas import SCORES
     from data.tables import read_vectors, write_table
-    from models.engine import resolve_device, resolve_precision
     from models.evaluation.health import health
     from models.evaluation.knn import knn_accuracy
     from models.evaluation.linear import linear_probe
-    from models.inference import run
     from tasks import training
 
     wish = job.settings
     classes = len(job.meta("manifest")["classes"])
-    device = resolve_device(job.compute.device)
     rows: list[tuple[Any, ...]] = []
 
     def add(evaluation: str, metric: str, setting: str, value: float, n: int, split: str = "test") -> None:
@@ -96,24 +93,10 @@ def build(job: Job) -> Outcome:
                 add("knn", "top1", f"k={k} T={temperature} layer={layer}", value, len(queries))
         if "linear" in wish["protocols"]:
             probe = linear_probe(bank, bank_labels, queries, query_labels, classes=classes, seed=job.seed)
-            add("linear", "top1", f"l2={probe.l2:.3g} layer={layer}", probe.accuracy, len(queries))
-    network = training.load(job.path("checkpoint"))
-    if "few-label" in wish["protocols"] and network.classes == classes and network.is_classifier:
-        images = job.images(wish["image_size"])
-        predicted: list[NDArray[np.float32]] = [
-            block
-            for _, block in run(
-                network,
-                lambda x: network.features(x, "logits"),
-                images.read,
-                index,
-                batch_size=job.request.outside["batch_size"],
-                size=wish["image_size"],
-                device=device,
-                precision=resolve_precision(wish["precision"], device),
-            )
-        ]
-        logits = np.concatenate(predicted)
+            add("linear", "top1", f"l2={probe.strength:.3g} layer={layer}", probe.accuracy, len(queries))
+    if "few-label" in wish["protocols"] and read_description(job.path("checkpoint")).get("class_names"):
+        network = training.load(job.path("checkpoint"))
+        logits = training.embed(job, network, index, "logits", wish["image_size"])
         add("few-label", "top1", "", float((logits.argmax(1) == label).mean()), len(label))
         if classes > 5:
             top5 = np.argpartition(-logits, 5, axis=1)[:, :5]

@@ -58,22 +58,21 @@ def baseline_steps(config: Config, images: int) -> int:
 
 
 def build(job: Job) -> Outcome:
-    """Train at each rate of the grid if there is a validation part to choose by, else at the one given."""
+    """Start from the checkpoint with a new classifier, or from scratch, and train on the draw."""
     from data.draws import key
-    from models.network import Network, build_network
+    from models.network import Network, make_network
     from tasks import training
 
     wish, size = Finetune.model_validate(job.settings["finetune"]), job.settings["image_size"]
-    index, label = training.label_rows(job.path("labels"), "train")
-    held_out, held_out_label = training.label_rows(job.path("labels"), "validation")
-    classes = len(training.class_names(job))
+    classes = len(job.meta("manifest")["classes"])
 
     def start() -> Network:
         if job.settings["role"] == "scratch":
             student = job.settings["student"]
-            return build_network(student["backbone"], size, width=student["width"], classes=classes, with_fc=True, seed=key(job.seed, "student"))  # fmt: skip
+            return make_network(
+                student["backbone"], size, width=student["width"], classes=classes, seed=key(job.seed, "student")
+            )
         network = training.load(job.path("checkpoint"))
-        return network.with_classifier(classes, keep_fc=wish.keep_fc, seed=key(job.seed, "classifier"))
+        return network.with_classifier(classes, keep_fc=wish.keep_fc, keep_head=1, seed=key(job.seed, "classifier"))
 
-    rates = wish.learning_rates if len(held_out) and wish.learning_rates else [wish.learning_rate]
-    return training.best_of(job, wish, rates, start, (index, label), (held_out, held_out_label), size)
+    return training.finetune(job, wish, start)

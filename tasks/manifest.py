@@ -54,7 +54,9 @@ def build(job: Job) -> Outcome:
     write_table(job.out / "rejected.parquet", _columns(made.rejected), REJECTED)
     for note in made.notes:
         job.log(note)
-    found: dict[str, Any] = {"parts": made.parts, "counts": made.counts, "classes": made.classes, "notes": made.notes}
+    steady = {name: n for name, n in made.counts.items() if name != "read"}  # how many were remembered is no content
+    classes = None if made.classes is None else list(made.classes)
+    found: dict[str, Any] = {"parts": made.parts, "counts": steady, "classes": classes, "notes": list(made.notes)}
     content = {**found, "rejected": made.rejected.to_pylist()}
     return Outcome(rows=made.images.num_rows, meta=found, content=content)
 

@@ -38,6 +38,6 @@ def build(job: Job) -> Outcome:
     index, _ = training.manifest_rows(job.path("manifest"), ("train", "unlabelled"))
     method = make_pretext(config, size, job.seed)
     feed = training.ImageFeed(
-        job.images(size), Shuffled(len(index), given["batch_size"]), index, None, training.order_key(job, "pretext")
+        job.images(size), Shuffled(index, given["batch_size"]), index, None, training.order_key(job, "pretext")
     )
     return training.train_and_publish(job, method, feed, epochs=given["epochs"], warmup=given["warmup"], stage="pretext")

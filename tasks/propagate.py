@@ -13,7 +13,7 @@ STAGE = Stage(name="propagate", kind="probabilities", version=1, process="plain"
 
 def plan(config: Config, features: Artifact, probabilities: Artifact, labels: Artifact) -> Request:
     """Ask for the smoothed probabilities of the images that both inputs hold."""
-    settings = config.predict.model_dump(include={"neighbours", "propagation", "prior"})
+    settings = config.predict.model_dump(include={"neighbours", "alpha", "prior", "balance"})
     inputs = {"features": features, "probabilities": probabilities, "labels": labels}
     return STAGE.request(settings=settings, inputs=inputs)
 
@@ -28,17 +28,21 @@ def build(job: Job) -> Outcome:
     prior_index, prior = read_vectors(job.path("probabilities"))
     assert np.array_equal(index, prior_index), "features and probabilities are of different images"
     labels = read_table(job.path("labels") / "labels.parquet", schemas.LABELS)
-    train = column(labels, "role") == "train"
-    position = np.searchsorted(index, column(labels, "index")[train])
-    graph = knn_graph(x, job.settings["neighbours"])
+    position = np.searchsorted(index, column(labels, "index"))
+    label = column(labels, "label")
+    classes = prior.shape[1]
     smoothed = propagate(
-        graph,
-        prior,
+        knn_graph(x, min(job.settings["neighbours"], len(x) - 1), device=job.compute.device),
+        prior if job.settings["prior"] else None,
         position,
-        column(labels, "label")[train],
-        alpha=job.settings["propagation"],
+        label,
+        classes=classes,
+        alpha=job.settings["alpha"],
         prior_weight=job.settings["prior"],
+        shares=np.bincount(label, minlength=classes) / len(label) if job.settings["balance"] else None,
     )
+    changed = float((smoothed.argmax(1) != prior.argmax(1)).mean())
+    job.log(f"propagated over {job.settings['neighbours']} neighbours: {changed:.1%} of the images changed their class")
     with VectorWriter(job.out, schemas.probabilities(smoothed.shape[1])) as out:
         for start in range(0, len(index), 1 << 16):
             out.write(index[start : start + (1 << 16)], smoothed[start : start + (1 << 16)])

@@ -16,7 +16,7 @@ def plan(
     manifest: Artifact,
     clusters: Artifact,
     assignments: Artifact,
-    evaluations: dict[str, Artifact],
+    **evaluations: Artifact,
 ) -> Request:
     """Ask for the table.
 
@@ -25,7 +25,7 @@ def plan(
         manifest: of the images that the assignments are of.
         clusters: their clusters.
         assignments: pseudo-labels.
-        evaluations: kind scores, one a model.
+        **evaluations: kind scores, one a model, by stage label.
     """
     settings = {"clusters": "clusters" in config.evaluate.protocols}
     return STAGE.request(

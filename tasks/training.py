@@ -6,6 +6,8 @@ Imports torch and belongs to the `train` process; stage files import it inside `
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,16 @@ from numpy.typing import NDArray
 from data.checkpoints import read_arrays, read_description, write_checkpoint
 from data.draws import key
 from data.images import Images
-from data.order import Order
+from data.order import Order, Repeated
 from data.schemas import LABELS, MANIFEST
 from data.tables import column, read_table
-from models.engine import TrainingReport, resolve_device, resolve_precision, train
+from models.engine import History, Status, resolve_device, resolve_precision, train
+from models.inference import run
 from models.method import Batch, Method
+from models.methods.configs import Finetune
+from models.methods.finetune import FinetuneMethod
 from models.network import Network
+from models.schedules import warmup_cosine
 from tasks.stage import Job, Outcome
 
 
@@ -54,64 +60,62 @@ class ImageFeed:
         target = None if self.target is None else torch.from_numpy(self.target[position])
         return Batch(images=torch.from_numpy(self.images.read(index)), index=torch.from_numpy(index), target=target)
 
-    def sweep(self, batch_size: int = 512) -> Any:
+    def sweep(self, batch_size: int = 512) -> Iterator[Batch]:
         """All images once, in order of position."""
         for start in range(0, len(self.index), batch_size):
             index = self.index[start : start + batch_size]
             yield Batch(images=torch.from_numpy(self.images.read(index)), index=torch.from_numpy(index))
 
 
-def train_and_publish(job: Job, method: Method, feed: ImageFeed, *, epochs: int, warmup: float, stage: str) -> Outcome:
-    """Train, going on from the draft's state if there is one, and write the checkpoint.
+def fit(
+    job: Job, method: Method, feed: ImageFeed, *, epochs: int, warmup: float, stage: str, part: str = "training"
+) -> History:
+    """Train, going on from the draft's state if there is one.
 
     Args:
         job: of the stage.
-        method: what to train; its `network` is published.
+        method: what to train.
         feed: its batches.
         epochs: passes over the feed.
         warmup: share of the steps with a rising rate.
         stage: what draws are keyed by, besides the seed: trainings of one run must not share them.
+        part: file name of the state, for a stage that trains more than once.
     """
     device = resolve_device(job.compute.device)
-    precision = resolve_precision(job.settings["precision"], device)
-    path = job.state / "training.pt"
+    path = job.state / f"{part}.pt"
     resume = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
     if resume is not None:
-        job.log(f"going on from step {resume['step']}")
+        job.log(f"going on from step {resume['step']} of {resume['steps']}")
 
     def save(state: dict[str, Any]) -> None:
         temporary = path.with_suffix(".new")
         torch.save(state, temporary)
         os.replace(temporary, path)
 
-    history = train(
+    return train(
         method,
         feed,
         epochs=epochs,
         seed=job.seed,
         stage=stage,
-        warmup=warmup,
+        schedule=partial(warmup_cosine, warmup=warmup),
         device=device,
-        precision=precision,
+        precision=resolve_precision(job.settings["precision"], device),
+        sweep=feed.sweep,
         resume=resume,
         save=save,
         report=lambda now: _tell(job, now),
         interrupted=job.interrupted,
     )
-    publish(job, method.network, history.rows)
-    parameters = sum(p.numel() for p in method.network.parameters())
-    resolved = {
-        "device": str(device),
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "images_per_second": round(history.images_per_second, 1),
-        "data_share": round(history.data_share, 4),
-        "steps": history.steps,
-    }
-    return Outcome(rows=parameters, meta=resolved)
 
 
-def _tell(job: Job, now: TrainingReport) -> None:
+def train_and_publish(job: Job, method: Method, feed: ImageFeed, *, epochs: int, warmup: float, stage: str) -> Outcome:
+    """`fit`, then write the checkpoint."""
+    history = fit(job, method, feed, epochs=epochs, warmup=warmup, stage=stage)
+    return publish(job, method.network, history)
+
+
+def _tell(job: Job, now: Status) -> None:
     job.report(
         done=now.step,
         total=now.steps,
@@ -125,15 +129,102 @@ def _tell(job: Job, now: TrainingReport) -> None:
     )
 
 
-def publish(job: Job, network: Network, log: list[tuple[int, float, str, float]]) -> None:
-    """Write a network as the job's checkpoint."""
+SELECTION = 0.25
+"""Share of the steps that a rate is given to show what it is worth."""
+
+
+def finetune(job: Job, config: Finetune, start: Callable[[], Network]) -> Outcome:
+    """Train a classifier on the draw; where there is a validation part and a grid, choose the rate by it first.
+
+    Rates are compared after a quarter of the steps on the draw's train part; the chosen one then trains on the whole
+    draw, validation part included.
+
+    Args:
+        job: of the stage; inputs `manifest` and `labels`.
+        config: of fine-tuning.
+        start: the network to begin with, made anew for each training.
+    """
+    role, size = job.settings["role"], job.settings["image_size"]
+    index, label = label_rows(job.path("labels"), "train")
+    held_out, held_out_label = label_rows(job.path("labels"), "validation")
+    rate, found = config.learning_rate, {}
+    if len(held_out) and len(config.learning_rates) > 1:
+        for number, candidate in enumerate(config.learning_rates):
+            short = config.model_copy(update={"learning_rate": candidate, "steps": max(1, round(SELECTION * config.steps))})
+            method, _ = _finetune_once(job, short, start(), index, label, size, f"finetune-{role}-{number}")
+            logits = embed(job, method.network, held_out, "logits", size)
+            found[candidate] = float((logits.argmax(1) == held_out_label).mean())
+        rate = max(found, key=lambda candidate: (found[candidate], -candidate))
+        job.log(f"{role}: learning rate {rate:g} of " + ", ".join(f"{r:g}: {a:.3f}" for r, a in found.items()))
+    whole, classes = np.concatenate([index, held_out]), np.concatenate([label, held_out_label])
+    order = np.argsort(whole)
+    chosen = config.model_copy(update={"learning_rate": rate})
+    method, history = _finetune_once(job, chosen, start(), whole[order], classes[order], size, f"finetune-{role}")
+    outcome = publish(job, method.network, history)
+    outcome.meta |= {"learning_rate": rate, "validation": {f"{r:g}": a for r, a in found.items()}}
+    return outcome
+
+
+def _finetune_once(
+    job: Job, config: Finetune, network: Network, index: NDArray[np.int64], label: NDArray[np.int64], size: int, stage: str
+) -> tuple[Method, History]:  # fmt: skip
+    method = FinetuneMethod(config, network)
+    order = Repeated(index, config.batch_size, config.steps)
+    feed = ImageFeed(job.images(size), order, index, label, order_key(job, stage))
+    history = fit(job, method, feed, epochs=1, warmup=config.warmup, stage=stage, part=stage)
+    return method, history
+
+
+def embed(job: Job, network: Network, index: NDArray[np.int64], layer: str, size: int) -> NDArray[np.float32]:
+    """One layer of a network for some images, in memory: (N, D) float32."""
+    device = resolve_device(job.compute.device)
+    blocks = run(
+        network,
+        lambda x: network.features(x, layer),
+        job.images(size).read,
+        index,
+        batch_size=512,
+        size=size,
+        device=device,
+        precision=resolve_precision(job.settings["precision"], device),
+    )
+    return np.concatenate([block for _, block in blocks])
+
+
+@torch.inference_mode()
+def layer_dim(network: Network, layer: str) -> int:
+    """D of a layer's features."""
+    side = network.image_size
+    return int(network.eval().features(torch.zeros(1, 3, side, side), layer).shape[1])
+
+
+def publish(job: Job, network: Network, history: History) -> Outcome:
+    """Write a network as the job's checkpoint, and say what it took."""
     arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in network.state_dict().items()}
-    write_checkpoint(job.out, arrays, network.description(), log)
+    rows = [(row.step, row.epoch, row.name, row.value) for row in history.rows]
+    write_checkpoint(job.out, arrays, {**network.description(), "class_names": class_names(job)}, rows)
+    device = resolve_device(job.compute.device)
+    resolved = {
+        "device": str(device),
+        "precision": resolve_precision(job.settings["precision"], device),
+        "threads": torch.get_num_threads(),
+        "images": history.images,
+        "images_per_second": round(history.images / max(history.seconds, 1e-9), 1),
+        "data_share": round(history.data_seconds / max(history.seconds, 1e-9), 4),
+    }
+    return Outcome(rows=sum(p.numel() for p in network.parameters()), meta=resolved)
+
+
+def class_names(job: Job) -> list[str] | None:
+    """The classes of the manifest, where the job's network tells them apart."""
+    return job.meta("manifest")["classes"] if "labels" in job.request.inputs or job.request.stage == "distill" else None
 
 
 def load(folder: Path) -> Network:
     """The network of a checkpoint, on the CPU."""
-    network = Network.from_description(read_description(folder))
+    description = read_description(folder)
+    description.pop("class_names", None)
+    network = Network.from_description(description)
     tensors = {name: torch.from_numpy(array) for name, array in read_arrays(folder / "model.safetensors").items()}
     network.load_state_dict(tensors)
     return network

@@ -36,7 +36,7 @@ def build(job: Job) -> Outcome:
     from data.schemas import ASSIGNMENTS
     from data.tables import column, read_table
     from models.methods.pseudo_labels import PseudoLabelsMethod
-    from models.network import build_network
+    from models.network import make_network
     from tasks import training
 
     given, student, size = job.settings["transfer"], job.settings["student"], job.settings["image_size"]
@@ -45,14 +45,14 @@ def build(job: Job) -> Outcome:
     order = np.argsort(column(table, "index"))
     index = column(table, "index")[order]
     used, cluster = np.unique(column(table, "cluster")[order], return_inverse=True)
-    network = build_network(
-        student["backbone"], size, width=student["width"], classes=len(used), with_fc=True, seed=key(job.seed, "student")
+    network = make_network(
+        student["backbone"], size, width=student["width"], classes=len(used), seed=key(job.seed, "student")
     )
-    batches = UniformOverClusters(cluster, given["batch_size"])
+    batches = UniformOverClusters(index, cluster, given["batch_size"])
     feed = training.ImageFeed(
         job.images(size), batches, index, cluster.astype(np.int64), training.order_key(job, "transfer")
     )
-    method = PseudoLabelsMethod(config, network, size)
+    method = PseudoLabelsMethod(config, network)
     return training.train_and_publish(
         job, method, feed, epochs=given["epochs"], warmup=given["warmup"], stage="transfer"
     )

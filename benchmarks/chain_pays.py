@@ -1,0 +1,325 @@
+"""Does the chain pay? The final student against scratch training, lightly's SimCLR and scikit-learn's LabelSpreading.
+
+    python benchmarks/chain_pays.py digits  --draws 10 --store STORE --out benchmarks/records/<date>_digits
+    python benchmarks/chain_pays.py cifar10 --draws 3  --store STORE --out benchmarks/records/<date>_cifar10 \\
+        --set data.train=parquet:TRAIN --set data.test=parquet:TEST
+
+Needs the `oracles` extra (lightly). Run it with nothing else on the machine: the first run of the chain is timed, and
+lightly gets the same wall time for pretraining alone; its fine-tuning is not counted. Every label draw is shared by all
+contestants, so differences are paired. Writes scores.csv (one row a contestant and draw), summary.md and environment.json.
+
+Contestants:
+    chain            the final student (distill) of `knowledge-transfer run`
+    scratch          the same student from scratch: same draw, augmentation and grid of rates, as many steps as the
+                     chain's student had in all its trainings
+    lightly          lightly's SimCLRTransform, NTXentLoss and SimCLRProjectionHead on ResNet-18 (3x3 stem, no max-pool),
+                     SGD 0.06 x batch / 128, as in its CIFAR-10 benchmark; then fine-tuned on the draw, at each rate of
+                     {0.03, 0.01, 0.003} for head and backbone; the best by validation part where there is one, else
+                     0.01 (and the best on test is reported beside it, which flatters lightly)
+    spreading-pixels LabelSpreading (knn kernel) on raw pixels of train; test predicted by the fitted model
+    spreading-ours   the same on our teacher's features
+                     of both, the best on TEST of a grid of neighbours and alpha, which flatters the peer
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+NEIGHBOURS, ALPHAS = (5, 7, 10, 20), (0.2, 0.8, 0.95, 0.99)
+LIGHTLY_RATES, LIGHTLY_STEPS = (0.03, 0.01, 0.003), 400
+
+
+def run_chain(recipe: str, settings: list[str], store: Path, draw: int) -> tuple[dict[str, Any], float]:
+    """One run of the chain with a label draw -> (its JSON, wall seconds)."""
+    given = [x for s in [*settings, f"data.label_seed={draw}"] for x in ("--set", s)]
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "flows", "run", recipe, *given, "--store", str(store), "--json"],
+        capture_output=True,
+        text=True,
+    )
+    seconds = time.monotonic() - started
+    if done.returncode:
+        sys.exit(f"the chain failed with status {done.returncode}: {done.stdout}{done.stderr}")
+    return json.loads(done.stdout), seconds
+
+
+def stage_path(result: dict[str, Any], store: Path, label: str) -> Path:
+    """Folder of a stage's artifact."""
+    return store / next(row["path"] for row in result["stages"] if row["stage"] == label)
+
+
+def vectors(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """index (N,), vectors (N, D) of a features artifact, by index."""
+    table = pq.read_table(folder)
+    x = np.stack([np.asarray(v, np.float32) for v in table["vector"].to_pylist()])
+    order = np.argsort(table["index"].to_numpy())
+    return table["index"].to_numpy()[order], x[order]
+
+
+class Images:
+    """Pixels and labels of a run's manifest, read once with the project's own decoder."""
+
+    def __init__(self, result: dict[str, Any], store: Path) -> None:
+        from data.images import open_images, stored_size
+        from data.schemas import MANIFEST
+        from data.tables import column, read_table
+
+        config = json.loads((Path(result["folder"]) / "run.json").read_text())["config"]
+        sources = {name: config["data"][name] for name in ("train", "test", "unlabelled") if config["data"][name]}
+        manifest = read_table(stage_path(result, store, "manifest") / "images.parquet", MANIFEST)
+        self.size = config["data"]["image_size"]
+        opened = open_images(manifest, sources, stored_size(self.size), cache=store / "cache" / "images")
+        self.pixels = opened.read(np.arange(manifest.num_rows))
+        self.label = column(manifest, "label").astype(np.int64)
+        self.split = column(manifest, "split").astype(str)
+        self.train = np.flatnonzero(self.split == "train")
+        self.pool = np.flatnonzero(self.split != "test")
+        self.test = np.flatnonzero((self.split == "test") & (self.label >= 0))
+        self.classes = int(self.label.max()) + 1
+
+
+def spreading(graphs: dict[int, Any], images: Images, drawn: np.ndarray) -> float:
+    """Best test accuracy of LabelSpreading over the grid.
+
+    Args:
+        graphs: neighbours -> (connectivity of the pool's images, rows of the pool nearest to each test image).
+        images: of the run.
+        drawn: rows whose labels are given.
+    """
+    import warnings
+
+    from sklearn.semi_supervised import LabelSpreading
+
+    y = np.full(len(images.pool), -1, np.int64)
+    y[np.searchsorted(images.pool, drawn)] = images.label[drawn]
+    best = 0.0
+    for graph, near in graphs.values():
+        for alpha in ALPHAS:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the grid's worst corners don't converge
+                # A callable kernel gets the graph that kernel="knn" would build anew for every fit.
+                fitted = LabelSpreading(kernel=lambda a, b: graph, alpha=alpha, max_iter=100).fit(y[:, None], y)  # noqa: B023
+            votes = fitted.label_distributions_[near].sum(1)  # what predict() does with kernel="knn"
+            best = max(best, float((fitted.classes_[votes.argmax(1)] == images.label[images.test]).mean()))
+    return best
+
+
+def neighbour_graphs(x: np.ndarray, x_test: np.ndarray) -> dict[int, Any]:
+    """What `spreading` needs of a space, for every number of neighbours of the grid."""
+    from sklearn.neighbors import NearestNeighbors
+
+    found = {}
+    for k in NEIGHBOURS:
+        model = NearestNeighbors(n_neighbors=k, n_jobs=-1).fit(x)
+        found[k] = (model.kneighbors_graph(x, mode="connectivity"), model.kneighbors(x_test, return_distance=False))
+    return found
+
+
+class Lightly:
+    """lightly's SimCLR, pretrained once for a given wall time, then fine-tuned for each draw."""
+
+    def __init__(self, images: Images, seconds: float, batch: int) -> None:
+        import torch
+        from lightly.loss import NTXentLoss
+        from lightly.models.modules import SimCLRProjectionHead
+        from lightly.transforms import SimCLRTransform
+        from PIL import Image
+        from torchvision.models import resnet18
+
+        torch.manual_seed(0)
+        self.images, self.size = images, max(32, images.size)
+        net = resnet18()
+        net.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        net.maxpool = torch.nn.Identity()
+        net.fc = torch.nn.Identity()
+        head = SimCLRProjectionHead(512, 512, 128)
+        flip = 0.0 if images.size < 32 else 0.5  # digits are not what they are when mirrored
+        transform = SimCLRTransform(input_size=self.size, cj_strength=0.5, gaussian_blur=0.0, hf_prob=flip)
+        loss_of = NTXentLoss(temperature=0.5)
+        rate = 0.06 * batch / 128
+        optimizer = torch.optim.SGD([*net.parameters(), *head.parameters()], lr=rate, momentum=0.9, weight_decay=5e-4)
+        rng = np.random.default_rng(0)
+        started = time.monotonic()
+        self.steps = 0
+        while (elapsed := time.monotonic() - started) < seconds:
+            for group in optimizer.param_groups:  # cosine over the time there is
+                group["lr"] = rate * 0.5 * (1 + np.cos(np.pi * min(1.0, elapsed / seconds)))
+            chosen = rng.choice(images.pool, batch, replace=False)
+            pictures = [Image.fromarray(images.pixels[i]) for i in chosen]
+            views = [transform(p.resize((self.size, self.size))) for p in pictures]
+            a, b = (torch.stack([v[j] for v in views]) for j in (0, 1))
+            loss = loss_of(head(net(a)), head(net(b)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            self.steps += 1
+        self.net, self.weights = net, {k: v.clone() for k, v in net.state_dict().items()}
+        self.flip = flip
+
+    def batch(self, rows: np.ndarray, augment: bool) -> Any:
+        """(B, 3, S, S) normalised as lightly does."""
+        import torch
+        from PIL import Image
+        from torchvision.transforms import v2
+
+        parts = [v2.RandomResizedCrop(self.size, scale=(0.5, 1.0)), v2.RandomHorizontalFlip(self.flip)] if augment else []
+        normal = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        t = v2.Compose([*parts, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normal])
+        return torch.stack([t(Image.fromarray(self.images.pixels[i]).resize((self.size, self.size))) for i in rows])
+
+    def finetune(self, drawn: np.ndarray, rate: float, test: np.ndarray) -> float:
+        """Accuracy on rows `test` after fine-tuning everything on `drawn`."""
+        import torch
+
+        torch.manual_seed(1)
+        self.net.load_state_dict(self.weights)
+        self.net.fc = torch.nn.Linear(512, self.images.classes)
+        optimizer = torch.optim.SGD(self.net.parameters(), lr=rate, momentum=0.9, nesterov=True)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, LIGHTLY_STEPS)
+        rng = np.random.default_rng(1)
+        self.net.train()
+        size = min(64, len(drawn))
+        for _ in range(LIGHTLY_STEPS):
+            rows = rng.choice(drawn, size, replace=False)
+            loss = torch.nn.functional.cross_entropy(
+                self.net(self.batch(rows, True)), torch.from_numpy(self.images.label[rows])
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        self.net.eval()
+        with torch.inference_mode():
+            found = [self.net(self.batch(part, False)).argmax(1).numpy() for part in np.array_split(test, len(test) // 250 + 1)]
+        self.net.fc = torch.nn.Identity()
+        return float((np.concatenate(found) == self.images.label[test]).mean())
+
+
+def interval(differences: Iterable[float]) -> tuple[float, float, float]:
+    """Mean of paired differences and its 95 % t-interval."""
+    from scipy import stats
+
+    d = np.asarray(list(differences))
+    half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d)) if len(d) > 1 else float("nan")
+    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
+
+
+def main() -> None:
+    """Run all contestants and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="first label seed")
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--lightly-seconds", type=float, help="instead of the first run's wall time; 0: leave lightly out")
+    parser.add_argument("--lightly-batch", type=int, default=128)
+    parser.add_argument("--lightly-draws", type=int, help="fine-tune for the first so many draws only")
+    a = parser.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    wall: list[float] = []
+    draws = range(a.first, a.first + a.draws)
+    for draw in draws:
+        result, seconds = run_chain(a.recipe, a.settings, a.store, draw)
+        results.append(result)
+        wall.append(seconds)
+        for name, model in (("chain", "student"), ("scratch", "scratch")):
+            rows.append({"contestant": name, "draw": draw, "accuracy": result["headline"][model]})
+        print(draw, f"{seconds:.0f} s", result["headline"], flush=True)
+
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    images = Images(results[0], a.store)
+    spaces = {"spreading-pixels": (_flat(images.pixels[images.pool]), _flat(images.pixels[images.test]))}
+    ours = [vectors(stage_path(results[0], a.store, label))[1] for label in ("embed", "embed-teacher-test")]
+    spaces["spreading-ours"] = (_unit(ours[0]), _unit(ours[1]))
+    graphs = {name: neighbour_graphs(*pair) for name, pair in spaces.items()}
+    draw_of = {}
+    for draw, result in zip(draws, results, strict=True):
+        table = pq.read_table(stage_path(result, a.store, "labels") / "labels.parquet")
+        role = np.array(table["role"].to_pylist())
+        draw_of[draw] = (table["index"].to_numpy(), role)
+        for name, found in graphs.items():
+            rows.append({"contestant": name, "draw": draw, "accuracy": spreading(found, images, draw_of[draw][0])})
+            print(rows[-1], flush=True)
+    budget = wall[0] if a.lightly_seconds is None else a.lightly_seconds
+    steps = 0
+    if budget:
+        lightly = Lightly(images, budget, a.lightly_batch)
+        steps = lightly.steps
+        for draw in list(draws)[: a.lightly_draws]:
+            index, role = draw_of[draw]
+            rate = 0.01
+            if (role == "validation").any():
+                held = index[role == "validation"]
+                rate = max(LIGHTLY_RATES, key=lambda r: lightly.finetune(index[role == "train"], r, held))  # noqa: B023
+            accuracy = lightly.finetune(index, rate, images.test)
+            rows.append({"contestant": "lightly", "draw": draw, "accuracy": accuracy})
+            print(rows[-1], rate, flush=True)
+
+    with (a.out / "scores.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["contestant", "draw", "accuracy"])
+        writer.writeheader()
+        writer.writerows(rows)
+    (a.out / "summary.md").write_text(summary(rows, a, wall, steps, len(images.test)))
+    environment = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "command": " ".join(sys.argv),
+        "wall_seconds": [round(s, 1) for s in wall],
+        "lightly_steps": steps,
+        **{name: version(name) for name in ("torch", "torchvision", "scikit-learn", "faiss-gpu", "lightly")},
+    }
+    (a.out / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+    print((a.out / "summary.md").read_text())
+
+
+def summary(rows: list[dict[str, Any]], a: argparse.Namespace, wall: list[float], steps: int, n: int) -> str:
+    """The record as Markdown: accuracies, and paired differences of the chain to each other contestant."""
+    by: dict[str, dict[int, float]] = {}
+    for row in rows:
+        by.setdefault(row["contestant"], {})[row["draw"]] = row["accuracy"]
+    lines = [
+        f"{a.recipe}: {a.draws} label draws, {n} test images; first run {wall[0]:.0f} s, lightly pretrained {steps} steps.",
+        "",
+        "| contestant | accuracy, % (mean ± sd over draws) | draws | chain minus it, points (95 % interval) |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, found in by.items():
+        values = 100 * np.array(list(found.values()))
+        spread = values.std(ddof=1) if len(values) > 1 else float("nan")
+        versus = ""
+        if name != "chain":
+            mean, low, high = interval(100 * (by["chain"][draw] - value) for draw, value in found.items())
+            versus = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+        lines.append(f"| {name} | {values.mean():.1f} ± {spread:.1f} | {len(values)} | {versus} |")
+    return "\n".join(lines) + "\n"
+
+
+def _flat(pixels: np.ndarray) -> np.ndarray:
+    return pixels.reshape(len(pixels), -1).astype(np.float32) / 255
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+if __name__ == "__main__":
+    main()
