@@ -1,0 +1,47 @@
+"""Backbones by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from data.errors import ConfigError
+from models.backbones.alexnet import alexnet
+from models.backbones.backbone import Backbone
+from models.backbones.resnet import resnet18, resnet50
+from models.backbones.smallconv import smallconv
+from models.backbones.vgg import vgg16, vgg16_bn
+
+__all__ = ["BACKBONES", "Backbone", "make_backbone"]
+
+BACKBONES: dict[str, Callable[[int, float, int], Backbone]] = {
+    "smallconv": smallconv,
+    "alexnet": alexnet,
+    "vgg16": vgg16,
+    "vgg16_bn": vgg16_bn,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+}
+
+
+def make_backbone(name: str, image_size: int, width: float = 1.0, in_channels: int = 3) -> Backbone:
+    """A backbone with fresh weights from torch's global generator (`models.network` seeds it).
+
+    Args:
+        name: one of `BACKBONES`.
+        image_size: side of the square images, px. Decides strides and pools, so that small images are not pooled away;
+            weights of one form don't fit another. Any size above the form's lower bound can be fed afterwards.
+        width: multiplies the channels, which are rounded to multiples of 8.
+        in_channels: channels of the images.
+
+    Raises:
+        ConfigError: unknown name, or images too small for the backbone.
+    """
+    if name not in BACKBONES:
+        raise ConfigError(f"backbone: {name!r} is unknown; choose one of {', '.join(BACKBONES)}")
+    backbone = BACKBONES[name](image_size, width, in_channels)
+    if image_size < backbone.least_size:
+        raise ConfigError(
+            f"backbone: {name} needs images (or tiles) of at least {backbone.least_size} px, not {image_size} px;"
+            " raise data.image_size or choose smallconv"
+        )
+    return backbone

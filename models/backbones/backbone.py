@@ -1,0 +1,68 @@
+"""What all backbones are: convolutional layers by name, and the fully connected ones that may follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+SMALL = 64
+"""Images with a side below this, in px, get the small form of a backbone: a finer first layer, fewer pools."""
+
+
+class Backbone(nn.Module):
+    """Convolutional layers by name.
+
+    Attributes:
+        stages: name -> module, applied in this order. Outputs are feature maps after the non-linearity; where a pool
+            follows in the paper, it opens the next stage.
+        channels: name -> channels of its map.
+        feature_dim: D, channels of the last map.
+        fc: makes the architecture's fully connected layers anew: name -> module, the first one taking the last map
+            (B, D, h, w), the last one giving (B, fc_dim). None where the architecture has none. They are no part of the
+            backbone, since transfer drops them.
+        fc_dim: width of the last fully connected layer, 0 without any.
+        least_size: smallest side of an image, px.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        channels: Mapping[str, int],
+        *,
+        fc: Callable[[], Mapping[str, nn.Module]] | None = None,
+        fc_dim: int = 0,
+        least_size: int = 8,
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict(stages)
+        self.channels = dict(channels)
+        self.feature_dim = list(self.channels.values())[-1]
+        self.fc = fc
+        self.fc_dim = fc_dim
+        self.least_size = least_size
+
+    def layers(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, C, S, S) -> name -> (B, c, h, w) in order; c, h and w differ by layer."""
+        maps = {}
+        for name, stage in self.stages.items():
+            x = stage(x)
+            maps[name] = x
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, S) -> (B, D) float32: the last map, averaged over its places."""
+        for stage in self.stages.values():
+            x = stage(x)
+        return pooled(x)
+
+
+def pooled(maps: Tensor) -> Tensor:
+    """(B, c, h, w) -> (B, c) float32, the average over places; summed in float32 under autocast too."""
+    return maps.mean(dim=(2, 3), dtype=torch.float32)
+
+
+def scaled(base: int, width: float) -> int:
+    """`base` times `width` to the nearest multiple of 8, at least 8."""
+    return max(8, round(base * width / 8) * 8)

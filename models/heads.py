@@ -1,0 +1,68 @@
+"""What stands on top of a backbone: projection layers, the puzzle's head, classifiers."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+
+def hidden_layer(inputs: int, outputs: int) -> nn.Sequential:
+    """(B, inputs) -> (B, outputs): linear, batch norm (whose offset is the bias), ReLU."""
+    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU())
+
+
+def projection(inputs: int, outputs: int) -> nn.Sequential:
+    """(B, inputs) -> (B, outputs): SimCLR's last layer, linear and batch norm without offset.
+
+    Without scale too, unlike the authors' code, so that no dimension of z can be switched off.
+    """
+    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs, affine=False))
+
+
+def classifier(inputs: int, classes: int) -> nn.Linear:
+    """(B, inputs) -> (B, classes), weights N(0, 0.01), bias 0: logits start close to equal, the loss at ln(classes)."""
+    layer = nn.Linear(inputs, classes)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class JigsawHead(nn.Module):
+    """The context-free network above its trunk: fc6 shared by the tiles, then fc7 and fc8 on all of them in order.
+
+    Batch norm takes the place of the paper's dropout: every random number stays a draw that belongs to an image, and
+    trunks with batch norm train at their usual rates.
+
+    Args:
+        features: D, the trunk's features per tile.
+        tile_features: width of fc6 (1024 in the paper); fc7 is four times as wide (4096 in the paper).
+        tiles: tiles of a puzzle.
+        permutations: classes.
+    """
+
+    def __init__(self, features: int, tile_features: int, tiles: int, permutations: int) -> None:
+        super().__init__()
+        self.tiles = tiles
+        self.fc6 = hidden_layer(features, tile_features)
+        self.fc7 = hidden_layer(tiles * tile_features, 4 * tile_features)
+        self.fc8 = classifier(4 * tile_features, permutations)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(tiles B, D) features, the tiles of one puzzle beside each other -> (B, permutations) logits."""
+        each: Tensor = self.fc6(features)
+        logits: Tensor = self.fc8(self.fc7(each.reshape(-1, self.tiles * each.shape[1])))
+        return logits
+
+
+def spread(z: Tensor) -> Tensor:
+    """How far representations are from collapse: sqrt(d) times the mean standard deviation of unit rows' columns.
+
+    Args:
+        z: (B, d).
+
+    Returns:
+        Scalar float32: about 1 for directions spread over the sphere, 0 when all rows point the same way.
+    """
+    u = nn.functional.normalize(z.detach().float(), dim=1)
+    return u.std(dim=0, correction=0).mean() * math.sqrt(z.shape[1])

@@ -1,0 +1,71 @@
+"""Distillation (SimCLRv2, section 2.3): the student learns the teacher's probabilities on all images.
+
+x image, P_T(y | x; tau) and P_S(y | x; tau) the teacher's and the student's softmax at temperature tau.
+L = alpha times the mean over all images of -sum_y P_T log P_S (eq. 2), plus (1 - alpha) times the mean cross-entropy
+over the labelled images of the batch (eq. 3, whose sums we take as means, so that alpha does not depend on how many
+labels there are).
+
+Departure: the teacher's probabilities are computed once, on centre views, rather than on the student's random view;
+that costs one pass over the images instead of one an epoch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from data.draws import Draws
+from models.augment import random_view
+from models.losses.distill import labelled_cross_entropy, soft_cross_entropy
+from models.method import Batch, Loss, Method, Progress
+from models.methods.configs import Distill
+from models.network import Network
+from models.optim import make_optimizer
+
+
+class DistillMethod(Method):
+    """Soft cross-entropy to the teacher, mixed with cross-entropy on labels where alpha is below 1.
+
+    Args:
+        config: the method's parameters.
+        network: the student, with a classifier.
+        labels: (N,) int64, the class of each row of the manifest, -1 where it is unknown or not ours to use; read where
+            alpha is below 1.
+
+    Raises:
+        ValueError: alpha is below 1 and there are no labels.
+    """
+
+    labels: Tensor
+
+    def __init__(self, config: Distill, network: Network, labels: Tensor | None = None) -> None:
+        super().__init__()
+        if config.alpha < 1 and labels is None:
+            raise ValueError(f"alpha {config.alpha} mixes in the labelled loss, which needs labels")
+        self.config = config
+        self.network = network
+        unlabelled = torch.empty(0, dtype=torch.int64)
+        self.register_buffer("labels", unlabelled if labels is None else labels, persistent=False)
+
+    def prepare(self, batch: Batch, draws: Draws) -> Batch:
+        """Views (B, 3, S, S)."""
+        batch.views = random_view(batch.images, draws, "view", self.config, self.network.image_size)
+        return batch
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        """Eq. 3 with `batch.target` = P_T(y | x; 1), (B, C); `agreement` is how often both name the same class."""
+        assert batch.target is not None
+        alpha = self.config.alpha
+        logits = self.network(batch.views)
+        distillation = soft_cross_entropy(logits, batch.target, self.config.temperature)
+        agreement = (logits.argmax(dim=1) == batch.target.argmax(dim=1)).float().mean()
+        if alpha == 1:
+            return Loss(distillation, {"agreement": agreement})
+        labelled = labelled_cross_entropy(logits, self.labels[batch.index])
+        terms = {"agreement": agreement, "distillation": distillation.detach(), "labelled": labelled.detach()}
+        return Loss(alpha * distillation + (1 - alpha) * labelled, {**terms})
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One for the whole network."""
+        return {"main": make_optimizer(self.config, self.network.parameters())}

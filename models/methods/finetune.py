@@ -1,0 +1,69 @@
+"""Fine-tuning on the few labels: student, teacher, and the from-scratch baseline.
+
+`Network.with_classifier` decides, after the papers, what stays: a SimCLR teacher goes on from the first layer of its
+projection head (SimCLRv2, section 2.2), any other network from its convolutional layers, with new fully connected
+layers where the architecture has some (Noroozi et al. 2018, section 4).
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from data.draws import Draws
+from models.augment import random_view
+from models.method import Batch, Loss, Method, Progress
+from models.methods.configs import Finetune
+from models.network import Network
+from models.optim import make_optimizer
+
+
+class FinetuneMethod(Method):
+    """Cross-entropy on classes.
+
+    Args:
+        config: the method's parameters; `freeze` trains only the new layers, on batch statistics that stand still.
+        network: with a new classifier and, unless `keep_fc`, new fully connected layers.
+    """
+
+    def __init__(self, config: Finetune, network: Network) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network
+        self._new = ("classifier.",) if config.keep_fc else ("classifier.", "fc.")
+        if config.freeze:
+            for parameter in self._split(new=False):
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As always, but what is frozen stays in evaluation mode, so that its batch statistics don't move."""
+        super().train(mode)
+        if self.config.freeze:
+            for name, module in self.network.named_children():
+                module.train(mode and f"{name}." in self._new)
+        return self
+
+    def prepare(self, batch: Batch, draws: Draws) -> Batch:
+        """Views (B, 3, S, S)."""
+        batch.views = random_view(batch.images, draws, "view", self.config, self.network.image_size)
+        return batch
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        """Cross-entropy with the class, `batch.target` (B,) int64; `accuracy`."""
+        assert batch.target is not None
+        logits = self.network(batch.views).float()
+        accuracy = (logits.argmax(dim=1) == batch.target).float().mean()
+        return Loss(F.cross_entropy(logits, batch.target), {"accuracy": accuracy})
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One; the new layers are a group with a rate of their own."""
+        config = self.config
+        return {
+            "main": make_optimizer(config, self._split(new=False), self._split(new=True), config.head_learning_rate)
+        }
+
+    def _split(self, new: bool) -> list[nn.Parameter]:
+        return [p for name, p in self.network.named_parameters() if name.startswith(self._new) == new]

@@ -1,0 +1,190 @@
+"""Jigsaw++ (Noroozi et al. 2018, arXiv 1805.00385, on 1603.09246): which permutation shuffled the tiles?
+
+An image is cut into 3 x 3 cells and a tile is taken at a random place in each. Then, in the order of the authors' code:
+permute the tiles; drop or project the colour of all nine; replace up to two by tiles of one other image; normalise each
+tile by itself. One trunk sees every tile, the head all nine. Shortcuts that each step closes: the gap between tiles
+edges that go on; channel shift and lost colour chromatic aberration; normalisation what neighbours share in brightness.
+Departures: docs/methods/jigsaw++.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from data.draws import Draws
+from data.errors import ConfigError
+from models.augment import GREY
+from models.heads import JigsawHead
+from models.method import Batch, Loss, Method, Progress
+from models.methods.configs import JigsawPlusPlus
+from models.network import build_network, seeded
+from models.optim import make_optimizer
+from models.permutations import TILES, permutation_set
+
+_SIDE = 3
+_PAPER_TILE = 64 / 85
+_LEAST_DEVIATION = 1.0  # of 255 grey levels: flat tiles are not blown up to noise
+
+
+@dataclass(frozen=True)
+class Puzzles:
+    """What the network sees, and the answer.
+
+    Attributes:
+        tiles: (9 B, 3, t, t) float32, the tiles of one puzzle beside each other.
+        permutation: (B,) int64, row of the permutation set.
+    """
+
+    tiles: Tensor
+    permutation: Tensor
+
+
+class JigsawPlusPlusMethod(Method):
+    """The trunk, which goes on to whole images, and the puzzle's head, which is dropped.
+
+    Args:
+        config: the method's parameters.
+        image_size: S, side of the images, px.
+        seed: of the weights and the permutation set.
+
+    Raises:
+        ConfigError: cells of S / 3 px can't hold the tiles, or hold only tiles below 8 px.
+    """
+
+    permutations: Tensor
+
+    def __init__(self, config: JigsawPlusPlus, image_size: int, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.cell = image_size // _SIDE
+        self.tile = config.tile or round(_PAPER_TILE * self.cell)
+        if not 8 <= self.tile <= self.cell:
+            raise ConfigError(
+                f"pretext.tile: {self.tile} px; with data.image_size {image_size} a puzzle's cell is {self.cell} px"
+                f" and a tile may have 8 to {self.cell} px; choose such a tile, or images of at least 30 px"
+            )
+        slack = self.cell - self.tile
+        self.channel_shift = min(config.channel_shift, slack // 2)
+        self.jitter = slack - self.channel_shift
+        self.network = build_network(config.backbone, image_size, seed=seed, width=config.width, form=self.tile)
+        with seeded(seed, "puzzle"):
+            self.head = JigsawHead(self.network.output_dim, config.tile_features, TILES, config.permutations)
+        self.register_buffer("permutations", torch.from_numpy(permutation_set(config.permutations, seed)))
+
+    def prepare(self, batch: Batch, draws: Draws) -> Batch:
+        """Views: one puzzle an image. All but the occluding tiles depends on the image and its draws alone."""
+        images = batch.images
+        B, S, device = len(images), images.shape[1], images.device
+
+        def uniform(name: str, *shape: int) -> Tensor:
+            n = torch.Size(shape).numel()
+            return torch.from_numpy(draws.uniform(name, n)).view(B, *shape).to(device)
+
+        permutation = _integers(uniform("permutation", 1), len(self.permutations)).squeeze(1)
+        cells = self.permutations[permutation]
+        corner = _integers(uniform("crop", 1, 1, 2), S - _SIDE * self.cell + 1)
+        corner = corner + self.cell * torch.stack([cells // _SIDE, cells % _SIDE], dim=-1)[:, :, None]
+        corner = corner + _integers(uniform("jitter", TILES, 1, 2), self.jitter + 1)
+        corner = corner + _integers(uniform("channel shift", TILES, 3, 2), self.channel_shift + 1)
+        tiles = cut(images, corner, self.tile).float()
+
+        colour = uniform("colour", 2)
+        tiles = recolour(tiles, grey=colour[:, 0] < self.config.grey, project=colour[:, 1] < 0.5)
+        if B > 1:
+            count = _integers(uniform("occluders", 1), self.config.occluders + 1)
+            others = torch.arange(B, device=device) + 1 + _integers(uniform("occluding image", 1), B - 1).squeeze(1)
+            order = uniform("occluded", 2, TILES).argsort(dim=2)
+            tiles = occlude(tiles, count, others % B, slots=order[:, 0], sources=order[:, 1])
+        tiles = normalise(tiles).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        batch.views = Puzzles(tiles, permutation)
+        return batch
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        """Cross-entropy over the permutations; `accuracy`."""
+        puzzles: Puzzles = batch.views
+        logits = self.head(self.network.backbone(puzzles.tiles)).float()
+        accuracy = (logits.argmax(dim=1) == puzzles.permutation).float().mean()
+        return Loss(F.cross_entropy(logits, puzzles.permutation), {"accuracy": accuracy})
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One for trunk and head."""
+        return {"main": make_optimizer(self.config, self.parameters())}
+
+
+def cut(images: Tensor, corner: Tensor, tile: int) -> Tensor:
+    """Squares out of images.
+
+    Args:
+        images: (B, S, S, 3).
+        corner: (B, n, 3, 2) int64, row and column of the upper left corner, for each square and colour channel.
+        tile: t, side of a square, px.
+
+    Returns:
+        (B, n, 3, t, t), of the images' type.
+    """
+    B, device = len(images), images.device
+    span = torch.arange(tile, device=device)
+    image = torch.arange(B, device=device).view(B, 1, 1, 1, 1)
+    channel = torch.arange(3, device=device).view(1, 1, 3, 1, 1)
+    row = (corner[..., 0, None] + span)[..., :, None]
+    column = (corner[..., 1, None] + span)[..., None, :]
+    return images[image, row, column, channel]
+
+
+def recolour(tiles: Tensor, grey: Tensor, project: Tensor) -> Tensor:
+    """Take colour from all tiles of an image: all of it, or only the green-magenta direction.
+
+    The projection I - v v' / |v|^2 with v = (1, -2, 1) is the one fixed in the authors' code: aberration shifts green
+    against red and blue.
+
+    Args:
+        tiles: (B, n, 3, t, t) float32, red, green, blue.
+        grey: (B,) bool: luma (Rec. 601) in all three channels.
+        project: (B,) bool: the projection, where not grey.
+
+    Returns:
+        (B, n, 3, t, t) float32.
+    """
+    v = tiles.new_tensor([1.0, -2.0, 1.0])
+    unchanged = torch.eye(3, device=tiles.device)
+    luma = tiles.new_tensor(GREY).expand(3, 3)
+    matrix = torch.where(project[:, None, None], unchanged - v[:, None] * v / (v @ v), unchanged)
+    matrix = torch.where(grey[:, None, None], luma, matrix)
+    return (matrix[:, None] @ tiles.flatten(3)).view_as(tiles)
+
+
+def occlude(tiles: Tensor, count: Tensor, others: Tensor, slots: Tensor, sources: Tensor) -> Tensor:
+    """Replace tiles by tiles of one other image.
+
+    Args:
+        tiles: (B, n, 3, t, t).
+        count: (B, 1) int64, how many to replace.
+        others: (B,) int64, the image whose tiles come in.
+        slots: (B, n) int64, permutations: the first `count` slots are replaced ...
+        sources: (B, n) int64, permutations: ... by these tiles of the other image, in turn.
+
+    Returns:
+        (B, n, 3, t, t), untouched tiles bit for bit.
+    """
+    B, n = slots.shape
+    replaced = torch.arange(n, device=tiles.device) < count
+    own = torch.arange(B, device=tiles.device)[:, None]
+    image = torch.empty_like(slots).scatter_(1, slots, torch.where(replaced, others[:, None], own))
+    tile = torch.empty_like(slots).scatter_(1, slots, torch.where(replaced, sources, slots))
+    return tiles[image, tile]
+
+
+def normalise(tiles: Tensor) -> Tensor:
+    """(B, n, 3, t, t) float32 on the scale 0 to 255 -> mean 0 and deviation 1 per tile, over its channels jointly."""
+    deviation, mean = torch.std_mean(tiles, dim=(2, 3, 4), correction=0, keepdim=True)
+    return (tiles - mean) / deviation.clamp_min(_LEAST_DEVIATION)
+
+
+def _integers(uniform: Tensor, n: int) -> Tensor:
+    """Draws in [0, 1) -> int64 in 0..n-1."""
+    return (uniform * n).long()

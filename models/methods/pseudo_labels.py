@@ -1,0 +1,47 @@
+"""Knowledge transfer (Noroozi et al. 2018, section 3): a new network learns to tell the clusters apart.
+
+Nothing but cluster membership is passed on, so the student may have any architecture. Its classifier and its fully
+connected layers are dropped afterwards (`Network.with_classifier`).
+"""
+
+from __future__ import annotations
+
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from data.draws import Draws
+from models.augment import random_view
+from models.method import Batch, Loss, Method, Progress
+from models.methods.configs import PseudoLabels
+from models.network import Network
+from models.optim import make_optimizer
+
+
+class PseudoLabelsMethod(Method):
+    """Cross-entropy on clusters.
+
+    Args:
+        config: the method's parameters.
+        network: the student, with a classifier of k classes.
+    """
+
+    def __init__(self, config: PseudoLabels, network: Network) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network
+
+    def prepare(self, batch: Batch, draws: Draws) -> Batch:
+        """Views (B, 3, S, S)."""
+        batch.views = random_view(batch.images, draws, "view", self.config, self.network.image_size)
+        return batch
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        """Cross-entropy with the cluster, `batch.target` (B,) int64; `accuracy`."""
+        assert batch.target is not None
+        logits = self.network(batch.views).float()
+        accuracy = (logits.argmax(dim=1) == batch.target).float().mean()
+        return Loss(F.cross_entropy(logits, batch.target), {"accuracy": accuracy})
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One for the whole network."""
+        return {"main": make_optimizer(self.config, self.network.parameters())}

@@ -1,0 +1,51 @@
+"""SimCLR v2 pretraining (Chen et al., arXiv 2006.10029 and 2002.05709): two random views of an image attract.
+
+x two views of N images, h = f(x) pooled features, z = g(h) projection by two or three layers, loss NT-Xent (eq. 1).
+The network that goes on ends after the first layer of g, where fine-tuning starts. Departures: docs/methods/simclr.md.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from data.draws import Draws
+from models import heads
+from models.augment import random_view
+from models.losses.contrastive import candidates
+from models.method import Batch, Loss, Method, Progress
+from models.methods.configs import SimCLR
+from models.network import build_network, seeded
+from models.optim import make_optimizer
+
+
+class SimCLRMethod(Method):
+    """Network f with the head's first layer, and `projector`, the rest of the head, which is dropped afterwards."""
+
+    def __init__(self, config: SimCLR, image_size: int, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.network = build_network(config.backbone, image_size, seed=seed, width=config.width, head=1)
+        h = self.network.output_dim
+        with seeded(seed, "projector"):
+            hidden = [heads.hidden_layer(h, h) for _ in range(config.head_layers - 2)]
+            self.projector = nn.Sequential(*hidden, heads.projection(h, config.projection))
+
+    def prepare(self, batch: Batch, draws: Draws) -> Batch:
+        """Views (2N, 3, S, S): the first of each image, then the second of each."""
+        size = self.network.image_size
+        views = [random_view(batch.images, draws, name, self.config, size) for name in ("first view", "second view")]
+        batch.views = torch.cat(views)
+        return batch
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        """NT-Xent; `accuracy` of finding the other view among 2N - 1, and `spread` of z, near 0 on collapse."""
+        z = self.projector(self.network(batch.views))
+        s, positive = candidates(z, self.config.temperature)
+        accuracy = (s.argmax(dim=1) == positive).float().mean()
+        return Loss(nn.functional.cross_entropy(s, positive), {"accuracy": accuracy, "spread": heads.spread(z)})
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One for network and projector."""
+        return {"main": make_optimizer(self.config, self.parameters())}

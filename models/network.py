@@ -1,0 +1,241 @@
+"""The network that later stages keep: backbone, fully connected or projection layers, classifier; and its description.
+
+Layers by name, in order: the backbone's maps (conv1 ..., layer1 ...), `features` (the last map, averaged), then either
+`fc6`, `fc7` (as in the architecture's paper) or `head1` (what is kept of a projection head), then `logits`.
+What only pretraining needs (the rest of a projection head, a puzzle's head) belongs to the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
+
+from data import draws
+from data.errors import ArtifactError, ConfigError
+from data.types import Frozen
+from models import heads
+from models.backbones import make_backbone
+from models.backbones.backbone import pooled
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Of ImageNet's red, green and blue in [0, 1]; the field's constants, used for all data."""
+
+
+class Description(Frozen):
+    """What model.json says: enough to build the network that model.safetensors fits into.
+
+    Attributes:
+        backbone: name in `models.backbones.BACKBONES`.
+        width: multiplier of its channels.
+        image_size: side of the images it is for, px.
+        form: side that the backbone's strides and pools are chosen for, px: a puzzle's tile; None: image_size.
+        mean: subtracted from images in [0, 1].
+        std: divided by.
+        fc: whether the architecture's fully connected layers are there.
+        head: how many layers of a projection head are kept.
+        classes: of the classifier; None without one.
+        feature_dim: D of the layer `features`; None before the network is built.
+    """
+
+    backbone: str
+    width: float = Field(default=1.0, gt=0)
+    image_size: int = Field(ge=1)
+    form: int | None = Field(default=None, ge=1)
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+    fc: bool = False
+    head: int = Field(default=0, ge=0)
+    classes: int | None = Field(default=None, ge=1)
+    feature_dim: int | None = None
+
+
+class Network(nn.Module):
+    """Images in [0, 1] to logits, or to the last features where there is no classifier.
+
+    Fresh weights come from torch's global generator; `build_network` makes them a function of a seed.
+
+    Args:
+        description: which layers there are.
+
+    Raises:
+        ConfigError: the backbone is unknown, the images are too small for it, or it has no fully connected layers.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, description: Description) -> None:
+        super().__init__()
+        d = description
+        self.register_buffer("mean", torch.tensor(d.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(d.std).view(3, 1, 1), persistent=False)
+        self.backbone = make_backbone(d.backbone, d.form or d.image_size, d.width)
+        D = self.backbone.feature_dim
+        self.fc = nn.ModuleDict()
+        if d.fc:
+            if self.backbone.fc is None or d.head:
+                raise ConfigError(f"network: no fully connected layers on {d.backbone} with {d.head} layers of a head")
+            self.fc.update(self.backbone.fc())
+        self.head = nn.ModuleDict({f"head{i}": heads.hidden_layer(D, D) for i in range(1, d.head + 1)})
+        self.output_dim = self.backbone.fc_dim if d.fc else D
+        self.classifier = None if d.classes is None else heads.classifier(self.output_dim, d.classes)
+        self._widths = {**self.backbone.channels, "features": D}
+        self._widths |= dict.fromkeys(self.fc, self.backbone.fc_dim) | dict.fromkeys(self.head, D)
+        if d.classes is not None:
+            self._widths["logits"] = d.classes
+        self._description = d.model_copy(update={"feature_dim": D})
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images it is for, px."""
+        return self._description.image_size
+
+    @property
+    def classes(self) -> int | None:
+        """Classes of the classifier; None without one."""
+        return self._description.classes
+
+    def layer_names(self) -> list[str]:
+        """What `features` accepts, from the image upwards."""
+        return list(self._widths)
+
+    def layer_dim(self, layer: str) -> int:
+        """Length of the vectors that `features` gives for a layer.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        if layer not in self._widths:
+            known = ", ".join(self._widths)
+            raise ConfigError(f"layer: this {self._description.backbone} has no {layer!r}; choose one of {known}")
+        return self._widths[layer]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) float32 in [0, 1] -> (B, classes), or (B, output_dim) without a classifier."""
+        for _, output in self._outputs(x):
+            x = output
+        return x
+
+    def features(self, x: Tensor, layer: str = "features") -> Tensor:
+        """One layer's output; maps are averaged over their places.
+
+        Args:
+            x: (B, 3, S, S) float32 in [0, 1].
+            layer: one of `layer_names()`.
+
+        Returns:
+            (B, D) float32, D depending on the layer.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        self.layer_dim(layer)
+        output = next(output for name, output in self._outputs(x) if name == layer)
+        return pooled(output) if output.ndim == 4 else output.float()
+
+    def _outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(name, output) of every layer in order; each is computed when it is asked for."""
+        x = (x - self.mean) / self.std
+        for name, stage in self.backbone.stages.items():
+            x = stage(x)
+            yield name, x
+        maps = x
+        x = pooled(maps)
+        yield "features", x
+        if self.fc:
+            x = maps
+        for name, layer in (*self.fc.items(), *self.head.items()):
+            x = layer(x)
+            yield name, x
+        if self.classifier is not None:
+            yield "logits", self.classifier(x)
+
+    def with_classifier(self, classes: int, *, seed: int, keep_fc: bool = False, keep_head: int = 1) -> Network:
+        """A copy with a new classifier on top of what is kept.
+
+        The classifier stands on the kept layers of the projection head; without any, on the architecture's own fully
+        connected layers; without these, on the pooled features.
+
+        Args:
+            classes: of the new classifier.
+            seed: of the new layers' weights.
+            keep_fc: keep the fully connected layers that there are, rather than drawing the architecture's anew.
+            keep_head: layers of the projection head to keep, if there are that many: 1 as in SimCLRv2.
+        """
+        kept = min(keep_head, len(self.head))
+        fc = kept == 0 and (len(self.fc) > 0 if keep_fc else self.backbone.fc is not None)
+        with seeded(seed, "classifier"):
+            new = Network(self._description.model_copy(update={"fc": fc, "head": kept, "classes": classes}))
+        new.backbone.load_state_dict(self.backbone.state_dict())
+        if keep_fc:
+            new.fc.load_state_dict(self.fc.state_dict())
+        for name, layer in new.head.items():
+            layer.load_state_dict(self.head[name].state_dict())
+        return new
+
+    def description(self) -> dict[str, Any]:
+        """Plain values for model.json, with which `from_description` builds this network again."""
+        return self._description.model_dump(mode="json")
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Network:
+        """The network that `description()` described, with fresh weights that wait for `load_state_dict`.
+
+        Raises:
+            ArtifactError: keys or values that are not a network's description.
+        """
+        try:
+            wanted = Description.model_validate(dict(description))
+        except ValidationError as error:
+            where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise ArtifactError(f"model.json does not describe a network: {where}; train it again") from None
+        with seeded(0, "description"):
+            network = cls(wanted)
+        built = network.backbone.feature_dim
+        if wanted.feature_dim not in (None, built):
+            raise ArtifactError(f"model.json: feature_dim {wanted.feature_dim}, but {wanted.backbone} has {built}")
+        return network
+
+
+def build_network(
+    backbone: str,
+    image_size: int,
+    *,
+    seed: int,
+    width: float = 1.0,
+    form: int | None = None,
+    head: int = 0,
+    classes: int | None = None,
+) -> Network:
+    """An untrained network; the same arguments give the same weights.
+
+    Args:
+        backbone: name in `models.backbones.BACKBONES`.
+        image_size: side of the images, px.
+        seed: of all weights.
+        width: multiplies the backbone's channels.
+        form: side that strides and pools are chosen for, px, if it is not image_size.
+        head: layers of a projection head that later stages keep.
+        classes: of a classifier, on the architecture's fully connected layers if it has some and `head` is 0.
+
+    Raises:
+        ConfigError: the backbone is unknown or the images are too small for it.
+    """
+    with seeded(seed, "network"):
+        network = Network(Description(backbone=backbone, width=width, image_size=image_size, form=form, head=head))
+    return network if classes is None else network.with_classifier(classes, seed=seed, keep_head=head)
+
+
+@contextmanager
+def seeded(seed: int, name: str) -> Iterator[None]:
+    """Make fresh weights a function of (seed, name); torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(draws.key(seed, name))
+        yield
