@@ -27,6 +27,7 @@ def knn_graph(
     y: NDArray[np.float32],
     neighbours: int,
     *,
+    centre: bool = True,
     temperature: float | None = None,
     gamma: float | None = None,
     symmetric: Literal["max", "mean"] = "max",
@@ -38,8 +39,9 @@ def knn_graph(
     images of which neither is among the other's nearest.
 
     Args:
-        y: (N, d) float32; scaled to unit rows here.
+        y: (N, d) float32; scaled to unit rows here, after centring.
         neighbours: of each image, itself not counted; 1 to N - 1.
+        centre: subtract the mean first. Features behind a ReLU otherwise all point the same way, and cosines crowd at 1.
         temperature: above 0; None: the mean of 1 - s over all neighbours, which suits features of any spread.
         gamma: at least 0; 0 gives weight 1 to every neighbour. Overrules the temperature.
         symmetric: how the two directions join: the larger of the two, or (W + W^T) / 2.
@@ -56,6 +58,8 @@ def knn_graph(
     n, d = y.shape
     if not 1 <= neighbours < n:
         raise ConfigError(f"neighbours is {neighbours}, but must be 1 to {n - 1}: there are {n} images")
+    if centre:
+        y = y - y.mean(axis=0, dtype=np.float64).astype(np.float32)
     y = y / np.maximum(np.linalg.norm(y, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     flat: Any
     if on_gpu(device):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from data import draws
 from data.errors import ArtifactError, DataError
 
-STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """On standardised features, these reach from underfitting to hardly any penalty."""
 _LOGITS = 2**24
 """Logits held at once."""

@@ -27,7 +27,7 @@ def closed_form(graph, y, alpha):
 @pytest.mark.parametrize("symmetric", ["max", "mean"])
 def test_graph_against_scikit_learn(blobs, symmetric):
     x, _ = blobs
-    graph = knn_graph(x, 7, temperature=0.2, symmetric=symmetric, device="cpu")
+    graph = knn_graph(x, 7, centre=False, temperature=0.2, symmetric=symmetric, device="cpu")
     distance, column = NearestNeighbors(n_neighbors=8, metric="cosine", algorithm="brute").fit(x).kneighbors(x)
     w = np.zeros((300, 300))
     for i in range(300):
@@ -39,6 +39,7 @@ def test_graph_against_scikit_learn(blobs, symmetric):
 
 def test_graph_kernels(blobs):
     x, _ = blobs
+    x = x - x.mean(axis=0)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     s = unit @ unit.T
     edges = knn_graph(x, 5, gamma=0, device="cpu").toarray() > 0
@@ -56,8 +57,11 @@ def test_graph_of_copies_has_no_loops_and_ignores_lengths(blobs):
     graph = knn_graph(copies, 3, device="cpu")
     assert (graph.diagonal() == 0).all()
     assert (graph - graph.T).nnz == 0
-    scaled = knn_graph(x * np.linspace(1, 9, 300, dtype=np.float32)[:, None], 5, device="cpu")
-    np.testing.assert_allclose(scaled.toarray(), knn_graph(x, 5, device="cpu").toarray(), atol=1e-4)
+    lengths = np.linspace(1, 9, 300, dtype=np.float32)[:, None]
+    scaled, plain = (knn_graph(v, 5, centre=False, device="cpu").toarray() for v in (x * lengths, x))
+    np.testing.assert_allclose(scaled, plain, atol=1e-4)
+    moved, centred = (knn_graph(v, 5, device="cpu").toarray() for v in (x + 10, x))
+    np.testing.assert_allclose(moved, centred, atol=1e-3)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.5, 0.99])
