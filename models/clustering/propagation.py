@@ -41,7 +41,7 @@ def knn_graph(
     Args:
         y: (N, d) float32; scaled to unit rows here, after centring.
         neighbours: of each image, itself not counted; 1 to N - 1.
-        centre: subtract the mean first. Features behind a ReLU otherwise all point the same way, and cosines crowd at 1.
+        centre: subtract the mean first: features behind a ReLU all point much the same way, and cosines crowd at 1.
         temperature: above 0; None: the mean of 1 - s over all neighbours, which suits features of any spread.
         gamma: at least 0; 0 gives weight 1 to every neighbour. Overrules the temperature.
         symmetric: how the two directions join: the larger of the two, or (W + W^T) / 2.
