@@ -83,6 +83,8 @@ def main() -> None:
             tell(_serve(json.loads(line), tell, stop, images_cache))
     except Interrupted:
         pass
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the interpreter's end
 
 
 def _serve(message: dict[str, Any], tell: Any, stop: _Stop, images_cache: dict[Any, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def build(job: Job) -> Outcome:
     from data.order import Shuffled
     from data.tables import read_vectors
     from models.methods.distill import DistillMethod
-    from models.network import make_network
+    from models.network import build_network
     from tasks import training
 
     wish = Distill.model_validate(job.settings["distill"])
@@ -65,7 +65,7 @@ def build(job: Job) -> Outcome:
     classes = probability.shape[1]
     seed = key(job.seed, "student")
     if "checkpoint" not in job.request.inputs:
-        network = make_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
+        network = build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
     else:
         network = training.load(job.path("checkpoint"))
         if network.classes != classes or not job.settings["fine_tuned"]:

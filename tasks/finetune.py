@@ -60,7 +60,7 @@ def baseline_steps(config: Config, images: int) -> int:
 def build(job: Job) -> Outcome:
     """Start from the checkpoint with a new classifier, or from scratch, and train on the draw."""
     from data.draws import key
-    from models.network import Network, make_network
+    from models.network import Network, build_network
     from tasks import training
 
     wish, size = Finetune.model_validate(job.settings["finetune"]), job.settings["image_size"]
@@ -69,7 +69,7 @@ def build(job: Job) -> Outcome:
     def start() -> Network:
         if job.settings["role"] == "scratch":
             student = job.settings["student"]
-            return make_network(
+            return build_network(
                 student["backbone"], size, width=student["width"], classes=classes, seed=key(job.seed, "student")
             )
         network = training.load(job.path("checkpoint"))

@@ -21,7 +21,7 @@ from data.images import Images
 from data.order import Order, Repeated
 from data.schemas import LABELS, MANIFEST
 from data.tables import column, read_table
-from models.engine import History, Status, resolve_device, resolve_precision, train
+from models.engine import History, TrainingReport, resolve_device, resolve_precision, train
 from models.inference import run
 from models.method import Batch, Method
 from models.methods.configs import Finetune
@@ -115,7 +115,7 @@ def train_and_publish(job: Job, method: Method, feed: ImageFeed, *, epochs: int,
     return publish(job, method.network, history)
 
 
-def _tell(job: Job, now: Status) -> None:
+def _tell(job: Job, now: TrainingReport) -> None:
     job.report(
         done=now.step,
         total=now.steps,
@@ -201,7 +201,7 @@ def layer_dim(network: Network, layer: str) -> int:
 def publish(job: Job, network: Network, history: History) -> Outcome:
     """Write a network as the job's checkpoint, and say what it took."""
     arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in network.state_dict().items()}
-    rows = [(row.step, row.epoch, row.name, row.value) for row in history.rows]
+    rows = [tuple(row) for row in history.rows]
     write_checkpoint(job.out, arrays, {**network.description(), "class_names": class_names(job)}, rows)
     device = resolve_device(job.compute.device)
     resolved = {
@@ -209,8 +209,8 @@ def publish(job: Job, network: Network, history: History) -> Outcome:
         "precision": resolve_precision(job.settings["precision"], device),
         "threads": torch.get_num_threads(),
         "images": history.images,
-        "images_per_second": round(history.images / max(history.seconds, 1e-9), 1),
-        "data_share": round(history.data_seconds / max(history.seconds, 1e-9), 4),
+        "images_per_second": round(history.images_per_second, 1),
+        "data_share": round(history.data_share, 4),
     }
     return Outcome(rows=sum(p.numel() for p in network.parameters()), meta=resolved)
 

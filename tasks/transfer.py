@@ -36,7 +36,7 @@ def build(job: Job) -> Outcome:
     from data.schemas import ASSIGNMENTS
     from data.tables import column, read_table
     from models.methods.pseudo_labels import PseudoLabelsMethod
-    from models.network import make_network
+    from models.network import build_network
     from tasks import training
 
     given, student, size = job.settings["transfer"], job.settings["student"], job.settings["image_size"]
@@ -45,7 +45,7 @@ def build(job: Job) -> Outcome:
     order = np.argsort(column(table, "index"))
     index = column(table, "index")[order]
     used, cluster = np.unique(column(table, "cluster")[order], return_inverse=True)
-    network = make_network(
+    network = build_network(
         student["backbone"], size, width=student["width"], classes=len(used), seed=key(job.seed, "student")
     )
     batches = UniformOverClusters(index, cluster, given["batch_size"])
