@@ -47,6 +47,12 @@ class Facts:
     labelled: int
     test: int
 
+    @classmethod
+    def of(cls, manifest: dict[str, Any]) -> Facts:
+        """Read them in a manifest's meta.json."""
+        counts = manifest["counts"]
+        return cls(counts["train"] + counts["unlabelled"], counts["labelled"], counts["test_labelled"])
+
 
 def chain(config: Config, step: Step, look: Callable[[Handle], Facts]) -> dict[str, Handle]:
     """Lay out the whole chain.

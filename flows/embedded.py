@@ -17,7 +17,6 @@ import tempfile
 import threading
 import time
 import tomllib
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
@@ -110,12 +109,13 @@ class EmbeddedServer:
         Raises:
             StageError: it ended, or takes too long.
         """
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         deadline = time.monotonic() + START
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                with direct.open(f"{self.url}/health", timeout=5):
                     return
-            except (urllib.error.URLError, OSError):
+            except OSError:  # URLError too: not up yet
                 time.sleep(0.1)
         self._errors.seek(0)
         last = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Any
 
-from prefect import flow, runtime, task
-from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture, wait
-from prefect.states import Completed, State
+from prefect import flow, runtime
+from pydantic import Field
 
-from data.errors import PipelineError
-from data.types import Artifact
-from flows import page
-from flows.chain import Facts, chain
-from flows.recipes import override, recipe
-from flows.run import WATCHERS, Run, stopped
+from flows.chain import chain
+from flows.execute import execute
+from flows.recipes import NAMES, override, recipe
 from models.methods.configs import Distill, Finetune, JigsawPlusPlus, PseudoLabels, SimCLR
 from tasks.config import Assign, Cluster, Compute, Config, Data, Embed, Evaluate, Predict, Student
-from tasks.stage import Request
 
-Recipe = Literal["digits", "cifar10", "imagenet-paper"]
+Recipe = Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})]
+"""A drop-down in the forms; the command line may give a YAML file too."""
 
 
 def resolve_parameters(parameters: dict[str, Any]) -> Config:
@@ -33,17 +27,13 @@ def resolve_parameters(parameters: dict[str, Any]) -> Config:
     over: dict[str, Any] = {}
     for name, value in parameters.items():
         if name in Config.model_fields and name != "recipe" and value is not None:
-            over[name] = value.model_dump(exclude_unset=True) | _method(value) if hasattr(value, "model_dump") else value
+            over[name] = value.model_dump(exclude_unset=True) if hasattr(value, "model_dump") else value
     shortcuts = (("k", "cluster", "k"), ("epochs", "pretext", "epochs"), ("label_fraction", "data", "label_fraction"))
     config = override(recipe(parameters["recipe"]), over)
     for name, section, field in shortcuts:
         if parameters.get(name) is not None:
             config = override(config, {section: {field: parameters[name]}})
     return config
-
-
-def _method(section: Any) -> dict[str, Any]:
-    return {"method": section.method} if hasattr(section, "method") else {}
 
 
 def run_name(config: Config) -> str:
@@ -108,55 +98,5 @@ def knowledge_transfer(
     Returns:
         The run's name, folder, scores and stages.
     """
-    return execute(resolve_parameters(runtime.flow_run.parameters))
-
-
-def execute(config: Config) -> dict[str, Any]:
-    """Run the chain within a flow run.
-
-    Raises:
-        UserError: the user's mistake.
-        StageError: a stage failed.
-        Interrupted: somebody asked to stop.
-    """
-    with ExitStack() as stack:
-        run = stack.enter_context(Run(config, run_name(config), [page.Page(), *WATCHERS]))
-        futures: list[PrefectFuture[Any]] = []
-
-        def step(
-            label: str, plan: Callable[..., Request], /, *, after: Any = None, **inputs: Any
-        ) -> PrefectFuture[Artifact]:
-            @task(name=label, task_run_name=label, cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
-            def stage(**artifacts: Artifact) -> State[Artifact]:
-                made, cached = run.make(label, plan(**artifacts))
-                return Completed(name="Cached" if cached else "Completed", data=made)
-
-            future = stage.submit(**inputs, wait_for=[after] if after is not None else None)
-            futures.append(future)
-            return future
-
-        def look(manifest: PrefectFuture[Artifact]) -> Facts:
-            meta = run.store.meta(manifest.result())
-            counts = meta["counts"]
-            return Facts(counts["train"] + counts["unlabelled"], counts["labelled"], counts["test_labelled"])
-
-        try:
-            made = chain(config, step, look)
-            wait(futures)
-            _raise_first(futures)
-            return run.finish({label: future.result() for label, future in made.items()})
-        except BaseException as error:
-            if stopped(error):
-                run.workers.stop()  # threads that wait for a child see it end
-            raise
-
-
-def _raise_first(futures: list[PrefectFuture[Any]]) -> None:
-    """Raise the error of the stage that failed first, not of those that never ran for lack of its result."""
-    failed = [future.state for future in futures if not future.state.is_completed()]
-    for state in failed:
-        error = state.result(raise_on_failure=False)
-        if isinstance(error, PipelineError) or (isinstance(error, BaseException) and stopped(error)):
-            raise error
-    for state in failed:
-        state.result()
+    config = resolve_parameters(runtime.flow_run.parameters)
+    return execute(config, run_name(config), partial(chain, config))

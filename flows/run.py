@@ -34,7 +34,7 @@ class Watcher(Protocol):
     def event(self, label: str, event: dict[str, Any]) -> None:
         """Something happened in a stage; called from the thread that waits for it.
 
-        `event["event"]` is started (stage), progress (done, total, and what the stage knows of epoch, epochs, rate in
+        `event["event"]` is started (stage), running (its turn has come: it is not cached), progress (done, total, and what the stage knows of epoch, epochs, rate in
         images/s, eta in s, loss, learning_rate, data_share), log (text), made (stage, kind, fingerprint, path, cached,
         seconds, rows, computed_in) or failed (text).
         """
@@ -135,20 +135,21 @@ class Run:
         """Copy scores and report into the run's folder and say what came out.
 
         Args:
-            made: label -> artifact, all stages.
+            made: label -> artifact, all stages; `scores` among them, and `report` if there is one.
 
         Returns:
-            JSON values: run, folder, report, scores (rows), headline, stages.
+            JSON values: run, folder, report (a path or None), scores (rows), headline, stages.
         """
         from data.tables import read_table
 
-        for label, name in (("scores", "scores.parquet"), ("report", "report.html")):
+        copies = {label: f"{label}.{ending}" for label, ending in (("scores", "parquet"), ("report", "html")) if label in made}
+        for label, name in copies.items():
             shutil.copyfile(self.store.folder(made[label]) / name, self.folder / name)
         rows = read_table(self.folder / "scores.parquet").to_pylist()
         self.result = {
             "run": self.name,
             "folder": str(self.folder),
-            "report": str(self.folder / "report.html"),
+            "report": str(self.folder / "report.html") if "report" in made else None,
             "headline": headline(rows),
             "scores": rows,
             "stages": self.stages,

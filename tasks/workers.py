@@ -66,6 +66,7 @@ class Workers:
         with self._turn:
             if self._stopping:
                 raise Interrupted("stopped")
+            listen({"event": "running"})
             child = self._child(request.process)
             assert child.stdin is not None
             assert child.stdout is not None

@@ -1,0 +1,82 @@
+"""How a layout of stages becomes a flow run: every stage a Prefect task, with futures between them.
+
+The tasks keep no results of Prefect's: what passes between them is the artifact's name, and whether it has to be made is
+the store's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, wait
+from prefect.states import Completed, State
+
+from data.errors import PipelineError
+from data.types import Artifact
+from flows import page
+from flows.chain import Facts, Step
+from flows.run import WATCHERS, Run, stopped
+from tasks.config import Config
+from tasks.stage import Request
+
+Look = Callable[[PrefectFuture[Artifact]], Facts]
+Layout = Callable[[Step, Look], dict[str, PrefectFuture[Artifact]]]
+
+
+def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
+    """Run stages within a flow run.
+
+    Args:
+        config: of the run.
+        name: of the run.
+        layout: asks for the stages: `chain`, given its configuration.
+
+    Returns:
+        What `Run.finish` says.
+
+    Raises:
+        UserError: the user's mistake.
+        StageError: a stage failed.
+        Interrupted: somebody asked to stop.
+    """
+    with Run(config, name, [page.Page(), *WATCHERS]) as run:
+        futures: list[PrefectFuture[Artifact]] = []
+
+        def step(
+            label: str, plan: Callable[..., Request], /, *, after: Any = None, **inputs: Any
+        ) -> PrefectFuture[Artifact]:
+            @task(name=label, task_run_name=label, cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
+            def stage(**artifacts: Artifact) -> State[Artifact]:
+                made, cached = run.make(label, plan(**artifacts))
+                return Completed(name="Cached" if cached else "Completed", data=made)
+
+            future = stage.submit(**inputs, wait_for=[after] if after is not None else None)
+            futures.append(future)
+            return future
+
+        def look(manifest: PrefectFuture[Artifact]) -> Facts:
+            return Facts.of(run.store.meta(manifest.result()))
+
+        try:
+            made = layout(step, look)
+            wait(futures)
+            _raise_first(futures)
+            return run.finish({label: future.result() for label, future in made.items()})
+        except BaseException as error:
+            if stopped(error):
+                run.workers.stop()  # threads that wait for a child see it end
+            raise
+
+
+def _raise_first(futures: list[PrefectFuture[Any]]) -> None:
+    """Raise the error of the stage that failed first, not of those that never ran for lack of its result."""
+    failed = [future.state for future in futures if not future.state.is_completed()]
+    for state in failed:
+        error = state.result(raise_on_failure=False)
+        if isinstance(error, PipelineError) or (isinstance(error, BaseException) and stopped(error)):
+            raise error
+    for state in failed:
+        state.result()
