@@ -1,0 +1,30 @@
+"""`report.html` and the figures of a run. `render` makes the page, `figures` the pictures for Prefect's page.
+
+Reads nothing from disk but its own template: the report stage gathers the data. Never imports torch.
+"""
+
+from data.report.document import (
+    ClusterQuality,
+    Clusters,
+    ClusterSheet,
+    Counts,
+    Rejected,
+    ReportData,
+    StageRow,
+    render,
+)
+from data.report.figures import LogRow
+from data.report.scoreboard import Score
+
+__all__ = [
+    "ClusterQuality",
+    "ClusterSheet",
+    "Clusters",
+    "Counts",
+    "LogRow",
+    "Rejected",
+    "ReportData",
+    "Score",
+    "StageRow",
+    "render",
+]

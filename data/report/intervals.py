@@ -1,0 +1,32 @@
+"""How sure a test accuracy is: intervals for one proportion and for the difference of two."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+Z95 = 1.959963984540054
+"""Two-sided 95 % quantile of the standard normal."""
+
+
+def wilson(p: float, n: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval (1927) for a proportion p in [0, 1] seen in n >= 1 trials -> (low, high) in [0, 1].
+
+    Unlike p ± z·√(p(1-p)/n) it neither leaves [0, 1] nor shrinks to nothing at 0 and 1.
+    """
+    centre = p + z * z / (2 * n)
+    half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # Exact at the ends, where rounding would leave 1e-17 outside.
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def newcombe(p: float, n: int, q: float, m: int, z: float = Z95) -> tuple[float, float]:
+    """Newcombe's hybrid score interval (1998, method 10) for p - q, from Wilson's of each -> (low, high) in [-1, 1].
+
+    For independent samples. Two models scored on the same images mostly fail on the same ones, so that the interval of
+    their difference is, if anything, narrower than this.
+    """
+    (p_low, p_high), (q_low, q_high) = wilson(p, n, z), wilson(q, m, z)
+    low = p - q - sqrt((p - p_low) ** 2 + (q_high - q) ** 2)
+    high = p - q + sqrt((p_high - p) ** 2 + (q - q_low) ** 2)
+    return low, high

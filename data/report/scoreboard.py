@@ -1,0 +1,160 @@
+"""The table of scores and the headline, from the rows of `scores.parquet`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from statistics import fmean, stdev
+
+from data.report.intervals import newcombe, wilson
+
+PROPORTIONS = frozenset({"accuracy", "top1", "top5"})
+"""Metrics that are a share of n images judged right: shown in per cent, with Wilson's interval."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A row of `scores.parquet`."""
+
+    evaluation: str
+    model: str
+    metric: str
+    split: str
+    setting: str
+    value: float
+    seed: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Column:
+    """What was measured, and how."""
+
+    evaluation: str
+    metric: str
+    split: str
+    setting: str
+
+    @property
+    def proportion(self) -> bool:
+        """Whether the values are shares of images."""
+        return self.metric in PROPORTIONS
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model's value in a column.
+
+    Attributes:
+        value: mean over seeds.
+        spread: standard deviation over seeds, from two on.
+        seeds: how many.
+        n: images each value was measured on; the smallest if they differ.
+        low: lower end of the 95 % interval, for proportions.
+        high: upper end of it.
+        best: whether no other model of the column has a higher value; only for proportions.
+    """
+
+    value: float
+    spread: float | None
+    seeds: int
+    n: int
+    low: float | None
+    high: float | None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model and its cells, None where it was not measured."""
+
+    model: str
+    label: str
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """Models down, measurements across."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What the chain bought: the final student, the same network trained on the same labels alone, and the difference.
+
+    Attributes:
+        column: what was measured.
+        final: the final student's score.
+        scratch: the baseline's, if there is one.
+        difference: final - scratch, in [-1, 1].
+        interval: 95 % interval of the difference (Newcombe).
+    """
+
+    column: Column
+    final: Cell
+    scratch: Cell | None
+    difference: float | None
+    interval: tuple[float, float] | None
+
+
+def board(scores: Sequence[Score], models: Mapping[str, str], evaluations: Sequence[str] = ()) -> Board:
+    """Rows in the order of `models` (name -> label), others after them; columns by `evaluations`, then as they come.
+
+    Values that are not finite are left out.
+    """
+    seen: dict[tuple[str, Column], list[Score]] = {}
+    for score in scores:
+        if isfinite(score.value):
+            column = Column(score.evaluation, score.metric, score.split, score.setting)
+            seen.setdefault((score.model, column), []).append(score)
+    columns = list(dict.fromkeys(column for _, column in seen))
+    rank = {name: i for i, name in enumerate(evaluations)}
+    columns.sort(key=lambda c: (rank.get(c.evaluation, len(rank)), not c.proportion))
+    names = {model for model, _ in seen}
+    order = [
+        *(m for m in models if m in names),
+        *dict.fromkeys(s.model for s in scores if s.model in names - set(models)),
+    ]
+    cells = {place: _cell(place[1], group) for place, group in seen.items()}
+    top = {column: max(cell.value for (_, c), cell in cells.items() if c == column) for column in columns}
+    count = {column: sum(c == column for _, c in cells) for column in columns}
+    rows = []
+    for model in order:
+        line: list[Cell | None] = []
+        for column in columns:
+            cell = cells.get((model, column))
+            if cell is not None and column.proportion and count[column] > 1 and cell.value == top[column]:
+                cell = Cell(cell.value, cell.spread, cell.seeds, cell.n, cell.low, cell.high, best=True)
+            line.append(cell)
+        rows.append(Row(model, models.get(model, model), tuple(line)))
+    return Board(tuple(columns), tuple(rows))
+
+
+def headline(found: Board, evaluation: str, final: str, scratch: str) -> Headline | None:
+    """The first proportion of `evaluation` on the test images, or None where the final student has none."""
+    by_model = {row.model: row for row in found.rows}
+    if final not in by_model:
+        return None
+    for i, column in enumerate(found.columns):
+        cell = by_model[final].cells[i]
+        if column.evaluation == evaluation and column.split == "test" and column.proportion and cell is not None:
+            other = by_model[scratch].cells[i] if scratch in by_model else None
+            if other is None:
+                return Headline(column, cell, None, None, None)
+            interval = newcombe(cell.value, cell.n, other.value, other.n)
+            return Headline(column, cell, other, cell.value - other.value, interval)
+    return None
+
+
+def _cell(column: Column, scores: Iterable[Score]) -> Cell:
+    group = list(scores)
+    values = [score.value for score in group]
+    value, n = fmean(values), min(score.n for score in group)
+    spread = stdev(values) if len(values) > 1 else None
+    bounded = column.proportion and n > 0 and 0 <= value <= 1
+    low, high = wilson(value, n) if bounded else (None, None)
+    return Cell(value, spread, len(values), n, low, high)

@@ -1,0 +1,159 @@
+"""Contact sheets: which clusters to show, which images of them, and the pictures as small PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.errors import ArtifactError
+
+COLUMNS = 5
+SIDE = 72
+"""Side of an image on a sheet in px, about: smaller ones are enlarged by whole factors, so that pixels stay pixels."""
+GAP = 4
+LIMIT = 60_000
+"""Bytes of one sheet's PNG."""
+SMALLEST_SIDE = 8
+
+
+def choose(sizes: NDArray[np.int64], purity: NDArray[np.float64] | None, count: int = 12) -> list[tuple[int, str]]:
+    """Which clusters to look at -> (cluster, why) at most `count`, none twice, empty ones never.
+
+    With purities: the largest, purest, most mixed and smallest, in equal parts; without: largest, middle and smallest.
+    Purity counts only where there is something to be pure: among clusters of ten images and more, if there are any.
+
+    Args:
+        sizes: (k,) images in each cluster.
+        purity: (k,) share of the majority class in [0, 1], or None without labels.
+        count: how many at most.
+    """
+    filled = np.flatnonzero(sizes)
+    by_size = filled[np.argsort(-sizes[filled], kind="stable")]
+    middle = np.argsort(np.abs(np.arange(by_size.size) - (by_size.size - 1) / 2), kind="stable")
+    lists = {"largest": by_size, "of middle size": by_size[middle], "smallest": by_size[::-1]}
+    if purity is not None:
+        weighty = filled[sizes[filled] >= 10] if (sizes >= 10).any() else filled
+        by_purity = weighty[np.argsort(-purity[weighty], kind="stable")]
+        lists = {"largest": by_size, "purest": by_purity, "most mixed": by_purity[::-1], "smallest": by_size[::-1]}
+    taken: dict[int, str] = {}
+    # In turn, so that each reason gets its share also where lists overlap.
+    turns = {reason: iter(candidates.tolist()) for reason, candidates in lists.items()}
+    while len(taken) < min(count, filled.size):
+        for reason, candidates in turns.items():
+            fresh = next((cluster for cluster in candidates if cluster not in taken), None)
+            if fresh is not None and len(taken) < count:
+                taken[fresh] = reason
+    reasons = list(lists)
+    return sorted(taken.items(), key=lambda item: reasons.index(item[1]))
+
+
+def nearest(
+    cluster: NDArray[np.int32], distance: NDArray[np.float32], wanted: Sequence[int], count: int = 10
+) -> dict[int, NDArray[np.int64]]:
+    """Rows of the `count` images nearest to each wanted cluster's centroid, nearest first; ties by row.
+
+    Args:
+        cluster: (N,) each image's cluster.
+        distance: (N,) each image's distance to its centroid.
+        wanted: clusters to look up.
+        count: images each at most.
+    """
+    found = {}
+    for each in wanted:
+        rows = np.flatnonzero(cluster == each)
+        found[each] = rows[np.argsort(distance[rows], kind="stable")][:count].astype(np.int64)
+    return found
+
+
+def sheet(
+    images: Sequence[NDArray[np.uint8]], *, columns: int = COLUMNS, side: int = SIDE
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Images in rows of `columns` -> (H, W, 3) uint8 pixels and (H, W) bool, false in gaps and margins.
+
+    Args:
+        images: (h, w, 3) uint8 each, of any sizes.
+        columns: images in a row.
+        side: the side of a cell, not exceeded; smaller images are enlarged by one whole factor, larger ones shrunk.
+
+    Raises:
+        ArtifactError: no images, or one that is not (h, w, 3) uint8.
+    """
+    if not images:
+        raise ArtifactError("contact sheet: no images. Leave empty clusters out.")
+    for i, image in enumerate(images):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise ArtifactError(
+                f"contact sheet: image {i} is {image.dtype} of shape {image.shape}; give (h, w, 3) uint8, not empty."
+            )
+    largest = max(max(image.shape[:2]) for image in images)
+    factor = max(1, side // largest)
+    cell = min(side, largest * factor)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    pixels = np.zeros((rows * (cell + GAP) - GAP, columns * (cell + GAP) - GAP, 3), np.uint8)
+    drawn = np.zeros(pixels.shape[:2], np.bool_)
+    for i, image in enumerate(images):
+        if factor > 1:
+            small = image.repeat(factor, 0).repeat(factor, 1)
+        else:
+            thumbnail = Image.fromarray(image)
+            thumbnail.thumbnail((cell, cell), Image.Resampling.LANCZOS)
+            small = np.asarray(thumbnail)
+        h, w = small.shape[:2]
+        y = i // columns * (cell + GAP) + (cell - h) // 2
+        x = i % columns * (cell + GAP) + (cell - w) // 2
+        pixels[y : y + h, x : x + w] = small
+        drawn[y : y + h, x : x + w] = True
+    return pixels, drawn
+
+
+def png(images: Sequence[NDArray[np.uint8]], *, columns: int = COLUMNS, side: int = SIDE, limit: int = LIMIT) -> bytes:
+    """A sheet as PNG with transparent gaps, of at most `limit` bytes.
+
+    Without loss where that fits, else with 255 colours, else smaller too, down to cells of 8 px.
+    """
+    pixels, drawn = sheet(images, columns=columns, side=side)
+    lossless = _bytes(Image.fromarray(np.dstack([pixels, np.uint8(255) * drawn])))
+    if len(lossless) <= limit:
+        return lossless
+    while True:
+        indexed = Image.fromarray(pixels).quantize(255)
+        places = np.array(indexed)
+        places[~drawn] = 255
+        result = Image.fromarray(places)
+        palette = indexed.getpalette() or []
+        result.putpalette(palette + [0] * (768 - len(palette)))
+        small = _bytes(result, transparency=255)
+        if len(small) <= limit or side <= SMALLEST_SIDE:
+            return small
+        side = _smaller(side, limit / len(small))
+        pixels, drawn = sheet(images, columns=columns, side=side)
+
+
+def _smaller(side: int, ratio: float) -> int:
+    """The next side to try where the last picture may have only `ratio` of its bytes."""
+    return max(SMALLEST_SIDE, min(side - 1, int(side * sqrt(ratio))))
+
+
+def bounded(picture: bytes, limit: int) -> bytes:
+    """A PNG of at most `limit` bytes: as it is, else with 256 colours, else smaller and smaller."""
+    if len(picture) <= limit:
+        return picture
+    image = Image.open(BytesIO(picture)).convert("RGB")
+    while True:
+        small = _bytes(image.quantize(256))
+        if len(small) <= limit or max(image.size) <= SMALLEST_SIDE:
+            return small
+        longest = _smaller(max(image.size), limit / len(small))
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+
+
+def _bytes(image: Image.Image, **options: int) -> bytes:
+    file = BytesIO()
+    image.save(file, "PNG", **options)
+    return file.getvalue()
