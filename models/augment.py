@@ -5,8 +5,8 @@ RandomGrayscale and GaussianBlur, in this order; `random_view` draws, the other 
 equal torchvision's functional ones. Cropping, flipping and antialiased resizing are separable: one weight matrix per
 image and axis, two batched products.
 
-Departures: rotation, crop and flip together are one bilinear sampling, without antialiasing. SimCLR's own blur pads with
-zeros, which darkens the border; here it is mirrored, as in torchvision.
+Departures: rotation, crop and flip together are one bilinear sampling, without antialiasing. SimCLR's own blur pads
+with zeros, which darkens the border; here it is mirrored, as in torchvision.
 
 Shapes: B images, S their stored side, s the side of a view.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -217,7 +218,7 @@ def colour_jitter(x: Tensor, factors: Floats, order: NDArray[np.int64]) -> Tenso
         g = grey(x)
         t = torch.addcmul(to_mean * g.mean(dim=(2, 3), keepdim=True), to_grey, g)
         x = torch.addcmul(t, a, x).clamp_(0, 1)
-        _change(x, np.flatnonzero(hue), lambda y, turn=factors[hue, HUE]: adjust_hue(y, turn))
+        _change(x, np.flatnonzero(hue), partial(adjust_hue, turn=factors[hue, HUE]))
     return x
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -51,8 +51,7 @@ class Feed(Protocol):
         """The batch of a step, counted within the epoch: CPU tensors, a function of the two numbers only."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A line of log.parquet: the mean of a value over the steps since the row before.
 
     Attributes:
@@ -69,7 +68,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Status:
+class TrainingReport:
     """How training goes, for whoever watches.
 
     Attributes:
@@ -101,15 +100,27 @@ class History:
 
     Attributes:
         rows: the log.
+        steps: updates done.
         images: images seen.
         seconds: spent training.
         data_seconds: of these, spent waiting for batches and making views.
     """
 
     rows: list[Row]
+    steps: int
     images: int
     seconds: float
     data_seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Mean over the training."""
+        return self.images / max(self.seconds, 1e-9)
+
+    @property
+    def data_share(self) -> float:
+        """Share of the time that went into waiting for batches and making views, 0 to 1."""
+        return min(1.0, self.data_seconds / max(self.seconds, 1e-9))
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -152,7 +163,7 @@ def train(
     resume: State | None = None,
     save: Callable[[State], None] | None = None,
     save_every: float = 30.0,
-    report: Callable[[Status], None] | None = None,
+    report: Callable[[TrainingReport], None] | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> History:
     """Train `method` in place; it ends on `device`, its convolutions channels-last.
@@ -248,7 +259,7 @@ def train(
                         saved = time.monotonic()
                     if stop:
                         raise Interrupted(f"{stage}: stopped after step {step} of {steps}")
-    return History(log.rows, clock.images, clock.seconds, clock.data_seconds)
+    return History(log.rows, step, clock.images, clock.seconds, clock.data_seconds)
 
 
 def _update(
@@ -350,7 +361,7 @@ class _Watch:
     """Tells whoever watches how training goes."""
 
     def __init__(
-        self, report: Callable[[Status], None] | None, clock: _Clock, steps: int, epochs: int, step: int
+        self, report: Callable[[TrainingReport], None] | None, clock: _Clock, steps: int, epochs: int, step: int
     ) -> None:
         self._report, self._clock = report, clock
         self._steps, self._epochs, self._first = steps, epochs, step
@@ -363,7 +374,7 @@ class _Watch:
             return
         seconds = max(now - self._reported, 1e-9)
         self._report(
-            Status(
+            TrainingReport(
                 epoch=epoch,
                 epochs=self._epochs,
                 step=step,
@@ -398,8 +409,7 @@ class _Log:
             self.sums = {}
 
     def state(self) -> State:
-        rows = [[row.step, row.epoch, row.name, row.value] for row in self.rows]
-        return {"rows": rows, "sums": {name: list(pair) for name, pair in self.sums.items()}}
+        return {"rows": [list(row) for row in self.rows], "sums": {name: list(pair) for name, pair in self.sums.items()}}
 
     def restore(self, state: State) -> None:
         self.rows = [Row(*row) for row in state["rows"]]

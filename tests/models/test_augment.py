@@ -1,0 +1,272 @@
+"""Views: each operation against torchvision's at the same parameters, and the whole against its random transforms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare, ks_2samp
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
+from torchvision.transforms.v2 import functional as tv
+
+from data.draws import Draws
+from models import augment
+from models.augment import (
+    adjust_hue,
+    blur_radius,
+    centre,
+    colour_jitter,
+    crop_boxes,
+    gaussian_blur,
+    grey,
+    jitter_factors,
+    random_view,
+    resized_crop,
+    rotated_crop,
+)
+from models.methods.configs import Views
+
+STRONG = Views(crop_min=0.2, jitter=1.0, jitter_probability=0.7, grey=0.3, blur=0.5)
+
+
+def photographs(n: int, side: int, seed: int = 0) -> Tensor:
+    """(n, side, side, 3) uint8: smooth colour fields with noise, unlike in every image."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, 3, 4, 4, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)
+    noise = 0.08 * torch.randn(n, 3, side, side, generator=generator)
+    return ((fine + noise).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).contiguous()
+
+
+def floats(n: int, side: int, seed: int = 0) -> Tensor:
+    return photographs(n, side, seed).permute(0, 3, 1, 2).float() / 255
+
+
+def draws(n: int, epoch: int = 0) -> Draws:
+    return Draws(0, "test", epoch, np.arange(n))
+
+
+@pytest.mark.parametrize(("side", "size"), [(32, 32), (40, 24), (33, 48), (8, 8)])
+def test_resized_crop_equals_torchvision(side: int, size: int) -> None:
+    x = floats(24, side)
+    boxes = crop_boxes(draws(24).uniform("crop", 22), side, 0.08)
+    flip = np.arange(24) % 2 == 1
+    ours = resized_crop(x, boxes, flip, size)
+    for i, (top, left, height, width) in enumerate(boxes.tolist()):
+        expected = tv.resized_crop(x[i], top, left, height, width, [size, size], antialias=True)
+        if flip[i]:
+            expected = tv.horizontal_flip(expected)
+        torch.testing.assert_close(ours[i], expected, rtol=0, atol=2e-6)
+
+
+def test_whole_image_and_flip_are_exact() -> None:
+    x = floats(6, 17)
+    whole = np.tile([0, 0, 17, 17], (6, 1))
+    assert torch.equal(resized_crop(x, whole, np.zeros(6, bool), 17), x)
+    assert torch.equal(resized_crop(x, whole, np.ones(6, bool), 17), x.flip(3))
+
+
+def test_crop_boxes_are_distributed_as_torchvisions() -> None:
+    n, side = 4000, 32
+    ours = crop_boxes(draws(n).uniform("crop", 22), side, 0.08)
+    torch.manual_seed(0)
+    image = torch.empty(3, side, side)
+    theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(n)])
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, :2] + ours[:, 2:] <= side).all()
+    for column in range(4):
+        assert ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3
+    assert ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 1e-3
+    assert ks_2samp(ours[:, 0] / (side - ours[:, 2] + 1), theirs[:, 0] / (side - theirs[:, 2] + 1)).pvalue > 1e-3
+
+
+def test_crop_boxes_try_again_and_fall_back_to_the_whole_image() -> None:
+    u = np.full((3, 22), 0.5)
+    u[:, :10] = 0.999  # nearly the whole area ...
+    u[:, 10:20] = 0.0  # ... at ratio 3/4: too high
+    u[1, 16] = 0.5  # the seventh try is square
+    u[2, [4, 14]] = (0.0, 0.5)  # the fifth is small and square
+    found = crop_boxes(u, 64, 0.25)
+    assert found.tolist() == [[0, 0, 64, 64], [0, 0, 64, 64], [16, 16, 32, 32]]
+    assert crop_boxes(draws(50).uniform("crop", 22), 32, 1.0).tolist() == [[0, 0, 32, 32]] * 50
+
+
+@pytest.mark.parametrize(("operation", "reference"), [
+    (augment.BRIGHTNESS, tv.adjust_brightness),
+    (augment.CONTRAST, tv.adjust_contrast),
+    (augment.SATURATION, tv.adjust_saturation),
+    (augment.HUE, tv.adjust_hue),
+])  # fmt: skip
+def test_colour_operations_equal_torchvision(operation: int, reference) -> None:
+    x = floats(16, 12)
+    factors = jitter_factors(draws(16).uniform("jitter", 4), 1.0)
+    neutral = np.tile([1.0, 1.0, 1.0, 0.0], (16, 1))
+    neutral[:, operation] = factors[:, operation]
+    ours = colour_jitter(x, neutral, np.tile(np.arange(4), (16, 1)))
+    expected = torch.stack([reference(x[i], factors[i, operation]) for i in range(16)])
+    torch.testing.assert_close(ours, expected, rtol=0, atol=3e-6)
+
+
+def test_jitter_in_each_images_own_order_equals_torchvision() -> None:
+    n = 48
+    x = floats(n, 12)
+    u = draws(n).uniform("jitter", 8)
+    factors, order = jitter_factors(u[:, :4], 1.0), np.argsort(u[:, 4:], axis=1)
+    assert len({tuple(row) for row in order.tolist()}) > 15
+    reference = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
+    ours = colour_jitter(x, factors, order)
+    for i in range(n):
+        expected = x[i]
+        for operation in order[i]:
+            expected = reference[operation](expected, factors[i, operation])
+        torch.testing.assert_close(ours[i], expected, rtol=0, atol=1e-5)
+
+
+def test_hue_of_primaries_and_greys() -> None:
+    colours = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.4, 0.4, 0.4], [0, 0, 0], [1, 1, 0]])
+    x = colours.T.reshape(1, 3, 1, 6)
+    third = adjust_hue(x, np.array([1 / 3]))[0, :, 0].T
+    expected = torch.tensor([[0.0, 1, 0], [0, 0, 1], [1, 0, 0], [0.4, 0.4, 0.4], [0, 0, 0], [0, 1, 1]])
+    torch.testing.assert_close(third, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(adjust_hue(floats(3, 9), np.zeros(3)), floats(3, 9), rtol=0, atol=1e-6)
+
+
+def test_jitter_factors_span_simclrs_ranges() -> None:
+    u = np.array([[0.0] * 4, [0.5] * 4, [1.0] * 4])
+    np.testing.assert_allclose(jitter_factors(u, 0.5), [[0.6, 0.6, 0.6, -0.1], [1, 1, 1, 0], [1.4, 1.4, 1.4, 0.1]])
+    np.testing.assert_allclose(jitter_factors(u, 1.0)[[0, 2]], [[0.2] * 3 + [-0.2], [1.8] * 3 + [0.2]])
+
+
+def test_grey_equals_torchvision() -> None:
+    torch.testing.assert_close(grey(floats(4, 9)), tv.rgb_to_grayscale(floats(4, 9)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("radius", [1, 3, 11])
+def test_blur_equals_torchvision(radius: int) -> None:
+    x = floats(6, 24)
+    sigma = np.linspace(0.1, 2.0, 6)
+    ours = gaussian_blur(x, sigma, radius)
+    for i in range(6):
+        expected = tv.gaussian_blur(x[i], [2 * radius + 1] * 2, [sigma[i]] * 2)
+        torch.testing.assert_close(ours[i], expected, rtol=0, atol=2e-6)
+
+
+def test_blur_radius_follows_simclr() -> None:
+    assert [2 * blur_radius(side) + 1 for side in (224, 96, 32, 8)] == [23, 9, 3, 1]
+
+
+def test_rotated_crop_without_rotation_is_the_crop() -> None:
+    x = floats(12, 16)
+    boxes = crop_boxes(draws(12).uniform("crop", 22), 16, 0.3)
+    flip = np.arange(12) % 2 == 0
+    inner = rotated_crop(x, boxes, flip, np.zeros(12), 16)[:, :, 2:-2, 2:-2]  # the border blends in what lies outside
+    torch.testing.assert_close(inner, resized_crop(x, boxes, flip, 16)[:, :, 2:-2, 2:-2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [-30.0, 10.0, 90.0])
+def test_rotation_equals_torchvision(degrees: float) -> None:
+    x = floats(2, 16)
+    whole = np.tile([0, 0, 16, 16], (2, 1))
+    ours = rotated_crop(x, whole, np.array([False, True]), np.full(2, degrees), 16)
+    expected = tv.rotate(x, degrees, interpolation=InterpolationMode.BILINEAR)
+    expected[1] = tv.horizontal_flip(expected[1])
+    inside = tv.rotate(torch.ones(2, 1, 16, 16), degrees, interpolation=InterpolationMode.BILINEAR) > 0.999
+    inside[1] = inside[1].flip(2)
+    assert inside.float().mean() > 0.6
+    difference = (ours - expected).abs() * inside
+    assert difference.max() < 2e-5
+
+
+@pytest.mark.parametrize("config", [STRONG, Views(rotate=15, flip=0, crop_min=0.5, jitter=0, grey=0)])
+@pytest.mark.parametrize(("side", "size"), [(32, 32), (8, 8), (37, 29)])
+def test_a_view_depends_on_nothing_but_image_and_draws(
+    config: Views, side: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = photographs(33, side)
+    whole = random_view(images, draws(33), "view", config, size)
+    index = np.arange(33)
+    for rows in (index[:1], index[5:6], index[::-1].copy(), index[3:20]):
+        part = random_view(images[torch.from_numpy(rows)], Draws(0, "test", 0, rows), "view", config, size)
+        assert torch.equal(part, whole[torch.from_numpy(rows)])
+    monkeypatch.setattr(augment, "CACHED", 1)
+    assert torch.equal(random_view(images, draws(33), "view", config, size), whole)
+
+
+def test_views_are_float32_channels_last_in_range_and_differ() -> None:
+    images = photographs(16, 32)
+    first, second = (random_view(images, draws(16), name, STRONG, 24) for name in ("first", "second"))
+    later = random_view(images, draws(16, epoch=1), "first", STRONG, 24)
+    for view in (first, second, later):
+        assert view.shape == (16, 3, 24, 24)
+        assert view.dtype == torch.float32
+        assert view.is_contiguous(memory_format=torch.channels_last)
+        assert 0 <= view.min() <= view.max() <= 1 + 1e-6
+    for other in (second, later):
+        assert ((first - other).abs().amax(dim=(1, 2, 3)) > 0.05).all()
+
+
+def test_switched_off_leaves_the_image() -> None:
+    images = photographs(8, 12)
+    off = Views(crop_min=1, flip=0, rotate=0, jitter=0, grey=0, blur=0)
+    assert torch.equal(random_view(images, draws(8), "view", off, 12), centre(images, 12))
+
+
+def test_probabilities_are_kept() -> None:
+    n = 6000
+    images = photographs(1, 20).expand(n, -1, -1, -1)
+    still = {"crop_min": 1.0, "flip": 0.0, "jitter": 0.0, "grey": 0.0}
+    plain = centre(images[:1], 20)
+    for part in ({"flip": 0.5}, {"grey": 0.2}, {"jitter": 0.5, "jitter_probability": 0.8}):
+        view = random_view(images, draws(n), "view", Views(**{**still, **part}), 20)
+        changed = int(((view - plain).abs().amax(dim=(1, 2, 3)) > 1e-4).sum())
+        p = list(part.values())[-1]
+        assert chisquare([changed, n - changed], [n * p, n * (1 - p)]).pvalue > 1e-4
+
+
+def test_moments_of_views_equal_torchvisions_pipeline() -> None:
+    """Four images, 800 views of each: eight summaries agree in mean and in distribution."""
+    images, n, size = photographs(4, 24), 800, 24
+    theirs_of = v2.Compose([
+        v2.ToDtype(torch.float32, scale=True),
+        v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
+        v2.RandomHorizontalFlip(0.5),
+        v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.7),
+        v2.RandomGrayscale(0.3),
+        v2.RandomApply([v2.GaussianBlur(3, (0.1, 2.0))], 0.5),
+    ])  # fmt: skip
+    torch.manual_seed(0)
+    for image in images:
+        ours = random_view(image.expand(n, -1, -1, -1), draws(n), "view", STRONG, size)
+        theirs = torch.stack([theirs_of(image.permute(2, 0, 1)) for _ in range(n)])
+        a, b = _summaries(ours).numpy(), _summaries(theirs).numpy()
+        error = np.sqrt(a.var(axis=0) / n + b.var(axis=0) / n)
+        assert (np.abs(a.mean(axis=0) - b.mean(axis=0)) < 4.5 * error).all()
+        assert min(ks_2samp(x, y).pvalue for x, y in zip(a.T, b.T, strict=True)) > 1e-4
+
+
+def _summaries(views: Tensor) -> Tensor:
+    """(n, 8): mean of each channel, spread, colourfulness, left against right, top against bottom, fine detail."""
+    half = views.shape[-1] // 2
+    luma = views.mean(dim=1)
+    return torch.stack(
+        [
+            *views.mean(dim=(2, 3)).unbind(1),
+            luma.std(dim=(1, 2)),
+            (views.amax(dim=1) - views.amin(dim=1)).mean(dim=(1, 2)),
+            (luma[:, :, :half] - luma[:, :, half:]).mean(dim=(1, 2)),
+            (luma[:, :half] - luma[:, half:]).mean(dim=(1, 2)),
+            luma.diff(dim=2).abs().mean(dim=(1, 2)),
+        ],
+        dim=1,
+    )
+
+
+def test_centre_crops_keeps_or_enlarges() -> None:
+    images = photographs(3, 12)
+    plain = images.permute(0, 3, 1, 2).float() / 255
+    assert torch.equal(centre(images, 12), plain)
+    assert torch.equal(centre(images, 8), plain[:, :, 2:10, 2:10])
+    torch.testing.assert_close(centre(images, 20), tv.resize(plain, [20, 20]), rtol=0, atol=2e-6)
+    for size in (8, 12, 20):
+        assert centre(images, size).is_contiguous(memory_format=torch.channels_last)
