@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data import schemas, tables
+from data.errors import ArtifactError
+
+
+@pytest.mark.parametrize("rows_per_part", [7, 100])
+def test_vectors_come_back_by_index_whatever_the_parts(tmp_path: Path, rows_per_part: int) -> None:
+    rng = np.random.default_rng(0)
+    index, x = rng.permutation(40).astype(np.int64), rng.normal(size=(40, 5)).astype(np.float32)
+    with tables.VectorWriter(tmp_path, schemas.features(5, "m", "conv4"), rows_per_part) as out:
+        for start in range(0, 40, 6):
+            out.write(index[start : start + 6], x[start : start + 6])
+    got_index, got = tables.read_vectors(tmp_path)
+    assert np.array_equal(got_index, np.arange(40))
+    assert np.array_equal(got, x[np.argsort(index)])
+    assert len(list(tmp_path.glob("part-*.parquet"))) == (1 if rows_per_part == 100 else 7)
+
+
+def test_plain_readers_see_the_contracts_schema(tmp_path: Path) -> None:
+    with tables.VectorWriter(tmp_path, schemas.features(3, "abc", "layer3")) as out:
+        out.write(np.arange(2), np.ones((2, 3), np.float32))
+    schema = pq.read_schema(tmp_path / "part-00000.parquet")
+    vector = schema.field("vector").type
+    assert (vector.list_size, vector.value_type, vector.value_field.nullable) == (3, pa.float32(), False)
+    assert schema.metadata == {b"model": b"abc", b"layer": b"layer3", b"dim": b"3"}
+    assert pd.read_parquet(tmp_path)["vector"].iloc[1].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_no_vectors_are_still_a_readable_artifact(tmp_path: Path) -> None:
+    with tables.VectorWriter(tmp_path, schemas.features(4, "m", "l")):
+        pass
+    index, x = tables.read_vectors(tmp_path)
+    assert index.shape == (0,)
+    assert x.shape == (0, 4)
+
+
+def test_a_missing_column_names_itself(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="column role is missing"):
+        tables.write_table(tmp_path / "labels.parquet", {"index": [1], "label": [2]}, schemas.LABELS)
+    tables.write_table(tmp_path / "log.parquet", {"step": [1], "epoch": [0.5], "name": ["a"], "value": [1.0]}, schemas.LOG)
+    with pytest.raises(ArtifactError, match="column index"):
+        tables.read_table(tmp_path / "log.parquet", schemas.LABELS)
+
+
+def test_unknown_labels_are_null_on_disk_and_minus_one_in_memory(tmp_path: Path) -> None:
+    rows = {"index": [0, 1], "uri": ["a", "b"], "sha256": ["x", "y"], "split": ["train"] * 2, "label": [3, None], "width": [1, 1], "height": [1, 1]}  # fmt: skip
+    tables.write_table(tmp_path / "images.parquet", rows, schemas.MANIFEST)
+    table = tables.read_table(tmp_path / "images.parquet", schemas.MANIFEST)
+    assert table["label"].to_pylist() == [3, None]
+    assert tables.column(table, "label").tolist() == [3, -1]

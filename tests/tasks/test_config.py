@@ -1,0 +1,61 @@
+import subprocess
+import sys
+
+import pytest
+
+from data.errors import ConfigError
+from tasks.config import SECTIONS, Config, merge, resolve
+
+BASE = Config().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("over", "says"),
+    [
+        ({"cluster": {"kk": 3}}, r"unknown key cluster\.kk = 3; cluster has k, iterations"),
+        ({"pretext": {"temprature": 3}}, r"unknown key pretext\.temprature = 3; pretext has method"),
+        ({"pretext": {"method": "simsiam"}}, r"pretext\.method = 'simsiam' is not known; choose one of simclr, jigsaw\+\+"),
+        ({"pretext": {"method": "jigsaw++", "temperature": 1}}, r"unknown key pretext\.temperature"),
+        ({"pretext": {"temperature": 0}}, r"pretext\.temperature = 0: input should be greater than 0"),
+        ({"clusters": {}}, r"unknown key clusters = \{\}; the configuration has"),
+        ({"cluster": {"k": 0}}, r"cluster\.k = 0: input should be greater than or equal to 1"),
+        ({"seed": "a"}, r"seed = 'a': input should be a valid integer"),
+        ({"data": {"label_fraction": 0.1, "labels_per_class": 3}}, "give label_fraction or labels_per_class, not both"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_in_one_line(over: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        resolve(merge(BASE, over))
+    assert "\n" not in str(caught.value)
+    assert "JigsawPlusPlus" not in str(caught.value)
+
+
+def test_another_method_drops_the_formers_parameters() -> None:
+    config = resolve(merge(merge(BASE, {"pretext": {"temperature": 0.3}}), {"pretext": {"method": "jigsaw++", "epochs": 3}}))
+    assert (config.pretext.method, config.pretext.epochs) == ("jigsaw++", 3)
+    same = resolve(merge(merge(BASE, {"pretext": {"temperature": 0.3}}), {"pretext": {"method": "simclr", "epochs": 3}}))
+    assert same.pretext.model_dump()["temperature"] == 0.3
+
+
+def test_one_way_to_draw_labels_takes_the_other_back() -> None:
+    config = resolve(merge(merge(BASE, {"data": {"labels_per_class": 2}}), {"data": {"label_fraction": 0.1}}))
+    assert (config.data.label_fraction, config.data.labels_per_class) == (0.1, None)
+
+
+def test_a_configuration_survives_its_own_dump() -> None:
+    config = resolve(merge(BASE, {"pretext": {"method": "jigsaw++"}, "cluster": {"pca": 64}}))
+    assert resolve(config.model_dump(mode="json")) == config
+
+
+def test_every_field_has_a_sentence_for_the_form() -> None:
+    schema = Config.model_json_schema()
+    for name, model in schema["$defs"].items():
+        for key, field in model["properties"].items():
+            assert field.get("description", "").endswith("."), f"{name}.{key}"
+    assert set(SECTIONS) == set(schema["properties"]) - {"recipe", "seed", "store"}
+
+
+def test_configuration_needs_no_heavy_library() -> None:
+    code = "import sys, tasks.config, flows.recipes.digits; print([m for m in ('torch', 'prefect', 'pyarrow', 'faiss') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
