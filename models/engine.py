@@ -409,7 +409,10 @@ class _Log:
             self.sums = {}
 
     def state(self) -> State:
-        return {"rows": [list(row) for row in self.rows], "sums": {name: list(pair) for name, pair in self.sums.items()}}
+        return {
+            "rows": [list(row) for row in self.rows],
+            "sums": {name: list(pair) for name, pair in self.sums.items()},
+        }
 
     def restore(self, state: State) -> None:
         self.rows = [Row(*row) for row in state["rows"]]

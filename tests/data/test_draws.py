@@ -12,7 +12,11 @@ from data import draws
 from data.draws import Draws
 
 GOLDEN_KEY = 289306259742353284
-GOLDEN_UNIFORM = [[0.8244822492437361, 0.9471164469964176], [0.7137413836421926, 0.531765827874227], [0.6002320142157161, 0.5096405006555913]]
+GOLDEN_UNIFORM = [
+    [0.8244822492437361, 0.9471164469964176],
+    [0.7137413836421926, 0.531765827874227],
+    [0.6002320142157161, 0.5096405006555913],
+]
 INDICES = {
     "from 0": np.arange(4000, dtype=np.int64),
     "strided": np.arange(4000, dtype=np.int64) << 20,
@@ -68,7 +72,13 @@ def test_a_draw_belongs_to_the_image_not_to_the_batch() -> None:
 
 
 def test_names_of_a_key_do_not_run_together() -> None:
-    keys = [draws.key(1, "a", "bc"), draws.key(1, "ab", "c"), draws.key(1, "abc"), draws.key(1, "a", "b", "c"), draws.key(11)]
+    keys = [
+        draws.key(1, "a", "bc"),
+        draws.key(1, "ab", "c"),
+        draws.key(1, "abc"),
+        draws.key(1, "a", "b", "c"),
+        draws.key(11),
+    ]
     assert len(set(keys)) == len(keys)
 
 

@@ -265,8 +265,8 @@ class Recorder(Method):
 def test_hooks_come_in_order() -> None:
     method = Recorder()
     fit(method, epochs=1, schedule=lambda step, steps: 1 - step / steps)
-    first = ["prepare", "loss at rate 0.50", "backward", "before at weight 1.00", "after at weight 0.50", "resumed at weight 0.50"]  # fmt: skip # noqa: E501
-    second = ["prepare", "loss at rate 0.40", "backward", "before at weight 0.50", "after at weight 0.10", "resumed at weight 0.10"]  # fmt: skip # noqa: E501
+    first = ["prepare", "loss at rate 0.50", "backward", "before at weight 1.00", "after at weight 0.50", "resumed at weight 0.50"]  # fmt: skip
+    second = ["prepare", "loss at rate 0.40", "backward", "before at weight 0.50", "after at weight 0.10", "resumed at weight 0.10"]  # fmt: skip
     assert method.calls[:13] == ["epoch 0", *first, *second]
 
 
@@ -319,7 +319,14 @@ def test_adversaries_alternate_within_a_step() -> None:
     assert (method.x.item(), method.y.item()) == pytest.approx((x, y), rel=1e-6)
     assert method.updates == 2 * Feed.steps_per_epoch
     last = {row.name: row.value for row in history.rows if row.step == Feed.steps_per_epoch}
-    assert last.keys() == {"loss", "gradient_norm", "loss_adversary", "gradient_norm_adversary", "product", "learning_rate"}
+    assert last.keys() == {
+        "loss",
+        "gradient_norm",
+        "loss_adversary",
+        "gradient_norm_adversary",
+        "product",
+        "learning_rate",
+    }
     assert last["loss_adversary"] == -last["product"]
 
 
