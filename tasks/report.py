@@ -13,15 +13,6 @@ from tasks.stage import Job, Outcome, Request, Stage
 
 STAGE = Stage(name="report", kind="report", version=1, process="plain")
 
-MODELS = {
-    "teacher": "Teacher, pretext only",
-    "teacher-finetuned": "Teacher, fine-tuned",
-    "student-transferred": "Student, on pseudo-labels only",
-    "student-finetuned": "Student, fine-tuned",
-    "student": "Final student (distilled)",
-    "scratch": "Same student from scratch",
-}
-EVALUATIONS = {"few-label": "Classifier from the drawn labels", "knn": "Weighted kNN", "linear": "Linear probe"}
 _SHEET_IMAGE = 64
 """Side of the images on contact sheets, px, unless the stored ones are smaller."""
 
@@ -62,7 +53,7 @@ def plan(
 def build(job: Job) -> Outcome:
     """Gather plain values from the artifacts and render them."""
     from data import schemas
-    from data.report.document import Rejected, ReportData, render
+    from data.report.document import EVALUATIONS, Rejected, ReportData, render
     from data.report.scoreboard import Score
     from data.tables import read_table
 
@@ -90,12 +81,6 @@ def build(job: Job) -> Outcome:
             notes=tuple(meta["notes"]),
             config=_yaml(config),
             environment=_environment(job),
-            models=MODELS,
-            evaluations=EVALUATIONS,
-            all_labels=frozenset({"knn", "linear"}),
-            deciding="few-label",
-            final="student",
-            scratch="scratch",
         )
     )
     (job.out / "report.html").write_text(page, encoding="utf-8")

@@ -22,17 +22,17 @@ from data.report.figures import LogRow
 from data.report.scoreboard import Board, Cell, Headline, Score
 
 MODELS: Mapping[str, str] = {
-    "teacher_pretext": "Pretext teacher",
-    "teacher_finetuned": "Fine-tuned teacher",
-    "student_transferred": "Transferred student",
-    "student_finetuned": "Fine-tuned student",
-    "student_final": "Final student",
-    "scratch": "Student from scratch",
+    "teacher": "Teacher, pretext only",
+    "teacher-finetuned": "Teacher, fine-tuned",
+    "student-transferred": "Student, on pseudo-labels only",
+    "student-finetuned": "Student, fine-tuned",
+    "student": "Final student (distilled)",
+    "scratch": "Same student from scratch",
 }
 """Models in the order of the chain, as named in `scores.parquet` -> as shown."""
 
 EVALUATIONS: Mapping[str, str] = {
-    "classifier": "Own classifier",
+    "few-label": "Classifier, from the drawn labels",
     "linear": "Linear probe",
     "knn": "kNN",
 }
@@ -227,8 +227,8 @@ class ReportData:
     models: Mapping[str, str] = field(default_factory=lambda: MODELS)
     evaluations: Mapping[str, str] = field(default_factory=lambda: EVALUATIONS)
     all_labels: frozenset[str] = ALL_LABELS
-    deciding: str = "classifier"
-    final: str = "student_final"
+    deciding: str = "few-label"
+    final: str = "student"
     scratch: str = "scratch"
 
 

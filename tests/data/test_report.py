@@ -112,11 +112,11 @@ def sample() -> ReportData:
     rows = sheets.nearest(cluster.astype(np.int32), distance.astype(np.float32), [c for c, _ in chosen])
     n = 360
     scores = [
-        Score("classifier", model, "accuracy", "test", "", right / n, 7, n)
+        Score("few-label", model, "accuracy", "test", "", right / n, 7, n)
         for model, right in (
-            ("teacher_finetuned", 352),
-            ("student_finetuned", 344),
-            ("student_final", 351),
+            ("teacher-finetuned", 352),
+            ("student-finetuned", 344),
+            ("student", 351),
             ("scratch", 328),
         )
     ]
@@ -128,7 +128,7 @@ def sample() -> ReportData:
             Score(evaluation, model, "accuracy", "test", settings, right / n, 7, n)
             for model, right in zip(document.MODELS, values, strict=True)
         ]
-    scores += [Score("classifier", "student_final", "ece", "test", "15 bins", 0.01234, 7, n)]
+    scores += [Score("few-label", "student", "ece", "test", "15 bins", 0.01234, 7, n)]
     stages = tuple(
         StageRow(
             label,
@@ -311,7 +311,7 @@ def test_headline_says_what_the_scores_say(page: str) -> None:
 def test_score_table_shows_every_score_once(data: ReportData, page: str) -> None:
     rows = {row[0]: row[1:] for row in Page(page).rows if row and row[0] in document.MODELS.values()}
     assert list(rows) == list(document.MODELS.values())
-    columns = [("classifier", "accuracy"), ("classifier", "ece"), ("linear", "accuracy"), ("knn", "accuracy")]
+    columns = [("few-label", "accuracy"), ("few-label", "ece"), ("linear", "accuracy"), ("knn", "accuracy")]
     by_place = {(s.model, s.evaluation, s.metric): s.value for s in data.scores}
     for model, label in document.MODELS.items():
         for cell, (evaluation, metric) in zip(rows[label], columns, strict=True):
@@ -404,11 +404,11 @@ def test_hostile_names_stay_text(data: ReportData) -> None:
         ({"counts": Counts(10, 0, 0, labelled=4)}, "There are no test images, so no model was scored."),
         ({"counts": Counts(10, 0, 5, labelled=4)}, "No model was scored in this run"),
         (
-            {"scores": (Score("knn", "student_final", "accuracy", "test", "", 0.5, 0, 9),)},
+            {"scores": (Score("knn", "student", "accuracy", "test", "", 0.5, 0, 9),)},
             "The final student has no test accuracy",
         ),
         (
-            {"scores": (Score("classifier", "student_final", "accuracy", "test", "", 0.5, 0, 9),)},
+            {"scores": (Score("few-label", "student", "accuracy", "test", "", 0.5, 0, 9),)},
             "no from-scratch score",
         ),
         ({"logs": {"pretext": []}}, "No training of this run has left a log."),
@@ -510,10 +510,10 @@ def test_newcombe_changes_sign_with_the_order() -> None:
 )
 def test_verdict(final: float, scratch: float, word: str) -> None:
     scores = [
-        Score("classifier", "student_final", "accuracy", "test", "", final, 0, 200),
-        Score("classifier", "scratch", "accuracy", "test", "", scratch, 0, 200),
+        Score("few-label", "student", "accuracy", "test", "", final, 0, 200),
+        Score("few-label", "scratch", "accuracy", "test", "", scratch, 0, 200),
     ]
-    found = scoreboard.headline(scoreboard.board(scores, document.MODELS), "classifier", "student_final", "scratch")
+    found = scoreboard.headline(scoreboard.board(scores, document.MODELS), "few-label", "student", "scratch")
     assert found is not None
     assert found.difference == pytest.approx(final - scratch)
     assert document.verdict(found) == word
@@ -524,13 +524,13 @@ def test_board_orders_models_averages_seeds_and_drops_what_is_not_finite() -> No
         Score("knn", "other", "accuracy", "test", "k=5", 0.9, 0, 50),
         Score("knn", "scratch", "accuracy", "test", "k=5", 0.6, 0, 50),
         Score("knn", "scratch", "accuracy", "test", "k=5", 0.8, 1, 50),
-        Score("classifier", "scratch", "ece", "test", "", float("nan"), 0, 50),
-        Score("classifier", "scratch", "accuracy", "test", "", 0.5, 0, 50),
+        Score("few-label", "scratch", "ece", "test", "", float("nan"), 0, 50),
+        Score("few-label", "scratch", "accuracy", "test", "", 0.5, 0, 50),
     ]
     found = scoreboard.board(scores, document.MODELS, tuple(document.EVALUATIONS))
     assert [row.model for row in found.rows] == ["scratch", "other"]
-    assert [row.label for row in found.rows] == ["Student from scratch", "other"]
-    assert [(c.evaluation, c.metric) for c in found.columns] == [("classifier", "accuracy"), ("knn", "accuracy")]
+    assert [row.label for row in found.rows] == ["Same student from scratch", "other"]
+    assert [(c.evaluation, c.metric) for c in found.columns] == [("few-label", "accuracy"), ("knn", "accuracy")]
     own, knn = found.rows[0].cells
     assert own is not None
     assert knn is not None
@@ -544,9 +544,9 @@ def test_board_orders_models_averages_seeds_and_drops_what_is_not_finite() -> No
 
 
 def test_scores_of_other_splits_are_no_headline() -> None:
-    scores = [Score("classifier", "student_final", "accuracy", "train", "", 1.0, 0, 9)]
+    scores = [Score("few-label", "student", "accuracy", "train", "", 1.0, 0, 9)]
     assert (
-        scoreboard.headline(scoreboard.board(scores, document.MODELS), "classifier", "student_final", "scratch") is None
+        scoreboard.headline(scoreboard.board(scores, document.MODELS), "few-label", "student", "scratch") is None
     )
 
 
