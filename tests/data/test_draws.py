@@ -53,10 +53,8 @@ def test_every_bit_is_even() -> None:
 
 def test_neighbouring_seeds_epochs_and_names_are_unrelated() -> None:
     index = np.arange(4000, dtype=np.int64)
-    streams = [
-        Draws(seed, stage, epoch, index).uniform(name, 1)[:, 0]
-        for seed, stage, epoch, name in [(0, "a", 0, "x"), (1, "a", 0, "x"), (0, "b", 0, "x"), (0, "a", 1, "x"), (0, "a", 0, "y")]
-    ]  # fmt: skip
+    which = [(0, "a", 0, "x"), (1, "a", 0, "x"), (0, "b", 0, "x"), (0, "a", 1, "x"), (0, "a", 0, "y")]
+    streams = [Draws(seed, stage, epoch, index).uniform(name, 1)[:, 0] for seed, stage, epoch, name in which]
     assert np.abs(np.corrcoef(streams) - np.eye(5)).max() < 4.5 / np.sqrt(4000)
 
 

@@ -265,8 +265,12 @@ class Recorder(Method):
 def test_hooks_come_in_order() -> None:
     method = Recorder()
     fit(method, epochs=1, schedule=lambda step, steps: 1 - step / steps)
-    first = ["prepare", "loss at rate 0.50", "backward", "before at weight 1.00", "after at weight 0.50", "resumed at weight 0.50"]  # fmt: skip
-    second = ["prepare", "loss at rate 0.40", "backward", "before at weight 0.50", "after at weight 0.10", "resumed at weight 0.10"]  # fmt: skip
+
+    def step(rate: str, before: str, after: str) -> list[str]:
+        start = ["prepare", f"loss at rate {rate}", "backward", f"before at weight {before}"]
+        return [*start, f"after at weight {after}", f"resumed at weight {after}"]
+
+    first, second = step("0.50", "1.00", "0.50"), step("0.40", "0.50", "0.10")
     assert method.calls[:13] == ["epoch 0", *first, *second]
 
 
