@@ -259,10 +259,17 @@ def test_occlusion_leaves_other_tiles_bit_for_bit():
                 assert torch.equal(out[b, j], tiles[b, j])
 
 
-def test_an_image_alone_is_never_its_own_occluder():
-    method = jigsaw_method()
-    batch = batch_of(coordinates(1))
-    assert method.prepare(batch, draws(batch)).views.tiles.shape == (9, 3, 24, 24)
+@pytest.mark.usefixtures("raw_tiles")
+@pytest.mark.parametrize("B", [1, 2])
+def test_an_image_is_never_its_own_occluder(B):
+    """Its own tile of another cell would show twice; of two images the other one must be meant, of one none."""
+    method, foreign, images = jigsaw_method(), [], coordinates(B)
+    for epoch in range(60):
+        batch = batch_of(images)
+        tiles = method.prepare(batch, draws(batch, epoch)).views.tiles.unflatten(0, (-1, 9))
+        foreign += (tiles[:, :, 2].mean(dim=(2, 3)) != torch.arange(B).view(-1, 1)).any(dim=1).tolist()
+    share = (B > 1) * 2 / 3
+    assert abs(np.mean(foreign) - share) <= 4 * math.sqrt(share * (1 - share) / len(foreign))
 
 
 def test_tiles_are_normalised_each_by_itself_and_flat_ones_stay_finite():

@@ -8,9 +8,10 @@ from models.backbones import BACKBONES, make_backbone
 from models.network import MEAN, STD, Network, build_network
 
 MAPS = {  # side of each map, by backbone and side of the image
-    ("smallconv", 8): [8, 4, 4, 4],
-    ("smallconv", 21): [21, 10, 5, 5],
-    ("smallconv", 32): [16, 8, 4, 4],
+    ("smallconv", 8): [8, 4, 4],
+    ("smallconv", 16): [16, 8, 4],
+    ("smallconv", 25): [13, 6, 3],
+    ("smallconv", 32): [16, 8, 4],
     ("smallconv", 96): [48, 24, 12, 6],
     ("alexnet", 24): [12, 6, 3, 3, 3],
     ("alexnet", 32): [16, 8, 4, 4, 4],
@@ -100,7 +101,7 @@ def test_an_unknown_backbone_is_refused_by_name():
 
 
 def test_width_scales_channels_in_steps_of_eight():
-    assert list(make_backbone("smallconv", 16, width=0.3).channels.values()) == [8, 16, 40, 80]
+    assert list(make_backbone("smallconv", 16, width=0.3).channels.values()) == [8, 16, 40]
     assert make_backbone("resnet18", 16, width=2).feature_dim == 1024
 
 
@@ -149,14 +150,14 @@ def test_features_are_averaged_maps_of_normalised_images():
     network, x = small(head=1), images(3, 16)
     normalised = (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     maps = network.backbone.layers(normalised)
-    torch.testing.assert_close(network.features(x), maps["conv4"].mean(dim=(2, 3)))
+    torch.testing.assert_close(network.features(x), maps["conv3"].mean(dim=(2, 3)))
     torch.testing.assert_close(network.features(x, "conv2"), maps["conv2"].mean(dim=(2, 3)))
     torch.testing.assert_close(network.features(x, "head1"), network.head["head1"](network.features(x)))
     assert (network.features(x, "head1") >= 0).all()
 
 
 def test_an_unknown_layer_names_the_known_ones():
-    with pytest.raises(ConfigError, match=r"conv9.*conv1, conv2, conv3, conv4, features, head1"):
+    with pytest.raises(ConfigError, match=r"conv9.*conv1, conv2, conv3, features, head1"):
         small(head=1).features(images(1, 16), "conv9")
 
 
