@@ -11,23 +11,39 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from tasks import assign, cluster, distill, embed, evaluate, finetune, labels, manifest, predict, pretext, propagate
-from tasks import report, scores, transfer
+from data.types import Artifact
+from tasks import (
+    assign,
+    cluster,
+    distill,
+    embed,
+    evaluate,
+    finetune,
+    labels,
+    manifest,
+    predict,
+    pretext,
+    propagate,
+    report,
+    scores,
+    transfer,
+)
 from tasks.config import Config
 from tasks.stage import Request
 
 Handle = Any
+Plan = Callable[..., Request | Artifact]
 
 
 class Step(Protocol):
     """Makes a stage's artifact once its inputs exist."""
 
-    def __call__(self, label: str, plan: Callable[..., Request], /, *, after: Handle = None, **inputs: Handle) -> Handle:
+    def __call__(self, label: str, plan: Plan, /, *, after: Handle = None, **inputs: Handle) -> Handle:
         """Ask for `plan(**inputs)`.
 
         Args:
             label: the stage's name in this run.
-            plan: a function of artifacts (by keyword) that returns the request.
+            plan: a function of artifacts (by keyword) that returns the request, or an artifact that is there.
             after: another handle that must exist first, though it is not read.
             **inputs: handles of the artifacts that are read.
         """
@@ -54,7 +70,11 @@ class Facts:
         return cls(counts["train"] + counts["unlabelled"], counts["labelled"], counts["test_labelled"])
 
 
-def chain(config: Config, step: Step, look: Callable[[Handle], Facts]) -> dict[str, Handle]:
+Look = Callable[[Handle], Facts]
+"""Waits for a manifest and says what is in it."""
+
+
+def chain(config: Config, step: Step, look: Look) -> dict[str, Handle]:
     """Lay out the whole chain.
 
     Args:
@@ -67,7 +87,7 @@ def chain(config: Config, step: Step, look: Callable[[Handle], Facts]) -> dict[s
     """
     made: dict[str, Handle] = {}
 
-    def make(label: str, plan: Callable[..., Request], after: Handle = None, **inputs: Handle) -> Handle:
+    def make(label: str, plan: Plan, after: Handle = None, **inputs: Handle) -> Handle:
         made[label] = step(label, plan, after=after, **inputs)
         return made[label]
 
@@ -76,7 +96,9 @@ def chain(config: Config, step: Step, look: Callable[[Handle], Facts]) -> dict[s
 
     teacher = make("pretext", partial(pretext.plan, config), manifest=images)
     layer = config.embed.layer
-    features = make("embed", partial(embed.plan, config, part="train", layer=layer), manifest=images, checkpoint=teacher)
+    features = make(
+        "embed", partial(embed.plan, config, part="train", layer=layer), manifest=images, checkpoint=teacher
+    )
 
     others: dict[str, tuple[Handle, Handle]] = {}
 
@@ -124,9 +146,13 @@ def chain(config: Config, step: Step, look: Callable[[Handle], Facts]) -> dict[s
             if {"knn", "linear"} & set(config.evaluate.protocols):
                 at = layer if name == "teacher" else "features"
                 train = features if name == "teacher" else make(f"embed-{name}", partial(embed.plan, config, part="train", layer=at), after=last, **inputs)  # fmt: skip
-                test = make(f"embed-{name}-test", partial(embed.plan, config, part="test", layer=at), after=last, **inputs)
+                test = make(
+                    f"embed-{name}-test", partial(embed.plan, config, part="test", layer=at), after=last, **inputs
+                )
                 inputs |= {"train": train, "test": test}
-            evaluations[name] = make(f"evaluate-{name}", partial(evaluate.plan, config, model=name), after=last, **inputs)
+            evaluations[name] = make(
+                f"evaluate-{name}", partial(evaluate.plan, config, model=name), after=last, **inputs
+            )
     table = make(
         "scores",
         partial(scores.plan, config),

@@ -8,6 +8,7 @@ Ctrl-C does not reach it before the run has ended its stages, and it does not ou
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ import time
 import tomllib
 import urllib.request
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from data.errors import StageError
 
@@ -82,16 +83,17 @@ def _flat(table: dict[str, Any], prefix: str = "PREFECT") -> set[str]:
 
 
 class EmbeddedServer:
-    """A server on a free loopback port. A context manager: `PREFECT_API_URL` names it inside.
+    """A server on a free loopback port, named in `PREFECT_API_URL` until this process ends.
 
-    Its start takes seconds; do something else between entering and `wait`.
+    Make it before Prefect is imported: what the two register for the end of the process then runs in the right order,
+    Prefect's last words before the server's end. The start takes seconds; do something else before `wait`.
     """
 
-    def __enter__(self) -> Self:
+    def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/api"
         os.environ["PREFECT_API_URL"] = self.url
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the server
         self._process = subprocess.Popen(
             [sys.executable, "-m", "flows.embedded", str(self._socket.fileno())],
             stdin=subprocess.PIPE,
@@ -101,7 +103,7 @@ class EmbeddedServer:
             env={**os.environ, "PYTHONPATH": packages(), "PREFECT_UI_ENABLED": "false"},
             start_new_session=True,  # Ctrl-C is for us: the server takes in the run's end
         )
-        return self
+        atexit.register(self.stop)
 
     def wait(self) -> None:
         """Return when the server answers.
@@ -124,8 +126,8 @@ class EmbeddedServer:
             "start one with `prefect server start` and name it in PREFECT_API_URL"
         )
 
-    def __exit__(self, *_: object) -> None:
-        os.environ.pop("PREFECT_API_URL", None)
+    def stop(self) -> None:
+        """End it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:

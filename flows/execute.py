@@ -11,18 +11,17 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, wait
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from data.errors import PipelineError
 from data.types import Artifact
 from flows import page
-from flows.chain import Facts, Step
+from flows.chain import Facts, Look, Plan, Step
 from flows.run import WATCHERS, Run, stopped
 from tasks.config import Config
-from tasks.stage import Request
 
-Look = Callable[[PrefectFuture[Artifact]], Facts]
 Layout = Callable[[Step, Look], dict[str, PrefectFuture[Artifact]]]
 
 
@@ -45,15 +44,15 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
     with Run(config, name, [page.Page(), *WATCHERS]) as run:
         futures: list[PrefectFuture[Artifact]] = []
 
-        def step(
-            label: str, plan: Callable[..., Request], /, *, after: Any = None, **inputs: Any
-        ) -> PrefectFuture[Artifact]:
-            @task(name=label, task_run_name=label, cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
+        def step(label: str, plan: Plan, /, *, after: Any = None, **inputs: Any) -> PrefectFuture[Artifact]:
+            @task(
+                name=label, task_run_name=label, cache_policy=NO_CACHE, persist_result=False, result_serializer="json"
+            )
             def stage(**artifacts: Artifact) -> State[Artifact]:
                 made, cached = run.make(label, plan(**artifacts))
                 return Completed(name="Cached" if cached else "Completed", data=made)
 
-            future = stage.submit(**inputs, wait_for=[after] if after is not None else None)
+            future: PrefectFuture[Artifact] = stage.submit(**inputs, wait_for=[after] if after is not None else None)
             futures.append(future)
             return future
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -18,4 +20,157 @@ from prefect.artifacts import (
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
+from data.store import Meta
+from data.types import Artifact
+from flows.phrases import amount, duration, percent, status
 from flows.run import Run
+
+UPDATE, SPEAK = 1.0, 30.0
+"""Least seconds between two updates of a progress bar, and between two log lines on one training."""
+
+
+@dataclass
+class _Bar:
+    id: UUID
+    updated: float
+    spoken: float
+
+
+class Page:
+    """A watcher that fills the page. Its own failures are logged and never end a run."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, _Bar] = {}
+        self._drawing = threading.Lock()  # matplotlib's settings are the process's
+
+    def begin(self, run: Run) -> None:
+        """Name the run's folder."""
+        self._run = run
+        _say(f"run {run.name}: {run.folder}")
+
+    def event(self, label: str, event: dict[str, Any]) -> None:
+        """Show progress, pass log lines on, and describe each finished stage."""
+        match event["event"]:
+            case "progress" if event.get("total"):
+                _guarded(lambda: self._progress(label, event))
+            case "log":
+                _say(event["text"])
+            case "figure":
+                _guarded(
+                    lambda: _markdown(
+                        event["key"], _picture(event["title"], base64.b64decode(event["png"])), event["title"]
+                    )
+                )
+            case "made":
+                took = "cached" if event["cached"] else f"made in {duration(event['seconds'])}"
+                _say(f"{label}: {took}, {amount(event)}, {event['path']}")
+                _guarded(lambda: self._made(label, event))
+
+    def end(self, run: Run, result: dict[str, Any] | None, error: BaseException | None) -> None:
+        """Show the scores and say where the report lies."""
+        if result is not None:
+            _guarded(lambda: _results(result))
+
+    def _progress(self, label: str, event: dict[str, Any]) -> None:
+        now, share = time.monotonic(), 100 * event["done"] / event["total"]
+        text = status(event)
+        bar = self._bars.get(label)
+        if bar is None:
+            made = create_progress_artifact(share, description=f"{label}: {text}")
+            assert isinstance(made, UUID)
+            self._bars[label] = _Bar(made, now, now)
+            return
+        if now - bar.updated >= UPDATE or share >= 100:
+            bar.updated = now
+            update_progress_artifact(bar.id, share, description=f"{label}: {text}")
+        if now - bar.spoken >= SPEAK:
+            bar.spoken = now
+            _say(f"{label}: {text}")
+
+    def _made(self, label: str, event: dict[str, Any]) -> None:
+        store = self._run.store
+        made = Artifact(kind=event["kind"], fingerprint=event["fingerprint"])
+        meta = store.meta(made)
+        lines = [
+            f"### {label}",
+            "",
+            "| | |",
+            "| --- | --- |",
+            f"| result | {made.kind} `{made.fingerprint[:12]}`, {amount(event)} |",
+            f"| state | {_state(event)} |",
+            *(
+                f"| reads {name} | {given['kind']} `{given['fingerprint'][:12]}` |"
+                for name, given in meta["inputs"].items()
+            ),
+            f"| place | `{store.folder(made)}` |",
+        ]
+        if not event["cached"]:  # a rerun is to be quick, and these are in the report
+            lines += ["", *self._plots(made, meta)]
+        _markdown(f"stage-{label}", "\n".join(lines), f"What stage {label} made")
+
+    def _plots(self, made: Artifact, meta: Meta) -> list[str]:
+        from data.tables import column, read_table
+
+        folder = self._run.store.folder(made)
+        if made.kind == "clusters":
+            sizes = column(read_table(folder / "centroids.parquet"), "size")
+            return [_picture("Cluster sizes", self._draw("cluster_sizes_png", sizes))]
+        if made.kind == "checkpoint":
+            log = read_table(folder / "log.parquet").select(["step", "epoch", "name", "value"]).to_pylist()
+            return [_picture("Loss", self._draw("loss_curve_png", log))] if log else []
+        return []
+
+    def _draw(self, name: str, values: Any) -> bytes:
+        from data.report import figures
+
+        if name == "loss_curve_png":
+            values = [figures.LogRow(**row) for row in values]
+        with self._drawing:
+            drawn: bytes = getattr(figures, name)(values)
+        return drawn
+
+
+def _results(result: dict[str, Any]) -> None:
+    columns = ("evaluation", "model", "metric", "split", "setting", "value", "n")
+    rows = [{name: row[name] for name in columns} | {"value": round(row["value"], 4)} for row in result["scores"]]
+    create_table_artifact(
+        rows, key="scores", description="All scores of the run; shares between 0 and 1 unless named otherwise."
+    )
+    head = result["headline"]
+    lines = []
+    if "student" in head:
+        lines.append(f"**{percent(head['student'])}** of the test images right: the final student.")
+    if "gain" in head:
+        lines.append(f"{percent(head['scratch'])} by the same student from scratch: {100 * head['gain']:+.1f} points.")
+    lines.append(f"Run folder: `{result['folder']}`")
+    if result["report"]:
+        lines.append(f"Report, with the clusters' images, curves and configuration: `{result['report']}`")
+    _markdown("report", "\n\n".join(lines), "What came out, and where the report lies")
+
+
+def _state(event: dict[str, Any]) -> str:
+    computed = duration(event["computed_in"])
+    return f"cached: made earlier, in {computed}" if event["cached"] else f"made in {computed}"
+
+
+def _picture(title: str, png: bytes) -> str:
+    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def _markdown(key: str, text: str, description: str) -> None:
+    create_markdown_artifact(text, key=re.sub(r"[^a-z0-9-]+", "-", key.lower()), description=description)
+
+
+def _guarded(show: Callable[[], None]) -> None:
+    try:
+        show()
+    except Exception as error:  # whatever goes wrong with the page, the run goes on
+        _say(f"the run's page could not be filled: {type(error).__name__}: {error}", warning=True)
+
+
+def _say(text: str, warning: bool = False) -> None:
+    try:
+        logger = get_run_logger()
+    except MissingContextError:
+        return
+    (logger.warning if warning else logger.info)("%s", text)

@@ -25,6 +25,7 @@ from tasks.config import Config
 from tasks.stage import Request, seconds_of
 from tasks.workers import Workers
 
+
 class Watcher(Protocol):
     """Somebody who looks on: the terminal, the run's page in Prefect."""
 
@@ -34,7 +35,7 @@ class Watcher(Protocol):
     def event(self, label: str, event: dict[str, Any]) -> None:
         """Something happened in a stage; called from the thread that waits for it.
 
-        `event["event"]` is started (stage), running (its turn has come: it is not cached), progress (done, total, and what the stage knows of epoch, epochs, rate in
+        `event["event"]` is started, running (its turn has come: it is not cached), progress (done, total, and what the stage knows of epoch, epochs, rate in
         images/s, eta in s, loss, learning_rate, data_share), log (text), made (stage, kind, fingerprint, path, cached,
         seconds, rows, computed_in) or failed (text).
         """
@@ -82,30 +83,39 @@ class Run:
         for watcher in self._watchers:
             watcher.event(label, event)
 
-    def make(self, label: str, request: Request) -> tuple[Artifact, bool]:
+    def make(self, label: str, request: Request | Artifact) -> tuple[Artifact, bool]:
         """Make a stage's artifact, or find it made, and enter it into the record.
 
         Args:
             label: the stage's name in this run.
-            request: what is asked for.
+            request: what is asked for, or an artifact that is there.
 
         Returns:
             The artifact, and whether it was there already.
         """
-        started = time.monotonic()
-        self._watch(label, {"event": "started", "stage": request.stage})
+        began = [time.monotonic()]
+
+        def listen(event: dict[str, Any]) -> None:
+            if event["event"] == "running":  # waiting for its turn is not its time
+                began[0] = time.monotonic()
+            self._watch(label, event)
+
+        self._watch(label, {"event": "started"})
         try:
-            request = request.model_copy(update={"outside": request.outside | {"run": self._so_far()}})
-            by_content = request.stage == "manifest"  # named by what is found there: it must look
-            wanted = None if by_content else request.artifact(self.store)
-            if wanted is not None and self.store.has(wanted):
-                made, cached = wanted, True
+            if isinstance(request, Artifact):
+                made, cached = request, True
             else:
-                made, cached = self.workers.make(request, label, lambda event: self._watch(label, event))
+                request = request.model_copy(update={"outside": request.outside | {"run": self._so_far()}})
+                by_content = request.stage == "manifest"  # named by what is found there: it must look
+                wanted = None if by_content else request.artifact(self.store)
+                if wanted is not None and self.store.has(wanted):
+                    made, cached = wanted, True
+                else:
+                    made, cached = self.workers.make(request, label, listen)
         except BaseException as error:
             self._watch(label, {"event": "failed", "text": str(error)})
             raise
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - began[0]
         row = {
             "stage": label,
             "kind": made.kind,
@@ -142,7 +152,9 @@ class Run:
         """
         from data.tables import read_table
 
-        copies = {label: f"{label}.{ending}" for label, ending in (("scores", "parquet"), ("report", "html")) if label in made}
+        copies = {
+            label: f"{label}.{ending}" for label, ending in (("scores", "parquet"), ("report", "html")) if label in made
+        }
         for label, name in copies.items():
             shutil.copyfile(self.store.folder(made[label]) / name, self.folder / name)
         rows = read_table(self.folder / "scores.parquet").to_pylist()

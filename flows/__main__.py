@@ -1,0 +1,219 @@
+"""The command line: `knowledge-transfer`, or `python -m flows`.
+
+Whatever the user can get wrong is found before Prefect is imported; torch is never imported in this process but for
+`run --dry-run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, get_args
+
+from data.errors import ConfigError, Interrupted, PipelineError, UserError
+from data.store import Store
+from flows.phrases import summary
+from flows.recipes import NAMES, override, parse_settings, recipe
+from flows.run import WATCHERS, stopped, to_yaml
+from flows.terminal import Terminal
+from tasks.config import Config, Protocol, methods
+
+PROGRAM = "knowledge-transfer"
+INTERRUPTED = Interrupted.status
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong argument, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: arguments; those of the process if not given.
+
+    Returns:
+        The exit status: 0 done, 1 the run failed, 2 the user's mistake, 130 interrupted.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    terminal = Terminal()
+    try:
+        options = _parser().parse_args(given)
+        signal.signal(signal.SIGTERM, _interrupt)
+        status: int = options.command(options, terminal)
+    except BrokenPipeError:  # whoever read our output has had enough
+        sys.stderr.close()
+        return 1
+    except (Exception, KeyboardInterrupt, Interrupted) as error:
+        return _fail(error, terminal, as_json="--json" in given)
+    return status
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(error: BaseException, terminal: Terminal, as_json: bool) -> int:
+    run = terminal.run
+    if stopped(error):
+        status, kind = INTERRUPTED, "cancelled"
+        text = "interrupted; what was done is kept, the same command goes on from there"
+    elif isinstance(error, PipelineError):
+        status, kind = error.status, "refused" if isinstance(error, UserError) else "failed"
+        text = " ".join(str(error).split())
+    else:
+        status, kind = 1, "failed"
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if run is None:
+            traceback.print_exception(error)
+        else:
+            with run.log.open("a") as log:
+                traceback.print_exception(error, file=log)
+            text += f"; a fault of the program, not yours; log: {run.log}"
+    print(f"{PROGRAM}: {text}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"status": kind, "error": text, "folder": str(run.folder) if run else None}))
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(PROGRAM, description="From unlabelled images and a handful of labels to a small, accurate model.", allow_abbrev=False)  # fmt: skip
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(command=run)
+        return sub
+
+    def configurable(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="change a key, such as cluster.k=50; may be repeated")  # fmt: skip
+
+    def storing(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--store", metavar="DIR", help="folder of the store (default: store)")
+
+    def printing(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--json", action="store_true", help="print one JSON object on stdout, progress on stderr")
+
+    sub = command("run", _run, "run the whole chain")
+    sub.add_argument("recipe", nargs="?", default="digits", metavar="RECIPE", help="a name that `list` shows, or a YAML file (default: digits)")  # fmt: skip
+    configurable(sub)
+    storing(sub)
+    sub.add_argument("--dry-run", action="store_true", help="say what would be done, how large it is and what it costs")
+    printing(sub)
+    command("list", _list, "show recipes, methods, backbones, data sources and evaluations")
+    sub = command("show", _show, "print a recipe's full configuration as YAML that `run` accepts")
+    sub.add_argument("recipe", metavar="RECIPE", help="a name that `list` shows, or a YAML file")
+    configurable(sub)
+    sub = command("report", _report, "write a run's report.html again")
+    sub.add_argument("run", metavar="RUN", help="a run's name in the store, or its folder")
+    storing(sub)
+    sub = command("evaluate", _evaluate, "measure one model: nearest neighbours, linear probe, accuracy")
+    sub.add_argument("model", metavar="MODEL", help="a run's folder (its final student), a checkpoint's folder, or any folder with model.safetensors and model.json")  # fmt: skip
+    sub.add_argument("--data", required=True, metavar="SOURCE", help="training images: the bank of neighbours, the probe's labels")  # fmt: skip
+    sub.add_argument("--test", metavar="SOURCE", help="test images (default: 20 %% of --data held out)")
+    sub.add_argument("--protocols", nargs="+", choices=_protocols(), default=_protocols(), metavar="NAME", help=f"which evaluations: {', '.join(_protocols())} (default: all)")  # fmt: skip
+    storing(sub)
+    printing(sub)
+    return parser
+
+
+def _protocols() -> list[str]:
+    """Those that look at a model, not at a run's clusters."""
+    return [name for name in get_args(Protocol) if name != "clusters"]
+
+
+def _run(options: argparse.Namespace, terminal: Terminal) -> int:
+    over = parse_settings(options.settings) | ({"store": options.store} if options.store else {})
+    config = override(recipe(options.recipe), over)
+    if options.dry_run:
+        from flows.estimate import estimate
+
+        found = estimate(config)
+        print(json.dumps(found.as_json()) if options.json else found.as_text())
+        return 0
+    Store(config.store)
+    for section in {"pretext", "transfer"} & over.keys():  # a section given in part is one of the recipe's method
+        over[section] = {"method": getattr(config, section).method, **over[section]}
+    named = options.recipe if options.recipe in NAMES else str(Path(options.recipe).absolute())
+    over["store"] = str(Path(config.store).expanduser().absolute())
+    return _flow("flows.knowledge_transfer", "knowledge_transfer", {"recipe": named, **over}, options.json, terminal)
+
+
+def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
+    from flows.model_folder import model_folder
+
+    config = override(Config(), {"store": options.store} if options.store else {})
+    parameters = {
+        "model": str(model_folder(options.model, Store(config.store))),
+        "data": options.data,
+        "test": options.test,
+        "protocols": options.protocols,
+        "store": str(Path(config.store).expanduser().absolute()),
+    }
+    return _flow("flows.evaluate", "evaluate", parameters, options.json, terminal)
+
+
+def _flow(module: str, name: str, parameters: dict[str, Any], as_json: bool, terminal: Terminal) -> int:
+    """Run a flow, on the configured server or on one of its own, and print what came out."""
+    from flows import embedded
+
+    configured = embedded.configure()
+    if not configured:
+        server = embedded.EmbeddedServer()
+        terminal.note("starting Prefect's embedded server")
+    flow = getattr(importlib.import_module(module), name)
+    if not configured:
+        server.wait()
+    WATCHERS.append(terminal)
+    result = flow(**parameters)
+    print(json.dumps({"status": "done", **result}) if as_json else "\n".join(summary(result)))
+    return 0
+
+
+def _list(options: argparse.Namespace, terminal: Terminal) -> int:
+    from data.sources import SOURCES
+    from models.methods.configs import Backbone
+
+    rows: dict[str, dict[str, str]] = {
+        "recipes": {name: _first(importlib.import_module(f"flows.recipes.{name.replace('-', '_')}")) for name in NAMES},
+        "pretext methods": {name: _first(model) for name, model in methods("pretext").items()},
+        "transfer methods": {name: _first(model) for name, model in methods("transfer").items()},
+        "backbones": dict.fromkeys(get_args(Backbone), ""),
+        "data sources": SOURCES,
+        "evaluations": dict.fromkeys(get_args(Protocol), ""),
+    }
+    for title, entries in rows.items():
+        print(title)
+        for name, text in entries.items():
+            print(f"  {name:<18}{text}".rstrip())
+    return 0
+
+
+def _first(described: object) -> str:
+    return (described.__doc__ or "").partition("\n")[0]
+
+
+def _show(options: argparse.Namespace, terminal: Terminal) -> int:
+    config = override(recipe(options.recipe), parse_settings(options.settings))
+    print(to_yaml(config), end="")
+    return 0
+
+
+def _report(options: argparse.Namespace, terminal: Terminal) -> int:
+    from flows.rewrite import rewrite_report
+
+    print(rewrite_report(options.run, options.store))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The flow `evaluate`: one model through chosen evaluations, on any images with labels."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, runtime
+
+from data.errors import DataError
+from data.store import Store
+from data.types import Artifact
+from flows.chain import Handle, Look, Step
+from flows.execute import execute
+from flows.model_folder import image_size, model_folder, stored
+from flows.recipes import override
+from tasks import adopt, embed, manifest
+from tasks import evaluate as measure
+from tasks.config import Compute, Config
+from tasks.stage import Request
+
+Measured = Literal["knn", "linear", "few-label"]
+
+
+@flow(name="evaluate", validate_parameters=True, persist_result=False, result_serializer="json")
+def evaluate(
+    model: str,
+    data: str = "digits",
+    test: str | None = None,
+    protocols: list[Measured] = ["knn", "linear", "few-label"],  # noqa: B006  # Prefect shows it as the default
+    compute: Compute | None = None,
+    store: str = "store",
+) -> dict[str, Any]:
+    """Measure one model: weighted nearest neighbours, linear probe, accuracy of its classifier.
+
+    Args:
+        model: A run's name or folder (its final student), or a folder with model.safetensors and model.json.
+        data: Training images with labels: digits, folder:PATH, parquet:PATH or torchvision:NAME.
+        test: Test images, same forms; empty: 20 % of data is held out.
+        protocols: What is measured; few-label needs a model with a classifier of the data's classes.
+        compute: Where and how to compute.
+        store: Folder of the store.
+
+    Returns:
+        The run's name, folder, scores and stages.
+    """
+    folder = model_folder(model, Store(store))
+    config = override(
+        Config(),
+        {
+            "recipe": "evaluate",
+            "data": {"train": data, "test": test, "image_size": image_size(folder)},
+            "evaluate": {"protocols": list(protocols)},
+            "compute": compute.model_dump(exclude_unset=True) if compute else {},
+            "store": store,
+        },
+    )
+    started = runtime.flow_run.scheduled_start_time
+    result = execute(config, f"evaluate-{started:%Y%m%d-%H%M%S}", partial(layout, config, folder))
+    if not result["scores"]:
+        raise DataError(f"model {str(folder)!r} has no classifier of the classes of {data}; choose knn or linear")
+    return result
+
+
+def layout(config: Config, folder: Path, step: Step, look: Look) -> dict[str, Handle]:
+    """Lay out the stages of an evaluation: features of the model, then its scores.
+
+    Args:
+        config: data and evaluations.
+        folder: of the model.
+        step: makes a stage.
+        look: waits for a manifest and says what is in it.
+
+    Returns:
+        label -> handle.
+
+    Raises:
+        DataError: there are no labels to evaluate on.
+    """
+    made: dict[str, Handle] = {}
+
+    def make(label: str, plan: Any, **inputs: Handle) -> Handle:
+        made[label] = step(label, plan, **inputs)
+        return made[label]
+
+    def model() -> Artifact | Request:
+        return stored(folder, Store(config.store)) or adopt.plan(folder)
+
+    images = make("manifest", partial(manifest.plan, config))
+    facts = look(images)
+    if not (facts.labelled and facts.test):
+        raise DataError(f"evaluate: {config.data.test or config.data.train} has no labels; give each class its sub-folder or a label column")  # fmt: skip
+    inputs = {"manifest": images, "checkpoint": make("model", model)}
+    if {"knn", "linear"} & set(config.evaluate.protocols):
+        inputs |= {
+            part: make(f"embed-{part}", partial(embed.plan, config, part=part, layer="features"), **inputs)
+            for part in ("train", "test")
+        }
+    make("scores", partial(measure.plan, config, model="model"), **inputs)
+    return made

@@ -1,0 +1,64 @@
+"""Which network a user means: a run's final student, a checkpoint in a store, or any folder in the same layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from data.errors import ConfigError, DataError
+from data.store import Store
+from data.types import Artifact
+
+FILES = ("model.safetensors", "model.json")
+_LAST = ("distill", "transfer")
+"""Stages whose checkpoint is a run's final student, the first one that a run has."""
+
+
+def model_folder(named: str, store: Store) -> Path:
+    """The folder of a model.
+
+    Args:
+        named: a folder with `FILES`, a run's folder, or the name of a run in the store.
+        store: where runs are looked up by name.
+
+    Raises:
+        ConfigError: there is nothing of that kind.
+    """
+    path = Path(named).expanduser()
+    for folder in (path, store.root / "runs" / named):
+        if (folder / "run.json").exists():
+            return _final_student(folder.absolute())
+    if all((path / name).exists() for name in FILES):
+        return path.absolute()
+    raise ConfigError(
+        f"model {named!r} is neither a run in {store.root / 'runs'} nor a folder with {' and '.join(FILES)}; "
+        "give one of these"
+    )
+
+
+def _final_student(run: Path) -> Path:
+    rows = {row["stage"]: row for row in json.loads((run / "run.json").read_text())["stages"]}
+    folders = [run.parent.parent / str(rows[stage]["path"]) for stage in _LAST if stage in rows]
+    if folders and folders[0].exists():
+        return folders[0]
+    raise ConfigError(f"run {run.name!r} has no trained student in {run.parent.parent}; run it to its end first")
+
+
+def image_size(folder: Path) -> int:
+    """Side of the images that a model is for, px.
+
+    Raises:
+        DataError: model.json doesn't say.
+    """
+    try:
+        return int(json.loads((folder / "model.json").read_text())["image_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"model {str(folder)!r}: model.json has no image_size ({error}); it describes no network of ours") from None  # fmt: skip
+
+
+def stored(folder: Path, store: Store) -> Artifact | None:
+    """The folder as an artifact, if it is one of this store."""
+    if folder.resolve().parent != (store.root / "artifacts" / "checkpoint").resolve():
+        return None
+    found = Artifact(kind="checkpoint", fingerprint=folder.name)
+    return found if store.has(found) else None

@@ -1,0 +1,74 @@
+"""How numbers are said to people: on the terminal and on the run's page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def percent(share: float) -> str:
+    """0.9124 -> `91.2 %`."""
+    return f"{100 * share:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """0.84 -> `0.8 s`, 75 -> `1 min 15 s`, 7260 -> `2 h 1 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+
+
+def amount(row: dict[str, Any]) -> str:
+    """What a stage's `rows` count, from its `kind`: rows, or a network's parameters."""
+    unit = {"checkpoint": "parameters", "manifest": "images", "clusters": "clusters", "labels": "labels"}
+    return f"{row['rows']:,} {unit.get(row['kind'], 'rows')}"
+
+
+def status(event: dict[str, Any]) -> str:
+    """One line on how a stage goes, with what its progress event knows."""
+    known = event.get
+    parts = [f"{event['done']:,} of {event['total']:,}"]
+    if known("epochs", 1) > 1 and known("epoch") is not None:
+        parts.append(f"epoch {min(event['epoch'] + 1, event['epochs'])}/{event['epochs']}")
+    if known("loss") is not None:
+        parts.append(f"loss {event['loss']:.3f}")
+    if known("rate"):
+        parts.append(f"{event['rate']:,.0f} images/s")
+    if known("data_share") is not None:
+        parts.append(f"{100 * event['data_share']:.0f} % on data")
+    if known("eta") is not None:
+        parts.append(f"{duration(event['eta'])} left")
+    return ", ".join(parts)
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """What a run ends with: its headline, its folder, its report, and whether anything was computed.
+
+    Args:
+        result: of `Run.finish`.
+    """
+    head, stages = result["headline"], result["stages"]
+    lines = []
+    if "student" in head:
+        lines.append(f"score   {percent(head['student'])} of the test images right: the final student")
+    if "gain" in head:
+        lines.append(
+            f"        {percent(head['scratch'])} from scratch on the same labels: {100 * head['gain']:+.1f} points"
+        )
+    if not head:
+        lines += [
+            f"score   {_score(row)}" for row in result["scores"] if row["split"] == "test" or row["metric"] == "nmi"
+        ]
+    lines.append(f"run     {result['folder']}")
+    if result["report"]:
+        lines.append(f"report  {result['report']}")
+    cached = sum(row["cached"] for row in stages)
+    made = "nothing had to be computed" if cached == len(stages) else f"{cached} of them were in the store already"
+    lines.append(f"stages  {len(stages)}; {made}")
+    return lines
+
+
+def _score(row: dict[str, Any]) -> str:
+    setting = f" ({row['setting']})" if row["setting"] else ""
+    return f"{row['value']:.4f} {row['metric']} of {row['model']}, {row['evaluation']}{setting}, {row['n']:,} images"
