@@ -274,8 +274,7 @@ def _classes(sources: dict[Split, Source], notes: list[str]) -> tuple[str, ...] 
     train, test = sources["train"], sources.get("test")
     classes = train.classes
     if classes is not None and len(classes) < 2:
-        notes.append(f"{train.spec}: one class only ({classes[0]}), so it is taken as images without labels")
-        classes = None
+        notes.append(f"{train.spec}: one class only ({classes[0]}); nothing can be learned from its labels")
     if test is None or test.classes is None:
         if test is not None and classes is not None:
             notes.append(f"{test.spec}: test images have no labels, so nothing can be scored on them")

@@ -66,9 +66,8 @@ def _view(images: Tensor, draws: Draws, name: str, config: Views, size: int) -> 
     boxes = crop_boxes(draws.uniform(f"{name}.crop", 2 * TRIES + 2), side, config.crop_min)
     flip = draws.uniform(f"{name}.flip", 1)[:, 0] < config.flip
     pixels = _planes(images)
-    if config.rotate > 0:
-        degrees = (2 * draws.uniform(f"{name}.rotate", 1)[:, 0] - 1) * config.rotate
-        x = rotated_crop(pixels, boxes, flip, degrees, size)
+    if config.rotate or config.shear or config.shift or config.zoom > 1 or config.stretch > 1:
+        x = affine_crop(pixels, boxes, flip, affine_maps(draws.uniform(f"{name}.affine", 6), config), size)
     else:
         x = resized_crop(pixels, boxes, flip, size)
     if config.jitter > 0:
@@ -83,6 +82,8 @@ def _view(images: Tensor, draws: Draws, name: str, config: Views, size: int) -> 
         rows = np.flatnonzero(v[:, 0] < config.blur)
         sigma = 0.1 + 1.9 * v[rows, 1]
         _change(x, rows, lambda y: gaussian_blur(y, sigma, blur_radius(size)))
+    if config.noise > 0:
+        x = (x + config.noise * _normal(draws, f"{name}.noise", x.shape[1:], x.device)).clamp_(0, 1)
     return x
 
 
@@ -151,16 +152,34 @@ def resized_crop(pixels: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool
     return torch.matmul(wy[:, None], x)
 
 
-def rotated_crop(
-    pixels: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], degrees: Floats, size: int
-) -> Tensor:
-    """Rotate about the image's centre (black comes in from outside), crop, resize, mirror: one bilinear sampling.
+def affine_maps(u: Floats, config: Views) -> Floats:
+    """Where a point of the image comes from: rotation, shear, zoom, stretch and shift about the centre.
+
+    Args:
+        u: (B, 6) draws: rotation, shear, zoom, stretch, shift in x and y.
+        config: `rotate` and `shear` in degrees either way, `zoom` and `stretch` log-uniform factors either way, `shift`
+            either way as a share of the side.
+
+    Returns:
+        (B, 2, 3) maps of coordinates from -1 to 1, x first.
+    """
+    v = 2 * u - 1
+    angle, slant = np.radians(v[:, 0] * config.rotate), np.tan(np.radians(v[:, 1] * config.shear))
+    zoom, stretch = np.exp(v[:, 2] * math.log(config.zoom)), np.exp(v[:, 3] * math.log(config.stretch) / 2)
+    sx, sy, cos, sin = zoom * stretch, zoom / stretch, np.cos(angle), np.sin(angle)
+    x = np.stack([sx * cos, sx * (slant * cos - sin), 2 * config.shift * v[:, 4]], axis=1)
+    y = np.stack([sy * sin, sy * (slant * sin + cos), 2 * config.shift * v[:, 5]], axis=1)
+    return np.stack([x, y], axis=1)
+
+
+def affine_crop(pixels: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], maps: Floats, size: int) -> Tensor:
+    """Map the image (black comes in from outside), crop, resize, mirror: one bilinear sampling.
 
     Args:
         pixels: (B, 3, S, S) float32.
-        boxes: (B, 4) top, left, height, width in px, of the rotated image.
+        boxes: (B, 4) top, left, height, width in px, of the mapped image.
         flip: (B,) whether to mirror left and right.
-        degrees: (B,) counter-clockwise.
+        maps: (B, 2, 3), see `affine_maps`.
         size: s, px.
 
     Returns:
@@ -168,12 +187,12 @@ def rotated_crop(
     """
     side = pixels.shape[-1]
     top, left, h, w = boxes.T / side
-    # In coordinates from -1 to 1: a point (u, v) of the view is the box's (zx u + cx, zy v + cy), then turned back.
-    cx, cy = 2 * left + w - 1, 2 * top + h - 1
-    zx, zy = np.where(flip, -w, w), h
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    affine = np.stack([cos * zx, -sin * zy, cos * cx - sin * cy, sin * zx, cos * zy, sin * cx + cos * cy], axis=1)
-    theta = _tensor(affine.reshape(-1, 2, 3), pixels.device)
+    # In coordinates from -1 to 1: a point (u, v) of the view is the box's (zx u + cx, zy v + cy), then mapped.
+    centre = np.stack([2 * left + w - 1, 2 * top + h - 1], axis=1)
+    scale = np.stack([np.where(flip, -w, w), h], axis=1)
+    linear = maps[:, :, :2] * scale[:, None]
+    offset = (maps[:, :, :2] @ centre[:, :, None])[:, :, 0] + maps[:, :, 2]
+    theta = _tensor(np.concatenate([linear, offset[:, :, None]], axis=2), pixels.device)
     grid = F.affine_grid(theta, [len(pixels), 3, size, size], align_corners=False)
     return F.grid_sample(pixels, grid, align_corners=False)
 
@@ -317,6 +336,15 @@ def _change(x: Tensor, rows: NDArray[np.int64], change: Callable[[Tensor], Tenso
     elif len(rows):
         at = torch.from_numpy(rows).to(x.device)
         x.index_copy_(0, at, change(x.index_select(0, at)))
+
+
+def _normal(draws: Draws, name: str, shape: torch.Size, device: torch.device) -> Tensor:
+    """Standard normal values (B, *shape), by Box and Muller's transform of the draws."""
+    n = shape.numel()
+    u = draws.uniform(name, n + n % 2).reshape(len(draws.index), 2, -1)
+    radius, angle = np.sqrt(-2 * np.log1p(-u[:, 0])), 2 * math.pi * u[:, 1]
+    values = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :n]
+    return _tensor(values, device).view(-1, *shape)
 
 
 def _tensor(values: Floats, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Optimizers as the recipes name them, and LARS.
+"""Optimizers as the recipes name them, LARS and Muon.
 
 Tensors with at most one dimension (biases, scales and shifts of norms) get no weight decay, and under LARS no trust
 ratio.
@@ -75,13 +75,84 @@ class LARS(Optimizer):
         return loss
 
 
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+ADAM_SHARE = 0.2
+"""Muon's rate for what is not a matrix, as a share of the rate for matrices."""
+
+
+class Muon(Optimizer):
+    """Momentum, orthogonalised (Jordan et al. 2024, "Muon: an optimizer for hidden layers").
+
+    For a matrix w (a convolution's weight is out x (in height width)), gradient g, rate lr, momentum mu:
+    v = mu v + g;  u = g + mu v;  w = (1 - lr wd) w - lr sqrt(max(1, rows / columns)) O(u), where O(u) has u's singular
+    vectors and singular values near 1, by five Newton-Schulz iterations. Where `orthogonal` is false: Adam with betas
+    0.9 and 0.99, at `ADAM_SHARE` of the rate. torch.optim.Muon takes matrices alone.
+
+    Args:
+        params: groups with `lr`, `weight_decay` and `orthogonal`.
+        lr: learning rate, above 0.
+        momentum: mu, in [0, 1).
+    """
+
+    def __init__(self, params: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": True})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # overloads
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is not None:
+                    w.mul_(1 - group["lr"] * group["weight_decay"])
+                    (self._matrix if group["orthogonal"] else self._adam)(w, w.grad, group)
+        return loss
+
+    def _matrix(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[w]
+        if not state:
+            state["velocity"] = torch.zeros_like(w)
+        v = state["velocity"].mul_(group["momentum"]).add_(g)
+        u = g.add(v, alpha=group["momentum"]).flatten(1)
+        rows, columns = u.shape
+        w.add_(orthogonal(u).view_as(w), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+    def _adam(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[w]
+        if not state:
+            state.update(steps=torch.zeros(()), mean=torch.zeros_like(w), square=torch.zeros_like(w))
+        state["steps"] += 1
+        t = float(state["steps"])
+        mean, square = state["mean"].lerp_(g, 0.1), state["square"].lerp_(g * g, 0.01)
+        spread = (square / (1 - 0.99**t)).sqrt_().add_(1e-8)
+        w.addcdiv_(mean, spread, value=-ADAM_SHARE * group["lr"] / (1 - 0.9**t))
+
+
+def orthogonal(u: Tensor) -> Tensor:
+    """(rows, columns) -> the same singular vectors, singular values near 1; in bf16, as the iteration tolerates it."""
+    a, b, c = NEWTON_SCHULZ
+    x = u.bfloat16() if u.shape[0] <= u.shape[1] else u.bfloat16().T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x if u.shape[0] <= u.shape[1] else x.T).float()
+
+
+_MATRIX_FLAG = {"lars": "adapt", "muon": "orthogonal"}
+"""What these optimizers do to matrices and convolutions only."""
+
+
 def make_optimizer(
     config: Optimization,
     parameters: Iterable[nn.Parameter],
     head: Iterable[nn.Parameter] = (),
     head_learning_rate: float | None = None,
 ) -> Optimizer:
-    """The optimizer a configuration names: SGD with Nesterov momentum 0.9, LARS (momentum 0.9, eta 0.001) or AdamW.
+    """The optimizer a configuration names: SGD with Nesterov momentum 0.9, LARS (momentum 0.9, eta 0.001), AdamW or Muon.
 
     Every group keeps its own peak rate under `peak`; the engine sets `lr` = peak * schedule at each step.
 
@@ -103,10 +174,12 @@ def make_optimizer(
             if group:
                 decay = config.weight_decay if decayed else 0.0
                 groups.append({"params": group, "lr": rate, "peak": rate, "weight_decay": decay})
-                if config.optimizer == "lars":
-                    groups[-1]["adapt"] = decayed
+                if config.optimizer in _MATRIX_FLAG:
+                    groups[-1][_MATRIX_FLAG[config.optimizer]] = decayed
     if not groups:
         raise ValueError("make_optimizer: no parameter needs a gradient, so there is nothing to train")
+    if config.optimizer == "muon":
+        return Muon(groups, lr=config.learning_rate)
     if config.optimizer == "lars":
         return LARS(groups, lr=config.learning_rate)
     if config.optimizer == "adamw":

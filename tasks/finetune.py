@@ -28,9 +28,12 @@ def plan(
         role: what is trained. The baseline draws its initial weights as the student of `transfer` did.
         steps: instead of `finetune.steps`: the baseline gets as many as all of the student's trainings together.
     """
-    tuned = config.finetune.model_dump(exclude={"seed", "baseline"})
+    tuned = config.finetune.model_dump(exclude={"seed", "baseline", "baseline_learning_rate"})
+    if role == "scratch":
+        tuned |= {"steps": steps or tuned["steps"], "head_learning_rate": None, "freeze": False}
+        tuned["learning_rate"] = config.finetune.baseline_learning_rate or tuned["learning_rate"]
     settings: dict[str, Any] = {
-        "finetune": tuned if steps is None else {**tuned, "steps": steps},
+        "finetune": tuned,
         "role": role,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,

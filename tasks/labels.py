@@ -78,7 +78,7 @@ def draw(
     if len(classes) < 2:
         only = f"one class only ({names[classes[0]]!r})" if len(classes) else "no labelled training image"
         raise DataError(
-            f"labels: {only}; fine-tuning needs at least two classes: give each its sub-folder, or images without labels"
+            f"labels: {only}; fine-tuning needs two or more: give each class a sub-folder, or put the images in none to go without labels"
         )
     order = uniform(key(seed, "labels"), index, 1)[:, 0]
     drawn: list[NDArray[np.int64]] = []

@@ -13,7 +13,7 @@ from pydantic import Field
 from data.types import Frozen
 
 Backbone = Literal["smallconv", "alexnet", "vgg16", "vgg16_bn", "resnet18", "resnet50"]
-OptimizerName = Literal["sgd", "lars", "adamw"]
+OptimizerName = Literal["sgd", "lars", "adamw", "muon"]
 
 
 class Views(Frozen):
@@ -22,16 +22,21 @@ class Views(Frozen):
     crop_min: float = Field(0.08, ge=0.01, le=1, description="Smallest area of a random crop, as a share of the image (0.01 to 1; 1 = no crop).")
     flip: float = Field(0.5, ge=0, le=1, description="Probability of a left-right flip (0 to 1). 0 for digits and text.")
     rotate: float = Field(0.0, ge=0, le=180, description="Largest random rotation, in degrees either way (0 to 180).")
+    shear: float = Field(0.0, ge=0, le=60, description="Largest random shear, in degrees either way (0 to 60).")
+    shift: float = Field(0.0, ge=0, le=0.5, description="Largest random shift along each axis, as a share of the side (0 to 0.5); what comes in is black.")
+    zoom: float = Field(1.0, ge=1, le=4, description="Largest random zoom, in and out (1 to 4; 1 = none); what comes in is black.")
+    stretch: float = Field(1.0, ge=1, le=4, description="Largest random change of the ratio of width to height (1 to 4; 1 = none).")
     jitter: float = Field(0.5, ge=0, le=1, description="Strength s of colour jitter: brightness, contrast, saturation 0.8 s, hue 0.2 s (0 to 1).")
     jitter_probability: float = Field(0.8, ge=0, le=1, description="Probability of colour jitter (0 to 1).")
     grey: float = Field(0.2, ge=0, le=1, description="Probability of dropping colour (0 to 1).")
     blur: float = Field(0.0, ge=0, le=1, description="Probability of Gaussian blur, sigma 0.1 to 2 px (0 to 1).")
+    noise: float = Field(0.0, ge=0, le=1, description="Standard deviation of Gaussian noise on each value, which lie in 0 to 1 (0 to 1).")
 
 
 class Optimization(Frozen):
     """How weights move."""
 
-    optimizer: OptimizerName = Field("sgd", description="sgd (Nesterov momentum 0.9), lars (large batches) or adamw.")
+    optimizer: OptimizerName = Field("sgd", description="sgd (Nesterov momentum 0.9), lars (large batches), adamw, or muon (short trainings).")
     learning_rate: float = Field(0.1, gt=0, le=100, description="Peak learning rate, after warm-up (above 0, up to 100). Not rescaled by batch size.")
     weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay, not on biases and norms (0 to 1).")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with linearly rising rate; then cosine to 0 (0 to below 1).")
@@ -96,6 +101,7 @@ class Finetune(Views, Optimization):
     batch_size: int = Field(64, ge=2, le=65_536, description="Images a step, drawn from the labelled ones.")
     learning_rates: list[float] = Field([], max_length=16, description="Rates to choose from on the validation part (from 10 labels a class on); empty: learning_rate alone.")
     head_learning_rate: float | None = Field(None, gt=0, le=100, description="Rate of the new layers; empty: learning_rate.")
+    baseline_learning_rate: float | None = Field(None, gt=0, le=100, description="Rate of the baseline where there is no grid to choose from; empty: learning_rate.")
     freeze: bool = Field(False, description="Train only the new classification layer.")
     keep_fc: bool = Field(False, description="Keep the fully connected layers learned on pseudo-labels instead of drawing them anew.")
     baseline: bool = Field(True, description="Also train the student from scratch on the same labels, to show what the chain bought.")

@@ -157,8 +157,8 @@ def test_without_labels_there_are_none(tmp_path):
         put(tmp_path / "single", f"photos/{i}.png", i)
     assert make(f"folder:{tmp_path}/flat").classes is None
     single = make(f"folder:{tmp_path}/single")
-    assert single.classes is None
-    assert set(single.images["label"].to_pylist()) == {None}
+    assert single.classes == ("photos",)
+    assert set(single.images["label"].to_pylist()) == {0}
     assert "one class only (photos)" in single.notes[0]
 
 

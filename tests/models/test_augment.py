@@ -14,6 +14,8 @@ from data.draws import Draws
 from models import augment
 from models.augment import (
     adjust_hue,
+    affine_crop,
+    affine_maps,
     blur_radius,
     centre,
     colour_jitter,
@@ -23,7 +25,6 @@ from models.augment import (
     jitter_factors,
     random_view,
     resized_crop,
-    rotated_crop,
 )
 from models.methods.configs import Views
 
@@ -156,29 +157,76 @@ def test_blur_radius_follows_simclr() -> None:
     assert [2 * blur_radius(side) + 1 for side in (224, 96, 32, 8)] == [23, 9, 3, 1]
 
 
-def test_rotated_crop_without_rotation_is_the_crop() -> None:
+def test_affine_crop_of_the_identity_is_the_crop() -> None:
     x = floats(12, 16)
     boxes = crop_boxes(draws(12).uniform("crop", 22), 16, 0.3)
     flip = np.arange(12) % 2 == 0
-    inner = rotated_crop(x, boxes, flip, np.zeros(12), 16)[:, :, 2:-2, 2:-2]  # the border blends in what lies outside
+    identity = affine_maps(np.full((12, 6), 0.5), Views(rotate=90, shear=45, zoom=2, stretch=2, shift=0.5))
+    np.testing.assert_allclose(identity, np.tile(np.eye(2, 3), (12, 1, 1)), atol=1e-12)
+    inner = affine_crop(x, boxes, flip, identity, 16)[:, :, 2:-2, 2:-2]  # the border blends in what lies outside
     torch.testing.assert_close(inner, resized_crop(x, boxes, flip, 16)[:, :, 2:-2, 2:-2], rtol=0, atol=1e-5)
+
+
+def only(**parts: tuple[float, float]) -> tuple[np.ndarray, Views]:
+    """Maps in which each named part takes a draw, the others none: (draw, largest)."""
+    u = np.full((2, 6), 0.5)
+    for name, (draw, _) in parts.items():
+        u[:, ["rotate", "shear", "zoom", "stretch", "shift", "shift_y"].index(name)] = draw
+    config = Views(**{name.removesuffix("_y"): largest for name, (_, largest) in parts.items()})
+    return affine_maps(u, config), config
 
 
 @pytest.mark.parametrize("degrees", [-30.0, 10.0, 90.0])
 def test_rotation_equals_torchvision(degrees: float) -> None:
+    maps, _ = only(rotate=(0.5 + 0.5 * np.sign(degrees), abs(degrees)))
+    check_against(maps, angle=-degrees)
+
+
+@pytest.mark.parametrize(("part", "largest", "expected"), [
+    ("zoom", 1.25, {"scale": 1 / 1.25}),
+    ("shift", 0.25, {"translate": [-4, 0]}),
+    ("shift_y", 0.25, {"translate": [0, -4]}),
+])  # fmt: skip
+def test_zoom_and_shift_equal_torchvision(part: str, largest: float, expected: dict) -> None:
+    maps, _ = only(**{part: (1.0, largest)})
+    check_against(maps, **expected)
+
+
+def check_against(maps: np.ndarray, **expected: float) -> None:
     x = floats(2, 16)
     whole = np.tile([0, 0, 16, 16], (2, 1))
-    ours = rotated_crop(x, whole, np.array([False, True]), np.full(2, degrees), 16)
-    expected = tv.rotate(x, degrees, interpolation=InterpolationMode.BILINEAR)
-    expected[1] = tv.horizontal_flip(expected[1])
-    inside = tv.rotate(torch.ones(2, 1, 16, 16), degrees, interpolation=InterpolationMode.BILINEAR) > 0.999
-    inside[1] = inside[1].flip(2)
-    assert inside.float().mean() > 0.6
-    difference = (ours - expected).abs() * inside
-    assert difference.max() < 2e-5
+    ours = affine_crop(x, whole, np.array([False, True]), maps, 16)
+    parts = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], **expected}
+    theirs = tv.affine(x, **parts, interpolation=InterpolationMode.BILINEAR)
+    inside = tv.affine(torch.ones(2, 1, 16, 16), **parts, interpolation=InterpolationMode.BILINEAR) > 0.999
+    assert inside.float().mean() > 0.5
+    unmirrored = affine_crop(x, whole, np.array([False, False]), maps, 16)
+    assert ((unmirrored - theirs).abs() * inside).max() < 2e-5
+    torch.testing.assert_close(ours[1], unmirrored[1].flip(2), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [STRONG, Views(rotate=15, flip=0, crop_min=0.5, jitter=0, grey=0)])
+def test_shear_and_stretch_keep_the_area() -> None:
+    u = draws(500).uniform("affine", 6)
+    maps = affine_maps(u, Views(rotate=30, shear=20, stretch=1.5))
+    np.testing.assert_allclose(np.linalg.det(maps[:, :, :2]), 1, atol=1e-12)
+    zoomed = affine_maps(u, Views(zoom=1.4))
+    sides = np.sqrt(np.linalg.det(zoomed[:, :, :2]))
+    assert 1 / 1.4 <= sides.min() < 0.73 < 1.38 < sides.max() <= 1.4
+    assert abs(np.log(sides).mean()) < 0.04
+
+
+def test_noise_has_the_deviation_asked_for_and_is_drawn_anew_for_every_value() -> None:
+    flat = torch.full((64, 16, 16, 3), 128, dtype=torch.uint8)
+    config = Views(crop_min=1, flip=0, jitter=0, grey=0, noise=0.05)
+    x = random_view(flat, draws(64), "a", config, 16) - 128 / 255
+    assert abs(x.std().item() - 0.05) < 0.001
+    assert abs(x.mean().item()) < 0.001
+    rows = x.flatten(1)
+    correlation = torch.corrcoef(rows) - torch.eye(64)
+    assert correlation.abs().max() < 0.2
+
+
+@pytest.mark.parametrize("config", [STRONG, Views(rotate=15, shear=10, zoom=1.3, shift=0.1, noise=0.1, flip=0, crop_min=0.5, jitter=0, grey=0)])
 @pytest.mark.parametrize(("side", "size"), [(32, 32), (8, 8), (37, 29)])
 def test_a_view_depends_on_nothing_but_image_and_draws(
     config: Views, side: int, size: int, monkeypatch: pytest.MonkeyPatch

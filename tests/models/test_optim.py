@@ -8,7 +8,7 @@ from lightly.utils.lars import LARS as LightlyLARS
 from torch import Tensor, nn
 
 from models.methods.configs import Optimization
-from models.optim import LARS, make_optimizer
+from models.optim import ADAM_SHARE, LARS, Muon, make_optimizer, orthogonal
 
 
 def weights(*shape: int, seed: int = 0) -> nn.Parameter:
@@ -115,3 +115,35 @@ def test_frozen_parameters_are_left_out_and_heads_default_to_the_same_rate() -> 
     assert {group["peak"] for group in make_optimizer(config, [], net.head.parameters()).param_groups} == {0.2}
     with pytest.raises(ValueError, match="nothing to train"):
         make_optimizer(config, net.frozen.parameters())
+
+
+def test_muon_equals_torchs_on_matrices() -> None:
+    torch.manual_seed(0)
+    for shape in ((6, 10), (10, 6), (8, 8)):
+        ours, theirs = (nn.Parameter(torch.linspace(-1, 1, shape[0] * shape[1]).view(shape).clone()) for _ in range(2))
+        a = Muon([{"params": [ours], "weight_decay": 0.1}], lr=0.02)
+        b = torch.optim.Muon([theirs], lr=0.02, momentum=0.95, weight_decay=0.1)
+        for _ in range(5):
+            ours.grad = torch.randn(shape)
+            theirs.grad = ours.grad.clone()
+            a.step()
+            b.step()
+        torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)  # both orthogonalise in bf16; a step is 0.02
+
+
+def test_muon_orthogonalises_convolutions_as_matrices_and_leaves_norms_to_adam() -> None:
+    torch.manual_seed(0)
+    u = torch.randn(16, 3, 3, 3)
+    values = torch.linalg.svdvals(orthogonal(u.flatten(1)))
+    assert 0.6 < values.min() <= values.max() < 1.3
+    module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16))
+    config = Optimization(optimizer="muon", learning_rate=0.01, weight_decay=0.0)
+    optimizer = make_optimizer(config, module.parameters())
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for p in module.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    # Adam's first step has the size of its rate, whatever the gradient.
+    torch.testing.assert_close((module[1].weight - before["1.weight"]).abs(), torch.full((16,), ADAM_SHARE * 0.01))
+    step = (module[0].weight - before["0.weight"]).flatten(1)
+    assert 0.6 * 0.01 < torch.linalg.matrix_norm(step, 2) < 1.3 * 0.01
