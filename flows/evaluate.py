@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,17 @@ from tasks.stage import Request
 Measured = Literal["knn", "linear", "few-label"]
 
 
-@flow(name="evaluate", validate_parameters=True, persist_result=False, result_serializer="json")
+def _flow_run_name() -> str:
+    return f"evaluate-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+@flow(
+    name="evaluate",
+    flow_run_name=_flow_run_name,
+    validate_parameters=True,
+    persist_result=False,
+    result_serializer="json",
+)
 def evaluate(
     model: str,
     data: str = "digits",
@@ -56,8 +67,7 @@ def evaluate(
             "store": store,
         },
     )
-    started = runtime.flow_run.scheduled_start_time
-    result = execute(config, f"evaluate-{started:%Y%m%d-%H%M%S}", partial(layout, config, folder))
+    result = execute(config, runtime.flow_run.name or _flow_run_name(), partial(layout, config, folder))
     if not result["scores"]:
         raise DataError(f"model {str(folder)!r} has no classifier of the classes of {data}; choose knn or linear")
     return result

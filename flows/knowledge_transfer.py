@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from prefect import flow, runtime
 from pydantic import Field
 
+from data.errors import ConfigError
 from flows.chain import chain
 from flows.execute import execute
 from flows.recipes import NAMES, override, recipe
@@ -22,7 +23,8 @@ Recipe = Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})]
 def resolve_parameters(parameters: dict[str, Any]) -> Config:
     """The configuration that flow parameters ask for: recipe < sections < shortcuts.
 
-    Of a section only the fields that were given count; the others stay as in the recipe.
+    Of a section only the fields that were given count; the others stay as in the recipe. (Prefect's forms give all
+    fields of a section that is opened.)
     """
     over: dict[str, Any] = {}
     for name, value in parameters.items():
@@ -43,7 +45,11 @@ def run_name(config: Config) -> str:
 
 
 def _flow_run_name() -> str:
-    return run_name(resolve_parameters(runtime.flow_run.parameters))
+    try:
+        config = resolve_parameters(runtime.flow_run.parameters)
+    except ConfigError:  # the flow itself says so, a moment later
+        config = Config()
+    return run_name(config)
 
 
 @flow(
@@ -55,10 +61,10 @@ def _flow_run_name() -> str:
 )
 def knowledge_transfer(
     recipe: Recipe = "digits",
-    seed: int | None = None,
-    k: int | None = None,
-    epochs: int | None = None,
-    label_fraction: float | None = None,
+    seed: Annotated[int, Field(ge=0)] | None = None,
+    k: Annotated[int, Field(ge=1)] | None = None,
+    epochs: Annotated[int, Field(ge=1)] | None = None,
+    label_fraction: Annotated[float, Field(gt=0, le=1)] | None = None,
     data: Data | None = None,
     pretext: SimCLR | JigsawPlusPlus | None = None,
     embed: Embed | None = None,
@@ -76,27 +82,28 @@ def knowledge_transfer(
     """From unlabelled images and a handful of labels to a small, accurate model.
 
     Args:
-        recipe: Where every setting starts from.
-        seed: Seed of everything that has none of its own (0 or more); empty: as in the recipe.
-        k: Number of clusters; empty: as in the recipe.
-        epochs: Epochs of pretext training; empty: as in the recipe.
-        label_fraction: Share of the training labels used (above 0, up to 1); empty: as in the recipe.
-        data: Images and labels; only what is filled in changes the recipe. The same holds for each section below.
-        pretext: How the teacher is trained.
-        embed: Which features are clustered.
-        cluster: K-means.
-        assign: What is labelled with clusters.
-        transfer: How the student is trained on clusters.
-        student: The network that is kept in the end.
-        finetune: Training on the few labels.
-        predict: The teacher's probabilities.
-        distill: How the student learns from them.
-        evaluate: What is measured.
-        compute: Where and how to compute.
-        store: Folder of the store; empty: as in the recipe.
+        recipe: Where every setting starts from. What stays None is as in the recipe; a section that is opened in the
+            form counts with all the values it then shows.
+        seed: Seed of everything that has none of its own (0 or more). None: as in the recipe.
+        k: Number of clusters (1 or more). None: as in the recipe.
+        epochs: Epochs of pretext training (1 or more). None: as in the recipe.
+        label_fraction: Share of the training labels used (above 0, up to 1). None: as in the recipe.
+        data: Images and labels. None: as in the recipe.
+        pretext: How the teacher is trained. None: as in the recipe.
+        embed: Which features are clustered. None: as in the recipe.
+        cluster: K-means. None: as in the recipe.
+        assign: Which images are labelled with their cluster. None: as in the recipe.
+        transfer: How the student is trained on clusters. None: as in the recipe.
+        student: The network that is kept in the end. None: as in the recipe.
+        finetune: Training on the few labels. None: as in the recipe.
+        predict: The teacher's probabilities. None: as in the recipe.
+        distill: How the student learns from them. None: as in the recipe.
+        evaluate: What is measured. None: as in the recipe.
+        compute: Where and how to compute. None: as in the recipe.
+        store: Folder of the store. None: as in the recipe, beside the project.
 
     Returns:
         The run's name, folder, scores and stages.
     """
     config = resolve_parameters(runtime.flow_run.parameters)
-    return execute(config, run_name(config), partial(chain, config))
+    return execute(config, runtime.flow_run.name or run_name(config), partial(chain, config))
