@@ -172,7 +172,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.workers.stop()
+        self.workers.close()
         stopped = error is not None and not isinstance(error, Exception)
         status = "done" if error is None else "cancelled" if stopped else "failed"
         with self._lock:

@@ -81,6 +81,8 @@ def main() -> None:
         while (line := inbox.get()) is not None:
             stop.polled = False
             tell(_serve(json.loads(line), tell, stop, images_cache))
+            if stop.asked.is_set():
+                break
     except Interrupted:
         pass
     finally:
@@ -103,7 +105,8 @@ def _serve(message: dict[str, Any], tell: Any, stop: _Stop, images_cache: dict[A
         return {"event": "failed", "user": False, "kind": "MemoryError", "text": "out of memory"}
     except Exception as error:
         traceback.print_exc()
-        return {"event": "failed", "user": False, "kind": type(error).__name__, "text": f"{type(error).__name__}: {error}"}
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]  # the log has all of it
+        return {"event": "failed", "user": False, "kind": type(error).__name__, "text": line}
     return {"event": "made", "artifact": made.model_dump(), "cached": cached}
 
 

@@ -65,7 +65,7 @@ def build(job: Job) -> Outcome:
     device = resolve_device(job.compute.device)
     precision = resolve_precision(wish["precision"], device)
     layer, images = wish["layer"], job.images(wish["image_size"])
-    dim = training.layer_dim(network, layer)
+    dim = network.layer_dim(layer)
     schema = schemas.features(dim, job.request.inputs["checkpoint"].fingerprint, layer)
     earlier = _earlier(job, index)
     taken = np.zeros(0, np.int64)

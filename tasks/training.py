@@ -191,13 +191,6 @@ def embed(job: Job, network: Network, index: NDArray[np.int64], layer: str, size
     return np.concatenate([block for _, block in blocks])
 
 
-@torch.inference_mode()
-def layer_dim(network: Network, layer: str) -> int:
-    """D of a layer's features."""
-    side = network.image_size
-    return int(network.eval().features(torch.zeros(1, 3, side, side), layer).shape[1])
-
-
 def publish(job: Job, network: Network, history: History) -> Outcome:
     """Write a network as the job's checkpoint, and say what it took."""
     arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in network.state_dict().items()}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -45,7 +46,7 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
+        self.close()
 
     def make(self, request: Request, label: str, listen: Listener) -> tuple[Artifact, bool]:
         """Have an artifact made by the child of its process.
@@ -98,6 +99,7 @@ class Workers:
                     listen(event)
         del self._children[request.process]
         status = child.wait()
+        _close(child)
         if self._stopping:
             raise Interrupted(f"stage {label} was stopped; its last checkpoint is kept in the store")
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
@@ -132,17 +134,29 @@ class Workers:
         children = list(self._children.values())
         for child in children:
             child.send_signal(signal.SIGTERM)  # no-op on a process that ended
-            if child.stdin is not None:
-                try:
-                    child.stdin.close()
-                except BrokenPipeError:
-                    pass
+            with suppress(OSError, ValueError):
+                child.stdin.close()  # type: ignore[union-attr]  # a pipe, as asked for in _child
         for child in children:
             try:
                 child.wait(GRACE)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+    def close(self) -> None:
+        """`stop`, then wait for threads that were reading and close the pipes."""
+        self.stop()
+        with self._turn:
+            for child in self._children.values():
+                _close(child)
+
+
+def _close(child: subprocess.Popen[str]) -> None:
+    """Close our ends of the pipes of a child that ended."""
+    for pipe in (child.stdin, child.stdout):
+        with suppress(OSError):
+            if pipe is not None:
+                pipe.close()
 
 
 def _environment() -> dict[str, str]:
