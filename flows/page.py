@@ -26,14 +26,16 @@ from flows.phrases import amount, duration, percent, status
 from flows.run import Run
 
 UPDATE, SPEAK = 1.0, 30.0
-"""Least seconds between two updates of a progress bar, and between two log lines on one training."""
+"""Least seconds between two updates of a progress bar (and before there is one), and between two log lines on a stage."""
 
 
 @dataclass
 class _Bar:
-    id: UUID
+    """The progress bar of a stage, made when the stage turns out to take long enough for one."""
+
     updated: float
     spoken: float
+    id: UUID | None = None
 
 
 class Page:
@@ -72,22 +74,24 @@ class Page:
             _guarded(lambda: _results(result))
 
     def _progress(self, label: str, event: dict[str, Any]) -> None:
-        now, share = time.monotonic(), 100 * event["done"] / event["total"]
-        text = status(event)
-        bar = self._bars.get(label)
-        if bar is None:
-            made = create_progress_artifact(share, description=f"{label}: {text}")
-            assert isinstance(made, UUID)
-            self._bars[label] = _Bar(made, now, now)
-            return
-        if now - bar.updated >= UPDATE or share >= 100:
+        now, share, text = time.monotonic(), 100 * event["done"] / event["total"], f"{label}: {status(event)}"
+        bar = self._bars.setdefault(label, _Bar(now, now))
+        if now - bar.updated >= UPDATE:
             bar.updated = now
-            update_progress_artifact(bar.id, share, description=f"{label}: {text}")
+            if bar.id is None:
+                made = create_progress_artifact(share, description=text)
+                assert isinstance(made, UUID)
+                bar.id = made
+            else:
+                update_progress_artifact(bar.id, share, description=text)
         if now - bar.spoken >= SPEAK:
             bar.spoken = now
-            _say(f"{label}: {text}")
+            _say(text)
 
     def _made(self, label: str, event: dict[str, Any]) -> None:
+        bar = self._bars.get(label)
+        if bar is not None and bar.id is not None:
+            update_progress_artifact(bar.id, 100.0, description=f"{label}: done")
         store = self._run.store
         made = Artifact(kind=event["kind"], fingerprint=event["fingerprint"])
         meta = store.meta(made)

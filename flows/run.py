@@ -35,9 +35,10 @@ class Watcher(Protocol):
     def event(self, label: str, event: dict[str, Any]) -> None:
         """Something happened in a stage; called from the thread that waits for it.
 
-        `event["event"]` is started, running (its turn has come: it is not cached), progress (done, total, and what the stage knows of epoch, epochs, rate in
-        images/s, eta in s, loss, learning_rate, data_share), log (text), made (stage, kind, fingerprint, path, cached,
-        seconds, rows, computed_in) or failed (text).
+        `event["event"]` is started; running (its turn has come: it is not cached); progress (done, total, and what the
+        stage knows of epoch, epochs, rate in images/s, eta in s, loss, learning_rate, data_share); log (text); figure
+        (key, title, png in base64); made (stage, kind, fingerprint, path, cached, seconds, rows, computed_in); or
+        failed (text).
         """
 
     def end(self, run: Run, result: dict[str, Any] | None, error: BaseException | None) -> None:

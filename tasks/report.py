@@ -62,7 +62,8 @@ def build(job: Job) -> Outcome:
     meta = job.meta("manifest")
     rejected = read_table(job.path("manifest") / "rejected.parquet", schemas.REJECTED).to_pylist()
     scores = read_table(job.path("scores") / "scores.parquet", schemas.SCORES).to_pylist()
-    assigned = _Assigned(job)
+    sheets = _Assigned(job).sheets()
+    _show(job, sheets)
     page = render(
         ReportData(
             run=run["name"],
@@ -73,7 +74,7 @@ def build(job: Job) -> Outcome:
             counts=_counts(job, meta),
             logs=_logs(job),
             clusters=_clusters(job),
-            sheets=assigned.sheets(),
+            sheets=sheets,
             quality=_quality(scores),
             scores=tuple(Score(**row) for row in scores if row["evaluation"] in EVALUATIONS),
             classes=tuple(meta["classes"] or ()),
@@ -154,6 +155,15 @@ def _quality(scores: list[dict[str, Any]]) -> Any:
         return None
     values = {name: found[name]["value"] for name in ("nmi", "ami", "ari", "purity")}
     return ClusterQuality(**values, n=found["nmi"]["n"])
+
+
+def _show(job: Job, sheets: tuple[Any, ...]) -> None:
+    """The contact sheets on the run's page too."""
+    from data.report.figures import contact_sheet_png
+
+    captions = [f"cluster {sheet.cluster}, {sheet.reason}: {sheet.size:,} images" for sheet in sheets]
+    png = contact_sheet_png([sheet.images for sheet in sheets], captions)
+    job.figure("contact-sheet", "Clusters: the images nearest to their centroids", png)
 
 
 class _Assigned:

@@ -11,6 +11,7 @@ images lie, how many may be broken) is not part of the name.
 
 from __future__ import annotations
 
+import base64
 import importlib
 import platform
 import time
@@ -174,6 +175,10 @@ class Job:
     def log(self, text: str) -> None:
         """A line that a person wants to read."""
         self.tell({"event": "log", "text": text})
+
+    def figure(self, key: str, title: str, png: bytes) -> None:
+        """A picture for the run's page, at most 200 kB; `key` is lower-case with dashes."""
+        self.tell({"event": "figure", "key": key, "title": title, "png": base64.b64encode(png).decode()})
 
     def report(self, **values: Any) -> None:
         """Progress: `done`, `total`, and what else there is (epoch, rate, eta, loss, learning_rate, data_share)."""
