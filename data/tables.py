@@ -17,7 +17,7 @@ from data.errors import ArtifactError
 
 ROWS_PER_PART = 1 << 18
 _PLAIN = {"use_dictionary": False, "compression": "none", "write_statistics": False}
-"""Vectors neither compress nor repeat: plain pages write and read several times faster (peers.md's measure, ours too)."""
+"""Vectors neither compress nor repeat: plain pages write and read several times faster."""
 
 
 def write_table(path: Path, columns: Mapping[str, Any], schema: pa.Schema) -> int:
