@@ -46,11 +46,12 @@ def random_view(images: Tensor, draws: Draws, name: str, config: Views, size: in
         draws: of the batch; a row of it per image.
         name: of the view; two names give two independent views.
         config: what may happen, and how strongly.
-        size: side s of the view, px.
+        size: side s of the view, px, unless the configuration has a `view_size`.
 
     Returns:
         (B, 3, s, s) float32 in [0, 1], channels last in memory.
     """
+    size = config.view_size or size
     B, side = len(images), images.shape[1]
     # On a CPU a share of the batch at a time, so that it stays in the cache.
     share = max(1, CACHED // (3 * max(side, size) ** 2)) if images.device.type == "cpu" else B

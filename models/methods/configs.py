@@ -19,6 +19,7 @@ OptimizerName = Literal["sgd", "lars", "adamw", "muon"]
 class Views(Frozen):
     """How an image becomes a random view. Zero switches a part off."""
 
+    view_size: int | None = Field(None, ge=8, le=1024, description="Side of the views, px (8 to 1024); empty: data.image_size. Smaller ones train faster.")
     crop_min: float = Field(0.08, ge=0.01, le=1, description="Smallest area of a random crop, as a share of the image (0.01 to 1; 1 = no crop).")
     flip: float = Field(0.5, ge=0, le=1, description="Probability of a left-right flip (0 to 1). 0 for digits and text.")
     rotate: float = Field(0.0, ge=0, le=180, description="Largest random rotation, in degrees either way (0 to 180).")
@@ -102,7 +103,7 @@ class Finetune(Views, Optimization):
     learning_rates: list[float] = Field([], max_length=16, description="Rates to choose from on the validation part (from 10 labels a class on); empty: learning_rate alone.")
     head_learning_rate: float | None = Field(None, gt=0, le=100, description="Rate of the new layers; empty: learning_rate.")
     baseline_learning_rate: float | None = Field(None, gt=0, le=100, description="Rate of the baseline where there is no grid to choose from; empty: learning_rate.")
-    freeze: bool = Field(False, description="Train only the new classification layer.")
+    freeze: bool = Field(False, description="Train only the new layers; the rest stands still.")
     keep_fc: bool = Field(False, description="Keep the fully connected layers learned on pseudo-labels instead of drawing them anew.")
     baseline: bool = Field(True, description="Also train the student from scratch on the same labels, to show what the chain bought.")
     seed: int | None = Field(None, ge=0, description="Seed of this stage; empty: the run's.")
