@@ -1,4 +1,4 @@
-"""Does the chain pay? The final student against scratch training, lightly's SimCLR and scikit-learn's LabelSpreading.
+r"""Does the chain pay? The final student against scratch training, lightly's SimCLR and scikit-learn's LabelSpreading.
 
     python benchmarks/chain_pays.py digits  --draws 10 --store STORE --out benchmarks/records/<date>_digits
     python benchmarks/chain_pays.py cifar10 --draws 3  --store STORE --out benchmarks/records/<date>_cifar10 \\
@@ -64,7 +64,7 @@ def stage_path(result: dict[str, Any], store: Path, label: str) -> Path:
 
 
 def vectors(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """index (N,), vectors (N, D) of a features artifact, by index."""
+    """Index (N,), vectors (N, D) of a features artifact, by index."""
     table = pq.read_table(folder)
     x = np.stack([np.asarray(v, np.float32) for v in table["vector"].to_pylist()])
     order = np.argsort(table["index"].to_numpy())
@@ -177,7 +177,9 @@ class Lightly:
         from PIL import Image
         from torchvision.transforms import v2
 
-        parts = [v2.RandomResizedCrop(self.size, scale=(0.5, 1.0)), v2.RandomHorizontalFlip(self.flip)] if augment else []
+        parts = (
+            [v2.RandomResizedCrop(self.size, scale=(0.5, 1.0)), v2.RandomHorizontalFlip(self.flip)] if augment else []
+        )
         normal = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         t = v2.Compose([*parts, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normal])
         return torch.stack([t(Image.fromarray(self.images.pixels[i]).resize((self.size, self.size))) for i in rows])
@@ -205,7 +207,10 @@ class Lightly:
             schedule.step()
         self.net.eval()
         with torch.inference_mode():
-            found = [self.net(self.batch(part, False)).argmax(1).numpy() for part in np.array_split(test, len(test) // 250 + 1)]
+            found = [
+                self.net(self.batch(part, False)).argmax(1).numpy()
+                for part in np.array_split(test, len(test) // 250 + 1)
+            ]
         self.net.fc = torch.nn.Identity()
         return float((np.concatenate(found) == self.images.label[test]).mean())
 
@@ -228,7 +233,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--lightly-seconds", type=float, help="instead of the first run's wall time; 0: leave lightly out")
+    parser.add_argument(
+        "--lightly-seconds", type=float, help="instead of the first run's wall time; 0: leave lightly out"
+    )
     parser.add_argument("--lightly-batch", type=int, default=128)
     parser.add_argument("--lightly-draws", type=int, help="fine-tune for the first so many draws only")
     a = parser.parse_args()
@@ -269,7 +276,7 @@ def main() -> None:
             rate = 0.01
             if (role == "validation").any():
                 held = index[role == "validation"]
-                rate = max(LIGHTLY_RATES, key=lambda r: lightly.finetune(index[role == "train"], r, held))  # noqa: B023
+                rate = max(LIGHTLY_RATES, key=lambda r: lightly.finetune(index[role == "train"], r, held))
             accuracy = lightly.finetune(index, rate, images.test)
             rows.append({"contestant": "lightly", "draw": draw, "accuracy": accuracy})
             print(rows[-1], rate, flush=True)

@@ -52,7 +52,7 @@ class Draws:
     Attributes:
         seed: the stage's seed.
         stage: what separates one training from another.
-        epoch: so that an image is drawn anew each time it is seen.
+        epoch: any counter that changes when an image is seen again; the engine passes its step.
         index: (B,) int64, the manifest's index of each image of the batch.
     """
 

@@ -1,5 +1,6 @@
-"""What a method is to the engine: a plug-in with a few hooks. How each known method uses them is in
-docs/decisions/0004-engine-hooks.md.
+"""What a method is to the engine: a plug-in with a few hooks.
+
+How each known method uses them is in docs/decisions/0004-engine-hooks.md.
 """
 
 from __future__ import annotations
@@ -90,10 +91,10 @@ class Method(nn.Module, ABC):
         """A round begins: relabel, refresh a memory bank."""
 
     def before_update(self, progress: Progress) -> None:
-        """Gradients exist and are finite; weights have not moved: freeze a layer, clip."""
+        """Once a `Loss`: its gradients exist and are finite, weights have not moved: freeze a layer, clip."""
 
     def after_update(self, progress: Progress) -> None:
-        """Weights have moved: EMA teacher, queue, renormalised prototypes."""
+        """Once a `Loss`: weights have moved: EMA teacher, queue, renormalised prototypes."""
 
     def optimizers(self) -> dict[str, Optimizer]:
         """The optimizers by name; `main` is the one a `Loss` names by default. Made once, before a resume loads them."""

@@ -134,10 +134,10 @@ class Muon(Optimizer):
 def orthogonal(u: Tensor) -> Tensor:
     """(rows, columns) -> the same singular vectors, singular values near 1; in bf16, as the iteration tolerates it."""
     a, b, c = NEWTON_SCHULZ
-    x = u.bfloat16() if u.shape[0] <= u.shape[1] else u.bfloat16().T
+    x: Tensor = u.bfloat16() if u.shape[0] <= u.shape[1] else u.bfloat16().T
     x = x / (x.norm() + 1e-7)
     for _ in range(5):
-        gram = x @ x.T
+        gram: Tensor = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return (x if u.shape[0] <= u.shape[1] else x.T).float()
 

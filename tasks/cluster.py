@@ -24,17 +24,27 @@ def build(job: Job) -> Outcome:
     from data import schemas
     from data.checkpoints import write_arrays
     from data.store import write_json
-    from data.tables import read_vectors, write_table
+    from data.tables import iterate_vectors, write_table
     from models.clustering.kmeans import kmeans
     from models.clustering.space import fit_space
 
-    wish = job.settings
-    index, x = read_vectors(job.path("features"))
-    if wish["k"] > len(x):
-        raise DataError(f"cluster: cluster.k = {wish['k']} is more than the {len(x)} images; choose at most {len(x)}")
-    space = fit_space(lambda: _blocks(x), pca=wish["pca"], normalise=wish["normalise"])
-    y = np.concatenate([space.apply(block) for block in _blocks(x)]) if not space.is_identity else x
-    del x
+    wish, features = job.settings, job.path("features")
+    index = np.concatenate([block for block, _ in iterate_vectors(features)])
+    if wish["k"] > len(index):
+        raise DataError(
+            f"cluster: cluster.k = {wish['k']} is more than the {len(index)} images; choose at most {len(index)}"
+        )
+    space = fit_space(lambda: (x for _, x in iterate_vectors(features)), pca=wish["pca"], normalise=wish["normalise"])
+    row = np.empty_like(index)
+    row[np.argsort(index)] = np.arange(len(index))
+    y, at = None, 0
+    for _, x in iterate_vectors(features):
+        block = space.apply(x)
+        if y is None:
+            y = np.empty((len(index), block.shape[1]), np.float32)
+        y[row[at : at + len(block)]] = block
+        at += len(block)
+    assert y is not None
     found = kmeans(
         y,
         wish["k"],
@@ -62,8 +72,3 @@ def build(job: Job) -> Outcome:
     write_json(job.out / "clusters.json", info)
     job.log(f"k-means: k = {k}, trained on {found.trained_on} of {len(index)} images, {len(found.objective)} iterations, objective {found.objective[-1]:.5g}, {found.empty} empty")  # fmt: skip
     return Outcome(rows=k, meta={"trained_on": found.trained_on, "empty": found.empty})
-
-
-def _blocks(x: np.ndarray, rows: int = 1 << 16):  # type: ignore[no-untyped-def]  # local generator over one array
-    for start in range(0, len(x), rows):
-        yield x[start : start + rows]

@@ -22,13 +22,29 @@ class Data(Frozen):
     """Which images, and which of their labels may be used."""
 
     train: Source = Field("digits", min_length=1, description=f"Training images: {_SOURCE}.")
-    test: Source | None = Field(None, description="Test images, read last, same forms; empty: 20 % of train is held out.")
+    test: Source | None = Field(
+        None, description="Test images, read last, same forms; empty: 20 % of train is held out."
+    )
     unlabelled: Source | None = Field(None, description="More images without labels, same forms; empty: none.")
-    image_size: int = Field(32, ge=8, le=1024, description="Side of the square images that networks see, px (8 to 1024).")
-    label_fraction: float | None = Field(None, gt=0, le=1, description="Share of the training labels used (above 0, up to 1), stratified; or give labels_per_class.")
-    labels_per_class: int | None = Field(None, ge=1, le=1_000_000, description="Labels used of each class (1 or more); or give label_fraction. Both empty: all labels.")
+    image_size: int = Field(
+        32, ge=8, le=1024, description="Side of the square images that networks see, px (8 to 1024)."
+    )
+    label_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the training labels used (above 0, up to 1), stratified; or give labels_per_class.",
+    )
+    labels_per_class: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Labels used of each class (1 or more); or give label_fraction. Both empty: all labels.",
+    )
     label_seed: int | None = Field(None, ge=0, description="Seed of the draw of labels; empty: the run's.")
-    max_rejected: float = Field(0.05, ge=0, le=1, description="Largest share of images that may be unreadable (0 to 1); past it the run stops.")
+    max_rejected: float = Field(
+        0.05, ge=0, le=1, description="Largest share of images that may be unreadable (0 to 1); past it the run stops."
+    )
 
     @model_validator(mode="after")
     def _one_way_to_draw(self) -> Data:
@@ -40,7 +56,11 @@ class Data(Frozen):
 class Embed(Frozen):
     """Features of every image, from one layer of the teacher."""
 
-    layer: str = Field("features", min_length=1, description="features (pooled backbone output), head1 (first layer of a SimCLR head), or a layer such as conv4 or layer3, averaged over positions.")
+    layer: str = Field(
+        "features",
+        min_length=1,
+        description="features (pooled backbone output), head1 (first layer of a SimCLR head), or a layer such as conv4 or layer3, averaged over positions.",
+    )
     batch_size: int = Field(512, ge=1, le=65_536, description="Images at a time (1 to 65536).")
 
 
@@ -50,17 +70,27 @@ class Cluster(Frozen):
     k: int = Field(2000, ge=1, le=1_000_000, description="Number of clusters (at most the number of images).")
     iterations: int = Field(20, ge=1, le=1000, description="Most iterations of K-means (1 to 1000).")
     restarts: int = Field(1, ge=1, le=100, description="Starts to choose the best of (1 to 100).")
-    pca: int | None = Field(None, ge=1, le=8192, description="Dimensions kept by PCA-whitening (1 to 8192); empty: no PCA.")
+    pca: int | None = Field(
+        None, ge=1, le=8192, description="Dimensions kept by PCA-whitening (1 to 8192); empty: no PCA."
+    )
     normalise: bool = Field(True, description="Divide each vector by its length before clustering.")
-    sample: int | None = Field(None, ge=1, description="Train K-means on this many images drawn at random; empty: on all.")
+    sample: int | None = Field(
+        None, ge=1, description="Train K-means on this many images drawn at random; empty: on all."
+    )
     seed: int | None = Field(None, ge=0, description="Seed of this stage; empty: the run's.")
-    data: Source | None = Field(None, description="Cluster the images of another source instead of train and unlabelled; same forms as data.train.")
+    data: Source | None = Field(
+        None,
+        description="Cluster the images of another source instead of train and unlabelled; same forms as data.train.",
+    )
 
 
 class Assign(Frozen):
     """Pseudo-labels: the nearest centroid."""
 
-    data: Source | None = Field(None, description="Label, and train the student on, the images of another source; empty: those that were clustered.")
+    data: Source | None = Field(
+        None,
+        description="Label, and train the student on, the images of another source; empty: those that were clustered.",
+    )
 
 
 class Student(Frozen):
@@ -73,10 +103,27 @@ class Student(Frozen):
 class Predict(Frozen):
     """The fine-tuned teacher's probabilities for all images, and how neighbours in feature space smooth them."""
 
-    views: int = Field(1, ge=1, le=64, description="Random views averaged for each image (1 to 64); 1: the centre crop alone.")
-    neighbours: int = Field(0, ge=0, le=1000, description="Propagate labels over the graph of this many nearest neighbours in feature space (0 to 1000); 0: the teacher's probabilities as they are.")
-    alpha: float = Field(0.97, gt=0, lt=1, description="How far labels propagate: weight of the neighbours against an image's own label or prior (above 0, below 1).")
-    prior: float = Field(1.0, ge=0, le=100, description="Weight of the teacher's probabilities, as prior of images without a label, against a label (0 to 100); 0: the labels alone.")
+    views: int = Field(
+        1, ge=1, le=64, description="Random views averaged for each image (1 to 64); 1: the centre crop alone."
+    )
+    neighbours: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Propagate labels over the graph of this many nearest neighbours in feature space (0 to 1000); 0: the teacher's probabilities as they are.",
+    )
+    alpha: float = Field(
+        0.97,
+        gt=0,
+        lt=1,
+        description="How far labels propagate: weight of the neighbours against an image's own label or prior (above 0, below 1).",
+    )
+    prior: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="Weight of the teacher's probabilities, as prior of images without a label, against a label (0 to 100); 0: the labels alone.",
+    )
     balance: bool = Field(True, description="Balance what is propagated to the classes' shares in the draw of labels.")
 
 
@@ -86,16 +133,25 @@ Protocol = Literal["knn", "linear", "few-label", "clusters"]
 class Evaluate(Frozen):
     """What is measured, on the test images."""
 
-    protocols: list[Protocol] = Field(["knn", "linear", "few-label", "clusters"], description="knn and linear use all train labels, as those protocols say; few-label is the accuracy of the trained classifiers; clusters compares pseudo-labels with true ones.")
-    knn_neighbours: list[int] = Field([20, 200], min_length=1, max_length=16, description="Values of k of the weighted nearest-neighbour classifier.")
-    knn_temperature: float = Field(0.07, gt=0, le=10, description="Temperature T of its votes exp(s / T) (above 0, up to 10).")
+    protocols: list[Protocol] = Field(
+        ["knn", "linear", "few-label", "clusters"],
+        description="knn and linear use all train labels, as those protocols say; few-label is the accuracy of the trained classifiers; clusters compares pseudo-labels with true ones.",
+    )
+    knn_neighbours: list[int] = Field(
+        [20, 200], min_length=1, max_length=16, description="Values of k of the weighted nearest-neighbour classifier."
+    )
+    knn_temperature: float = Field(
+        0.07, gt=0, le=10, description="Temperature T of its votes exp(s / T) (above 0, up to 10)."
+    )
 
 
 class Compute(Frozen):
     """Where and how to compute. Precision is part of what is asked; device and workers are not."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware computes in it, else fp32.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the hardware computes in it, else fp32."
+    )
     workers: int = Field(0, ge=0, le=256, description="Processes that decode images (0 to 256); 0: one per core.")
 
 

@@ -88,7 +88,9 @@ def build(job: Job) -> Outcome:
         if "knn" in wish["protocols"]:
             temperature = wish["knn_temperature"]
             ks = [k for k in wish["knn_neighbours"] if k <= len(bank)] or [len(bank)]
-            found = knn_accuracy(bank, bank_labels, queries, query_labels, ks=ks, temperature=temperature, classes=classes)
+            found = knn_accuracy(
+                bank, bank_labels, queries, query_labels, ks=ks, temperature=temperature, classes=classes
+            )
             for k, value in found.items():
                 add("knn", "top1", f"k={k} T={temperature} layer={layer}", value, len(queries))
         if "linear" in wish["protocols"]:
@@ -101,5 +103,7 @@ def build(job: Job) -> Outcome:
         if classes >= 100:
             top5 = np.argpartition(-logits, 5, axis=1)[:, :5]
             add("few-label", "top5", "", float((top5 == label[:, None]).any(1).mean()), len(label))
-    columns = dict(zip(SCORES.names, zip(*rows, strict=True), strict=True)) if rows else {name: [] for name in SCORES.names}
+    columns = (
+        dict(zip(SCORES.names, zip(*rows, strict=True), strict=True)) if rows else {name: [] for name in SCORES.names}
+    )
     return Outcome(rows=write_table(job.out / "scores.parquet", columns, SCORES))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pydantic import TypeAdapter
+
 from data.types import Artifact
-from tasks.config import Config, methods
+from models.methods.configs import PretextConfig
+from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
@@ -33,11 +36,13 @@ def build(job: Job) -> Outcome:
     from tasks import training
 
     given = job.settings["pretext"]
-    config = methods("pretext")[given["method"]].model_validate(given)
+    config: PretextConfig = TypeAdapter(PretextConfig).validate_python(given)
     size = job.settings["image_size"]
     index, _ = training.manifest_rows(job.path("manifest"), ("train", "unlabelled"))
     method = make_pretext(config, size, job.seed)
     feed = training.ImageFeed(
         job.images(size), Shuffled(index, given["batch_size"]), index, None, training.order_key(job, "pretext")
     )
-    return training.train_and_publish(job, method, feed, epochs=given["epochs"], warmup=given["warmup"], stage="pretext")
+    return training.train_and_publish(
+        job, method, feed, epochs=given["epochs"], warmup=given["warmup"], stage="pretext"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from data.types import Artifact
@@ -98,7 +97,9 @@ def _stages(job: Job, rows: list[dict[str, Any]]) -> tuple[Any, ...]:
         inputs = [label_of.get((given["kind"], given["fingerprint"])) for given in meta["inputs"].values()]
         upstream = tuple(dict.fromkeys(label for label in inputs if label is not None and label != row["stage"]))
         found.append(
-            StageRow(row["stage"], row["kind"], row["fingerprint"], upstream, meta["seconds"], row["cached"], row["rows"])
+            StageRow(
+                row["stage"], row["kind"], row["fingerprint"], upstream, meta["seconds"], row["cached"], row["rows"]
+            )
         )
     return tuple(found)
 
@@ -134,7 +135,9 @@ def _logs(job: Job) -> dict[str, list[Any]]:
     for label, given in job.request.inputs.items():
         if given.kind == "checkpoint":
             table = read_table(job.path(label) / "log.parquet", schemas.LOG)
-            found[label] = [LogRow(*row.values()) for row in table.select(["step", "epoch", "name", "value"]).to_pylist()]
+            found[label] = [
+                LogRow(*row.values()) for row in table.select(["step", "epoch", "name", "value"]).to_pylist()
+            ]
     return found
 
 
@@ -240,5 +243,3 @@ def _environment(job: Job) -> tuple[tuple[str, str], ...]:
     for name in ("device", "precision", "threads"):
         shown |= {name: ", ".join(sorted({str(meta[name]) for meta in trained if name in meta}))}
     return tuple(shown.items())
-
-

@@ -224,7 +224,17 @@ def run(job_request: Request, store: Store, compute: Compute, tell: Callable[[di
         return made, False
 
 
-_LIBRARIES = {"torch", "torchvision", "faiss-gpu", "faiss-cpu", "numpy", "pyarrow", "scikit-learn", "pillow", "simplejpeg"}
+_LIBRARIES = {
+    "torch",
+    "torchvision",
+    "faiss-gpu",
+    "faiss-cpu",
+    "numpy",
+    "pyarrow",
+    "scikit-learn",
+    "pillow",
+    "simplejpeg",
+}
 
 
 @cache

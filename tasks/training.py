@@ -150,7 +150,9 @@ def finetune(job: Job, config: Finetune, start: Callable[[], Network]) -> Outcom
     rate, found = config.learning_rate, {}
     if len(held_out) and len(config.learning_rates) > 1:
         for number, candidate in enumerate(config.learning_rates):
-            short = config.model_copy(update={"learning_rate": candidate, "steps": max(1, round(SELECTION * config.steps))})
+            short = config.model_copy(
+                update={"learning_rate": candidate, "steps": max(1, round(SELECTION * config.steps))}
+            )
             method, _ = _finetune_once(job, short, start(), index, label, size, f"finetune-{role}-{number}")
             logits = embed(job, method.network, held_out, "logits", size)
             found[candidate] = float((logits.argmax(1) == held_out_label).mean())
@@ -194,7 +196,7 @@ def embed(job: Job, network: Network, index: NDArray[np.int64], layer: str, size
 def publish(job: Job, network: Network, history: History) -> Outcome:
     """Write a network as the job's checkpoint, and say what it took."""
     arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in network.state_dict().items()}
-    rows = [tuple(row) for row in history.rows]
+    rows = [(row.step, row.epoch, row.name, row.value) for row in history.rows]
     write_checkpoint(job.out, arrays, {**network.description(), "class_names": class_names(job)}, rows)
     device = resolve_device(job.compute.device)
     resolved = {

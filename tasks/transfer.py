@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pydantic import TypeAdapter
+
 from data.types import Artifact
-from tasks.config import Config, methods
+from models.methods.configs import TransferConfig
+from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
@@ -40,7 +43,7 @@ def build(job: Job) -> Outcome:
     from tasks import training
 
     given, student, size = job.settings["transfer"], job.settings["student"], job.settings["image_size"]
-    config = methods("transfer")[given["method"]].model_validate(given)
+    config: TransferConfig = TypeAdapter(TransferConfig).validate_python(given)
     table = read_table(job.path("assignments"), ASSIGNMENTS)
     order = np.argsort(column(table, "index"))
     index = column(table, "index")[order]

@@ -41,10 +41,15 @@ def test_an_artifact_is_there_once_published_and_leaves_no_draft(tmp_path: Path)
 
 def test_a_build_that_raises_leaves_no_artifact_but_keeps_its_state(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(ZeroDivisionError), store.draft(A, interrupted=never, waiting=nothing) as draft:
-        (draft / "state" / "training.pt").write_text("half-way")
-        (draft / "out" / "half").write_text("half")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with store.draft(A, interrupted=never, waiting=nothing) as draft:
+            (draft / "state" / "training.pt").write_text("half-way")
+            (draft / "out" / "half").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert not store.has(A)
     assert not store.folder(A).exists()
     with store.draft(A, interrupted=never, waiting=nothing) as draft:
@@ -158,7 +163,10 @@ def test_fingerprints_tell_apart_everything_asked_and_nothing_else() -> None:
 
 
 def test_a_part_moves_when_parts_before_it_grow() -> None:
-    meta = {"parts": {"train": "t", "unlabelled": "u", "test": "e", "test_labels": "l"}, "counts": {"train": 5, "unlabelled": 2}}
+    meta = {
+        "parts": {"train": "t", "unlabelled": "u", "test": "e", "test_labels": "l"},
+        "counts": {"train": 5, "unlabelled": 2},
+    }
     grown = {**meta, "counts": {"train": 5, "unlabelled": 3}}
     assert part_reading(meta, ("train",)) == part_reading(grown, ("train",))
     assert part_reading(meta, ("test",)) != part_reading(grown, ("test",))

@@ -44,7 +44,9 @@ def test_no_vectors_are_still_a_readable_artifact(tmp_path: Path) -> None:
 def test_a_missing_column_names_itself(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="column role is missing"):
         tables.write_table(tmp_path / "labels.parquet", {"index": [1], "label": [2]}, schemas.LABELS)
-    tables.write_table(tmp_path / "log.parquet", {"step": [1], "epoch": [0.5], "name": ["a"], "value": [1.0]}, schemas.LOG)
+    tables.write_table(
+        tmp_path / "log.parquet", {"step": [1], "epoch": [0.5], "name": ["a"], "value": [1.0]}, schemas.LOG
+    )
     with pytest.raises(ArtifactError, match="column index"):
         tables.read_table(tmp_path / "log.parquet", schemas.LABELS)
 

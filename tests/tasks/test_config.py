@@ -14,7 +14,10 @@ BASE = Config().model_dump()
     [
         ({"cluster": {"kk": 3}}, r"unknown key cluster\.kk = 3; cluster has k, iterations"),
         ({"pretext": {"temprature": 3}}, r"unknown key pretext\.temprature = 3; pretext has method"),
-        ({"pretext": {"method": "simsiam"}}, r"pretext\.method = 'simsiam' is not known; choose one of simclr, jigsaw\+\+"),
+        (
+            {"pretext": {"method": "simsiam"}},
+            r"pretext\.method = 'simsiam' is not known; choose one of simclr, jigsaw\+\+",
+        ),
         ({"pretext": {"method": "jigsaw++", "temperature": 1}}, r"unknown key pretext\.temperature"),
         ({"pretext": {"temperature": 0}}, r"pretext\.temperature = 0: input should be greater than 0"),
         ({"clusters": {}}, r"unknown key clusters = \{\}; the configuration has"),
@@ -31,9 +34,13 @@ def test_a_wrong_key_or_value_is_named_in_one_line(over: dict, says: str) -> Non
 
 
 def test_another_method_drops_the_formers_parameters() -> None:
-    config = resolve(merge(merge(BASE, {"pretext": {"temperature": 0.3}}), {"pretext": {"method": "jigsaw++", "epochs": 3}}))
+    config = resolve(
+        merge(merge(BASE, {"pretext": {"temperature": 0.3}}), {"pretext": {"method": "jigsaw++", "epochs": 3}})
+    )
     assert (config.pretext.method, config.pretext.epochs) == ("jigsaw++", 3)
-    same = resolve(merge(merge(BASE, {"pretext": {"temperature": 0.3}}), {"pretext": {"method": "simclr", "epochs": 3}}))
+    same = resolve(
+        merge(merge(BASE, {"pretext": {"temperature": 0.3}}), {"pretext": {"method": "simclr", "epochs": 3}})
+    )
     assert same.pretext.model_dump()["temperature"] == 0.3
 
 

@@ -40,7 +40,9 @@ def test_every_class_gets_a_label_and_one_is_drawn_like_another() -> None:
     assert np.bincount(LABEL[drawn - 100]).tolist() == [1, 1, 1]
     hits = np.zeros(30)
     for seed in range(400):
-        chosen, _ = draw(INDEX[270:], np.r_[np.zeros(15), np.ones(15)].astype(np.int32), NAMES, seed, fraction=None, per_class=3)
+        chosen, _ = draw(
+            INDEX[270:], np.r_[np.zeros(15), np.ones(15)].astype(np.int32), NAMES, seed, fraction=None, per_class=3
+        )
         hits[chosen - 370] += 1
     assert abs(hits - 80).max() < 4 * np.sqrt(400 * 0.2 * 0.8)
 
@@ -48,5 +50,5 @@ def test_every_class_gets_a_label_and_one_is_drawn_like_another() -> None:
 def test_refusals_say_what_to_do() -> None:
     with pytest.raises(DataError, match=r"one class only \('a'\)"):
         draw(INDEX[:5], LABEL[:5], NAMES, 0, fraction=None, per_class=2)
-    with pytest.raises(DataError, match="class 'c' has 30 images, data.labels_per_class = 31; choose at most 30"):
+    with pytest.raises(DataError, match=r"class 'c' has 30 images, data\.labels_per_class = 31; choose at most 30"):
         draw(INDEX, LABEL, NAMES, 0, fraction=None, per_class=31)

@@ -84,7 +84,9 @@ def test_new_images_cost_their_own_features_only(workers: Workers, store: Store,
 def test_the_same_images_elsewhere_are_the_same_manifest(workers: Workers, tmp_path: Path) -> None:
     for place in ("here", "there"):
         photos(tmp_path / place, ["a.png", "b.png"])
-    made = [workers.make(manifest.plan(configuration(tmp_path / place)), "manifest", silent) for place in ("here", "there")]
+    made = [
+        workers.make(manifest.plan(configuration(tmp_path / place)), "manifest", silent) for place in ("here", "there")
+    ]
     assert made[0][0] == made[1][0]
     assert [cached for _, cached in made] == [False, True]
 
@@ -171,9 +173,13 @@ with Workers(store, Compute(), store.root / "log.txt") as workers:
 
 def test_a_child_goes_when_its_parent_is_killed(tmp_path: Path) -> None:
     photos(tmp_path / "photos", [f"{i}.png" for i in range(20)])
-    code = PARENT.format(here=str(Path(__file__).parent), store=str(tmp_path / "store"), folder=str(tmp_path / "photos"))
+    code = PARENT.format(
+        here=str(Path(__file__).parent), store=str(tmp_path / "store"), folder=str(tmp_path / "photos")
+    )
     root = str(Path(__file__).parents[2])
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root})
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}
+    )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     parent.kill()
