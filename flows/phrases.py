@@ -16,7 +16,7 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+    return f"{int(seconds // 3600):,} h {int(seconds % 3600 // 60)} min"
 
 
 def amount(row: dict[str, Any]) -> str:
