@@ -129,7 +129,9 @@ def chain(config: Config, step: Step, look: Look) -> dict[str, Handle]:
         probabilities = make("predict", partial(predict.plan, config), manifest=images, checkpoint=tuned_teacher)
         if config.predict.neighbours:
             plan = partial(propagate.plan, config)
-            probabilities = make("propagate", plan, features=features, probabilities=probabilities, labels=draw)
+            probabilities = make(
+                "propagate", plan, clusters=clusters, features=features, probabilities=probabilities, labels=draw
+            )
         starts = {"finetuned": tuned, "transferred": student, "scratch": None}
         start = starts[config.distill.init]
         inputs = {"manifest": images, "labels": draw, "probabilities": probabilities} | ({"checkpoint": start} if start else {})  # fmt: skip

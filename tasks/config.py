@@ -73,6 +73,12 @@ class Cluster(Frozen):
     pca: int | None = Field(
         None, ge=1, le=8192, description="Dimensions kept by PCA-whitening (1 to 8192); empty: no PCA."
     )
+    whitening: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="How far PCA brings its dimensions to equal variance (0 to 1): 0 none, 1 whitening.",
+    )
     normalise: bool = Field(True, description="Divide each vector by its length before clustering.")
     sample: int | None = Field(
         None, ge=1, description="Train K-means on this many images drawn at random; empty: on all."
@@ -110,7 +116,7 @@ class Predict(Frozen):
         0,
         ge=0,
         le=1000,
-        description="Propagate labels over the graph of this many nearest neighbours in feature space (0 to 1000); 0: the teacher's probabilities as they are.",
+        description="Propagate labels over the graph of this many nearest neighbours in clustering space (0 to 1000); 0: the teacher's probabilities as they are.",
     )
     alpha: float = Field(
         0.97,

@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from data.types import Artifact
+from tasks.assign import read_clusters
 from tasks.config import Config
 from tasks.stage import Job, Outcome, Request, Stage
 
 STAGE = Stage(name="propagate", kind="probabilities", version=1, process="plain")
 
 
-def plan(config: Config, features: Artifact, probabilities: Artifact, labels: Artifact) -> Request:
-    """Ask for the smoothed probabilities of the images that both inputs hold."""
+def plan(config: Config, clusters: Artifact, features: Artifact, probabilities: Artifact, labels: Artifact) -> Request:
+    """Ask for the smoothed probabilities of the images that both inputs hold; neighbours are those in clustering space."""
     settings = config.predict.model_dump(include={"neighbours", "alpha", "prior", "balance"})
-    inputs = {"features": features, "probabilities": probabilities, "labels": labels}
+    inputs = {"clusters": clusters, "features": features, "probabilities": probabilities, "labels": labels}
     return STAGE.request(settings=settings, inputs=inputs)
 
 
@@ -24,6 +25,7 @@ def build(job: Job) -> Outcome:
     from data.tables import VectorWriter, column, read_table, read_vectors
     from models.clustering.propagation import knn_graph, propagate
 
+    space, _ = read_clusters(job.path("clusters"))
     index, x = read_vectors(job.path("features"))
     prior_index, prior = read_vectors(job.path("probabilities"))
     assert np.array_equal(index, prior_index), "features and probabilities are of different images"
@@ -32,7 +34,7 @@ def build(job: Job) -> Outcome:
     label = column(labels, "label")
     classes = prior.shape[1]
     smoothed = propagate(
-        knn_graph(x, min(job.settings["neighbours"], len(x) - 1), device=job.compute.device),
+        knn_graph(space.apply(x), min(job.settings["neighbours"], len(x) - 1), device=job.compute.device),
         prior if job.settings["prior"] else None,
         position,
         label,

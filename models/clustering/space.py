@@ -72,7 +72,7 @@ class ClusterSpace:
 
 
 def fit_space(
-    blocks: Callable[[], Iterator[NDArray[np.float32]]], pca: int | None, normalise: bool, whiten: bool = True
+    blocks: Callable[[], Iterator[NDArray[np.float32]]], pca: int | None, normalise: bool, whitening: float = 1.0
 ) -> ClusterSpace:
     """Fit PCA in two passes over the features: mean, then covariance, both in float64.
 
@@ -83,7 +83,8 @@ def fit_space(
         pca: directions d to keep, at most; fewer where the features span fewer (`matrix.shape[1]` says how many).
             None: neither mean nor matrix.
         normalise: passed on.
-        whiten: scale each kept direction to unit variance: matrix = V / sqrt(eigenvalue + EPSILON largest).
+        whitening: w from 0 to 1, how far the kept directions are brought to equal variance:
+            matrix = V (eigenvalue + EPSILON largest)^(-w / 2).
 
     Raises:
         ArtifactError: no features, values that are not finite, or all vectors equal.
@@ -117,6 +118,5 @@ def fit_space(
     # eigh leaves the sign open: let each direction's largest component be positive.
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
     matrix = vectors * np.sign(largest)
-    if whiten:
-        matrix = matrix / np.sqrt(values + EPSILON * values[0])
+    matrix = matrix * (values + EPSILON * values[0]) ** (-whitening / 2)
     return ClusterSpace(mean.astype(np.float32), np.ascontiguousarray(matrix, dtype=np.float32), normalise)

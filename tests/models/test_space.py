@@ -24,7 +24,7 @@ def test_whitened_directions_are_those_of_scikit_learn(x):
 
 
 def test_all_directions_without_whitening_keep_distances(x):
-    y = fit_space(in_blocks(x), 12, normalise=False, whiten=False).apply(x)
+    y = fit_space(in_blocks(x), 12, normalise=False, whitening=0).apply(x)
     np.testing.assert_allclose(np.linalg.norm(y[0] - y, axis=1), np.linalg.norm(x[0] - x, axis=1), rtol=1e-4)
 
 
@@ -82,3 +82,9 @@ def test_says_what_is_wrong(x):
         fit_space(in_blocks(x), 2, normalise=True)
     with pytest.raises(ArtifactError, match="another network"):
         ClusterSpace(np.zeros(3, np.float32), None, False).apply(np.zeros((2, 4), np.float32))
+
+
+def test_half_whitening_leaves_the_root_of_the_spread(x):
+    plain = fit_space(in_blocks(x), 6, normalise=False, whitening=0).apply(x)
+    half = fit_space(in_blocks(x), 6, normalise=False, whitening=0.5).apply(x)
+    np.testing.assert_allclose(half.std(axis=0), np.sqrt(plain.std(axis=0)), rtol=1e-2)
