@@ -142,10 +142,6 @@ def orthogonal(u: Tensor) -> Tensor:
     return (x if u.shape[0] <= u.shape[1] else x.T).float()
 
 
-_MATRIX_FLAG = {"lars": "adapt", "muon": "orthogonal"}
-"""What these optimizers do to matrices and convolutions only."""
-
-
 def make_optimizer(
     config: Optimization,
     parameters: Iterable[nn.Parameter],
@@ -159,7 +155,7 @@ def make_optimizer(
     Args:
         config: optimizer, peak learning rate, weight decay.
         parameters: what to train; those that need no gradient are left out.
-        head: parameters with a rate of their own, none of them among `parameters`.
+        head: the last layers, none of them among `parameters`: with a rate of their own, and by Muon left to Adam.
         head_learning_rate: peak rate of `head`; None: the configuration's.
 
     Raises:
@@ -167,15 +163,17 @@ def make_optimizer(
     """
     groups: list[dict[str, Any]] = []
     rates = (config.learning_rate, config.learning_rate if head_learning_rate is None else head_learning_rate)
-    for members, rate in zip(([*parameters], [*head]), rates, strict=True):
+    for members, rate, is_head in zip(([*parameters], [*head]), rates, (False, True), strict=True):
         trained = [p for p in members if p.requires_grad]
         for decayed in (True, False):
             group = [p for p in trained if (p.ndim > 1) == decayed]
             if group:
                 decay = config.weight_decay if decayed else 0.0
                 groups.append({"params": group, "lr": rate, "peak": rate, "weight_decay": decay})
-                if config.optimizer in _MATRIX_FLAG:
-                    groups[-1][_MATRIX_FLAG[config.optimizer]] = decayed
+                if config.optimizer == "lars":
+                    groups[-1]["adapt"] = decayed
+                if config.optimizer == "muon":
+                    groups[-1]["orthogonal"] = decayed and not is_head
     if not groups:
         raise ValueError("make_optimizer: no parameter needs a gradient, so there is nothing to train")
     if config.optimizer == "muon":

@@ -43,5 +43,8 @@ class PseudoLabelsMethod(Method):
         return Loss(F.cross_entropy(logits, batch.target), {"accuracy": accuracy})
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for the whole network."""
-        return {"main": make_optimizer(self.config, self.network.parameters())}
+        """One for the whole network; the classifier is its head."""
+        named = list(self.network.named_parameters())
+        body = [p for name, p in named if not name.startswith("classifier.")]
+        head = [p for name, p in named if name.startswith("classifier.")]
+        return {"main": make_optimizer(self.config, body, head)}
