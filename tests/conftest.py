@@ -1,0 +1,84 @@
+"""What several tests need: a Prefect of their own, the command as a user gives it, and markers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "pretext.epochs=1",
+    "pretext.width=0.25",
+    "transfer.epochs=1",
+    "student.width=0.25",
+    "finetune.steps=4",
+    "distill.epochs=1",
+    "cluster.k=12",
+)
+"""Changes to the recipe `digits` that leave all stages and take the time out of them."""
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def settings(*pairs: str) -> list[str]:
+    """`a=1` -> `--set a=1`."""
+    return [word for pair in pairs for word in ("--set", pair)]
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Prefect keeps what it keeps; never the user's own."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="session")
+def environment(prefect_home: Path) -> dict[str, str]:
+    """The environment of commands: nothing of the user's Prefect, one thread."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {
+        **kept,
+        "PREFECT_HOME": str(prefect_home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.fixture(scope="session")
+def server(environment: dict[str, str]) -> Iterator[str]:
+    """The address of a Prefect server that the commands of a session share, so that each need not start its own."""
+    code = (
+        "import sys; from flows.embedded import EmbeddedServer, configure\n"
+        "configure(); server = EmbeddedServer(); server.wait(); print(server.url, flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+@pytest.fixture
+def command(environment: dict[str, str], server: str, tmp_path: Path) -> Command:
+    """Gives a command of the project in an empty folder -> its exit status, stdout and stderr."""
+
+    def give(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "flows", *words],
+            env={**environment, "PREFECT_API_URL": server},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return give
