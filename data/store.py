@@ -162,6 +162,8 @@ class Store:
             (folder / "state").mkdir(exist_ok=True)
             yield folder
         finally:
+            if folder.exists() and not any((folder / "state").glob("*")):
+                shutil.rmtree(folder, ignore_errors=True)  # nothing to go on from
             os.close(lock)
 
     def publish(self, artifact: Artifact, draft: Path, meta: Meta) -> Meta:

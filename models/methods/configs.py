@@ -150,24 +150,24 @@ class PseudoLabels(Views, Optimization, Transfer):
 TransferConfig = PseudoLabels
 
 
-class Finetune(Views, Optimization):
-    """Train a classifier on the few labels, for the student, the teacher and the from-scratch baseline."""
+class FewLabels(Frozen):
+    """What only fine-tuning has. Listed last among its bases, so that these fields come first in forms."""
 
-    steps: int = Field(300, ge=1, le=10_000_000, description="Optimisation steps.")
-    batch_size: int = Field(64, ge=2, le=65_536, description="Images a step, drawn from the labelled ones.")
+    steps: int = Field(300, ge=1, le=10_000_000, description="Optimisation steps (1 to 10000000).")
+    batch_size: int = Field(64, ge=2, le=65_536, description="Images a step, drawn from the labelled ones (2 to 65536).")
     learning_rates: list[float] = Field(
         [],
         max_length=16,
-        description="Rates to choose from on the validation part (from 10 labels a class on); empty: learning_rate alone.",
+        description="At most 16 rates to choose from on the validation part (from 10 labels a class on); empty: learning_rate alone.",
     )
     head_learning_rate: float | None = Field(
-        None, gt=0, le=100, description="Rate of the new layers; empty: learning_rate."
+        None, gt=0, le=100, description="Rate of the new layers (above 0, up to 100); empty: learning_rate."
     )
     baseline_learning_rate: float | None = Field(
         None,
         gt=0,
         le=100,
-        description="Rate of the baseline where there is no grid to choose from; empty: learning_rate.",
+        description="Rate of the baseline where there is no grid to choose from (above 0, up to 100); empty: learning_rate.",
     )
     freeze: bool = Field(False, description="Train only the new layers; the rest stands still.")
     keep_fc: bool = Field(
@@ -179,11 +179,15 @@ class Finetune(Views, Optimization):
     seed: int | None = Field(None, ge=0, description="Seed of this stage; empty: the run's.")
 
 
-class Distill(Views, Optimization):
-    """Teach the student the teacher's probabilities on all images (SimCLRv2, section 2.3)."""
+class Finetune(Views, Optimization, FewLabels):
+    """Train a classifier on the few labels, for the student, the teacher and the from-scratch baseline."""
 
-    epochs: int = Field(50, ge=1, le=100_000, description="Passes over train and unlabelled images.")
-    batch_size: int = Field(256, ge=2, le=65_536, description="Images a step.")
+
+class SoftLabels(Frozen):
+    """What only distillation has. Listed last among its bases, so that these fields come first in forms."""
+
+    epochs: int = Field(50, ge=1, le=100_000, description="Passes over train and unlabelled images (1 to 100000).")
+    batch_size: int = Field(256, ge=2, le=65_536, description="Images a step (2 to 65536).")
     temperature: float = Field(
         1.0,
         gt=0,
@@ -200,3 +204,7 @@ class Distill(Views, Optimization):
         "finetuned", description="Which student starts: fine-tuned, transferred (new classifier) or untrained."
     )
     seed: int | None = Field(None, ge=0, description="Seed of this stage; empty: the run's.")
+
+
+class Distill(Views, Optimization, SoftLabels):
+    """Teach the student the teacher's probabilities on all images (SimCLRv2, section 2.3)."""

@@ -57,6 +57,19 @@ def test_a_build_that_raises_leaves_no_artifact_but_keeps_its_state(tmp_path: Pa
         assert list((draft / "out").iterdir()) == []
 
 
+def test_a_build_that_fails_without_state_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def fail() -> None:
+        with store.draft(A, interrupted=never, waiting=nothing) as draft:
+            (draft / "out" / "half").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list((tmp_path / "drafts").rglob("*")) == [tmp_path / "drafts" / "clusters"]
+
+
 @pytest.mark.parametrize("damage", ["gone", "longer", "same size", "no meta", "bad meta"])
 def test_damage_is_seen_and_mended(tmp_path: Path, damage: str) -> None:
     store = Store(tmp_path)
