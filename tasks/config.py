@@ -67,7 +67,9 @@ class Embed(Frozen):
 class Cluster(Frozen):
     """K-means on the features."""
 
-    k: int = Field(2000, ge=1, le=1_000_000, description="Number of clusters (1 to 1000000, at most the number of images).")
+    k: int = Field(
+        2000, ge=1, le=1_000_000, description="Number of clusters (1 to 1000000, at most the number of images)."
+    )
     iterations: int = Field(20, ge=1, le=1000, description="Most iterations of K-means (1 to 1000).")
     restarts: int = Field(1, ge=1, le=100, description="Starts to choose the best of (1 to 100).")
     pca: int | None = Field(
@@ -144,7 +146,10 @@ class Evaluate(Frozen):
         description="knn and linear use all train labels, as those protocols say; few-label is the accuracy of the trained classifiers; clusters compares pseudo-labels with true ones.",
     )
     knn_neighbours: list[int] = Field(
-        [20, 200], min_length=1, max_length=16, description="Values of k of the weighted nearest-neighbour classifier (1 to 16 of them)."
+        [20, 200],
+        min_length=1,
+        max_length=16,
+        description="Values of k of the weighted nearest-neighbour classifier (1 to 16 of them).",
     )
     knn_temperature: float = Field(
         0.07, gt=0, le=10, description="Temperature T of its votes exp(s / T) (above 0, up to 10)."

@@ -154,7 +154,9 @@ class FewLabels(Frozen):
     """What only fine-tuning has. Listed last among its bases, so that these fields come first in forms."""
 
     steps: int = Field(300, ge=1, le=10_000_000, description="Optimisation steps (1 to 10000000).")
-    batch_size: int = Field(64, ge=2, le=65_536, description="Images a step, drawn from the labelled ones (2 to 65536).")
+    batch_size: int = Field(
+        64, ge=2, le=65_536, description="Images a step, drawn from the labelled ones (2 to 65536)."
+    )
     learning_rates: list[float] = Field(
         [],
         max_length=16,

@@ -1,0 +1,146 @@
+"""The layout of the chain, and what a change of configuration or data renews."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.store import Store, write_json
+from data.types import Artifact
+from flows.chain import Facts, Plan, chain
+from flows.recipes import override
+from tasks.config import Config
+from tasks.stage import Request
+
+PARTS = {"train": "a", "unlabelled": "b", "test": "c", "train_labels": "d", "test_labels": "e", "labels": "f"}
+COUNTS = {"train": 100, "unlabelled": 0, "test": 20, "labelled": 100, "test_labelled": 20}
+
+
+class Layout:
+    """Lays a chain out over a store that holds manifests only; nothing is built."""
+
+    def __init__(self, store: Store, config: Config, parts: dict[str, str], counts: dict[str, int] = COUNTS) -> None:
+        self.store, self.counts = store, counts
+        self.manifest = Artifact(kind="manifest", fingerprint="-".join(parts.values()))
+        folder = store.folder(self.manifest)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "meta.json", {"parts": parts, "counts": counts})
+        self.requests: dict[str, Request] = {}
+        self.after: dict[str, Artifact | None] = {}
+        self.made: dict[str, Artifact] = chain(config, self.step, lambda images: Facts.of(store.meta(images)))
+
+    def step(self, label: str, plan: Plan, /, *, after: Artifact | None = None, **inputs: Artifact) -> Artifact:
+        assert label not in self.requests
+        request = plan(**inputs)
+        assert isinstance(request, Request)
+        self.requests[label], self.after[label] = request, after
+        return self.manifest if request.stage == "manifest" else request.artifact(self.store)
+
+    def renewed_against(self, other: Layout) -> set[str]:
+        """Labels whose artifact is another one there."""
+        assert self.made.keys() == other.made.keys()
+        return {label for label in self.made if self.made[label] != other.made[label]}
+
+    def reads(self, label: str) -> set[str]:
+        label_of = {artifact: name for name, artifact in self.made.items()}
+        return {label_of[given] for given in self.requests[label].inputs.values()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def configured(**over: Any) -> Config:
+    return override(Config(), {"data": {"test": "digits"}, **over})
+
+
+def test_every_stage_once_and_wired_as_documented(store: Store) -> None:
+    layout = Layout(store, configured(), PARTS)
+    assert layout.reads("pretext") == {"manifest"}
+    assert layout.reads("embed") == {"manifest", "pretext"}
+    assert layout.reads("cluster") == {"embed"}
+    assert layout.reads("assign") == {"cluster", "embed"}
+    assert layout.reads("transfer") == {"manifest", "assign"}
+    assert layout.reads("finetune-student") == {"manifest", "labels", "transfer"}
+    assert layout.reads("finetune-teacher") == {"manifest", "labels", "pretext"}
+    assert layout.reads("predict") == {"manifest", "finetune-teacher"}
+    assert layout.reads("scratch") == {"manifest", "labels"}
+    assert "distill" in layout.reads("evaluate-student")
+    assert {"evaluate-student", "evaluate-scratch", "evaluate-teacher"} <= layout.reads("scores")
+    assert "scores" in layout.reads("report")
+
+
+def test_no_stage_before_the_labels_can_see_one(store: Store) -> None:
+    layout = Layout(store, configured(), PARTS)
+    for label in ("pretext", "embed", "cluster", "assign", "transfer"):
+        assert set(layout.requests[label].parts) <= {"train", "unlabelled"}
+
+
+def test_without_labels_the_chain_ends_after_transfer(store: Store) -> None:
+    layout = Layout(store, configured(), PARTS, {**COUNTS, "labelled": 0, "test_labelled": 0})
+    assert set(layout.made) == {"manifest", "pretext", "embed", "cluster", "assign", "transfer", "scores", "report"}
+
+
+def test_a_new_test_image_leaves_the_training_alone(store: Store) -> None:
+    before, after = Layout(store, configured(), PARTS), Layout(store, configured(), {**PARTS, "test": "C"})
+    renewed = after.renewed_against(before)
+    assert {"embed-student-test", "evaluate-student", "evaluate-scratch", "scores", "report"} <= renewed
+    trained = {"pretext", "transfer", "finetune-student", "finetune-teacher", "distill", "scratch"}
+    assert not renewed & (trained | {"embed", "cluster", "assign", "labels", "predict"})
+
+
+def test_a_changed_label_renews_the_few_label_stages_and_scores_only(store: Store) -> None:
+    before = Layout(store, configured(), PARTS)
+    after = Layout(store, configured(), {**PARTS, "train_labels": "D", "labels": "F"})
+    renewed = after.renewed_against(before)
+    assert {"labels", "finetune-student", "scratch", "scores"} <= renewed
+    assert not renewed & {"pretext", "embed", "cluster", "assign", "transfer"}
+
+
+def test_another_k_renews_the_clusters_and_what_follows(store: Store) -> None:
+    before, after = Layout(store, configured(), PARTS), Layout(store, configured(cluster={"k": 77}), PARTS)
+    renewed = after.renewed_against(before)
+    assert {"cluster", "assign", "transfer", "finetune-student", "scores", "report"} <= renewed
+    assert not renewed & {"manifest", "pretext", "embed", "labels", "finetune-teacher", "predict", "embed-teacher-test"}
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"store": "elsewhere"},
+        {"compute": {"device": "cpu", "workers": 3}},
+        {"data": {"train": "folder:elsewhere", "max_rejected": 0.5}},
+    ],
+)
+def test_where_and_how_is_no_part_of_what(store: Store, over: dict[str, Any]) -> None:
+    before, after = Layout(store, configured(), PARTS), Layout(store, configured(**over), PARTS)
+    assert after.renewed_against(before) <= {"report"}  # which shows the configuration
+
+
+def test_seed_renews_what_is_drawn(store: Store) -> None:
+    before, after = Layout(store, configured(), PARTS), Layout(store, configured(seed=1), PARTS)
+    assert {"pretext", "labels", "transfer", "finetune-student", "distill", "scratch"} <= after.renewed_against(before)
+
+
+def test_a_seed_of_its_own_is_the_stages_alone(store: Store) -> None:
+    before, after = Layout(store, configured(), PARTS), Layout(store, configured(cluster={"seed": 5}), PARTS)
+    renewed = after.renewed_against(before)
+    assert "cluster" in renewed
+    assert not renewed & {"pretext", "embed", "labels", "finetune-teacher"}
+
+
+def test_pretrain_on_one_source_cluster_another_label_a_third(store: Store) -> None:
+    over = {"cluster": {"data": "folder:b"}, "assign": {"data": "folder:c"}}
+    requests = Layout(store, configured(**over), PARTS).requests
+    assert requests["embed-cluster"].outside["sources"]["train"] == "folder:b"
+    assert requests["embed-assign"].outside["sources"]["train"] == "folder:c"
+    assert requests["transfer"].outside["sources"]["train"] == "folder:c"
+    assert requests["pretext"].outside["sources"]["train"] == "digits"
+
+
+def test_the_baseline_is_trained_after_the_chain(store: Store) -> None:
+    layout = Layout(store, configured(), PARTS)
+    assert layout.after["scratch"] == layout.made["distill"]

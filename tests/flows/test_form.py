@@ -1,0 +1,104 @@
+"""The flow's parameters: the schema that Prefect's forms are made of, and what they resolve to."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from prefect.utilities.callables import parameter_schema
+
+from data.errors import ConfigError
+from flows.evaluate import evaluate
+from flows.knowledge_transfer import knowledge_transfer, resolve_parameters
+from flows.prefect_cli import completed
+from flows.recipes import NAMES, recipe
+from tasks.config import SECTIONS, Config
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return parameter_schema(knowledge_transfer.fn).model_dump()
+
+
+def resolved(**given: Any) -> Config:
+    return resolve_parameters(knowledge_transfer.validate_parameters({"recipe": "digits", **given}))
+
+
+def test_every_section_is_a_parameter_and_the_recipe_a_choice(schema: dict[str, Any]) -> None:
+    assert {*SECTIONS, "recipe", "seed", "store", "k", "epochs", "label_fraction"} == schema["properties"].keys()
+    assert schema["properties"]["recipe"]["enum"] == list(NAMES)
+    assert not schema.get("required")
+
+
+def test_pretext_is_a_plain_union(schema: dict[str, Any]) -> None:
+    branches = [branch.get("$ref", "").rpartition("/")[2] for branch in schema["properties"]["pretext"]["anyOf"]]
+    assert branches == ["SimCLR", "JigsawPlusPlus", ""]
+    assert "discriminator" not in json.dumps(schema)  # Prefect's forms show those as an empty JSON editor
+    for name in branches[:2]:
+        assert "const" in schema["definitions"][name]["properties"]["method"]
+
+
+@pytest.mark.parametrize("flow", [knowledge_transfer, evaluate])
+def test_every_field_says_what_it_is(flow: Any) -> None:
+    described = parameter_schema(flow.fn).model_dump()
+    fields = dict(described["properties"])
+    for name, model in described["definitions"].items():
+        assert model["additionalProperties"] is False
+        fields |= {f"{name}.{field}": value for field, value in model["properties"].items()}
+    assert not [name for name, field in fields.items() if not field.get("description")]
+
+
+def test_limits_of_numbers_stand_in_the_description(schema: dict[str, Any]) -> None:
+    """The forms show descriptions but no limits."""
+    silent = []
+    for name, model in schema["definitions"].items():
+        for field, value in model["properties"].items():
+            options = value.get("anyOf", [value])
+            limits = {o[key] for o in options for key in ("maximum", "exclusiveMaximum") if key in o}
+            if limits and not any(f"{limit:g}" in value["description"] or str(limit) in value["description"] for limit in limits):  # fmt: skip
+                silent.append(f"{name}.{field}")
+    assert not silent
+
+
+def test_what_is_not_given_is_as_in_the_recipe() -> None:
+    base = recipe("digits")
+    assert resolved() == base
+    assert resolved(cluster={"k": 5}) == base.model_copy(update={"cluster": base.cluster.model_copy(update={"k": 5})})
+    assert resolved(recipe="imagenet-paper") == recipe("imagenet-paper")
+
+
+def test_shortcuts_go_over_sections() -> None:
+    config = resolved(cluster={"k": 5}, k=6, epochs=3, label_fraction=0.5)
+    assert (config.cluster.k, config.pretext.epochs) == (6, 3)
+    assert (config.data.label_fraction, config.data.labels_per_class) == (0.5, None)
+
+
+def test_another_method_drops_the_formers_parameters() -> None:
+    assert recipe("digits").pretext.method == "simclr"
+    config = resolved(pretext={"method": "jigsaw++", "tile": 8})
+    assert config.pretext.method == "jigsaw++"
+    assert not hasattr(config.pretext, "temperature")
+
+
+def test_a_section_without_its_method_is_of_the_recipes() -> None:
+    assert resolved(recipe="imagenet-paper", pretext={"grey": 0.5}).pretext.method == "jigsaw++"
+    with pytest.raises(ConfigError, match=r"pretext\.permutations"):
+        resolved(pretext={"permutations": 100})
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("deployment run knowledge-transfer", "deployment run knowledge-transfer/knowledge-transfer"),
+        ("deployment run -p k=3 nightly --watch", "deployment run -p k=3 knowledge-transfer/nightly --watch"),
+        ("--no-prompt deployment run evaluate", "--no-prompt deployment run evaluate/evaluate"),
+        ("deployment run --tag nightly evaluate", "deployment run --tag nightly evaluate/evaluate"),
+        ("deployment run other/nightly", "deployment run other/nightly"),
+        ("deployment run theirs", "deployment run theirs"),
+        ("deployment inspect nightly", "deployment inspect nightly"),
+        ("flow ls", "flow ls"),
+    ],
+)
+def test_bare_names_of_our_deployments(given: str, wanted: str) -> None:
+    assert completed(given.split()) == wanted.split()
