@@ -204,7 +204,9 @@ def test_tiny_run_then_all_from_the_store(command: Command, tmp_path: Path) -> N
     assert main(["report", str(folder)]) == 0
     assert (folder / "report.html").exists()
 
-    measured = command("evaluate", folder.name, "--data", "digits", "--test", "digits", "--protocols", "few-label", "--json")
+    measured = command(
+        "evaluate", folder.name, "--data", "digits", "--test", "digits", "--protocols", "few-label", "--json"
+    )
     assert measured.returncode == 0, measured.stderr
     scores = {row["metric"]: row["value"] for row in json.loads(measured.stdout)["scores"]}
     assert scores["top1"] == result["headline"]["student"]
