@@ -126,7 +126,8 @@ def chain(config: Config, step: Step, look: Look) -> dict[str, Handle]:
         few = partial(finetune.plan, config)
         tuned = make("finetune-student", partial(few, role="student"), manifest=images, labels=draw, checkpoint=student)
         tuned_teacher = make("finetune-teacher", partial(few, role="teacher"), manifest=images, labels=draw, checkpoint=teacher)  # fmt: skip
-        probabilities = make("predict", partial(predict.plan, config), manifest=images, checkpoint=tuned_teacher)
+        members = {"checkpoint": tuned_teacher} | ({"student": tuned} if config.predict.student else {})
+        probabilities = make("predict", partial(predict.plan, config), manifest=images, **members)
         if config.predict.neighbours:
             plan = partial(propagate.plan, config)
             probabilities = make(

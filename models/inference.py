@@ -88,6 +88,21 @@ def _mean(
     return mean
 
 
+def mirrored(size: int) -> MakeViews:
+    """The central s x s px of each image, and their mirror image.
+
+    Args:
+        size: side s, px.
+    """
+    return partial(_mirrored, size=size)
+
+
+def _mirrored(pixels: Tensor, index: Index, *, size: int) -> Iterator[Tensor]:
+    view = centre(pixels, size)
+    yield view
+    yield view.flip(3)
+
+
 def augmented(config: Views, n: int, seed: int, stage: str, size: int) -> MakeViews:
     """`n` random views of each image, the same however images are batched.
 

@@ -114,6 +114,10 @@ class Predict(Frozen):
     views: int = Field(
         1, ge=1, le=64, description="Random views averaged for each image (1 to 64); 1: the centre crop alone."
     )
+    mirror: bool = Field(False, description="Average the centre crop with its mirror image; not for digits or text.")
+    student: bool = Field(
+        False, description="Average in the fine-tuned student's probabilities: another network errs elsewhere."
+    )
     neighbours: int = Field(
         0,
         ge=0,

@@ -11,18 +11,26 @@ from tasks.stage import Job, Outcome, Request, Stage
 STAGE = Stage(name="predict", kind="probabilities", version=1, process="train")
 
 
-def plan(config: Config, manifest: Artifact, checkpoint: Artifact) -> Request:
-    """Ask for probabilities of train + unlabelled images; views are drawn as in fine-tuning."""
+def plan(config: Config, manifest: Artifact, checkpoint: Artifact, student: Artifact | None = None) -> Request:
+    """Ask for probabilities of train + unlabelled images; random views are drawn as in fine-tuning.
+
+    Args:
+        config: of the run.
+        manifest: of the run's images.
+        checkpoint: the fine-tuned teacher.
+        student: the fine-tuned student, to be averaged in.
+    """
     views = config.predict.views
     settings = {
         "views": views,
         "view": config.finetune.model_dump(include=set(Views.model_fields)) if views > 1 else None,
+        "mirror": config.predict.mirror,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
     }
     return STAGE.request(
         settings=settings,
-        inputs={"manifest": manifest, "checkpoint": checkpoint},
+        inputs={"manifest": manifest, "checkpoint": checkpoint} | ({"student": student} if student else {}),
         parts=("train", "unlabelled"),
         seed=config.seed if views > 1 else None,
         outside={"sources": sources(config), "batch_size": config.embed.batch_size},
@@ -30,7 +38,7 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact) -> Request:
 
 
 def build(job: Job) -> Outcome:
-    """Stream the images through the teacher; with several views, average their probabilities."""
+    """Stream the images through the networks; average probabilities over networks and views."""
     import numpy as np
     import torch
 
@@ -38,25 +46,31 @@ def build(job: Job) -> Outcome:
     from data.errors import Interrupted
     from data.tables import VectorWriter
     from models.engine import resolve_device, resolve_precision
-    from models.inference import augmented, run
+    from models.inference import augmented, mirrored, run
     from tasks import training
 
-    wish = job.settings
+    wish, size = job.settings, job.settings["image_size"]
     index, _ = training.manifest_rows(job.path("manifest"), ("train", "unlabelled"))
-    network = training.load(job.path("checkpoint"))
+    networks = torch.nn.ModuleList(
+        training.load(job.path(n)) for n in ("checkpoint", "student") if n in job.request.inputs
+    )
+    classes = len(job.meta("manifest")["classes"])
     device = resolve_device(job.compute.device)
-    assert network.classes is not None
-    views = None
+    views = mirrored(size) if wish["mirror"] else None
     if wish["views"] > 1:
-        views = augmented(Views.model_validate(wish["view"]), wish["views"], job.seed, "predict", wish["image_size"])
-    with VectorWriter(job.out, schemas.probabilities(network.classes)) as out:
+        views = augmented(Views.model_validate(wish["view"]), wish["views"], job.seed, "predict", size)
+
+    def probabilities(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.softmax(network(x).float(), dim=1) for network in networks]).mean(dim=0)
+
+    with VectorWriter(job.out, schemas.probabilities(classes)) as out:
         for block_index, block in run(
-            network,
-            lambda x: torch.softmax(network.features(x, "logits"), dim=1),
-            job.images(wish["image_size"]).read,
+            networks,
+            probabilities,
+            job.images(size).read,
             index,
             batch_size=job.request.outside["batch_size"],
-            size=wish["image_size"],
+            size=size,
             device=device,
             precision=resolve_precision(wish["precision"], device),
             views=views,

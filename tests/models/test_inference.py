@@ -10,7 +10,7 @@ from torch import nn
 
 from data.draws import Draws
 from models.augment import centre, random_view
-from models.inference import augmented, run
+from models.inference import augmented, mirrored, run
 from models.methods.configs import Views
 
 CPU = torch.device("cpu")
@@ -101,3 +101,15 @@ def test_bf16_is_close_and_comes_back_as_float32(network: nn.Module) -> None:
 def test_no_images_no_output(network: nn.Module) -> None:
     none = np.zeros(0, np.int64)
     assert list(run(network, network, read, none, batch_size=4, device=CPU, precision="fp32", size=10)) == []
+
+
+def test_mirrored_views_are_averaged_with_their_mirror_image() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3), dtype=np.uint8)
+    left = lambda x: x[:, :, :, :3].mean((1, 2, 3))[:, None]  # noqa: E731
+    both = run(
+        nn.Identity(), left, lambda i: pixels[i], np.arange(5), batch_size=2, device=CPU,
+        precision="fp32", size=8, views=mirrored(8),
+    )  # fmt: skip
+    found = np.concatenate([block for _, block in both])[:, 0]
+    sides = (pixels[:, :, :3].mean((1, 2, 3)) + pixels[:, :, 5:].mean((1, 2, 3))) / 2 / 255
+    np.testing.assert_allclose(found, sides, rtol=1e-5)
