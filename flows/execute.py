@@ -12,10 +12,11 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.exceptions import CancelledRun
 from prefect.futures import PrefectFuture, wait
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
-from data.errors import PipelineError
+from data.errors import Interrupted, PipelineError
 from data.types import Artifact
 from flows import page
 from flows.chain import Facts, Look, Plan, Step
@@ -49,7 +50,10 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
                 name=label, task_run_name=label, cache_policy=NO_CACHE, persist_result=False, result_serializer="json"
             )
             def stage(**artifacts: Artifact) -> State[Artifact]:
-                made, cached = run.make(label, plan(**artifacts))
+                try:
+                    made, cached = run.make(label, plan(**artifacts))
+                except Interrupted as error:
+                    return Cancelled(message=str(error))
                 return Completed(name="Cached" if cached else "Completed", data=made)
 
             future: PrefectFuture[Artifact] = stage.submit(**inputs, wait_for=[after] if after is not None else None)
@@ -64,6 +68,8 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
             wait(futures)
             _raise_first(futures)
             return run.finish({label: future.result() for label, future in made.items()})
+        except CancelledRun as error:
+            raise Interrupted(str(error)) from None
         except BaseException as error:
             if stopped(error):
                 run.workers.stop()  # threads that wait for a child see it end
@@ -75,7 +81,7 @@ def _raise_first(futures: list[PrefectFuture[Any]]) -> None:
     failed = [future.state for future in futures if not future.state.is_completed()]
     for state in failed:
         error = state.result(raise_on_failure=False)
-        if isinstance(error, PipelineError) or (isinstance(error, BaseException) and stopped(error)):
+        if isinstance(error, PipelineError | CancelledRun):
             raise error
     for state in failed:
         state.result()
