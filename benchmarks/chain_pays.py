@@ -14,7 +14,7 @@ Contestants:
                      chain's student had in all its trainings
     lightly          lightly's SimCLRTransform, NTXentLoss and SimCLRProjectionHead on ResNet-18 (3x3 stem, no max-pool),
                      SGD 0.06 x batch / 128, as in its CIFAR-10 benchmark; then fine-tuned on the draw, at each rate of
-                     {0.03, 0.01}, chosen by the validation part where there is one, else 0.03; in bf16 with channels
+                     {0.03, 0.01}, chosen by the validation part with --lightly-grid, else 0.03; in bf16 with channels
                      last, which doubles its steps in the time it has
     spreading-pixels LabelSpreading (knn kernel) on raw pixels of train; test predicted by the fitted model
     spreading-ours   the same on our teacher's features
@@ -43,9 +43,11 @@ NEIGHBOURS, ALPHAS = (5, 7, 10, 20), (0.2, 0.8, 0.95, 0.99)
 LIGHTLY_RATES, LIGHTLY_STEPS = (0.03, 0.01), 200
 
 
-def run_chain(recipe: str, settings: list[str], store: Path, draw: int) -> tuple[dict[str, Any], float]:
+def run_chain(
+    recipe: str, settings: list[str], store: Path, draw: int, more: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], float]:
     """One run of the chain with a label draw -> (its JSON, wall seconds)."""
-    given = [x for s in [*settings, f"data.label_seed={draw}"] for x in ("--set", s)]
+    given = [x for s in [*settings, f"data.label_seed={draw}", *more] for x in ("--set", s)]
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "flows", "run", recipe, *given, "--store", str(store), "--json"],
@@ -244,6 +246,7 @@ def main() -> None:
     )
     parser.add_argument("--lightly-batch", type=int, default=128)
     parser.add_argument("--lightly-draws", type=int, help="fine-tune for the first so many draws only")
+    parser.add_argument("--lightly-grid", action="store_true", help="choose lightly's rate by the validation part")
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -251,7 +254,9 @@ def main() -> None:
     wall: list[float] = []
     draws = range(a.first, a.first + a.draws)
     for draw in draws:
-        result, seconds = run_chain(a.recipe, a.settings, a.store, draw)
+        # Features and probes don't depend on the draw: later runs measure the classifiers alone.
+        more = ("evaluate.protocols=[few-label]",) if draw != a.first else ()
+        result, seconds = run_chain(a.recipe, a.settings, a.store, draw, more)
         results.append(result)
         wall.append(seconds)
         for name, model in (("chain", "student"), ("scratch", "scratch")):
@@ -272,11 +277,13 @@ def main() -> None:
         for name, found in graphs.items():
             rows.append({"contestant": name, "draw": draw, "accuracy": spreading(found, images, draw_of[draw][0])})
             print(rows[-1], flush=True)
+    write(rows, a, wall, 0, len(images.test))
     budget = wall[0] if a.lightly_seconds is None else a.lightly_seconds
     steps = 0
     if budget:
         lightly = Lightly(images, budget, a.lightly_batch)
         steps = lightly.steps
+        print(f"lightly pretrained {steps} steps", flush=True)
         for draw in list(draws)[: a.lightly_draws]:
             index, role = draw_of[draw]
             rate = LIGHTLY_RATES[0]
@@ -287,21 +294,26 @@ def main() -> None:
             rows.append({"contestant": "lightly", "draw": draw, "accuracy": accuracy})
             print(rows[-1], rate, flush=True)
 
+    write(rows, a, wall, steps, len(images.test))
+    print((a.out / "summary.md").read_text())
+
+
+def write(rows: list[dict[str, Any]], a: argparse.Namespace, wall: list[float], steps: int, n: int) -> None:
+    """Write the record as far as it goes."""
     with (a.out / "scores.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["contestant", "draw", "accuracy"])
         writer.writeheader()
         writer.writerows(rows)
-    (a.out / "summary.md").write_text(summary(rows, a, wall, steps, len(images.test)))
+    (a.out / "summary.md").write_text(summary(rows, a, wall, steps, n))
     environment = {
         "machine": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
-        "command": " ".join(sys.argv),
+        "recipe": a.recipe,
         "wall_seconds": [round(s, 1) for s in wall],
         "lightly_steps": steps,
         **{name: version(name) for name in ("torch", "torchvision", "scikit-learn", "faiss-gpu", "lightly")},
     }
     (a.out / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
-    print((a.out / "summary.md").read_text())
 
 
 def summary(rows: list[dict[str, Any]], a: argparse.Namespace, wall: list[float], steps: int, n: int) -> str:

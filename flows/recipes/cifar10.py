@@ -24,7 +24,7 @@ CONFIG = Config(
     transfer=PseudoLabels(epochs=2, batch_size=256, crop_min=0.3, **PHOTO, **MUON),
     student=Student(backbone="smallconv", width=1.25),
     finetune=Finetune(
-        steps=250, batch_size=128, crop_min=0.3, **PHOTO, **MUON, learning_rates=[0.06, 0.03], head_learning_rate=0.015
+        steps=300, batch_size=64, crop_min=0.3, **PHOTO, **MUON, learning_rates=[0.06, 0.03], head_learning_rate=0.015
     ),
     predict=Predict(mirror=True, student=True, neighbours=20, alpha=0.8, prior=1.0, balance=True),
     distill=Distill(epochs=7, batch_size=256, crop_min=0.3, **PHOTO, **MUON, temperature=0.33, init="transferred"),
