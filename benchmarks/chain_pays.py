@@ -65,14 +65,6 @@ def stage_path(result: dict[str, Any], store: Path, label: str) -> Path:
     return store / next(row["path"] for row in result["stages"] if row["stage"] == label)
 
 
-def vectors(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Index (N,), vectors (N, D) of a features artifact, by index."""
-    table = pq.read_table(folder)
-    x = np.stack([np.asarray(v, np.float32) for v in table["vector"].to_pylist()])
-    order = np.argsort(table["index"].to_numpy())
-    return table["index"].to_numpy()[order], x[order]
-
-
 class Images:
     """Pixels and labels of a run's manifest, read once with the project's own decoder."""
 
@@ -264,9 +256,11 @@ def main() -> None:
         print(draw, f"{seconds:.0f} s", result["headline"], flush=True)
 
     sys.path.insert(0, str(Path(__file__).parent.parent))
+    from data.tables import read_vectors
+
     images = Images(results[0], a.store)
     spaces = {"spreading-pixels": (_flat(images.pixels[images.pool]), _flat(images.pixels[images.test]))}
-    ours = [vectors(stage_path(results[0], a.store, label))[1] for label in ("embed", "embed-teacher-test")]
+    ours = [read_vectors(stage_path(results[0], a.store, label))[1] for label in ("embed", "embed-teacher-test")]
     spaces["spreading-ours"] = (_unit(ours[0]), _unit(ours[1]))
     graphs = {name: neighbour_graphs(*pair) for name, pair in spaces.items()}
     draw_of = {}

@@ -545,9 +545,7 @@ def test_board_orders_models_averages_seeds_and_drops_what_is_not_finite() -> No
 
 def test_scores_of_other_splits_are_no_headline() -> None:
     scores = [Score("few-label", "student", "accuracy", "train", "", 1.0, 0, 9)]
-    assert (
-        scoreboard.headline(scoreboard.board(scores, document.MODELS), "few-label", "student", "scratch") is None
-    )
+    assert scoreboard.headline(scoreboard.board(scores, document.MODELS), "few-label", "student", "scratch") is None
 
 
 # The drawing of stages

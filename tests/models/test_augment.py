@@ -226,7 +226,10 @@ def test_noise_has_the_deviation_asked_for_and_is_drawn_anew_for_every_value() -
     assert correlation.abs().max() < 0.2
 
 
-@pytest.mark.parametrize("config", [STRONG, Views(rotate=15, shear=10, zoom=1.3, shift=0.1, noise=0.1, flip=0, crop_min=0.5, jitter=0, grey=0)])
+@pytest.mark.parametrize(
+    "config",
+    [STRONG, Views(rotate=15, shear=10, zoom=1.3, shift=0.1, noise=0.1, flip=0, crop_min=0.5, jitter=0, grey=0)],
+)
 @pytest.mark.parametrize(("side", "size"), [(32, 32), (8, 8), (37, 29)])
 def test_a_view_depends_on_nothing_but_image_and_draws(
     config: Views, side: int, size: int, monkeypatch: pytest.MonkeyPatch
