@@ -139,7 +139,7 @@ class Lightly:
         from torchvision.models import resnet18
 
         torch.manual_seed(0)
-        self.images, self.size = images, max(32, images.size)
+        self.images, self.size = images, images.size
         net = resnet18()
         net.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         net.maxpool = torch.nn.Identity()
