@@ -9,7 +9,7 @@ from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="evaluate", kind="scores", version=1, process="train")
+STAGE = Stage(name="evaluate", kind="scores", version=2, process="train")
 
 
 def plan(
@@ -66,6 +66,7 @@ def build(job: Job) -> Outcome:
     wish = job.settings
     classes = len(job.meta("manifest")["classes"])
     rows: list[tuple[Any, ...]] = []
+    chosen: dict[str, Any] = {}
 
     def add(evaluation: str, metric: str, setting: str, value: float, n: int, split: str = "test") -> None:
         rows.append((evaluation, wish["model"], metric, split, setting, float(value), job.seed, n))
@@ -95,7 +96,8 @@ def build(job: Job) -> Outcome:
                 add("knn", "top1", f"k={k} T={temperature} layer={layer}", value, len(queries))
         if "linear" in wish["protocols"]:
             probe = linear_probe(bank, bank_labels, queries, query_labels, classes=classes, seed=job.seed)
-            add("linear", "top1", f"l2={probe.strength:.3g} layer={layer}", probe.accuracy, len(queries))
+            add("linear", "top1", f"layer={layer}", probe.accuracy, len(queries))
+            chosen["l2"] = probe.strength
     if "few-label" in wish["protocols"] and read_description(job.path("checkpoint")).get("class_names"):
         network = training.load(job.path("checkpoint"))
         logits = training.embed(job, network, index, "logits", wish["image_size"])
@@ -106,4 +108,4 @@ def build(job: Job) -> Outcome:
     columns = (
         dict(zip(SCORES.names, zip(*rows, strict=True), strict=True)) if rows else {name: [] for name in SCORES.names}
     )
-    return Outcome(rows=write_table(job.out / "scores.parquet", columns, SCORES))
+    return Outcome(rows=write_table(job.out / "scores.parquet", columns, SCORES), meta=chosen)
