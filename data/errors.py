@@ -6,6 +6,7 @@ PipelineError                    1   the run failed
 │   ├── DataError                    the images or labels given
 │   └── StoreError                   the store can't be written or read
 ├── ArtifactError                1   an artifact is missing, damaged or of the wrong schema
+├── CollapsedError               1   training made all outputs alike
 ├── DivergedError                1   training produced a value that is not finite
 └── StageError                   1   a stage failed in its process; carries stage, cause and the log's place
 Interrupted                    130   asked to stop; what was done so far is kept (a BaseException, as KeyboardInterrupt)
@@ -42,6 +43,10 @@ class StoreError(UserError):
 
 class ArtifactError(PipelineError):
     """An artifact is missing, damaged or of the wrong schema."""
+
+
+class CollapsedError(PipelineError):
+    """Training has made all outputs alike, and was told to stop there."""
 
 
 class DivergedError(PipelineError):

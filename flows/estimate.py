@@ -340,7 +340,7 @@ def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
 def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
     config, wish = estimator.config, request.settings["finetune"]
     of_teacher = request.settings["role"] == "teacher"
-    network = config.pretext if of_teacher else config.student
+    network: Any = config.pretext if of_teacher else config.student
     cost = _classifier(network.backbone, network.width, request.settings["image_size"], _images(inputs).classes)
     tries = 1 + 0.25 * len(wish["learning_rates"])
     return _checkpoint(cost, cost.step * wish["steps"] * wish["batch_size"] * tries)

@@ -13,7 +13,7 @@ from data.errors import ConfigError
 from flows.chain import chain
 from flows.execute import execute
 from flows.recipes import NAMES, override, recipe
-from models.methods.configs import Distill, Finetune, JigsawPlusPlus, PseudoLabels, SimCLR
+from models.methods.configs import Distill, Finetune, PretextConfig, TransferConfig
 from tasks.config import Assign, Cluster, Compute, Config, Data, Embed, Evaluate, Predict, Student
 
 Recipe = Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})]
@@ -66,11 +66,11 @@ def knowledge_transfer(
     epochs: Annotated[int, Field(ge=1)] | None = None,
     label_fraction: Annotated[float, Field(gt=0, le=1)] | None = None,
     data: Data | None = None,
-    pretext: SimCLR | JigsawPlusPlus | None = None,
+    pretext: PretextConfig | None = None,
     embed: Embed | None = None,
     cluster: Cluster | None = None,
     assign: Assign | None = None,
-    transfer: PseudoLabels | None = None,
+    transfer: TransferConfig | None = None,
     student: Student | None = None,
     finetune: Finetune | None = None,
     predict: Predict | None = None,

@@ -1,7 +1,7 @@
 """Random views of images, made for a whole batch on its device with one draw per image.
 
 The distributions are those of torchvision's per-image transforms RandomResizedCrop, RandomHorizontalFlip, ColorJitter,
-RandomGrayscale and GaussianBlur, in this order; `random_view` draws, the other functions apply given parameters and
+RandomGrayscale, GaussianBlur and RandomSolarize, in this order; `random_view` draws, the other functions apply given parameters and
 equal torchvision's functional ones. Cropping, flipping and antialiased resizing are separable: one weight matrix per
 image and axis, two batched products.
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.draws import Draws
-from models.methods.configs import Views
+from models.methods.configs.shared import AsymmetricViews, SmallCrops, Views
 
 GREY = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in luma, as in torchvision (ITU-R BT.601, rounded)."""
@@ -62,9 +62,51 @@ def random_view(images: Tensor, draws: Draws, name: str, config: Views, size: in
     return x
 
 
+def two_views(images: Tensor, draws: Draws, config: Views, size: int, second: Views | None = None) -> Tensor:
+    """Two random views of each image, drawn independently.
+
+    Args:
+        images: (N, S, S, 3) uint8.
+        draws: of the batch.
+        config: how views are drawn.
+        size: side of the views, px, unless the configuration has a `view_size`.
+        second: how the second view is drawn, if otherwise than the first.
+
+    Returns:
+        (2N, 3, s, s) float32 in [0, 1]: the first view of every image, then the second of every image.
+    """
+    pairs = (("first view", config), ("second view", second or config))
+    return torch.cat([random_view(images, draws, name, views, size) for name, views in pairs])
+
+
+def multi_crop(images: Tensor, draws: Draws, config: Views, small: SmallCrops, size: int) -> list[Tensor]:
+    """Two large views of each image and `small_crops` small ones (SwAV, section 3.3).
+
+    Args:
+        images: (N, S, S, 3) uint8.
+        draws: of the batch.
+        config: how views are drawn.
+        small: what differs in the small ones.
+        size: side s of the large ones, px, unless the configuration has a `view_size`.
+
+    Returns:
+        (2N, 3, s, s) and, if there are any, (L N, 3, s', s') float32 in [0, 1]; crop by crop, each of every image.
+    """
+    size = config.view_size or size
+    crops = [two_views(images, draws, config, size, config.second if isinstance(config, AsymmetricViews) else None)]
+    if small.small_crops:
+        side = small.small_size or max(8, round(3 / 7 * size))
+        views = config.model_copy(
+            update={"crop_min": small.small_crop_min, "crop_max": small.small_crop_max, "view_size": side}
+        )
+        names = [f"small crop {number}" for number in range(small.small_crops)]
+        crops.append(torch.cat([random_view(images, draws, name, views, side) for name in names]))
+    return crops
+
+
 def _view(images: Tensor, draws: Draws, name: str, config: Views, size: int) -> Tensor:
     side = images.shape[1]
-    boxes = crop_boxes(draws.uniform(f"{name}.crop", 2 * TRIES + 2), side, config.crop_min)
+    boxes = crop_boxes(draws.uniform(f"{name}.crop", 2 * TRIES + 2), side, config.crop_min, config.crop_max)
     flip = draws.uniform(f"{name}.flip", 1)[:, 0] < config.flip
     pixels = _planes(images)
     if config.rotate or config.shear or config.shift or config.zoom > 1 or config.stretch > 1:
@@ -83,6 +125,9 @@ def _view(images: Tensor, draws: Draws, name: str, config: Views, size: int) -> 
         rows = np.flatnonzero(v[:, 0] < config.blur)
         sigma = 0.1 + 1.9 * v[rows, 1]
         _change(x, rows, lambda y: gaussian_blur(y, sigma, blur_radius(size)))
+    if config.solarize > 0:
+        rows = np.flatnonzero(draws.uniform(f"{name}.solarize", 1)[:, 0] < config.solarize)
+        _change(x, rows, solarize)
     if config.noise > 0:
         x = (x + config.noise * _normal(draws, f"{name}.noise", x.shape[1:], x.device)).clamp_(0, 1)
     return x
@@ -108,20 +153,21 @@ def centre(images: Tensor, size: int) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def crop_boxes(u: Floats, side: int, crop_min: float) -> NDArray[np.int64]:
+def crop_boxes(u: Floats, side: int, crop_min: float, crop_max: float = 1.0) -> NDArray[np.int64]:
     """Boxes of RandomResizedCrop, exactly: ten tries, then the whole (square) image.
 
-    A try has an area uniform in [crop_min, 1] of the image and a log-uniform ratio in 3/4..4/3, and counts if it fits.
+    A try has an area uniform in [crop_min, crop_max] of the image and a log-uniform ratio in 3/4..4/3, and counts if it fits.
 
     Args:
         u: (B, 22) draws: ten of areas, ten of ratios, two of the place.
         side: S, px.
         crop_min: smallest share of the area, above 0 to 1.
+        crop_max: largest share of the area, from crop_min to 1.
 
     Returns:
         (B, 4) top, left, height, width in px.
     """
-    area = side * side * (crop_min + (1 - crop_min) * u[:, :TRIES])
+    area = side * side * (crop_min + (crop_max - crop_min) * u[:, :TRIES])
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     ratio = np.exp(low + (high - low) * u[:, TRIES : 2 * TRIES])
     width, height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
@@ -301,6 +347,11 @@ def gaussian_blur(x: Tensor, sigma: Floats, radius: int) -> Tensor:
         for d in range(1, radius + 1):
             x.addcmul_(padded.narrow(dim, radius - d, side) + padded.narrow(dim, radius + d, side), w[d])
     return x
+
+
+def solarize(x: Tensor) -> Tensor:
+    """Invert values of 0.5 and above. (B, 3, s, s) in [0, 1] -> the same."""
+    return torch.where(x >= 0.5, 1 - x, x)
 
 
 def _weights(

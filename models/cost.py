@@ -10,11 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.methods.configs import PretextConfig, SimCLR
-from models.methods.jigsaw import JigsawPlusPlusMethod
+from models.methods.configs import Teacher
 from models.methods.pretext import make_pretext
 from models.network import Network, build_network
-from models.permutations import TILES
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def classifier_cost(backbone: str, width: float, image_size: int, classes: int) 
     return Cost(_parameters(network), forward, (1 + BACKWARD) * forward, _widths(network))
 
 
-def pretext_cost(config: PretextConfig, image_size: int) -> Cost:
+def pretext_cost(config: Teacher, image_size: int) -> Cost:
     """A teacher; `step` counts all views or tiles of an image, and the head that pretext alone needs.
 
     Args:
@@ -63,11 +61,7 @@ def pretext_cost(config: PretextConfig, image_size: int) -> Cost:
     with torch.device("meta"):
         method = make_pretext(config, image_size, seed=0)
     network = method.network
-    if isinstance(config, SimCLR):
-        seen = 2 * _forward(network, image_size)
-    else:
-        assert isinstance(method, JigsawPlusPlusMethod)
-        seen = TILES * _forward(network, method.tile)
+    seen = sum(count * _forward(network, side) for side, count in method.passes())
     head = 2.0 * (_parameters(method) - _parameters(network))  # linear layers: a multiply-add a weight
     return Cost(_parameters(network), _forward(network, image_size), (1 + BACKWARD) * (seen + head), _widths(network))
 

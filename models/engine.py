@@ -164,6 +164,7 @@ def train(
     save: Callable[[State], None] | None = None,
     save_every: float = 30.0,
     report: Callable[[TrainingReport], None] | None = None,
+    collapsed: Callable[[int, str], None] = lambda epoch, measure: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> History:
     """Train `method` in place; it ends on `device`, its convolutions channels-last.
@@ -186,6 +187,7 @@ def train(
         save: called with the state between steps, every `save_every` seconds and before stopping.
         save_every: seconds.
         report: called at most every 0.5 s, and after the last step.
+        collapsed: told the epoch and the measure when the method finds its outputs all alike after an epoch; may raise.
         interrupted: asked after every step and every batch of a sweep.
 
     Raises:
@@ -259,6 +261,9 @@ def train(
                         saved = time.monotonic()
                     if stop:
                         raise Interrupted(f"{stage}: stopped after step {step} of {steps}")
+            measure = method.collapsed(log.means())
+            if measure is not None:
+                collapsed(epoch, measure)
     return History(log.rows, step, clock.images, clock.seconds, clock.data_seconds)
 
 
@@ -397,26 +402,36 @@ class _Log:
     steps_per_epoch: int
     rows: list[Row] = field(default_factory=list)
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+    of_epoch: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            total, count = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (total + value, count + 1)
+        if (step - 1) % self.steps_per_epoch == 0:
+            self.of_epoch = {}
+        for sums in (self.sums, self.of_epoch):
+            for name, value in values.items():
+                total, count = sums.get(name, (0.0, 0))
+                sums[name] = (total + value, count + 1)
         window = -(-self.steps // LOG_ROWS)
         if step % window == 0 or step == self.steps:
             epoch = step / self.steps_per_epoch
             self.rows += [Row(step, epoch, name, total / count) for name, (total, count) in self.sums.items()]
             self.sums = {}
 
+    def means(self) -> dict[str, float]:
+        """Of the epoch under way, or just over."""
+        return {name: total / count for name, (total, count) in self.of_epoch.items()}
+
     def state(self) -> State:
         return {
             "rows": [list(row) for row in self.rows],
             "sums": {name: list(pair) for name, pair in self.sums.items()},
+            "of_epoch": {name: list(pair) for name, pair in self.of_epoch.items()},
         }
 
     def restore(self, state: State) -> None:
         self.rows = [Row(*row) for row in state["rows"]]
         self.sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
+        self.of_epoch = {name: (total, count) for name, (total, count) in state["of_epoch"].items()}
 
 
 class _Clock:

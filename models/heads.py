@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from torch import Tensor, nn
@@ -18,6 +19,23 @@ def projection(inputs: int, outputs: int) -> nn.Sequential:
     Without scale too, unlike the authors' code, so that no dimension of z can be switched off.
     """
     return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs, affine=False))
+
+
+def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool = True) -> nn.Sequential:
+    """(B, inputs) -> (B, outputs): `layers` linear layers with ReLU between them, no norm after the last.
+
+    Args:
+        inputs: width of what comes in.
+        hidden: width between the layers.
+        outputs: width of what goes out.
+        layers: at least 1.
+        norm: batch norm before each ReLU (BYOL, SwAV), or none (MoCo v2).
+    """
+    widths = [inputs] + [hidden] * (layers - 1)
+    stack: list[nn.Module] = []
+    for a, b in itertools.pairwise(widths):
+        stack += [hidden_layer(a, b)] if norm else [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*stack, nn.Linear(widths[-1], outputs))
 
 
 def classifier(inputs: int, classes: int) -> nn.Linear:

@@ -6,7 +6,7 @@ How each known method uses them is in docs/decisions/0004-engine-hooks.md.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,9 @@ class Loss:
     optimizer: str = "main"
 
 
+COLLAPSED = 0.05
+"""Below this spread outputs count as all alike; untrained networks have 0.1 and more."""
+
 Sweep = Callable[[], Iterator[Batch]]
 """All images of the training once, in order of index and unaugmented."""
 
@@ -95,6 +98,33 @@ class Method(nn.Module, ABC):
 
     def after_update(self, progress: Progress) -> None:
         """Once a `Loss`: weights have moved: EMA teacher, queue, renormalised prototypes."""
+
+    def collapsed(self, means: Mapping[str, float]) -> str | None:
+        """Whether all outputs have become alike, asked after every epoch.
+
+        Args:
+            means: of everything that was logged in the epoch.
+
+        Returns:
+            The measure in words, or None if all is well. By default by `spread` of the outputs (`heads.spread`).
+        """
+        spread = means.get("spread", 1.0)
+        return f"spread of the outputs {spread:.3f}, healthy is 0.3 to 1" if spread < COLLAPSED else None
+
+    def codes(self, sweep: Sweep) -> Tensor | None:
+        """Labels that the method itself has given all images, asked once after training.
+
+        Returns:
+            (heads, N) int64 in the sweep's order, or None if the method gives none.
+        """
+        return None
+
+    def passes(self) -> list[tuple[int, float]]:
+        """What a step costs, for estimates: (side in px, forward and backward passes of the backbone per image).
+
+        A pass without gradient, as of a teacher, counts a third.
+        """
+        return [(self.network.image_size, 1.0)]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """The optimizers by name; `main` is the one a `Loss` names by default. Made once, before a resume loads them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 
 def warmup_cosine(step: int, steps: int, warmup: float) -> float:
@@ -21,6 +22,34 @@ def warmup_cosine(step: int, steps: int, warmup: float) -> float:
         What to multiply the peak rate by, in (0, 1].
     """
     rising = round(warmup * steps)
-    if step < rising:
-        return (step + 1) / rising
-    return (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
+    return (step + 1) / rising if step < rising else cosine((step - rising) / (steps - rising))
+
+
+def warmup_linear(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up as in `warmup_cosine`, then a line to 0: 1 - (t - W) / (T - W) (S2-BNN's Adam)."""
+    rising = round(warmup * steps)
+    return (step + 1) / rising if step < rising else 1 - (step - rising) / (steps - rising)
+
+
+def warmup_constant(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up as in `warmup_cosine`, then 1."""
+    rising = round(warmup * steps)
+    return (step + 1) / rising if step < rising else 1.0
+
+
+def cosine(share: float) -> float:
+    """(1 + cos(pi share)) / 2: from 1 at share 0 to 0 at share 1."""
+    return (1 + math.cos(math.pi * share)) / 2
+
+
+def between(step: int, steps: int, first: float, last: float) -> float:
+    """From `first` to `last` along half a cosine: last - (last - first) cosine(step / steps) (BYOL, section 3.3)."""
+    return last - (last - first) * cosine(step / steps)
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "cosine": warmup_cosine,
+    "linear": warmup_linear,
+    "constant": warmup_constant,
+}
+"""By the value of `schedule`: (step, steps, warmup) -> multiple of the peak rate."""

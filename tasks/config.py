@@ -6,13 +6,24 @@ those. A recipe (flows/recipes) is a `Config`; so is a YAML file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from data.errors import ConfigError
 from data.types import Frozen
-from models.methods.configs import Backbone, Distill, Finetune, PretextConfig, PseudoLabels, SimCLR, TransferConfig
+from models.methods.configs import (
+    PRETEXT,
+    TRANSFER,
+    Backbone,
+    Distill,
+    Finetune,
+    PretextConfig,
+    PseudoLabels,
+    SimCLR,
+    TransferConfig,
+)
 
 Source = str
 _SOURCE = "digits, folder:PATH, parquet:PATH or torchvision:NAME; PATH may be any fsspec URL"
@@ -234,12 +245,12 @@ def resolve(values: dict[str, Any]) -> Config:
         raise ConfigError("; ".join(_faults(error, values))) from None
 
 
-_METHODS: dict[str, tuple[type[Frozen], ...]] = {"pretext": PretextConfig.__args__, "transfer": (PseudoLabels,)}
+_METHODS: dict[str, Mapping[str, type[Frozen]]] = {"pretext": PRETEXT, "transfer": TRANSFER}
 
 
-def methods(section: str) -> dict[str, type[Frozen]]:
+def methods(section: str) -> Mapping[str, type[Frozen]]:
     """The models of a section by the value of their `method`."""
-    return {model.model_fields["method"].default: model for model in _METHODS[section]}
+    return _METHODS[section]
 
 
 def _faults(error: ValidationError, values: dict[str, Any]) -> list[str]:

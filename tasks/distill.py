@@ -81,4 +81,4 @@ def build(job: Job) -> Outcome:
     feed = training.ImageFeed(
         job.images(size), order, index, probability.astype(np.float32), training.order_key(job, "distill")
     )
-    return training.train_and_publish(job, method, feed, epochs=wish.epochs, warmup=wish.warmup, stage="distill")
+    return training.train_and_publish(job, method, feed, wish, epochs=wish.epochs, stage="distill")

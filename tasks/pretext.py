@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import TypeAdapter
+from typing import Any
 
 from data.types import Artifact
-from models.methods.configs import PretextConfig
+from models.methods.configs import PRETEXT
 from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
@@ -36,13 +36,13 @@ def build(job: Job) -> Outcome:
     from tasks import training
 
     given = job.settings["pretext"]
-    config: PretextConfig = TypeAdapter(PretextConfig).validate_python(given)
+    config: Any = PRETEXT[given["method"]].model_validate(given)
     size = job.settings["image_size"]
     index, _ = training.manifest_rows(job.path("manifest"), ("train", "unlabelled"))
     method = make_pretext(config, size, job.seed)
     feed = training.ImageFeed(
-        job.images(size), Shuffled(index, given["batch_size"]), index, None, training.order_key(job, "pretext")
+        job.images(size), Shuffled(index, config.batch_size), index, None, training.order_key(job, "pretext")
     )
     return training.train_and_publish(
-        job, method, feed, epochs=given["epochs"], warmup=given["warmup"], stage="pretext"
+        job, method, feed, config, epochs=config.epochs, stage="pretext", stop_on_collapse=config.stop_on_collapse
     )

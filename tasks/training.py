@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from data.checkpoints import read_arrays, read_description, write_checkpoint
 from data.draws import key
+from data.errors import CollapsedError
 from data.images import Images
 from data.order import Order, Repeated
 from data.schemas import LABELS, MANIFEST
@@ -24,10 +25,10 @@ from data.tables import column, read_table
 from models.engine import History, TrainingReport, resolve_device, resolve_precision, train
 from models.inference import run
 from models.method import Batch, Method
-from models.methods.configs import Finetune
+from models.methods.configs import Finetune, Optimization
 from models.methods.finetune import FinetuneMethod
 from models.network import Network
-from models.schedules import warmup_cosine
+from models.schedules import SCHEDULES
 from tasks.stage import Job, Outcome
 
 
@@ -68,7 +69,15 @@ class ImageFeed:
 
 
 def fit(
-    job: Job, method: Method, feed: ImageFeed, *, epochs: int, warmup: float, stage: str, part: str = "training"
+    job: Job,
+    method: Method,
+    feed: ImageFeed,
+    config: Optimization,
+    *,
+    epochs: int,
+    stage: str,
+    part: str = "training",
+    stop_on_collapse: bool = False,
 ) -> History:
     """Train, going on from the draft's state if there is one.
 
@@ -76,16 +85,26 @@ def fit(
         job: of the stage.
         method: what to train.
         feed: its batches.
+        config: of its optimizer; warm-up and schedule are read here.
         epochs: passes over the feed.
-        warmup: share of the steps with a rising rate.
         stage: what draws are keyed by, besides the seed: trainings of one run must not share them.
         part: file name of the state, for a stage that trains more than once.
+        stop_on_collapse: whether outputs that have become all alike end the training.
+
+    Raises:
+        CollapsedError: they have.
     """
     device = resolve_device(job.compute.device)
     path = job.state / f"{part}.pt"
     resume = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
     if resume is not None:
         job.log(f"going on from step {resume['step']} of {resume['steps']}")
+
+    def collapsed(epoch: int, measure: str) -> None:
+        text = f"{stage}: collapsed in epoch {epoch + 1}: {measure}"
+        job.log(text)
+        if stop_on_collapse:
+            raise CollapsedError(f"{text}. Try a lower learning_rate, a larger batch_size, or another method")
 
     def save(state: dict[str, Any]) -> None:
         temporary = path.with_suffix(".new")
@@ -98,20 +117,23 @@ def fit(
         epochs=epochs,
         seed=job.seed,
         stage=stage,
-        schedule=partial(warmup_cosine, warmup=warmup),
+        schedule=partial(SCHEDULES[config.schedule], warmup=config.warmup),
         device=device,
         precision=resolve_precision(job.settings["precision"], device),
         sweep=feed.sweep,
         resume=resume,
         save=save,
         report=lambda now: _tell(job, now),
+        collapsed=collapsed,
         interrupted=job.interrupted,
     )
 
 
-def train_and_publish(job: Job, method: Method, feed: ImageFeed, *, epochs: int, warmup: float, stage: str) -> Outcome:
+def train_and_publish(
+    job: Job, method: Method, feed: ImageFeed, config: Optimization, *, epochs: int, stage: str, stop_on_collapse: bool = False
+) -> Outcome:  # fmt: skip
     """`fit`, then write the checkpoint."""
-    history = fit(job, method, feed, epochs=epochs, warmup=warmup, stage=stage)
+    history = fit(job, method, feed, config, epochs=epochs, stage=stage, stop_on_collapse=stop_on_collapse)
     return publish(job, method.network, history)
 
 
@@ -173,7 +195,7 @@ def _finetune_once(
     method = FinetuneMethod(config, network)
     order = Repeated(index, config.batch_size, config.steps)
     feed = ImageFeed(job.images(size), order, index, label, order_key(job, stage))
-    history = fit(job, method, feed, epochs=1, warmup=config.warmup, stage=stage, part=stage)
+    history = fit(job, method, feed, config, epochs=1, stage=stage, part=stage)
     return method, history
 
 

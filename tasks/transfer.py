@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import TypeAdapter
+from typing import Any
 
 from data.types import Artifact
-from models.methods.configs import TransferConfig
+from models.methods.configs import TRANSFER
 from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
@@ -43,7 +43,7 @@ def build(job: Job) -> Outcome:
     from tasks import training
 
     given, student, size = job.settings["transfer"], job.settings["student"], job.settings["image_size"]
-    config: TransferConfig = TypeAdapter(TransferConfig).validate_python(given)
+    config: Any = TRANSFER[given["method"]].model_validate(given)
     table = read_table(job.path("assignments"), ASSIGNMENTS)
     order = np.argsort(column(table, "index"))
     index = column(table, "index")[order]
@@ -51,11 +51,9 @@ def build(job: Job) -> Outcome:
     network = build_network(
         student["backbone"], size, width=student["width"], classes=len(used), seed=key(job.seed, "student")
     )
-    batches = UniformOverClusters(index, cluster, given["batch_size"])
+    batches = UniformOverClusters(index, cluster, config.batch_size)
     feed = training.ImageFeed(
         job.images(size), batches, index, cluster.astype(np.int64), training.order_key(job, "transfer")
     )
     method = PseudoLabelsMethod(config, network)
-    return training.train_and_publish(
-        job, method, feed, epochs=given["epochs"], warmup=given["warmup"], stage="transfer"
-    )
+    return training.train_and_publish(job, method, feed, config, epochs=config.epochs, stage="transfer")

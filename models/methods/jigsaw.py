@@ -111,6 +111,10 @@ class JigsawPlusPlusMethod(Method):
         accuracy = (logits.argmax(dim=1) == puzzles.permutation).float().mean()
         return Loss(F.cross_entropy(logits, puzzles.permutation), {"accuracy": accuracy})
 
+    def passes(self) -> list[tuple[int, float]]:
+        """Nine tiles an image."""
+        return [(self.tile, float(TILES))]
+
     def optimizers(self) -> dict[str, Optimizer]:
         """One for trunk and head."""
         return {"main": make_optimizer(self.config, self.parameters())}

@@ -6,13 +6,12 @@ The network that goes on ends after the first layer of g, where fine-tuning star
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from data.draws import Draws
 from models import heads
-from models.augment import random_view
+from models.augment import two_views
 from models.losses.contrastive import candidates
 from models.method import Batch, Loss, Method, Progress
 from models.methods.configs import SimCLR
@@ -34,9 +33,7 @@ class SimCLRMethod(Method):
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
         """Views (2N, 3, S, S): the first of each image, then the second of each."""
-        size = self.network.image_size
-        views = [random_view(batch.images, draws, name, self.config, size) for name in ("first view", "second view")]
-        batch.views = torch.cat(views)
+        batch.views = two_views(batch.images, draws, self.config, self.network.image_size)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
@@ -45,6 +42,10 @@ class SimCLRMethod(Method):
         s, positive = candidates(z, self.config.temperature)
         accuracy = (s.argmax(dim=1) == positive).float().mean()
         return Loss(nn.functional.cross_entropy(s, positive), {"accuracy": accuracy, "spread": heads.spread(z)})
+
+    def passes(self) -> list[tuple[int, float]]:
+        """Two views an image."""
+        return [(self.config.view_size or self.network.image_size, 2.0)]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One for network and projector."""

@@ -1,0 +1,61 @@
+"""The configuration of every way of training, a file each. Importable without torch: forms and YAML show it.
+
+A method's class lies in the file of the same name in `models/methods`. Ranges stand in the descriptions too, since
+Prefect's forms don't show limits. A package of one's own adds a method by an entry point (`knowledge_transfer.pretext`
+or `knowledge_transfer.transfer`) that names its configuration class.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, TypeVar, Union
+
+from models.methods.configs.distill import Distill
+from models.methods.configs.finetune import Finetune
+from models.methods.configs.jigsaw import JigsawPlusPlus
+from models.methods.configs.pseudo_labels import PseudoLabels
+from models.methods.configs.shared import Backbone, Optimization, Pretext, Teacher, Transfer, Views
+from models.methods.configs.simclr import SimCLR
+
+__all__ = [
+    "PRETEXT",
+    "TRANSFER",
+    "Backbone",
+    "Distill",
+    "Finetune",
+    "JigsawPlusPlus",
+    "Optimization",
+    "Pretext",
+    "PretextConfig",
+    "PseudoLabels",
+    "SimCLR",
+    "Teacher",
+    "Transfer",
+    "TransferConfig",
+    "Views",
+]
+
+_Base = TypeVar("_Base", Pretext, Transfer)
+
+
+def _by_name(group: str, base: type[_Base], own: tuple[type[_Base], ...]) -> dict[str, type[_Base]]:
+    """Configurations by the value of their `method`: ours, then those of installed packages."""
+    found = {model.model_fields["method"].default: model for model in own}
+    for point in sorted(entry_points(group=f"knowledge_transfer.{group}")):
+        model = point.load()
+        name = model.model_fields["method"].default
+        if not issubclass(model, base) or name in found:
+            raise TypeError(f"entry point {point.value}: {name!r} is taken, or no {base.__name__}; see examples/")
+        found[name] = model
+    return found
+
+
+PRETEXT = _by_name("pretext", Pretext, (SimCLR, JigsawPlusPlus))
+TRANSFER = _by_name("transfer", Transfer, (PseudoLabels,))
+
+if TYPE_CHECKING:
+    PretextConfig = Pretext
+    TransferConfig = Transfer
+else:
+    PretextConfig = Union[tuple(PRETEXT.values())]  # noqa: UP007
+    TransferConfig = Union[tuple(TRANSFER.values())]  # noqa: UP007

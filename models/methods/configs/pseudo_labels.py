@@ -1,0 +1,17 @@
+"""Configuration of `models/methods/pseudo_labels.py`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from models.methods.configs.shared import Optimization, Transfer, Views
+
+
+class PseudoLabels(Views, Optimization, Transfer):
+    """Classify every image into its cluster, clusters drawn uniformly (Noroozi et al. 2018). Only membership is passed on."""
+
+    trainer: ClassVar[str] = "models.methods.pseudo_labels:PseudoLabelsMethod"
+
+    method: Literal["pseudo-labels"] = Field("pseudo-labels", description="Transfer method.")

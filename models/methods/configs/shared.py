@@ -1,0 +1,181 @@
+"""What the configurations of several methods have in common. Bases are listed with the general ones last.
+
+The fields of the last base come first in forms.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from data.types import Frozen
+
+Backbone = Literal["smallconv", "alexnet", "vgg16", "vgg16_bn", "resnet18", "resnet50"]
+OptimizerName = Literal["sgd", "lars", "adamw", "muon"]
+
+
+class Views(Frozen):
+    """How an image becomes a random view. Zero switches a part off."""
+
+    view_size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="Side of the views, px (8 to 1024); empty: data.image_size. Smaller ones train faster.",
+    )
+    crop_min: float = Field(
+        0.08,
+        ge=0.01,
+        le=1,
+        description="Smallest area of a random crop, as a share of the image (0.01 to 1; 1 = no crop).",
+    )
+    crop_max: float = Field(
+        1.0, ge=0.01, le=1, description="Largest area of a random crop, as a share of the image (0.01 to 1)."
+    )
+    flip: float = Field(
+        0.5, ge=0, le=1, description="Probability of a left-right flip (0 to 1). 0 for digits and text."
+    )
+    rotate: float = Field(0.0, ge=0, le=180, description="Largest random rotation, in degrees either way (0 to 180).")
+    shear: float = Field(0.0, ge=0, le=60, description="Largest random shear, in degrees either way (0 to 60).")
+    shift: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="Largest random shift along each axis, as a share of the side (0 to 0.5); what comes in is black.",
+    )
+    zoom: float = Field(
+        1.0, ge=1, le=4, description="Largest random zoom, in and out (1 to 4; 1 = none); what comes in is black."
+    )
+    stretch: float = Field(
+        1.0, ge=1, le=4, description="Largest random change of the ratio of width to height (1 to 4; 1 = none)."
+    )
+    jitter: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Strength s of colour jitter: brightness, contrast, saturation 0.8 s, hue 0.2 s (0 to 1).",
+    )
+    jitter_probability: float = Field(0.8, ge=0, le=1, description="Probability of colour jitter (0 to 1).")
+    grey: float = Field(0.2, ge=0, le=1, description="Probability of dropping colour (0 to 1).")
+    blur: float = Field(0.0, ge=0, le=1, description="Probability of Gaussian blur, sigma 0.1 to 2 px (0 to 1).")
+    solarize: float = Field(
+        0.0, ge=0, le=1, description="Probability of inverting all values of 0.5 and above (0 to 1)."
+    )
+    noise: float = Field(
+        0.0, ge=0, le=1, description="Standard deviation of Gaussian noise on each value, which lie in 0 to 1 (0 to 1)."
+    )
+
+
+class AsymmetricViews(Views):
+    """Two views drawn differently, as in BYOL: the second is rarely blurred and sometimes solarised."""
+
+    blur: float = Field(1.0, ge=0, le=1, description="Probability of Gaussian blur of the first view (0 to 1).")
+    solarize: float = Field(
+        0.0, ge=0, le=1, description="Probability of inverting values of 0.5 and above in the first view (0 to 1)."
+    )
+    second_blur: float = Field(0.1, ge=0, le=1, description="Probability of blur of the second view (0 to 1).")
+    second_solarize: float = Field(0.2, ge=0, le=1, description="The same of solarising the second view (0 to 1).")
+
+    @property
+    def second(self) -> Views:
+        """How the second view is drawn."""
+        shared = self.model_dump(include=set(Views.model_fields))
+        return Views(**shared | {"blur": self.second_blur, "solarize": self.second_solarize})
+
+
+class SmallCrops(Frozen):
+    """Multi-crop (SwAV, section 3.3): besides the two views of usual size, small ones of small parts."""
+
+    small_crops: int = Field(6, ge=0, le=32, description="Small crops an image, besides the two large ones (0 to 32).")
+    small_size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="Side of a small crop, px (8 to 1024); empty: 3/7 of a large one's (96 of 224).",
+    )
+    small_crop_min: float = Field(
+        0.05, ge=0.01, le=1, description="Smallest area of a small crop, as a share of the image (0.01 to 1)."
+    )
+    small_crop_max: float = Field(
+        0.14, ge=0.01, le=1, description="Largest area of a small crop, as a share of the image (0.01 to 1)."
+    )
+
+
+class MomentumTeacher(Frozen):
+    """A second network that follows the first as an exponential moving average of its weights."""
+
+    momentum: float = Field(
+        0.99, ge=0, le=1, description="Weight of the teacher's old weights in its moving average, at first (0 to 1)."
+    )
+    momentum_final: float = Field(
+        1.0, ge=0, le=1, description="The same at the end (0 to 1), reached along half a cosine."
+    )
+    teacher_norm: Literal["batch", "split", "momentum"] = Field(
+        "batch",
+        description="Batch norm of the teacher: statistics of the batch, of shuffled groups of it (as on several GPUs), or MomentumBN's moving ones with the lazy update.",
+    )
+    norm_groups: int = Field(8, ge=1, le=1024, description="Groups of the batch for split batch norm (1 to 1024).")
+
+
+class Optimization(Frozen):
+    """How weights move."""
+
+    optimizer: OptimizerName = Field(
+        "sgd", description="sgd (Nesterov momentum 0.9), lars (large batches), adamw, or muon (short trainings)."
+    )
+    learning_rate: float = Field(
+        0.1,
+        gt=0,
+        le=100,
+        description="Peak learning rate, after warm-up (above 0, up to 100). Not rescaled by batch size.",
+    )
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay, not on biases and norms (0 to 1).")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with linearly rising rate (0 to below 1).")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the rate goes on after the warm-up: half a cosine or a line to 0, or as it is."
+    )
+
+
+class Pretext(Frozen):
+    """What every pretext method has: a name, by which configurations are told apart."""
+
+    method: str
+
+
+class Teacher(Pretext):
+    """What every pretext method has that trains a network.
+
+    Attributes:
+        trainer: `module:class` of the `Method` that this configures; called with (config, image_size, seed).
+        codes: whether the method labels images itself, which transfer may learn from instead of clusters.
+    """
+
+    trainer: ClassVar[str]
+    codes: ClassVar[bool] = False
+
+    backbone: Backbone = Field("smallconv", description="Teacher network.")
+    width: float = Field(1.0, gt=0, le=8, description="Multiplies the backbone's channels (above 0, up to 8).")
+    epochs: int = Field(100, ge=1, le=100_000, description="Passes over train and unlabelled images (1 to 100000).")
+    batch_size: int = Field(256, ge=2, le=65_536, description="Images a step (2 to 65536).")
+    stop_on_collapse: bool = Field(
+        False, description="Stop where all outputs have become alike; else it is only said, in the log and the report."
+    )
+
+
+class Transfer(Frozen):
+    """What every transfer method has.
+
+    Attributes:
+        trainer: `module:class` of the `Method` that this configures.
+        reads: what the student learns from: `assignments`, or the `teacher` itself.
+    """
+
+    trainer: ClassVar[str]
+    reads: ClassVar[Literal["assignments", "teacher"]] = "assignments"
+
+    method: str
+    epochs: int = Field(
+        100, ge=1, le=100_000, description="Passes: each draws as many images as there are (1 to 100000)."
+    )
+    batch_size: int = Field(256, ge=2, le=65_536, description="Images a step (2 to 65536).")

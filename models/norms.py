@@ -1,0 +1,141 @@
+"""Batch norms of a momentum teacher: by groups of the batch, or with moving statistics and the lazy update.
+
+Both keep the parameters and buffers of `nn.BatchNorm1d` and `nn.BatchNorm2d` and read each other's `state_dict`; in
+evaluation mode all are alike. Symbols: x (B, C) or (B, C, H, W), C channels, mu and var over the other dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import gcd
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+TeacherNorm = Literal["batch", "split", "momentum"]
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class SplitBatchNorm(_BatchNorm):
+    """Statistics by group of the batch, as if each group were on a device of its own (MoCo, section 3.3: ShuffleBN).
+
+    Image b belongs to group b mod G. Running statistics take the mean over the groups. Where the batch can't be
+    divided into `groups`, G is their greatest common divisor.
+
+    Args:
+        channels: C.
+        groups: G.
+    """
+
+    def __init__(self, channels: int, groups: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
+        super().__init__(channels, eps=eps, momentum=momentum, affine=affine)
+        self.groups = groups
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any (B, C, ...)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> the same shape."""
+        if not self.training:
+            return super().forward(x)
+        B, C, *places = x.shape
+        G = gcd(B, self.groups)
+        mean, var = self.running_mean.repeat(G), self.running_var.repeat(G)  # type: ignore[union-attr]  # tracked
+        weight, bias = (None if p is None else p.repeat(G) for p in (self.weight, self.bias))
+        y = F.batch_norm(
+            x.reshape(B // G, G * C, *places), mean, var, weight, bias, True, self.momentum or 0.0, self.eps
+        )
+        self.running_mean.copy_(mean.view(G, C).mean(dim=0))  # type: ignore[union-attr]
+        self.running_var.copy_(var.view(G, C).mean(dim=0))  # type: ignore[union-attr]
+        return y.view(B, C, *places)
+
+
+class MomentumBatchNorm(_BatchNorm):
+    """Momentum² Teacher's normalisation (Li et al., arXiv 2101.07525, section 3.3), for a network without gradient.
+
+    In training x is normalised by mu = alpha mu_x + (1 - alpha) mu_run and var likewise, where alpha is the weight of
+    the batch. The lazy update: running statistics stand still until `commit`, which writes them once an iteration from
+    the mean over all that was seen since, so that a second view is not normalised by what the first one left behind.
+    At alpha = 1 this is ordinary batch norm in training, at alpha = 0 in evaluation.
+
+    Departure: the authors' layer corrects an already unbiased variance a second time by n / (n - 1). As in
+    `nn.BatchNorm`, here the biased variance normalises and the unbiased one enters the running statistics.
+
+    Attributes:
+        alpha: weight of the batch, 0 to 1; set by whoever knows the step, so that a resume needs no counter.
+    """
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, affine: bool = True):
+        super().__init__(channels, eps=eps, affine=affine)
+        self.alpha = 1.0
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any (B, C, ...)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> the same shape."""
+        if not self.training:
+            return super().forward(x)
+        with torch.no_grad():
+            dims = [0, *range(2, x.ndim)]
+            var, mean = torch.var_mean(x.float(), dim=dims, correction=0)
+            n = x.numel() // x.shape[1]
+            self._seen.append((mean, var * (n / max(n - 1, 1))))
+            mean = torch.lerp(self.running_mean, mean, self.alpha)  # type: ignore[arg-type]  # tracked, so a tensor
+            var = torch.lerp(self.running_var, var, self.alpha)  # type: ignore[arg-type]
+        return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """Write the running statistics, once for all that was seen since the last time. Nothing seen: no change."""
+        if self._seen:
+            mean, var = (torch.stack(values).mean(dim=0) for values in zip(*self._seen, strict=True))
+            self.running_mean.lerp_(mean, self.alpha)  # type: ignore[union-attr]
+            self.running_var.lerp_(var, self.alpha)  # type: ignore[union-attr]
+            self._seen = []
+
+
+def replace_norms(module: _Module, norm: TeacherNorm, groups: int) -> _Module:
+    """Give every batch norm of a module the form that is asked for, in place; weights and statistics stay.
+
+    Args:
+        module: any; not itself a batch norm.
+        norm: `batch` leaves it as it is.
+        groups: of `split`.
+    """
+    if norm == "batch":
+        return module
+    for parent in module.modules():
+        for name, old in list(parent.named_children()):
+            if isinstance(old, _BatchNorm) and not isinstance(old, SplitBatchNorm | MomentumBatchNorm):
+                new: _BatchNorm
+                if norm == "split":
+                    new = SplitBatchNorm(old.num_features, groups, eps=old.eps, momentum=old.momentum or 0.0, affine=old.affine)  # fmt: skip
+                else:
+                    new = MomentumBatchNorm(old.num_features, eps=old.eps, affine=old.affine)
+                new.load_state_dict(old.state_dict())
+                new.train(old.training)
+                for p, q in zip(new.parameters(), old.parameters(), strict=True):
+                    p.requires_grad_(q.requires_grad)
+                setattr(parent, name, new)
+    return module
+
+
+def set_alpha(module: nn.Module, alpha: float) -> None:
+    """Set the weight of the batch in every MomentumBatchNorm of a module."""
+    for norm in _moving(module):
+        norm.alpha = alpha
+
+
+def commit(module: nn.Module) -> None:
+    """The lazy update of every MomentumBatchNorm of a module."""
+    for norm in _moving(module):
+        norm.commit()
+
+
+def _moving(module: nn.Module) -> Iterator[MomentumBatchNorm]:
+    return (m for m in module.modules() if isinstance(m, MomentumBatchNorm))
