@@ -1,0 +1,180 @@
+"""What every method must stand, as plain functions for the tests in this folder: `from method_checks import ...`."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.draws import Draws
+from models.engine import State, train
+from models.method import Batch, Method, Progress
+from models.schedules import warmup_cosine
+
+CLASSES = 4
+
+
+def toy(n: int, size: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images of four classes that differ in the direction of their stripes; (n, S, S, 3) uint8, and (n,) int64."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(n) % CLASSES
+    y, x = np.mgrid[:size, :size] / size
+    angle = label[:, None, None] * np.pi / CLASSES + rng.normal(0, 0.1, (n, 1, 1))
+    wave = np.sin(2 * np.pi * (3 * (np.cos(angle) * x + np.sin(angle) * y) + rng.random((n, 1, 1))))
+    tint = rng.uniform(0.3, 1, (n, 1, 1, 3)) * 110
+    pixels = 128 + wave[..., None] * tint + rng.normal(0, 5, (n, size, size, 3))
+    return torch.from_numpy(pixels.clip(0, 255).astype(np.uint8)), torch.from_numpy(label)
+
+
+def prepared(method: Method, images: Tensor, step: int = 0, target: Tensor | None = None) -> Batch:
+    """A batch of all the images, with the views of a step."""
+    batch = Batch(images, torch.arange(len(images)), target)
+    return method.prepare(batch, Draws(7, "test", step, batch.index.numpy()))
+
+
+def progress(step: int = 0, steps: int = 20, epoch: int = 0, epochs: int = 1) -> Progress:
+    """Where training stands."""
+    return Progress(step, steps, epoch, epochs)
+
+
+def lowers_the_loss(method: Method, images: Tensor, *, steps: int = 20, to: float = 0.8, floor: float = 0.0) -> None:
+    """Steps on one fixed batch, while teacher, queue and codes are held, bring the loss to a share of its first value.
+
+    Args:
+        method: not trained yet.
+        images: (B, S, S, 3) uint8.
+        steps: how many.
+        to: share of what lies above `floor`.
+        floor: the least that the loss can be.
+    """
+    method.train()
+    batch = prepared(method, images)
+    optimizer = method.optimizers()["main"]
+    losses = []
+    for _ in range(steps):
+        loss = method.loss(batch, progress())
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        losses.append(loss.total.item() - floor)
+        assert all(math.isfinite(float(value)) for value in loss.terms.values())
+    assert losses[-1] < to * losses[0], losses
+
+
+def teacher_takes_no_gradient(method: Method, images: Tensor, *teachers: nn.Module) -> None:
+    """A backward pass and an optimizer's step leave the teachers as they are, and move everything that is trained."""
+    method.train()
+    held = {id(p) for teacher in teachers for p in teacher.parameters()}
+    assert held
+    before = [p.clone() for teacher in teachers for p in teacher.parameters()]
+    optimizer = method.optimizers()["main"]
+    assert not held & {id(p) for group in optimizer.param_groups for p in group["params"]}
+    method.loss(prepared(method, images), progress()).total.backward()
+    for name, p in method.named_parameters():
+        assert (p.grad is None) == (id(p) in held), name
+    optimizer.step()
+    after = [p for teacher in teachers for p in teacher.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def ignores_labels(make: Callable[[int], Method], images: Tensor, label: Tensor) -> None:
+    """The loss is the same with, with other, and without labels."""
+
+    def loss(target: Tensor | None) -> Tensor:
+        method = make(0).train()
+        torch.manual_seed(0)
+        return method.loss(prepared(method, images, target=target), progress()).total
+
+    assert torch.equal(loss(None), loss(label))
+    assert torch.equal(loss(None), loss(label.flip(0) + 1))
+
+
+class _Feed:
+    def __init__(self, images: Tensor, batch_size: int) -> None:
+        self.images, self.batch_size = images, batch_size
+        self.steps_per_epoch = len(images) // batch_size
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        order = np.random.default_rng(epoch).permutation(len(self.images))
+        index = torch.from_numpy(order[step * self.batch_size : (step + 1) * self.batch_size])
+        return Batch(self.images[index], index)
+
+    def sweep(self) -> Iterator[Batch]:
+        for start in range(0, len(self.images), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            yield Batch(self.images[rows], torch.arange(len(self.images))[rows])
+
+
+def trained(
+    method: Method, images: Tensor, *, batch_size: int = 16, epochs: int = 4, resume: State | None = None
+) -> list[State]:
+    """Train through the engine on the CPU.
+
+    Returns:
+        The state after every step of this call, as it is when read back from a file, without the clock.
+    """
+    saved: list[bytes] = []
+
+    def save(state: State) -> None:
+        buffer = io.BytesIO()
+        torch.save({key: value for key, value in state.items() if key != "clock"}, buffer)
+        saved.append(buffer.getvalue())
+
+    feed = _Feed(images, batch_size)
+    train(
+        method,
+        feed,
+        epochs=epochs,
+        seed=3,
+        stage="toy",
+        schedule=partial(warmup_cosine, warmup=0.1),
+        device=torch.device("cpu"),
+        precision="fp32",
+        sweep=feed.sweep,
+        resume=None if resume is None else {**resume, "clock": [0, 0.0, 0.0]},
+        save=save,
+        save_every=0.0,
+    )
+    return [torch.load(io.BytesIO(state), weights_only=True) for state in saved]
+
+
+def resumes_bit_for_bit(
+    make: Callable[[int], Method], images: Tensor, *, batch_size: int = 16, epochs: int = 4
+) -> None:
+    """Four epochs at a stretch end as two, a stop and two more; and as a stop in the middle of an epoch.
+
+    Args:
+        make: the method by its seed; resumed ones begin with other weights.
+        images: (N, S, S, 3) uint8; at least two batches.
+        batch_size: images a step.
+        epochs: of the whole training.
+    """
+    undisturbed = trained(make(0), images, batch_size=batch_size, epochs=epochs)
+    half = epochs // 2 * (len(images) // batch_size)
+    for stop in (half, half + 1):
+        torch.rand(stop)  # the global generator stands elsewhere
+        state = undisturbed[stop - 1]
+        resumed = trained(make(5), images, batch_size=batch_size, epochs=epochs, resume=state)
+        assert [state["step"] for state in resumed] == list(range(stop + 1, len(undisturbed) + 1))
+        _assert_same(resumed[-1], undisturbed[-1])
+
+
+def _assert_same(left: object, right: object, where: str = "") -> None:
+    assert type(left) is type(right), where
+    if isinstance(left, Tensor):
+        assert torch.equal(left, right), where
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left:
+            _assert_same(left[key], right[key], f"{where}/{key}")
+    elif isinstance(left, list):
+        assert len(left) == len(right), where
+        for i, pair in enumerate(zip(left, right, strict=True)):
+            _assert_same(*pair, f"{where}/{i}")
+    else:
+        assert left == right, where
