@@ -181,13 +181,13 @@ def _flow(module: str, name: str, parameters: dict[str, Any], as_json: bool, ter
 
 def _list(options: argparse.Namespace, terminal: Terminal) -> int:
     from data.sources import SOURCES
-    from models.methods.configs import Backbone
+    from models.methods.configs import BACKBONES
 
     rows: dict[str, dict[str, str]] = {
         "recipes": {name: _first(importlib.import_module(f"flows.recipes.{name.replace('-', '_')}")) for name in NAMES},
         "pretext methods": {name: _first(model) for name, model in methods("pretext").items()},
         "transfer methods": {name: _first(model) for name, model in methods("transfer").items()},
-        "backbones": dict.fromkeys(get_args(Backbone), ""),
+        "backbones": {**BACKBONES, "timm:NAME": "any network of the package timm (optional: knowledge-transfer[timm])"},
         "data sources": SOURCES,
         "evaluations": dict.fromkeys(get_args(Protocol), ""),
     }

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, TypeVar, Union
 
 from models.methods.configs.distill import Distill
 from models.methods.configs.finetune import Finetune
-from models.methods.configs.jigsaw import JigsawPlusPlus
+from models.methods.configs.jigsaw import Jigsaw, JigsawPlusPlus
 from models.methods.configs.pseudo_labels import PseudoLabels
-from models.methods.configs.shared import Backbone, Optimization, Pretext, Teacher, Transfer, Views
+from models.methods.configs.shared import BACKBONES, Backbone, Optimization, Pretext, Teacher, Transfer, Views
 from models.methods.configs.simclr import SimCLR
 
 __all__ = [
+    "BACKBONES",
     "PRETEXT",
     "TRANSFER",
     "Backbone",
     "Distill",
     "Finetune",
+    "Jigsaw",
     "JigsawPlusPlus",
     "Optimization",
     "Pretext",
@@ -50,7 +52,7 @@ def _by_name(group: str, base: type[_Base], own: tuple[type[_Base], ...]) -> dic
     return found
 
 
-PRETEXT = _by_name("pretext", Pretext, (SimCLR, JigsawPlusPlus))
+PRETEXT = _by_name("pretext", Pretext, (SimCLR, JigsawPlusPlus, Jigsaw))
 TRANSFER = _by_name("transfer", Transfer, (PseudoLabels,))
 
 if TYPE_CHECKING:

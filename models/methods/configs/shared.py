@@ -5,13 +5,40 @@ The fields of the last base come first in forms.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from importlib.util import find_spec
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from data.types import Frozen
 
-Backbone = Literal["smallconv", "alexnet", "vgg16", "vgg16_bn", "resnet18", "resnet50"]
+BACKBONES: dict[str, str] = {
+    "smallconv": "three to four residual stages of our own, for minutes on a CPU",
+    "alexnet": "AlexNet in one tower (Krizhevsky 2014)",
+    "vgg16": "VGG-16 without batch norm",
+    "vgg16_bn": "VGG-16 with batch norm",
+    "resnet18": "ResNet of 18 layers",
+    "resnet50": "ResNet of 50 layers",
+    "reactnet": "ReActNet-A, 1-bit weights and activations (Liu et al. 2020)",
+}
+"""Backbones by name, with a line that tells people what they are; `models.backbones` makes them."""
+
+TIMM = "timm:"
+"""Before the name of a network of the package timm, an optional extra."""
+
+
+def _known(name: str) -> str:
+    if name in BACKBONES:
+        return name
+    if not name.removeprefix(TIMM) or not name.startswith(TIMM):
+        raise ValueError(f"is unknown; choose one of {', '.join(BACKBONES)}, or timm:NAME")
+    if find_spec("timm") is None:
+        raise ValueError("needs the package timm; install it with: pip install 'knowledge-transfer[timm]'")
+    return name
+
+
+Backbone = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(BACKBONES)})]
+"""A drop-down in the forms; the command line and YAML may give `timm:NAME` too."""
 OptimizerName = Literal["sgd", "lars", "adamw", "muon"]
 
 
