@@ -190,19 +190,40 @@ class Teacher(Pretext):
     )
 
 
+class Descriptor(Pretext):
+    """What every pretext method has that trains nothing and makes features of an image's pixels: HOG.
+
+    Attributes:
+        descriptor: `module:function`, called with (images (B, S, S, 3) uint8 numpy, S = data.image_size, this
+            configuration) -> (B, D) float32 numpy. A row depends on its image alone.
+    """
+
+    descriptor: ClassVar[str]
+
+
 class Transfer(Frozen):
     """What every transfer method has.
 
     Attributes:
-        trainer: `module:class` of the `Method` that this configures.
+        trainer: `module:class` of the `Method` that this configures; called with (config, network) where the student
+            learns labels: `network` then has a classifier of them; with (config, network, teacher) where it learns from
+            the teacher itself: `network` then has none, and `teacher` is frozen, on the device and in evaluation mode.
         reads: what the student learns from: `assignments`, or the `teacher` itself.
+        phases: names of the trainings that this consists of, one stage each; each goes on with the network that the one
+            before has published. With more than one, the trainer is also told its `phase` (by that keyword).
     """
 
     trainer: ClassVar[str]
     reads: ClassVar[Literal["assignments", "teacher"]] = "assignments"
+    phases: ClassVar[tuple[str, ...]] = ("transfer",)
 
     method: str
     epochs: int = Field(
         100, ge=1, le=100_000, description="Passes: each draws as many images as there are (1 to 100000)."
     )
     batch_size: int = Field(256, ge=2, le=65_536, description="Images a step (2 to 65536).")
+
+    @property
+    def learns_from(self) -> Literal["assignments", "codes", "teacher"]:
+        """What the student learns from in this configuration: `reads`, unless it leaves a choice."""
+        return self.reads
