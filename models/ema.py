@@ -6,10 +6,12 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from models.method import Progress
 from models.methods.configs.shared import MomentumTeacher
-from models.norms import replace_norms
+from models.norms import commit, replace_norms, set_alpha
+from models.schedules import between, cosine
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -39,3 +41,35 @@ def follow(teacher: nn.Module, student: nn.Module, m: float) -> None:
     pairs = zip(teacher.parameters(), student.parameters(), strict=True)
     for theta_t, theta_s in pairs:
         theta_t.lerp_(theta_s, 1 - m)
+
+
+@torch.no_grad()
+def teach(teacher: nn.Module, x: Tensor, progress: Progress) -> Tensor:
+    """What the teacher makes of a batch, without gradient.
+
+    Where it has MomentumBN, alpha goes from 1 to 0 along half a cosine (Momentum² Teacher, arXiv 2101.07525, 3.3): a
+    function of the step, so that a resumed training continues it.
+
+    Args:
+        teacher: in training mode; its batch norms take the batch's statistics, as `teacher_norm` says.
+        x: views, or whatever it takes.
+        progress: of the step under way.
+    """
+    set_alpha(teacher, cosine(progress.step / progress.steps))
+    output: Tensor = teacher(x)
+    return output
+
+
+def advance(teacher: nn.Module, student: nn.Module, config: MomentumTeacher, progress: Progress) -> None:
+    """For `after_update`: the weights follow the student, and MomentumBN writes its statistics once for all views.
+
+    m = m_1 - (m_1 - m_0) (1 + cos(pi k / K)) / 2 at step k of K, from m_0 to m_1 (BYOL, arXiv 2006.07733, 3.3).
+
+    Args:
+        teacher: moved in place.
+        student: of the same form, after the optimizer's step.
+        config: `momentum` and `momentum_final`.
+        progress: of the step under way.
+    """
+    follow(teacher, student, between(progress.step, progress.steps, config.momentum, config.momentum_final))
+    commit(teacher)

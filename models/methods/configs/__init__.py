@@ -10,15 +10,19 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeVar, Union
 
+from models.methods.configs.byol import BYOL
 from models.methods.configs.distill import Distill
 from models.methods.configs.finetune import Finetune
 from models.methods.configs.jigsaw import Jigsaw, JigsawPlusPlus
+from models.methods.configs.moco import MoCo
+from models.methods.configs.momentum2 import Momentum2
 from models.methods.configs.pseudo_labels import PseudoLabels
 from models.methods.configs.shared import BACKBONES, Backbone, Optimization, Pretext, Teacher, Transfer, Views
 from models.methods.configs.simclr import SimCLR
 
 __all__ = [
     "BACKBONES",
+    "BYOL",
     "PRETEXT",
     "TRANSFER",
     "Backbone",
@@ -26,6 +30,8 @@ __all__ = [
     "Finetune",
     "Jigsaw",
     "JigsawPlusPlus",
+    "MoCo",
+    "Momentum2",
     "Optimization",
     "Pretext",
     "PretextConfig",
@@ -52,7 +58,7 @@ def _by_name(group: str, base: type[_Base], own: tuple[type[_Base], ...]) -> dic
     return found
 
 
-PRETEXT = _by_name("pretext", Pretext, (SimCLR, JigsawPlusPlus, Jigsaw))
+PRETEXT = _by_name("pretext", Pretext, (SimCLR, JigsawPlusPlus, Jigsaw, MoCo, BYOL, Momentum2))
 TRANSFER = _by_name("transfer", Transfer, (PseudoLabels,))
 
 if TYPE_CHECKING:

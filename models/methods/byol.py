@@ -1,0 +1,86 @@
+"""BYOL (Grill et al., arXiv 2006.07733) and Momentum² Teacher (Li et al., arXiv 2101.07525): regression on a teacher.
+
+x, x' two views of B images. Online, weights theta: y = f(x), z = g(y), p = q(z). Target, weights xi: z' = g_xi(f_xi(x')),
+without gradient and without predictor. Loss (BYOL eq. 2) 2 - 2 cos(p, z') from x to x' plus the same from x' to x,
+0 to 8. Then xi <- m xi + (1 - m) theta, m on a cosine to 1. Each view passes through each network by itself: together
+they would share their batch statistics.
+
+Momentum² Teacher puts MomentumBN into the target: mu = alpha mu_x + (1 - alpha) mu_run, alpha from 1 to 0 on a cosine,
+mu_run written once an iteration for both views. Departures: docs/methods/byol.md, docs/methods/momentum2.md.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from data.draws import Draws
+from models import heads
+from models.augment import two_views
+from models.ema import advance, teach, teacher_of
+from models.losses.regression import normalised_regression
+from models.method import Batch, Loss, Method, Progress
+from models.methods.configs.byol import BYOL
+from models.network import Network, build_network, seeded
+from models.norms import replace_norms
+from models.optim import make_optimizer
+
+
+class BYOLMethod(Method):
+    """Online network f and projector g, predictor q, and the target. What is published is f, as in the paper.
+
+    Args:
+        config: the method's parameters.
+        image_size: side of the images, px.
+        seed: of the weights.
+    """
+
+    def __init__(self, config: BYOL, image_size: int, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        f = build_network(config.backbone, image_size, seed=seed, width=config.width)
+        with seeded(seed, "projector"):
+            g = heads.mlp(f.output_dim, config.hidden, config.projection)
+        with seeded(seed, "predictor"):
+            self.predictor = heads.mlp(config.projection, config.hidden, config.projection)
+        self.online = nn.Sequential(f, g)
+        self.target = teacher_of(self.online, config)
+        for student in (self.online, self.predictor):
+            replace_norms(student, config.student_norm, config.norm_groups)
+        self.network = f
+
+    def prepare(self, batch: Batch, draws: Draws) -> Batch:
+        """Views (2B, 3, S, S): the first of each image, then the second, which is blurred and solarised otherwise."""
+        batch.views = two_views(batch.images, draws, self.config, self.network.image_size, self.config.second)
+        return batch
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        """Both directions; `spread` of the projections z, near 0 on collapse."""
+        views: tuple[Tensor, Tensor] = batch.views.chunk(2)
+        z = [self.online(x) for x in views]
+        p = [self.predictor(z_x) for z_x in z]
+        t = [teach(self.target, x, progress) for x in views]
+        total = normalised_regression(p[0], t[1]) + normalised_regression(p[1], t[0])
+        return Loss(total, {"spread": heads.spread(z[0])})
+
+    def after_update(self, progress: Progress) -> None:
+        """The target follows the online network."""
+        advance(self.target, self.online, self.config, progress)
+
+    def passes(self) -> list[tuple[int, float]]:
+        """Two views an image, seen by both networks."""
+        return [(self.config.view_size or self.network.image_size, 2 + 2 / 3)]
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One for f, g and q."""
+        return {"main": make_optimizer(self.config, self.parameters())}
+
+
+class Momentum2Method(BYOLMethod):
+    """BYOL whose target has MomentumBN. What is published is the target's f, with its moving statistics."""
+
+    def __init__(self, config: BYOL, image_size: int, seed: int) -> None:
+        super().__init__(config, image_size, seed)
+        self.network = cast(Network, self.target[0])

@@ -1,0 +1,111 @@
+"""MoCo v1 and v2 (He et al., arXiv 1911.05722; Chen et al., arXiv 2003.04297): contrast against a queue of keys.
+
+x_q, x_k two views of N images, q = g(f(x_q)) by the query encoder, k by the key encoder, without gradient; InfoNCE
+(eq. 1) of q with its k against the K keys of past batches. Per step: loss against the queue as the steps before left
+it; the optimizer moves the query encoder; the key encoder follows it (eq. 2); the keys are enqueued. The authors' code
+has eq. 2 at the start of the next step instead, which is the same sequence.
+
+ShuffleBN (section 3.3): batch norms see groups of the batch, as they would on several GPUs, and keys are encoded in
+another order than queries; otherwise a query finds its key by the statistics they share. Departures: docs/methods/moco.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from data.draws import Draws
+from models import heads
+from models.augment import two_views
+from models.ema import advance, teach, teacher_of
+from models.losses.contrastive import against_queue, info_nce
+from models.method import Batch, Loss, Method, Progress
+from models.methods.configs.moco import MoCo
+from models.network import build_network, seeded
+from models.norms import replace_norms
+from models.optim import make_optimizer
+from models.queue import Queue
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the encoders see.
+
+    Attributes:
+        pairs: (2N, 3, S, S), the first view of each image, then the second of each.
+        order: (N,) int64, the permutation in which keys are encoded.
+    """
+
+    pairs: Tensor
+    order: Tensor
+
+
+class MoCoMethod(Method):
+    """Query encoder of network f and projector g, key encoder and queue. What is published is f of the query encoder.
+
+    Args:
+        config: the method's parameters.
+        image_size: side of the images, px.
+        seed: of the weights and of the queue's first rows.
+    """
+
+    def __init__(self, config: MoCo, image_size: int, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.network = build_network(config.backbone, image_size, seed=seed, width=config.width)
+        h = self.network.output_dim
+        with seeded(seed, "projector"):
+            projector = heads.mlp(h, h, config.projection, layers=config.head_layers, norm=False)
+        self.query = nn.Sequential(self.network, projector)
+        self.key = teacher_of(self.query, config)
+        replace_norms(self.query, config.student_norm, config.norm_groups)
+        with seeded(seed, "queue"):
+            self.queue = Queue(config.queue, config.projection)
+        self._keys: list[Tensor] = []
+
+    def prepare(self, batch: Batch, draws: Draws) -> Batch:
+        """Two views of each image, and the order in which keys are encoded, drawn anew each step."""
+        order = torch.from_numpy(draws.uniform("shuffle", 1)[:, 0].argsort()).to(batch.images.device)
+        batch.views = Views(two_views(batch.images, draws, self.config, self.network.image_size), order)
+        return batch
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        """InfoNCE, the mean over both directions if `symmetric`.
+
+        Terms: `accuracy` of finding the own key among 1 + K, `spread` of q, near 0 on collapse.
+        """
+        views: Views = batch.views
+        x = views.pairs.chunk(2)
+        directions = [(x[0], x[1]), (x[1], x[0])] if self.config.symmetric else [(x[0], x[1])]
+        negatives = self.queue.contents()
+        q = [self.query(x_q) for x_q, _ in directions]
+        self._keys = [self._encoded(x_k, views.order, progress) for _, x_k in directions]
+        logits = torch.cat(
+            [against_queue(*pair, negatives, self.config.temperature) for pair in zip(q, self._keys, strict=True)]
+        )
+        accuracy = (logits.argmax(dim=1) == 0).float().mean()
+        return Loss(info_nce(logits), {"accuracy": accuracy, "spread": heads.spread(q[0])})
+
+    def _encoded(self, x: Tensor, order: Tensor, progress: Progress) -> Tensor:
+        """(N, 3, S, S) -> (N, d) float32 unit keys, encoded in another order and put back into their own."""
+        k = teach(self.key, x[order], progress)[order.argsort()]
+        return F.normalize(k.float(), dim=1)
+
+    def after_update(self, progress: Progress) -> None:
+        """The key encoder follows the query encoder, then this step's keys enter the queue."""
+        advance(self.key, self.query, self.config, progress)
+        for k in self._keys:
+            self.queue.push(k)
+        self._keys = []
+
+    def passes(self) -> list[tuple[int, float]]:
+        """A view by each encoder, or both views."""
+        return [(self.config.view_size or self.network.image_size, (1 + self.config.symmetric) * 4 / 3)]
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One for the query encoder."""
+        return {"main": make_optimizer(self.config, self.parameters())}
