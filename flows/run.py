@@ -22,6 +22,7 @@ from data.errors import Interrupted
 from data.store import Store, write_json
 from data.types import Artifact
 from tasks.config import Config
+from tasks.manifest import Recall
 from tasks.stage import Request, seconds_of
 from tasks.workers import Workers
 
@@ -107,12 +108,15 @@ class Run:
                 made, cached = request, True
             else:
                 request = request.model_copy(update={"outside": request.outside | {"run": self._so_far()}})
-                by_content = request.stage == "manifest"  # named by what is found there: it must look
-                wanted = None if by_content else request.artifact(self.store)
+                # A manifest is named by what is found there: it is known beforehand only where nothing can have changed.
+                recall = Recall(self.store, request) if request.stage == "manifest" else None
+                wanted = request.artifact(self.store) if recall is None else recall.manifest()
                 if wanted is not None and self.store.has(wanted):
                     made, cached = wanted, True
                 else:
                     made, cached = self.workers.make(request, label, listen)
+                if recall is not None:
+                    recall.keep(made)
         except BaseException as error:
             self._watch(label, {"event": "failed", "text": str(error)})
             raise

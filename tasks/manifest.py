@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import Any
 
+from data.store import Store, digest, write_json
+from data.types import Artifact, Split
 from tasks.config import Compute, Config
 from tasks.stage import Job, Outcome, Request, Stage
 
@@ -33,7 +37,6 @@ def build(job: Job) -> Outcome:
     """List, hash and check; images known by (uri, size, mtime) are not read again."""
     from data.manifest import make_manifest, read_known, write_known
     from data.schemas import MANIFEST, REJECTED
-    from data.store import digest
     from data.tables import write_table
 
     where = job.request.outside["sources"]
@@ -59,6 +62,43 @@ def build(job: Job) -> Outcome:
     found: dict[str, Any] = {"parts": made.parts, "counts": steady, "classes": classes, "notes": list(made.notes)}
     content = {**found, "rejected": made.rejected.to_pylist()}
     return Outcome(rows=made.images.num_rows, meta=found, content=content)
+
+
+class Recall:
+    """What a manifest was found to be the last time, so that unchanged sources need no process that lists them.
+
+    The sources are stamped when this is made, before anything is listed: what changes in between is seen next time.
+
+    Args:
+        store: that remembers.
+        request: for a manifest.
+
+    Raises:
+        UserError: a source is missing or none.
+    """
+
+    def __init__(self, store: Store, request: Request) -> None:
+        from data.sources import open_source
+
+        self.store = store
+        places: dict[Split, str | None] = request.outside["sources"]
+        self.stamps = [open_source(place, role).stamp() for role, place in sorted(places.items()) if place]
+        asked = [request.version, request.settings, request.seed, request.outside["sources"], request.outside["max_rejected"]]  # fmt: skip
+        self._path = store.cache("listings") / f"{digest(asked)}.json"
+
+    def manifest(self) -> Artifact | None:
+        """The artifact, if every source has the stamp it had then and the artifact is there."""
+        with suppress(OSError, ValueError, LookupError, TypeError):  # nothing remembered yet, or damaged: list anew
+            known = json.loads(self._path.read_text())
+            made = Artifact(kind="manifest", fingerprint=str(known["fingerprint"]))
+            if None not in self.stamps and known["stamps"] == self.stamps and self.store.has(made):
+                return made
+        return None
+
+    def keep(self, made: Artifact) -> None:
+        """Remember what was found."""
+        if None not in self.stamps:
+            write_json(self._path, {"stamps": self.stamps, "fingerprint": made.fingerprint})
 
 
 def _columns(table: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,3 +83,18 @@ def command(environment: dict[str, str], server: str, tmp_path: Path) -> Command
         )
 
     return give
+
+
+@pytest.fixture(scope="session")
+def odd_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of odd images that KNOWLEDGE_TRANSFER_ODD_IMAGES names, itself or as a tar; a reason to skip without."""
+    given = os.environ.get("KNOWLEDGE_TRANSFER_ODD_IMAGES")
+    if not given:
+        pytest.skip("KNOWLEDGE_TRANSFER_ODD_IMAGES names no folder or tar")
+    if Path(given).is_dir():
+        return Path(given)
+    folder = tmp_path_factory.mktemp("odd")
+    with tarfile.open(given) as packed:
+        packed.extractall(folder, filter="data")
+    (inner,) = folder.iterdir()
+    return inner

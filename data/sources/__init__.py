@@ -118,6 +118,14 @@ class Source(ABC):
             )
         return [known[uri] for uri in uris]
 
+    def stamp(self) -> str | None:
+        """What changes whenever the images may have, told without listing them; None where only listing tells.
+
+        Raises:
+            DataError: the place is missing or empty.
+        """
+        return None
+
     @cached_property
     def _listing(self) -> Listing:
         listing = self._list()

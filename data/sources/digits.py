@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from importlib.metadata import version
 
 import numpy as np
 
@@ -33,6 +34,10 @@ class DigitsSource(Source):
         digits = load_digits()
         grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
         return np.repeat(grey[..., None], 3, axis=-1), digits.target.astype(np.uint8)
+
+    def stamp(self) -> str | None:
+        """The images come with the package."""
+        return f"scikit-learn {version('scikit-learn')}"
 
     def _list(self) -> Listing:
         from sklearn.model_selection import train_test_split

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import DataError
-from data.sources import Entry, Listing, Pixels, Source
+from data.sources import UNKNOWN_TIME, Entry, Listing, Pixels, Source
 from data.sources.files import is_url, modified, open_filesystem
 
 _ROWS = 64  # decoded at once: bounds memory, whatever the size of a row group
@@ -79,6 +79,11 @@ class ParquetSource(Source):
             raise DataError(f"{self.spec}: no Parquet file there; give a file, a folder with *.parquet, or a glob")
         root = os.path.commonpath([os.path.dirname(name) for name in found])
         return {os.path.relpath(name, root or "."): found[name] for name in sorted(found)}
+
+    def stamp(self) -> str | None:
+        """Names, sizes and times of the files."""
+        files = self._files()
+        return None if any(mtime == UNKNOWN_TIME for _, _, mtime in files.values()) else json.dumps(files)
 
     def _open(self, path: str) -> pq.ParquetFile:
         if self._opened is None or self._opened[0] != path:

@@ -30,8 +30,6 @@ from data.images import (
 )
 from data.manifest import make_manifest
 
-ODD = os.environ.get("KNOWLEDGE_TRANSFER_ODD_IMAGES")
-
 
 def encoded(image, format="PNG", **options):
     file = io.BytesIO()
@@ -175,13 +173,12 @@ def test_pixels_pass_through():
         decode(photo().astype(float))
 
 
-@pytest.mark.skipif(not ODD, reason="KNOWLEDGE_TRANSFER_ODD_IMAGES names no folder")
-def test_every_odd_image_has_the_fate_that_pillow_gives_it():
-    with open(Path(ODD) / "MANIFEST.tsv", encoding="utf-8") as file:
+def test_every_odd_image_has_the_fate_that_pillow_gives_it(odd_images):
+    with open(odd_images / "MANIFEST.tsv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     fates = {}
     for row in rows:
-        data = (Path(ODD) / row["file"]).read_bytes()
+        data = (odd_images / row["file"]).read_bytes()
         try:
             pixels = decode(data)
         except DataError:
@@ -192,9 +189,8 @@ def test_every_odd_image_has_the_fate_that_pillow_gives_it():
     assert fates == {row["file"]: row["result_with_pillow_13"].startswith("loads") for row in rows}
 
 
-@pytest.mark.skipif(not ODD, reason="KNOWLEDGE_TRANSFER_ODD_IMAGES names no folder")
-def test_the_same_photo_in_eight_orientations_is_the_same_photo():
-    photos = [decode(path.read_bytes()).astype(int) for path in sorted(Path(ODD).glob("exif-*/Portrait_*.jpg"))]
+def test_the_same_photo_in_eight_orientations_is_the_same_photo(odd_images):
+    photos = [decode(path.read_bytes()).astype(int) for path in sorted(odd_images.glob("exif-*/Portrait_*.jpg"))]
     assert len(photos) == 8
     for other in photos[1:]:
         assert other.shape == photos[0].shape == (1800, 1200, 3)
