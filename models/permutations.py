@@ -13,16 +13,14 @@ The identity is a member like any other: a puzzle that is already solved is one 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from data import draws
 from data.errors import ConfigError
+from models.methods.configs.jigsaw import LARGEST_GROUP, Construction
 
 TILES = 9
-Construction = Literal["pgammal", "even"]
 
 _EVEN_PERMUTATIONS = 181_440  # 9! / 2
 _INFINITY = 8  # the ninth point of the projective line; 0..7 are GF(8)'s elements as polynomials over GF(2)
@@ -42,7 +40,7 @@ def permutation_set(n: int, seed: int, construction: Construction = "pgammal") -
     Raises:
         ConfigError: the construction has fewer than `n` permutations.
     """
-    most = 1512 if construction == "pgammal" else _EVEN_PERMUTATIONS
+    most = LARGEST_GROUP if construction == "pgammal" else _EVEN_PERMUTATIONS
     if not 1 <= n <= most:
         raise ConfigError(f"permutations: {n} asked for, {construction} has 1 to {most}; choose a number in that range")
     key = draws.key(seed, "permutations", construction)

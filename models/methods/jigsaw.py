@@ -1,8 +1,8 @@
-"""Jigsaw++ (Noroozi et al. 2018, arXiv 1805.00385, on 1603.09246): which permutation shuffled the tiles?
+"""Jigsaw (Noroozi and Favaro 2016, arXiv 1603.09246) and Jigsaw++ (2018, 1805.00385): which permutation shuffled the tiles?
 
-An image is cut into 3 x 3 cells and a tile is taken at a random place in each. Then, in the order of the authors' code:
-permute the tiles; drop or project the colour of all nine; replace up to two by tiles of one other image; normalise each
-tile by itself. One trunk sees every tile, the head all nine. Shortcuts that each step closes: the gap between tiles
+They differ in their configuration: Jigsaw++ has more permutations, more grey, and occluding tiles. An image is cut into 3 x 3 cells and a tile is taken at a random place in each. Then, in the order of the
+authors' code: permute the tiles; drop or project the colour of all nine; replace up to two by tiles of one other image;
+normalise each tile by itself. One trunk sees every tile, the head all nine. Shortcuts that each step closes: the gap between tiles
 edges that go on; channel shift and lost colour chromatic aberration; normalisation what neighbours share in brightness.
 Departures: docs/methods/jigsaw++.md.
 """
@@ -21,7 +21,7 @@ from data.errors import ConfigError
 from models.augment import GREY
 from models.heads import JigsawHead
 from models.method import Batch, Loss, Method, Progress
-from models.methods.configs import JigsawPlusPlus
+from models.methods.configs import Jigsaw, JigsawPlusPlus
 from models.network import build_network, seeded
 from models.optim import make_optimizer
 from models.permutations import TILES, permutation_set
@@ -44,7 +44,7 @@ class Puzzles:
     permutation: Tensor
 
 
-class JigsawPlusPlusMethod(Method):
+class JigsawMethod(Method):
     """The trunk, which goes on to whole images, and the puzzle's head, which is dropped.
 
     Args:
@@ -58,7 +58,7 @@ class JigsawPlusPlusMethod(Method):
 
     permutations: Tensor
 
-    def __init__(self, config: JigsawPlusPlus, image_size: int, seed: int) -> None:
+    def __init__(self, config: Jigsaw | JigsawPlusPlus, image_size: int, seed: int) -> None:
         super().__init__()
         self.config = config
         self.cell = image_size // _SIDE
@@ -74,7 +74,8 @@ class JigsawPlusPlusMethod(Method):
         self.network = build_network(config.backbone, image_size, seed=seed, width=config.width, form=self.tile)
         with seeded(seed, "puzzle"):
             self.head = JigsawHead(self.network.output_dim, config.tile_features, TILES, config.permutations)
-        self.register_buffer("permutations", torch.from_numpy(permutation_set(config.permutations, seed)))
+        permutations = permutation_set(config.permutations, seed, config.construction)
+        self.register_buffer("permutations", torch.from_numpy(permutations))
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
         """Views: one puzzle an image. All but the occluding tiles depends on the image and its draws alone."""
@@ -94,8 +95,8 @@ class JigsawPlusPlusMethod(Method):
         tiles = cut(images, corner, self.tile).float()
 
         colour = uniform("colour", 2)
-        tiles = recolour(tiles, grey=colour[:, 0] < self.config.grey, project=colour[:, 1] < 0.5)
-        if B > 1:
+        tiles = recolour(tiles, grey=colour[:, 0] < self.config.grey, project=colour[:, 1] < self.config.projection)
+        if B > 1 and self.config.occluders:
             count = _integers(uniform("occluders", 1), self.config.occluders + 1)
             others = torch.arange(B, device=device) + 1 + _integers(uniform("occluding image", 1), B - 1).squeeze(1)
             order = uniform("occluded", 2, TILES).argsort(dim=2)

@@ -13,7 +13,7 @@ from models.methods import jigsaw
 from models.methods.configs import Distill, Finetune, JigsawPlusPlus, PseudoLabels, SimCLR
 from models.methods.distill import DistillMethod
 from models.methods.finetune import FinetuneMethod
-from models.methods.jigsaw import JigsawPlusPlusMethod
+from models.methods.jigsaw import JigsawMethod
 from models.methods.pretext import make_pretext
 from models.methods.pseudo_labels import PseudoLabelsMethod
 from models.methods.simclr import SimCLRMethod
@@ -164,7 +164,7 @@ def test_simclr_publishes_the_first_layer_of_its_head(layers):
 
 def jigsaw_method(size=96, **options):
     config = JigsawPlusPlus(backbone="smallconv", width=0.25, tile_features=16, **options)
-    return JigsawPlusPlusMethod(config, size, seed=0)
+    return JigsawMethod(config, size, seed=0)
 
 
 @pytest.mark.parametrize(
