@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -21,10 +21,14 @@ from data.types import Frozen
 from models import heads
 from models.backbones import make_backbone
 from models.backbones.backbone import pooled
+from models.colour import lightness
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue in [0, 1]; the field's constants, used for all data."""
+Input = Literal["rgb", "lightness"]
+_SCALES: dict[Input, tuple[tuple[float, ...], tuple[float, ...]]] = {"rgb": (MEAN, STD), "lightness": ((0.5,), (0.25,))}
+"""Mean and deviation by what is seen; lightness is L / 100, spread about its middle."""
 
 
 class Description(Frozen):
@@ -35,7 +39,8 @@ class Description(Frozen):
         width: multiplier of its channels.
         image_size: side of the images it is for, px.
         form: side that the backbone's strides and pools are chosen for, px: a puzzle's tile; None: image_size.
-        mean: subtracted from images in [0, 1].
+        input: what the backbone sees of an image: its colours, or their lightness L / 100 alone.
+        mean: subtracted from what it sees, in [0, 1], one value a channel.
         std: divided by.
         fc: whether the architecture's fully connected layers are there.
         head: how many layers of a projection head are kept.
@@ -47,8 +52,9 @@ class Description(Frozen):
     width: float = Field(default=1.0, gt=0)
     image_size: int = Field(ge=1)
     form: int | None = Field(default=None, ge=1)
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
+    input: Input = "rgb"
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
     fc: bool = False
     head: int = Field(default=0, ge=0)
     classes: int | None = Field(default=None, ge=1)
@@ -73,9 +79,9 @@ class Network(nn.Module):
     def __init__(self, description: Description) -> None:
         super().__init__()
         d = description
-        self.register_buffer("mean", torch.tensor(d.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(d.std).view(3, 1, 1), persistent=False)
-        self.backbone = make_backbone(d.backbone, d.form or d.image_size, d.width)
+        self.register_buffer("mean", torch.tensor(d.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(d.std).view(-1, 1, 1), persistent=False)
+        self.backbone = make_backbone(d.backbone, d.form or d.image_size, d.width, len(d.mean))
         D = self.backbone.feature_dim
         self.fc = nn.ModuleDict()
         if d.fc:
@@ -140,9 +146,18 @@ class Network(nn.Module):
         output = next(output for name, output in self._outputs(x) if name == layer)
         return pooled(output) if output.ndim == 4 else output.float()
 
+    def last_map(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) float32 in [0, 1] -> (B, D, h, w): the backbone's last map, before it is averaged."""
+        return list(self.backbone.layers(self._seen(x)).values())[-1]
+
+    def _seen(self, x: Tensor) -> Tensor:
+        if self._description.input == "lightness":
+            x = lightness(x)
+        return (x - self.mean) / self.std
+
     def _outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(name, output) of every layer in order; each is computed when it is asked for."""
-        x = (x - self.mean) / self.std
+        x = self._seen(x)
         for name, stage in self.backbone.stages.items():
             x = stage(x)
             yield name, x
@@ -213,6 +228,7 @@ def build_network(
     form: int | None = None,
     head: int = 0,
     classes: int | None = None,
+    input: Input = "rgb",
 ) -> Network:
     """An untrained network; the same arguments give the same weights.
 
@@ -224,12 +240,25 @@ def build_network(
         form: side that strides and pools are chosen for, px, if it is not image_size.
         head: layers of a projection head that later stages keep.
         classes: of a classifier, on the architecture's fully connected layers if it has some and `head` is 0.
+        input: what the backbone sees of an image, its colours or their lightness alone.
 
     Raises:
         ConfigError: the backbone is unknown or the images are too small for it.
     """
+    mean, std = _SCALES[input]
     with seeded(seed, "network"):
-        network = Network(Description(backbone=backbone, width=width, image_size=image_size, form=form, head=head))
+        network = Network(
+            Description(
+                backbone=backbone,
+                width=width,
+                image_size=image_size,
+                form=form,
+                input=input,
+                mean=mean,
+                std=std,
+                head=head,
+            )
+        )
     return network if classes is None else network.with_classifier(classes, seed=seed, keep_head=head)
 
 
