@@ -1,7 +1,8 @@
 """The network that later stages keep: backbone, fully connected or projection layers, classifier; and its description.
 
 Layers by name, in order: the backbone's maps (conv1 ..., layer1 ...), `features` (the last map, averaged), then either
-`fc6`, `fc7` (as in the architecture's paper) or `head1` (what is kept of a projection head), then `logits`.
+`fc6`, `fc7` (as in the architecture's paper) or `head1` (what is kept of a projection head), then `projection` (a whole
+projection head that a later stage goes on with) or `logits`.
 What only pretraining needs (the rest of a projection head, a puzzle's head) belongs to the method.
 """
 
@@ -44,8 +45,11 @@ class Description(Frozen):
         std: divided by.
         fc: whether the architecture's fully connected layers are there.
         head: how many layers of a projection head are kept.
+        projection: width d of a whole projection head, dropped by `with_classifier`; None without one.
         classes: of the classifier; None without one.
         feature_dim: D of the layer `features`; None before the network is built.
+        real_weights: whether 1-bit convolutions use their weights as they are (step 1 of two-step binarisation); the
+            names and shapes of weights are the same.
     """
 
     backbone: str
@@ -57,8 +61,10 @@ class Description(Frozen):
     std: tuple[float, ...] = STD
     fc: bool = False
     head: int = Field(default=0, ge=0)
+    projection: int | None = Field(default=None, ge=1)
     classes: int | None = Field(default=None, ge=1)
     feature_dim: int | None = None
+    real_weights: bool = False
 
 
 class Network(nn.Module):
@@ -81,7 +87,9 @@ class Network(nn.Module):
         d = description
         self.register_buffer("mean", torch.tensor(d.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(d.std).view(-1, 1, 1), persistent=False)
-        self.backbone = make_backbone(d.backbone, d.form or d.image_size, d.width, len(d.mean))
+        self.backbone = make_backbone(
+            d.backbone, d.form or d.image_size, d.width, len(d.mean), real_weights=d.real_weights
+        )
         D = self.backbone.feature_dim
         self.fc = nn.ModuleDict()
         if d.fc:
@@ -90,9 +98,12 @@ class Network(nn.Module):
             self.fc.update(self.backbone.fc())
         self.head = nn.ModuleDict({f"head{i}": heads.hidden_layer(D, D) for i in range(1, d.head + 1)})
         self.output_dim = self.backbone.fc_dim if d.fc else D
+        self.projection = None if d.projection is None else heads.mlp(self.output_dim, D, d.projection, norm=False)
         self.classifier = None if d.classes is None else heads.classifier(self.output_dim, d.classes)
         self._widths = {**self.backbone.channels, "features": D}
         self._widths |= dict.fromkeys(self.fc, self.backbone.fc_dim) | dict.fromkeys(self.head, D)
+        if d.projection is not None:
+            self._widths["projection"] = d.projection
         if d.classes is not None:
             self._widths["logits"] = d.classes
         self._description = d.model_copy(update={"feature_dim": D})
@@ -107,6 +118,11 @@ class Network(nn.Module):
     def classes(self) -> int | None:
         """Classes of the classifier; None without one."""
         return self._description.classes
+
+    @property
+    def projection_dim(self) -> int | None:
+        """Width d of the projection head; None without one."""
+        return self._description.projection
 
     def layer_names(self) -> list[str]:
         """What `features` accepts, from the image upwards."""
@@ -169,6 +185,8 @@ class Network(nn.Module):
         for name, layer in (*self.fc.items(), *self.head.items()):
             x = layer(x)
             yield name, x
+        if self.projection is not None:
+            yield "projection", self.projection(x)
         if self.classifier is not None:
             yield "logits", self.classifier(x)
 
@@ -187,12 +205,43 @@ class Network(nn.Module):
         kept = min(keep_head, len(self.head))
         fc = kept == 0 and (len(self.fc) > 0 if keep_fc else self.backbone.fc is not None)
         with seeded(seed, "classifier"):
-            new = Network(self._description.model_copy(update={"fc": fc, "head": kept, "classes": classes}))
+            new = Network(
+                self._description.model_copy(update={"fc": fc, "head": kept, "projection": None, "classes": classes})
+            )
         new.backbone.load_state_dict(self.backbone.state_dict())
         if keep_fc:
             new.fc.load_state_dict(self.fc.state_dict())
         for name, layer in new.head.items():
             layer.load_state_dict(self.head[name].state_dict())
+        return new
+
+    def with_projection(self, width: int, *, seed: int) -> Network:
+        """A copy without classifier and with a new projection head on top: linear, ReLU, linear, as in MoCo v2.
+
+        It is published with the network, unlike a method's own head, where a later training goes on from it.
+
+        Args:
+            width: d of the projection.
+            seed: of its weights.
+        """
+        with seeded(seed, "projection"):
+            new = Network(self._description.model_copy(update={"projection": width, "classes": None}))
+        top = ("projection.", "classifier.")
+        kept = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(top)}
+        new.load_state_dict(kept, strict=False)
+        return new
+
+    def with_weights(self, *, real: bool) -> Network:
+        """A copy whose 1-bit convolutions use their weights as they are, or the signs of them; weights stay.
+
+        Args:
+            real: True for step 1 of two-step binarisation, False for step 2 and for a finished network.
+
+        Raises:
+            ConfigError: real weights of a network that has no others.
+        """
+        new = Network.from_description({**self.description(), "real_weights": real})
+        new.load_state_dict(self.state_dict())
         return new
 
     def description(self) -> dict[str, Any]:
@@ -228,6 +277,7 @@ def build_network(
     form: int | None = None,
     head: int = 0,
     classes: int | None = None,
+    real_weights: bool = False,
     input: Input = "rgb",
 ) -> Network:
     """An untrained network; the same arguments give the same weights.
@@ -240,10 +290,12 @@ def build_network(
         form: side that strides and pools are chosen for, px, if it is not image_size.
         head: layers of a projection head that later stages keep.
         classes: of a classifier, on the architecture's fully connected layers if it has some and `head` is 0.
+        real_weights: whether 1-bit convolutions use their weights as they are.
         input: what the backbone sees of an image, its colours or their lightness alone.
 
     Raises:
-        ConfigError: the backbone is unknown or the images are too small for it.
+        ConfigError: the backbone is unknown, the images are too small for it, or it has no 1-bit convolutions that
+            `real_weights` could be about.
     """
     mean, std = _SCALES[input]
     with seeded(seed, "network"):
@@ -257,6 +309,7 @@ def build_network(
                 mean=mean,
                 std=std,
                 head=head,
+                real_weights=real_weights,
             )
         )
     return network if classes is None else network.with_classifier(classes, seed=seed, keep_head=head)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from data.errors import ConfigError
 from models.backbones.alexnet import alexnet
 from models.backbones.backbone import Backbone
+from models.backbones.reactnet import binary_convolutions, reactnet
 from models.backbones.resnet import resnet18, resnet50
 from models.backbones.smallconv import smallconv
 from models.backbones.vgg import vgg16, vgg16_bn
@@ -20,10 +21,13 @@ BACKBONES: dict[str, Callable[[int, float, int], Backbone]] = {
     "vgg16_bn": vgg16_bn,
     "resnet18": resnet18,
     "resnet50": resnet50,
+    "reactnet": reactnet,
 }
 
 
-def make_backbone(name: str, image_size: int, width: float = 1.0, in_channels: int = 3) -> Backbone:
+def make_backbone(
+    name: str, image_size: int, width: float = 1.0, in_channels: int = 3, real_weights: bool = False
+) -> Backbone:
     """A backbone with fresh weights from torch's global generator (`models.network` seeds it).
 
     Args:
@@ -32,9 +36,10 @@ def make_backbone(name: str, image_size: int, width: float = 1.0, in_channels: i
             weights of one form don't fit another. Any size above the form's lower bound can be fed afterwards.
         width: multiplies the channels, which are rounded to multiples of 8.
         in_channels: channels of the images.
+        real_weights: whether 1-bit convolutions use their weights as they are, on binary activations.
 
     Raises:
-        ConfigError: unknown name, or images too small for the backbone.
+        ConfigError: unknown name, images too small for the backbone, or real weights asked of one that has no others.
     """
     if name not in BACKBONES:
         raise ConfigError(f"backbone: {name!r} is unknown; choose one of {', '.join(BACKBONES)}")
@@ -44,4 +49,10 @@ def make_backbone(name: str, image_size: int, width: float = 1.0, in_channels: i
             f"backbone: {name} needs images (or tiles) of at least {backbone.least_size} px, not {image_size} px;"
             " raise data.image_size or choose smallconv"
         )
+    if real_weights:
+        convolutions = binary_convolutions(backbone)
+        if not convolutions:
+            raise ConfigError(f"backbone: {name} has no 1-bit weights that could stay real; choose reactnet")
+        for convolution in convolutions:
+            convolution.real_weights = True
     return backbone

@@ -1,0 +1,177 @@
+"""ReActNet-A (Liu et al., arXiv 2003.03488): MobileNet-v1's layers with 1-bit weights and activations.
+
+Between real-valued shortcuts every convolution multiplies signs. Real are: the first convolution, batch norms, the
+shifts and slopes of the activations, shortcuts, and whatever stands on the last map. Latent weights are kept in float32
+for training; what a forward pass uses of them is one sign each and one scale per output channel.
+
+Two-step binarisation (Martinez et al., arXiv 2003.11535) trains with `real_weights` first, then without; both forms
+have the same `state_dict`.
+
+Symbols: x (B, C, h, w), b a learned threshold per channel, u = x + b, w (out, in, k, k) latent weights, alpha scale.
+
+Departures from the authors' code: the sign of 0 is +1, theirs is 0, a third value; latent weights start symmetric about
+0, theirs in [0, 0.001), all signs alike. As in theirs, 3 x 3 convolutions are padded with zeros.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbones.backbone import SMALL, Backbone, scaled
+
+_BLOCKS = (1, 2, 2, 6, 2)
+"""Of layer1 to layer5. Each layer doubles the channels, and all but the first halve the side."""
+
+
+def reactnet(image_size: int, width: float, in_channels: int) -> Backbone:
+    """conv1 and layer1 to layer5 of 32, 64, 128, 256, 512 and 1024 channels times `width`; from 8 px up.
+
+    conv1 ends with a batch norm and no non-linearity. Below 64 px its stride is 1 instead of 2.
+    """
+    inputs = scaled(32, width)
+    convolution = nn.Conv2d(in_channels, inputs, 3, 1 if image_size < SMALL else 2, padding=1, bias=False)
+    stages: dict[str, nn.Module] = {"conv1": nn.Sequential(convolution, nn.BatchNorm2d(inputs))}
+    channels = {"conv1": inputs}
+    for number, count in enumerate(_BLOCKS, start=1):
+        outputs = 2 * inputs
+        blocks = [ReActBlock(inputs, outputs, 1 if number == 1 else 2)]
+        blocks += [ReActBlock(outputs, outputs, 1) for _ in range(count - 1)]
+        stages[f"layer{number}"], channels[f"layer{number}"] = nn.Sequential(*blocks), outputs
+        inputs = outputs
+    return Backbone(stages, channels)
+
+
+class _Sign(torch.autograd.Function):
+    """Forward: +1 for u >= 0, else -1. Backward: the derivative of Bi-Real net's piecewise polynomial.
+
+    That polynomial is -1 below -1, 2u + u^2 on [-1, 0), 2u - u^2 on [0, 1), 1 above; its derivative max(0, 2 - 2 |u|).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor) -> Tensor:
+        ctx.save_for_backward(u)
+        return torch.where(u >= 0, 1.0, -1.0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        u: Tensor = ctx.saved_tensors[0]
+        return gradient * (2 - 2 * u.abs()).clamp_min(0)
+
+
+class _Binary(torch.autograd.Function):
+    """Forward: alpha sign(w), alpha the mean of |w| over an output channel. Backward: straight through where |w| <= 1.
+
+    Alpha counts as a constant.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor) -> Tensor:
+        ctx.save_for_backward(w)
+        alpha = w.abs().mean(dim=(1, 2, 3), keepdim=True)
+        return torch.where(w >= 0, alpha, -alpha)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        w: Tensor = ctx.saved_tensors[0]
+        return gradient * (w.abs() <= 1)
+
+
+def sign(u: Tensor) -> Tensor:
+    """Signs of activations, u of any shape -> -1 or +1; the gradient is Bi-Real net's (Liu et al., arXiv 1808.00278)."""
+    s: Tensor = _Sign.apply(u)
+    return s
+
+
+def binary(w: Tensor) -> Tensor:
+    """1-bit weights, (out, in, k, k) -> -alpha or +alpha, alpha = mean |w| of each output channel."""
+    wb: Tensor = _Binary.apply(w)
+    return wb
+
+
+class RSign(nn.Module):
+    """sign(x + b), with a threshold of -b per channel that is learned, from 0."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.b = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same shape, -1 or +1; compared in float32 under autocast too."""
+        return sign(x.float() + self.b.view(-1, 1, 1))
+
+
+class RPReLU(nn.Module):
+    """PReLU(x - gamma) + zeta; shifts and slope are learned per channel, from 0 and from 0.25."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(channels))
+        self.slope = nn.Parameter(torch.full((channels,), 0.25))
+        self.zeta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same shape."""
+        return F.prelu(x - self.gamma.view(-1, 1, 1), self.slope) + self.zeta.view(-1, 1, 1)
+
+
+class BinaryConvolution(nn.Conv2d):
+    """A convolution without bias whose weights are binary, of an input of signs.
+
+    Attributes:
+        real_weights: whether weights are used as they are (step 1 of two-step binarisation).
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        self.real_weights = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, h, w) of -1 and +1 -> (B, out, h / stride, w / stride) float32.
+
+        Autocast's bf16 represents signs exactly; sums go back to float32 at once, so that thresholds and shortcuts
+        are compared and added there.
+        """
+        w = self.weight if self.real_weights else binary(self.weight)
+        return F.conv2d(x, w, None, self.stride, self.padding).float()
+
+
+class ReActBlock(nn.Module):
+    """3 x 3, then 1 x 1 convolution, each with a real-valued shortcut around it and an RPReLU after it.
+
+    Where channels double, two 1 x 1 convolutions stand side by side, each with the shortcut, so that no shortcut needs
+    a convolution; where the side is halved, the first shortcut is averaged over 2 x 2.
+
+    Args:
+        inputs: channels of x.
+        outputs: as many, or twice as many.
+        stride: of the 3 x 3 convolution, 1 or 2.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.sign1 = RSign(inputs)
+        self.conv3x3, self.norm3x3 = BinaryConvolution(inputs, inputs, 3, stride), nn.BatchNorm2d(inputs)
+        # An odd side is rounded up, as the convolution does; the last average is then over what there is.
+        self.pool = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
+        self.prelu1, self.sign2 = RPReLU(inputs), RSign(inputs)
+        copies = outputs // inputs
+        self.conv1x1 = nn.ModuleList(BinaryConvolution(inputs, inputs, 1) for _ in range(copies))
+        self.norm1x1 = nn.ModuleList(nn.BatchNorm2d(inputs) for _ in range(copies))
+        self.prelu2 = RPReLU(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) -> (B, outputs, h / stride, w / stride) float32."""
+        x = self.prelu1(self.norm3x3(self.conv3x3(self.sign1(x))) + self.pool(x))
+        s = self.sign2(x)
+        pairs = zip(self.conv1x1, self.norm1x1, strict=True)
+        y: Tensor = self.prelu2(torch.cat([norm(convolution(s)) + x for convolution, norm in pairs], dim=1))
+        return y
+
+
+def binary_convolutions(module: nn.Module) -> list[BinaryConvolution]:
+    """The 1-bit convolutions of a module; none in real-valued networks."""
+    return [m for m in module.modules() if isinstance(m, BinaryConvolution)]
