@@ -95,13 +95,18 @@ def multi_crop(images: Tensor, draws: Draws, config: Views, small: SmallCrops, s
     size = config.view_size or size
     crops = [two_views(images, draws, config, size, config.second if isinstance(config, AsymmetricViews) else None)]
     if small.small_crops:
-        side = small.small_size or max(8, round(3 / 7 * size))
+        side = small_side(small, size)
         views = config.model_copy(
             update={"crop_min": small.small_crop_min, "crop_max": small.small_crop_max, "view_size": side}
         )
         names = [f"small crop {number}" for number in range(small.small_crops)]
         crops.append(torch.cat([random_view(images, draws, name, views, side) for name in names]))
     return crops
+
+
+def small_side(small: SmallCrops, size: int) -> int:
+    """Side of the small crops beside large ones of `size` px: 3/7 of it, at least 8, unless configured."""
+    return small.small_size or max(8, round(3 / 7 * size))
 
 
 def _view(images: Tensor, draws: Draws, name: str, config: Views, size: int) -> Tensor:

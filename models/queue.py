@@ -38,6 +38,10 @@ class Queue(nn.Module):
         self.pointer.copy_((self.pointer + len(z)) % len(self.rows))
         self.filled.copy_((self.filled + len(z)).clamp_max(len(self.rows)))
 
+    def full(self) -> bool:
+        """Whether every row has been pushed. Read from the device."""
+        return int(self.filled) == len(self.rows)
+
     def contents(self) -> Tensor:
         """(K, d) float32, a copy, since a later `push` must not change what a backward pass still needs.
 

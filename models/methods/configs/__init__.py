@@ -11,14 +11,18 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeVar, Union
 
 from models.methods.configs.byol import BYOL
+from models.methods.configs.deepcluster import DeepCluster
+from models.methods.configs.deepcluster_v2 import DeepClusterV2
 from models.methods.configs.distill import Distill
 from models.methods.configs.finetune import Finetune
 from models.methods.configs.jigsaw import Jigsaw, JigsawPlusPlus
 from models.methods.configs.moco import MoCo
 from models.methods.configs.momentum2 import Momentum2
 from models.methods.configs.pseudo_labels import PseudoLabels
+from models.methods.configs.sela import SeLa
 from models.methods.configs.shared import BACKBONES, Backbone, Optimization, Pretext, Teacher, Transfer, Views
 from models.methods.configs.simclr import SimCLR
+from models.methods.configs.swav import SwAV
 
 __all__ = [
     "BACKBONES",
@@ -26,6 +30,8 @@ __all__ = [
     "PRETEXT",
     "TRANSFER",
     "Backbone",
+    "DeepCluster",
+    "DeepClusterV2",
     "Distill",
     "Finetune",
     "Jigsaw",
@@ -36,7 +42,9 @@ __all__ = [
     "Pretext",
     "PretextConfig",
     "PseudoLabels",
+    "SeLa",
     "SimCLR",
+    "SwAV",
     "Teacher",
     "Transfer",
     "TransferConfig",
@@ -58,7 +66,9 @@ def _by_name(group: str, base: type[_Base], own: tuple[type[_Base], ...]) -> dic
     return found
 
 
-PRETEXT = _by_name("pretext", Pretext, (SimCLR, JigsawPlusPlus, Jigsaw, MoCo, BYOL, Momentum2))
+PRETEXT = _by_name(
+    "pretext", Pretext, (SimCLR, JigsawPlusPlus, Jigsaw, MoCo, BYOL, Momentum2, SwAV, DeepCluster, DeepClusterV2, SeLa)
+)
 TRANSFER = _by_name("transfer", Transfer, (PseudoLabels,))
 
 if TYPE_CHECKING:

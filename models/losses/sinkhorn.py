@@ -1,0 +1,72 @@
+"""Sinkhorn-Knopp: labels of which every prototype gets an equal share. One home for SwAV and SeLa.
+
+Symbols: N (or B) images, K prototypes; L (N, K) log affinities: scores / epsilon in SwAV, lambda log p in SeLa. Wanted are
+scalings alpha (N,), beta (K,) such that Q_ik = exp(alpha_i + L_ik + beta_k) gives every image mass 1 and every prototype
+N / K. The authors scale Q itself, by turns to 1 / K a prototype and 1 / N an image; here the same steps are taken on log
+Q, where nothing overflows and no row can vanish, and their constants cancel, since an image's step comes last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int = 3) -> Tensor:
+    """Soft codes Q of a batch (SwAV, section 3.1, eq. 3 to 5).
+
+    Args:
+        scores: (B, K) z C^T, any float type; computed in float32, or float64 if given so, also under autocast.
+        epsilon: weight of the codes' entropy, above 0; towards 0 codes become hard.
+        iterations: pairs of steps, at least 1.
+
+    Returns:
+        (B, K) codes without gradient: rows sum to 1, columns to B / K, but for what more iterations would mend.
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        log_q = (scores if scores.dtype == torch.float64 else scores.float()) / epsilon
+        for _ in range(iterations):
+            log_q = log_q - log_q.logsumexp(dim=0, keepdim=True)
+            log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)
+        return log_q.exp()
+
+
+@torch.no_grad()
+def prototype_scaling(
+    blocks: Callable[[], Iterable[Tensor]], *, iterations: int = 1000, tolerance: float = 0.0
+) -> Tensor:
+    """The prototypes' log scaling beta over a whole data set, in float64 (SeLa, algorithm 1: r = exp beta, c = exp alpha).
+
+    An image's label is argmax_k (L_ik + beta_k); alpha doesn't matter for it.
+
+    Args:
+        blocks: called once an iteration; yields L as blocks (n, K), each time the same in the same order.
+        iterations: at most so many, at least 1.
+        tolerance: stop once sum_i |c_i / c_i' - 1| between two iterations is below; 0: never.
+
+    Returns:
+        (K,) float64.
+    """
+    beta: Tensor | None = None
+    old: list[Tensor] = []
+    for _ in range(iterations):
+        total: Tensor | None = None
+        alphas, change = [], 0.0
+        for number, block in enumerate(blocks()):
+            log_q = block.double()
+            alpha = log_q.new_zeros(len(log_q)) if beta is None else -(log_q + beta).logsumexp(dim=1)
+            if old:
+                change += float(torch.expm1(old[number] - alpha).abs().sum())
+            alphas.append(alpha)
+            part = (log_q + alpha[:, None]).logsumexp(dim=0)
+            total = part if total is None else torch.logaddexp(total, part)
+        assert total is not None
+        beta = -total
+        if old and change < tolerance:
+            break
+        old = alphas
+    assert beta is not None
+    return beta

@@ -1,0 +1,119 @@
+"""DeepCluster (Caron et al., arXiv 1807.05520): clusters of the network's own features as its classes.
+
+Before every epoch: features h = f(x) of all N images, PCA-whitened and scaled to length 1, k-means with k clusters, a
+new top layer. Then an epoch of cross-entropy with the clusters. A cluster counts as much as any other, however many
+images it has (section 3.3, "trivial parametrization"). Departures: docs/methods/deepcluster.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from data.draws import Draws, key
+from data.errors import ConfigError
+from models import heads
+from models.augment import random_view
+from models.clustering.apart import Clustering, cluster_apart
+from models.evaluation.clusters import agreement
+from models.method import Batch, Loss, Method, Progress, Sweep
+from models.methods.configs import DeepCluster
+from models.network import build_network, seeded
+from models.optim import make_optimizer
+from models.per_image import PerImage, embed_all
+from models.prototypes import few_used, share_used
+
+
+class DeepClusterMethod(Method):
+    """The backbone, which goes on, and `top`, the classifier of the epoch's clusters."""
+
+    weight: Tensor
+    nmi: Tensor
+
+    def __init__(self, config: DeepCluster, image_size: int, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.seed = seed
+        self.network = build_network(config.backbone, image_size, seed=seed, width=config.width)
+        with seeded(seed, "top"):
+            self.top = heads.classifier(self.network.output_dim, config.clusters)
+        self.memory = PerImage(heads=1)
+        self.register_buffer("weight", torch.ones(config.clusters))  # (k,) of a cluster in the loss
+        self.register_buffer("nmi", torch.zeros(()))  # of the last two clusterings
+        self._optimizer: Optimizer | None = None
+
+    def prepare(self, batch: Batch, draws: Draws) -> Batch:
+        """Views (B, 3, S, S)."""
+        batch.views = random_view(batch.images, draws, "view", self.config, self.network.image_size)
+        return batch
+
+    def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
+        """Cluster all features; a new top layer.
+
+        Raises:
+            ConfigError: fewer images than clusters.
+        """
+        index, h = embed_all(self.network, sweep, self.config.view_size or self.network.image_size)
+        k = self.config.clusters
+        if len(index) < k:
+            raise ConfigError(f"pretext.clusters is {k}, but there are only {len(index)} images: lower it")
+        wanted = Clustering(
+            k,
+            pca=self.config.pca,
+            iterations=self.config.iterations,
+            seed=key(self.seed, "k-means", progress.epoch),
+            device="auto" if h.is_cuda else "cpu",
+        )
+        found = cluster_apart(h.cpu().numpy(), wanted)
+        if len(self.memory.index):
+            self.nmi.fill_(agreement(self.memory.labels[0].cpu().numpy(), found)["nmi"])
+        self.memory.allot(index)
+        self.memory.labels[0] = torch.from_numpy(found)
+        size = torch.bincount(self.memory.labels[0], minlength=k)
+        self.weight.copy_(len(index) / (size > 0).sum() / size.clamp_min(1))
+        self._new_top(progress.epoch)
+
+    @torch.no_grad()
+    def _new_top(self, epoch: int) -> None:
+        with seeded(self.seed, f"top {epoch}"):
+            new = heads.classifier(self.top.in_features, self.top.out_features)
+        for old, fresh in zip(self.top.parameters(), new.parameters(), strict=True):
+            old.copy_(fresh)
+            if self._optimizer is not None:
+                self._optimizer.state.pop(old, None)  # the old layer's momentum is not the new one's
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        """Cross-entropy, each image weighed by 1 / size of its cluster; `nmi` with the clustering before."""
+        h = self.network(batch.views)
+        logits = self.top(h).float()
+        label = self.memory.labels[0, self.memory.rows(batch.index)]
+        terms: dict[str, Tensor | float] = {
+            "accuracy": (logits.argmax(dim=1) == label).float().mean(),
+            "spread": heads.spread(h),
+            "codes_used": share_used(label, self.config.clusters),
+        }
+        if progress.epoch:
+            terms["nmi"] = self.nmi
+        return Loss(F.cross_entropy(logits, label, weight=self.weight), terms)
+
+    def collapsed(self, means: Mapping[str, float]) -> str | None:
+        """All features alike, or nearly all images in few clusters."""
+        return super().collapsed(means) or few_used(means)
+
+    def codes(self, sweep: Sweep) -> Tensor:
+        """(1, N) the clusters of the last epoch."""
+        return self.memory.labels
+
+    def passes(self) -> list[tuple[int, float]]:
+        """One view, and one more without gradient for the features."""
+        size = self.config.view_size or self.network.image_size
+        return [(size, 1 + 1 / 3)]
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One for all; the top layer is its head."""
+        self._optimizer = make_optimizer(self.config, self.network.parameters(), self.top.parameters())
+        return {"main": self._optimizer}

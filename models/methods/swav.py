@@ -1,0 +1,117 @@
+"""SwAV (Caron et al., arXiv 2006.09882): swapping assignments between views.
+
+B images in V crops, A = 2 of them large. z (V, B, d) unit projections, C (K, d) unit prototypes, scores z C^T. Codes q
+of the large crops by Sinkhorn-Knopp over the batch (eq. 3 to 5), so that all prototypes get equal shares; each crop
+predicts the codes of the other large ones at temperature tau (eq. 2). No gradient flows into q. Departures:
+docs/methods/swav.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from data.draws import Draws
+from models import heads
+from models.augment import multi_crop, small_side
+from models.losses.codes import swapped_prediction
+from models.losses.sinkhorn import prototype_scaling, sinkhorn
+from models.method import Batch, Loss, Method, Progress, Sweep
+from models.methods.configs import SwAV
+from models.network import build_network, seeded
+from models.optim import make_optimizer
+from models.per_image import embed_all
+from models.prototypes import Prototypes, few_used, frozen, share_used
+from models.queue import Queue
+
+_LARGE = 2
+_ROWS = 8192
+"""Images whose scores are held at once when all of them get codes."""
+
+
+class SwAVMethod(Method):
+    """Backbone, which goes on; head, prototypes and the queue of large crops, which are dropped afterwards."""
+
+    def __init__(self, config: SwAV, image_size: int, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.network = build_network(config.backbone, image_size, seed=seed, width=config.width)
+        D = self.network.output_dim
+        with seeded(seed, "projector"):
+            self.projector = heads.mlp(D, config.hidden or D, config.projection)
+        with seeded(seed, "prototypes"):
+            self.prototypes = Prototypes(config.prototypes, config.projection)
+        with seeded(seed, "queue"):  # a row is an image: its large crops beside each other
+            self.queue = Queue(config.queue, _LARGE * config.projection) if config.queue else None
+        self._z = torch.empty(0)  # (A, B, d) of this step's large crops, on their way into the queue
+
+    def prepare(self, batch: Batch, draws: Draws) -> Batch:
+        """Views: (2B, 3, S, S) large crops and (L B, 3, s, s) small ones, crop by crop."""
+        batch.views = multi_crop(batch.images, draws, self.config, self.config, self.network.image_size)
+        return batch
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        """Swapped prediction; `spread` of z and `codes_used`, the share of prototypes that lead some image's code."""
+        # One pass of the backbone for each size of crop, one of the head for all.
+        z = self.projector(torch.cat([self.network(crops) for crops in batch.views]))
+        z = F.normalize(z.float(), dim=1).view(-1, len(batch.index), z.shape[1])
+        scores = self.prototypes(z)  # (V, B, K)
+        self._z = z[:_LARGE].detach()
+        q = self._codes(scores[:_LARGE])
+        used = share_used(q.argmax(dim=2).flatten(), self.config.prototypes)
+        if self.config.hard_codes:
+            q = F.one_hot(q.argmax(dim=2), self.config.prototypes).float()
+        loss = swapped_prediction(scores, q, self.config.temperature)
+        return Loss(loss, {"spread": heads.spread(z.flatten(0, 1)), "codes_used": used})
+
+    @torch.no_grad()
+    def _codes(self, scores: Tensor) -> Tensor:
+        """(A, B, K) scores of the large crops -> codes, each crop's balanced over the queue too once that is full."""
+        B = scores.shape[1]
+        if self.queue is not None and self.queue.full():
+            past = self.queue.contents().view(-1, _LARGE, self.config.projection).transpose(0, 1)
+            scores = torch.cat([self.prototypes(past), scores], dim=1)  # by the prototypes as they are now
+        q = [sinkhorn(each, self.config.epsilon, self.config.sinkhorn_iterations) for each in scores]
+        return torch.stack(q)[:, -B:]
+
+    def before_update(self, progress: Progress) -> None:
+        """Prototypes stand still at first."""
+        if frozen(progress, self.config.freeze_epochs):
+            self.prototypes.freeze()
+
+    def after_update(self, progress: Progress) -> None:
+        """Prototypes back to unit length; the large crops' embeddings into the queue."""
+        self.prototypes.renormalise()
+        if self.queue is not None and progress.epoch >= self.config.queue_epoch:
+            self.queue.push(self._z.transpose(0, 1).flatten(1))
+
+    def collapsed(self, means: Mapping[str, float]) -> str | None:
+        """All outputs alike, or all codes."""
+        return super().collapsed(means) or few_used(means)
+
+    def codes(self, sweep: Sweep) -> Tensor:
+        """(1, N) the prototype of each image, balanced over all images as over a batch in training."""
+        network = nn.Sequential(self.network, self.projector)
+        _, z = embed_all(network, sweep, self.config.view_size or self.network.image_size)
+        blocks = [F.normalize(rows, dim=1) for rows in torch.split(z, _ROWS)]
+
+        def log_affinities() -> Iterator[Tensor]:
+            return (self.prototypes(rows) / self.config.epsilon for rows in blocks)
+
+        with torch.no_grad():
+            beta = prototype_scaling(log_affinities, iterations=self.config.sinkhorn_iterations)
+            return torch.cat([(rows.double() + beta).argmax(dim=1) for rows in log_affinities()])[None]
+
+    def passes(self) -> list[tuple[int, float]]:
+        """Two large crops and the small ones."""
+        size = self.config.view_size or self.network.image_size
+        return [(size, float(_LARGE)), (small_side(self.config, size), float(self.config.small_crops))]
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One for all; the prototypes are its head."""
+        body = [*self.network.parameters(), *self.projector.parameters()]
+        return {"main": make_optimizer(self.config, body, self.prototypes.parameters())}
