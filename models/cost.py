@@ -1,15 +1,19 @@
-"""What networks cost, counted without running them: parameters, and floating point operations per image.
+"""What networks cost, counted without running them: parameters, bits, and operations per image.
 
-Networks are built on torch's meta device, where tensors have shapes and no content. A multiply-add counts two.
+Networks are built on torch's meta device, where tensors have shapes and no content. In `Cost` a multiply-add counts two;
+in `Operations` one, as the field counts where it compares 1-bit networks.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.backbones.reactnet import BinaryConvolution, binary_convolutions
 from models.methods.configs import Teacher
 from models.methods.pretext import make_pretext
 from models.network import Network, build_network
@@ -66,11 +70,76 @@ def pretext_cost(config: Teacher, image_size: int) -> Cost:
     return Cost(_parameters(network), _forward(network, image_size), (1 + BACKWARD) * (seen + head), _widths(network))
 
 
+@dataclass(frozen=True)
+class Operations:
+    """Multiply-adds of one image through the convolutions and linear layers of a network.
+
+    Attributes:
+        binary: BOPs, of a sign with a sign.
+        real: FLOPs, all others.
+    """
+
+    binary: int
+    real: int
+
+    @property
+    def total(self) -> float:
+        """OPs = BOPs / 64 + FLOPs (Bi-Real net): 64 signs fit into a word. ReActNet-A at 224 px: 0.87e8."""
+        return self.binary / WORD + self.real
+
+
+WORD = 64
+"""Signs that one operation of a processor multiplies."""
+FLOAT = 32
+"""Bits of a real number."""
+
+
+def operations(network: Network, side: int | None = None) -> Operations:
+    """What one image costs, binary and real apart; batch norms, activations and sums of shortcuts are not counted.
+
+    Args:
+        network: of any form; it stays as it is.
+        side: of the image, px; None: the side it is for.
+
+    Returns:
+        All real where weights or activations are: also in step 1 of two-step binarisation.
+    """
+    counts = {True: 0, False: 0}
+
+    def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        binary = isinstance(layer, BinaryConvolution) and not layer.real_weights
+        counts[binary] += output.numel() * layer.weight[0].numel()
+
+    shape = copy.deepcopy(network).to("meta")
+    for layer in shape.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    _pass(shape, side or network.image_size)
+    return Operations(binary=counts[True], real=counts[False])
+
+
+def weight_bits(network: Network) -> int:
+    """Size of a network where it is used: a bit a binary weight and a scale an output channel, 32 bits all else.
+
+    Counted are parameters and batch norms' running statistics. In step 1 of two-step binarisation all is real.
+    """
+    binary = [layer for layer in binary_convolutions(network) if not layer.real_weights]
+    signs = sum(layer.weight.numel() for layer in binary)
+    scales = sum(layer.out_channels for layer in binary)
+    stored = sum(tensor.numel() for tensor in network.state_dict().values() if tensor.is_floating_point())
+    return signs + FLOAT * (scales + stored - signs)
+
+
 def _forward(network: Network, side: int) -> float:
-    image = torch.empty(1, 3, side, side, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(image)
+    with FlopCounterMode(display=False) as counter:
+        _pass(network, side)
     return float(counter.get_total_flops())
+
+
+def _pass(network: Network, side: int) -> None:
+    with torch.no_grad():
+        network.eval()(torch.empty(1, 3, side, side, device="meta"))
 
 
 def _parameters(module: torch.nn.Module) -> int:
