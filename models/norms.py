@@ -82,7 +82,7 @@ class MomentumBatchNorm(_BatchNorm):
             return super().forward(x)
         with torch.no_grad():
             dims = [0, *range(2, x.ndim)]
-            var, mean = torch.var_mean(x.float(), dim=dims, correction=0)
+            var, mean = torch.var_mean(x.to(self.running_mean.dtype), dim=dims, correction=0)  # type: ignore[union-attr]
             n = x.numel() // x.shape[1]
             self._seen.append((mean, var * (n / max(n - 1, 1))))
             mean = torch.lerp(self.running_mean, mean, self.alpha)  # type: ignore[arg-type]  # tracked, so a tensor

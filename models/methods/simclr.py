@@ -1,26 +1,37 @@
 """SimCLR v2 pretraining (Chen et al., arXiv 2006.10029 and 2002.05709): two random views of an image attract.
 
 x two views of N images, h = f(x) pooled features, z = g(h) projection by two or three layers, loss NT-Xent (eq. 1).
-The network that goes on ends after the first layer of g, where fine-tuning starts. Departures: docs/methods/simclr.md.
+The network that goes on ends after the first layer of g, where fine-tuning starts. With a memory (v2, 2.1, after MoCo)
+a moving average of f and g embeds the second views, and the last K of these are further negatives. Departures:
+docs/methods/simclr.md.
 """
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from data.draws import Draws
 from models import heads
 from models.augment import two_views
+from models.ema import advance, teach, teacher_of
 from models.losses.contrastive import candidates
 from models.method import Batch, Loss, Method, Progress
 from models.methods.configs import SimCLR
 from models.network import build_network, seeded
 from models.optim import make_optimizer
+from models.queue import Queue
 
 
 class SimCLRMethod(Method):
-    """Network f with the head's first layer, and `projector`, the rest of the head, which is dropped afterwards."""
+    """Network f with the head's first layer, and `projector`, the rest of the head, which is dropped afterwards.
+
+    Args:
+        config: the method's parameters.
+        image_size: side of the images, px.
+        seed: of the weights and of the memory's first rows.
+    """
 
     def __init__(self, config: SimCLR, image_size: int, seed: int) -> None:
         super().__init__()
@@ -30,6 +41,11 @@ class SimCLRMethod(Method):
         with seeded(seed, "projector"):
             hidden = [heads.hidden_layer(h, h) for _ in range(config.head_layers - 2)]
             self.projector = nn.Sequential(*hidden, heads.projection(h, config.projection))
+        self._embedded: Tensor | None = None
+        if config.memory:
+            self.averaged = teacher_of(nn.Sequential(self.network, self.projector), config.memory_teacher)
+            with seeded(seed, "memory"):
+                self.memory = Queue(config.memory, config.projection)
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
         """Views (2N, 3, S, S): the first of each image, then the second of each."""
@@ -37,15 +53,28 @@ class SimCLRMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """NT-Xent; `accuracy` of finding the other view among 2N - 1, and `spread` of z, near 0 on collapse."""
+        """NT-Xent; `accuracy` of finding the other view among all candidates, and `spread` of z, near 0 on collapse."""
         z = self.projector(self.network(batch.views))
-        s, positive = candidates(z, self.config.temperature)
+        memory = None
+        if self.config.memory:
+            memory = self.memory.contents()
+            second = teach(self.averaged, batch.views[len(z) // 2 :], progress)
+            self._embedded = F.normalize(second.float(), dim=1)
+        s, positive = candidates(z, self.config.temperature, memory)
         accuracy = (s.argmax(dim=1) == positive).float().mean()
-        return Loss(nn.functional.cross_entropy(s, positive), {"accuracy": accuracy, "spread": heads.spread(z)})
+        return Loss(F.cross_entropy(s, positive), {"accuracy": accuracy, "spread": heads.spread(z)})
+
+    def after_update(self, progress: Progress) -> None:
+        """The memory network follows, then its embeddings enter the memory."""
+        if self._embedded is not None:
+            student = nn.Sequential(self.network, self.projector)
+            advance(self.averaged, student, self.config.memory_teacher, progress)
+            self.memory.push(self._embedded)
+            self._embedded = None
 
     def passes(self) -> list[tuple[int, float]]:
-        """Two views an image."""
-        return [(self.config.view_size or self.network.image_size, 2.0)]
+        """Two views an image, and one of them by the memory network if there is one."""
+        return [(self.config.view_size or self.network.image_size, 2.0 + (self.config.memory > 0) / 3)]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One for network and projector."""
