@@ -45,9 +45,15 @@ def test_gradient_is_that_of_autograd(monkeypatch):
 
     monkeypatch.setattr(torch.optim, "LBFGS", Once)
     monkeypatch.setattr(linear, "_LOGITS", 4 * 70)  # several chunks, the last one short
-    linear._fit(x, y, 4, 0.3, 1, torch.randn(11, 4, generator=torch.Generator().manual_seed(1)))
+    start = torch.randn(11, 4, generator=torch.Generator().manual_seed(1))
+    values, vectors = linear._basis(x)
+    assert torch.allclose(vectors * values @ vectors.T, x.T @ x / len(x), atol=1e-5)
+    linear._fit(x, y, 4, 0.3, 1, start, 1e-5, (values, vectors))
+    T = vectors / (3 / 16 * values + 0.3).sqrt()
     at = seen["at"].requires_grad_()
-    loss = torch.nn.functional.cross_entropy(x @ at[:-1] + at[-1], y) + 0.15 * at[:-1].square().sum()
+    weight, bias = T @ at[:-1], at[-1]
+    torch.testing.assert_close(torch.cat([weight, bias[None]]).detach(), start)
+    loss = torch.nn.functional.cross_entropy(x @ weight + bias, y) + 0.15 * weight.square().sum()
     loss.backward()
     torch.testing.assert_close(seen["loss"], loss.detach())
     torch.testing.assert_close(seen["gradient"], at.grad)
