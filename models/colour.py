@@ -15,7 +15,7 @@ _DELTA = 6 / 29  # below its cube, the cube root goes on as a line
 
 
 def lab(x: Tensor) -> Tensor:
-    """sRGB to L*a*b*.
+    """From sRGB to L*a*b*.
 
     Args:
         x: (B, 3, ...) in [0, 1], red, green, blue.
@@ -29,7 +29,7 @@ def lab(x: Tensor) -> Tensor:
 
 
 def srgb(x: Tensor) -> Tensor:
-    """L*a*b* to sRGB: the inverse of `lab`; colours outside sRGB are clipped to it, channel by channel.
+    """From L*a*b* to sRGB: the inverse of `lab`; colours outside sRGB are clipped to it, channel by channel.
 
     Args:
         x: (B, 3, ...) L, a and b.
@@ -40,8 +40,8 @@ def srgb(x: Tensor) -> Tensor:
     L, a, b = x.unbind(1)
     fy = (L + 16) / 116
     f = torch.stack([fy + a / 500, fy, fy - b / 200], dim=1)
-    xyz = torch.where(f > _DELTA, f**3, 3 * _DELTA**2 * (f - 4 / 29)).unbind(1)
-    xyz = torch.stack([part * white for part, white in zip(xyz, _WHITE, strict=True)], dim=1)
+    relative = torch.where(f > _DELTA, f**3, 3 * _DELTA**2 * (f - 4 / 29))
+    xyz = torch.stack([relative[:, i] * white for i, white in enumerate(_WHITE)], dim=1)
     inverse = torch.linalg.inv(torch.tensor(_TO_XYZ, dtype=torch.float64)).tolist()
     linear = torch.stack([_weighted(xyz, row) for row in inverse], dim=1).clamp(0, 1)
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-12) ** (1 / 2.4) - 0.055, 12.92 * linear)

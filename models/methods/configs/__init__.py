@@ -11,14 +11,17 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeVar, Union
 
 from models.methods.configs.byol import BYOL
+from models.methods.configs.colorization import Colorization
 from models.methods.configs.deepcluster import DeepCluster
 from models.methods.configs.deepcluster_v2 import DeepClusterV2
 from models.methods.configs.distill import Distill
 from models.methods.configs.finetune import Finetune
+from models.methods.configs.inpainting import Inpainting
 from models.methods.configs.jigsaw import Jigsaw, JigsawPlusPlus
 from models.methods.configs.moco import MoCo
 from models.methods.configs.momentum2 import Momentum2
 from models.methods.configs.pseudo_labels import PseudoLabels
+from models.methods.configs.rotation import Rotation
 from models.methods.configs.sela import SeLa
 from models.methods.configs.shared import BACKBONES, Backbone, Optimization, Pretext, Teacher, Transfer, Views
 from models.methods.configs.simclr import SimCLR
@@ -30,10 +33,12 @@ __all__ = [
     "PRETEXT",
     "TRANSFER",
     "Backbone",
+    "Colorization",
     "DeepCluster",
     "DeepClusterV2",
     "Distill",
     "Finetune",
+    "Inpainting",
     "Jigsaw",
     "JigsawPlusPlus",
     "MoCo",
@@ -42,6 +47,7 @@ __all__ = [
     "Pretext",
     "PretextConfig",
     "PseudoLabels",
+    "Rotation",
     "SeLa",
     "SimCLR",
     "SwAV",
@@ -67,7 +73,23 @@ def _by_name(group: str, base: type[_Base], own: tuple[type[_Base], ...]) -> dic
 
 
 PRETEXT = _by_name(
-    "pretext", Pretext, (SimCLR, JigsawPlusPlus, Jigsaw, MoCo, BYOL, Momentum2, SwAV, DeepCluster, DeepClusterV2, SeLa)
+    "pretext",
+    Pretext,
+    (
+        SimCLR,
+        JigsawPlusPlus,
+        Jigsaw,
+        MoCo,
+        BYOL,
+        Momentum2,
+        SwAV,
+        DeepCluster,
+        DeepClusterV2,
+        SeLa,
+        Rotation,
+        Colorization,
+        Inpainting,
+    ),
 )
 TRANSFER = _by_name("transfer", Transfer, (PseudoLabels,))
 
