@@ -174,8 +174,8 @@ class Network(nn.Module):
     def _outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(name, output) of every layer in order; each is computed when it is asked for."""
         x = self._seen(x)
-        for name, stage in self.backbone.stages.items():
-            x = stage(x)
+        for name, output in self.backbone.outputs(x):
+            x = output
             yield name, x
         maps = x
         x = pooled(maps)

@@ -1,4 +1,4 @@
-"""Backbones by name."""
+"""Backbones by name. `models.methods.configs.BACKBONES` has the same names, with a line for people."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ from collections.abc import Callable
 from data.errors import ConfigError
 from models.backbones.alexnet import alexnet
 from models.backbones.backbone import Backbone
+from models.backbones.mobilenet import mobilenet_v3
 from models.backbones.reactnet import binary_convolutions, reactnet
-from models.backbones.resnet import resnet18, resnet50
+from models.backbones.resnet import (
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet50_sk,
+    resnet101,
+    resnet101_sk,
+    resnet152,
+    resnet152_sk,
+)
 from models.backbones.smallconv import smallconv
+from models.backbones.timm_network import timm_backbone
 from models.backbones.vgg import vgg16, vgg16_bn
+from models.backbones.vit import vit_small, vit_tiny
+from models.methods.configs.shared import TIMM
 
 __all__ = ["BACKBONES", "Backbone", "make_backbone"]
 
@@ -20,7 +33,16 @@ BACKBONES: dict[str, Callable[[int, float, int], Backbone]] = {
     "vgg16": vgg16,
     "vgg16_bn": vgg16_bn,
     "resnet18": resnet18,
+    "resnet34": resnet34,
     "resnet50": resnet50,
+    "resnet101": resnet101,
+    "resnet152": resnet152,
+    "resnet50_sk": resnet50_sk,
+    "resnet101_sk": resnet101_sk,
+    "resnet152_sk": resnet152_sk,
+    "mobilenet_v3": mobilenet_v3,
+    "vit_tiny": vit_tiny,
+    "vit_small": vit_small,
     "reactnet": reactnet,
 }
 
@@ -31,19 +53,23 @@ def make_backbone(
     """A backbone with fresh weights from torch's global generator (`models.network` seeds it).
 
     Args:
-        name: one of `BACKBONES`.
+        name: one of `BACKBONES`, or `timm:` and the name of a network of the package timm.
         image_size: side of the square images, px. Decides strides and pools, so that small images are not pooled away;
             weights of one form don't fit another. Any size above the form's lower bound can be fed afterwards.
-        width: multiplies the channels, which are rounded to multiples of 8.
+        width: multiplies the channels, which are rounded to multiples of 8, in a vision transformer of 64.
         in_channels: channels of the images.
         real_weights: whether 1-bit convolutions use their weights as they are, on binary activations.
 
     Raises:
-        ConfigError: unknown name, images too small for the backbone, or real weights asked of one that has no others.
+        ConfigError: unknown name, timm not installed, images too small for the backbone, or real weights asked of one
+            that has no others.
     """
-    if name not in BACKBONES:
-        raise ConfigError(f"backbone: {name!r} is unknown; choose one of {', '.join(BACKBONES)}")
-    backbone = BACKBONES[name](image_size, width, in_channels)
+    if name.startswith(TIMM):
+        backbone = timm_backbone(name.removeprefix(TIMM), image_size, width, in_channels)
+    elif name in BACKBONES:
+        backbone = BACKBONES[name](image_size, width, in_channels)
+    else:
+        raise ConfigError(f"backbone: {name!r} is unknown; choose one of {', '.join(BACKBONES)}, or {TIMM}NAME")
     if image_size < backbone.least_size:
         raise ConfigError(
             f"backbone: {name} needs images (or tiles) of at least {backbone.least_size} px, not {image_size} px;"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -43,18 +43,20 @@ class Backbone(nn.Module):
         self.fc_dim = fc_dim
         self.least_size = least_size
 
-    def layers(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, C, S, S) -> name -> (B, c, h, w) in order; c, h and w differ by layer."""
-        maps = {}
+    def outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(B, C, S, S) -> name and (B, c, h, w) of every layer in order; each is computed when it is asked for."""
         for name, stage in self.stages.items():
             x = stage(x)
-            maps[name] = x
-        return maps
+            yield name, x
+
+    def layers(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, C, S, S) -> name -> (B, c, h, w) in order; c, h and w differ by layer."""
+        return dict(self.outputs(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S) -> (B, D) float32: the last map, averaged over its places."""
-        for stage in self.stages.values():
-            x = stage(x)
+        for _, output in self.outputs(x):
+            x = output
         return pooled(x)
 
 

@@ -1,23 +1,52 @@
 """ResNets (He et al. 2016) in torchvision's form: in a bottleneck the stride lies on the 3 x 3 convolution (v1.5).
 
 Below 64 px the first layer is a 3 x 3 convolution with stride 1 and the max-pool is left out, as usual on CIFAR.
+
+The `_sk` ones are SimCLRv2's (Chen et al., arXiv 2006.10029, section 2.1 and the authors' code): selective kernels in
+place of the 3 x 3 convolutions, and the stem and shortcuts of ResNet-D (He et al., arXiv 1812.01187): three 3 x 3
+convolutions first, and the mean over 2 x 2 places where a shortcut halves the side. Departures there: at stride 1 the
+shortcut of layer1 takes no mean, as in ResNet-D (theirs averages with a neighbour, which shifts by half a place), and
+the last scale of a branch starts at 1, not at 0, as in all ResNets here.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
 from torch import Tensor, nn
 
 from models.backbones.backbone import SMALL, Backbone, scaled
 
-
-def resnet18(image_size: int, width: float, in_channels: int) -> Backbone:
-    """conv1 and layer1 to layer4; 512 features times `width`; from 8 px up."""
-    return _resnet((2, 2, 2, 2), False, image_size, width, in_channels)
+_SK_RATIO = 1 / 16
+_SK_LEAST = 32
 
 
-def resnet50(image_size: int, width: float, in_channels: int) -> Backbone:
-    """conv1 and layer1 to layer4 of bottlenecks; 2048 features times `width`; from 8 px up."""
-    return _resnet((3, 4, 6, 3), True, image_size, width, in_channels)
+class SelectiveKernel(nn.Module):
+    """Two streams of 3 x 3 convolutions, mixed per channel by a gate that sees both (Li et al., arXiv 1903.06586).
+
+    U = relu(bn(conv(x))) = [U1, U2];  s = mean over places of U1 + U2;  [a, b] = softmax over the two streams of
+    W2 relu(bn(W1 s));  y = a U1 + b U2. SimCLRv2's form: both kernels are 3 x 3 and undilated.
+
+    Args:
+        inputs: channels of x.
+        outputs: C, channels of y.
+        stride: of the convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        middle = max(int(_SK_RATIO * outputs), _SK_LEAST)
+        self.streams = nn.Sequential(*_convolution(inputs, 2 * outputs, 3, stride), nn.ReLU(inplace=True))
+        self.squeeze = nn.Sequential(*_convolution(outputs, middle, 1), nn.ReLU(inplace=True))
+        self.gate = nn.Conv2d(middle, 2 * outputs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) -> (B, C, h / stride, w / stride)."""
+        u: Tensor = self.streams(x).unflatten(1, (2, -1))
+        s = u.sum(dim=1).mean(dim=(2, 3), keepdim=True)
+        weights = self.gate(self.squeeze(s)).unflatten(1, (2, -1)).softmax(dim=1)
+        return torch.sum(weights * u, dim=1)
 
 
 class Residual(nn.Module):
@@ -28,15 +57,21 @@ class Residual(nn.Module):
         middle: channels inside the branch; a bottleneck gives four times as many out.
         stride: of the first 3 x 3 convolution.
         bottleneck: which of the two.
+        selective: of a bottleneck, whether kernels are selective and shortcuts averaged.
     """
 
-    def __init__(self, inputs: int, middle: int, stride: int, bottleneck: bool) -> None:
+    def __init__(self, inputs: int, middle: int, stride: int, bottleneck: bool, selective: bool = False) -> None:
         super().__init__()
         outputs = 4 * middle if bottleneck else middle
         if bottleneck:
+            spatial = (
+                [SelectiveKernel(middle, middle, stride)]
+                if selective
+                else [*_convolution(middle, middle, 3, stride), nn.ReLU(inplace=True)]
+            )
             self.branch = nn.Sequential(
                 *_convolution(inputs, middle, 1), nn.ReLU(inplace=True),
-                *_convolution(middle, middle, 3, stride), nn.ReLU(inplace=True),
+                *spatial,
                 *_convolution(middle, outputs, 1),
             )  # fmt: skip
         else:
@@ -45,7 +80,11 @@ class Residual(nn.Module):
                 *_convolution(middle, outputs, 3),
             )  # fmt: skip
         same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else nn.Sequential(*_convolution(inputs, outputs, 1, stride))
+        if selective and stride > 1:  # an odd side is rounded up, as by the strided convolution of the branch
+            mean = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+            self.shortcut: nn.Module = nn.Sequential(mean, *_convolution(inputs, outputs, 1))
+        else:
+            self.shortcut = nn.Identity() if same else nn.Sequential(*_convolution(inputs, outputs, 1, stride))
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,24 +93,51 @@ class Residual(nn.Module):
         return y
 
 
-def _resnet(blocks: tuple[int, ...], bottleneck: bool, image_size: int, width: float, in_channels: int) -> Backbone:
+def _resnet(
+    image_size: int,
+    width: float,
+    in_channels: int,
+    *,
+    blocks: tuple[int, ...],
+    bottleneck: bool = True,
+    selective: bool = False,
+) -> Backbone:
+    """conv1 and layer1 to layer4; 512 features times `width`, 2048 of bottlenecks; from 8 px up."""
     inputs = scaled(64, width)
     stages: dict[str, nn.Module] = {}
     widths = {"conv1": inputs}
+    pool: list[nn.Module] = []
     if image_size < SMALL:
-        stages["conv1"] = nn.Sequential(*_convolution(in_channels, inputs, 3), nn.ReLU(inplace=True))
-        pool: list[nn.Module] = []
+        stem: list[nn.Module] = [*_convolution(in_channels, inputs, 3)]
     else:
-        stages["conv1"] = nn.Sequential(*_convolution(in_channels, inputs, 7, 2), nn.ReLU(inplace=True))
         pool = [nn.MaxPool2d(3, 2, padding=1)]
+        stem = [*_convolution(in_channels, inputs, 7, 2)]
+        if selective:
+            half = scaled(32, width)
+            stem = [
+                *_convolution(in_channels, half, 3, 2), nn.ReLU(inplace=True),
+                *_convolution(half, half, 3), nn.ReLU(inplace=True),
+                *_convolution(half, inputs, 3),
+            ]  # fmt: skip
+    stages["conv1"] = nn.Sequential(*stem, nn.ReLU(inplace=True))
     for number, count in enumerate(blocks, start=1):
         middle = scaled(64 * 2 ** (number - 1), width)
         modules = [*pool] if number == 1 else []
         for block in range(count):
-            modules.append(Residual(inputs, middle, 2 if number > 1 and block == 0 else 1, bottleneck))
+            modules.append(Residual(inputs, middle, 2 if number > 1 and block == 0 else 1, bottleneck, selective))
             inputs = 4 * middle if bottleneck else middle
         stages[f"layer{number}"], widths[f"layer{number}"] = nn.Sequential(*modules), inputs
     return Backbone(stages, widths)
+
+
+resnet18 = partial(_resnet, blocks=(2, 2, 2, 2), bottleneck=False)
+resnet34 = partial(_resnet, blocks=(3, 4, 6, 3), bottleneck=False)
+resnet50 = partial(_resnet, blocks=(3, 4, 6, 3))
+resnet101 = partial(_resnet, blocks=(3, 4, 23, 3))
+resnet152 = partial(_resnet, blocks=(3, 8, 36, 3))
+resnet50_sk = partial(_resnet, blocks=(3, 4, 6, 3), selective=True)
+resnet101_sk = partial(_resnet, blocks=(3, 4, 23, 3), selective=True)
+resnet152_sk = partial(_resnet, blocks=(3, 8, 36, 3), selective=True)
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:

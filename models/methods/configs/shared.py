@@ -18,7 +18,16 @@ BACKBONES: dict[str, str] = {
     "vgg16": "VGG-16 without batch norm",
     "vgg16_bn": "VGG-16 with batch norm",
     "resnet18": "ResNet of 18 layers",
+    "resnet34": "ResNet of 34 layers",
     "resnet50": "ResNet of 50 layers",
+    "resnet101": "ResNet of 101 layers",
+    "resnet152": "ResNet of 152 layers",
+    "resnet50_sk": "ResNet of 50 layers with selective kernels, as in SimCLRv2",
+    "resnet101_sk": "the same of 101 layers",
+    "resnet152_sk": "the same of 152 layers",
+    "mobilenet_v3": "MobileNetV3-Large",
+    "vit_tiny": "vision transformer, 192 features; patches of 2 to 16 px, by the size of the images",
+    "vit_small": "vision transformer, 384 features; patches of 2 to 16 px, by the size of the images",
     "reactnet": "ReActNet-A, 1-bit weights and activations (Liu et al. 2020)",
 }
 """Backbones by name, with a line that tells people what they are; `models.backbones` makes them."""

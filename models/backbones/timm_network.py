@@ -1,0 +1,87 @@
+"""Networks of the package timm (an optional extra), by `timm:NAME`, without their pretrained weights.
+
+Layers are what timm calls intermediates, named layer1, layer2 and so on; the last one is the map that its
+`forward_features` ends with, tokens of patches put back in their places and class tokens left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.errors import ConfigError
+from models.backbones.backbone import Backbone
+
+
+class TimmBackbone(Backbone):
+    """A network of timm's behind the interface of the others.
+
+    Args:
+        network: of timm, without its classifier; has `forward_intermediates`.
+        image_size: side of the images on which its layers are looked up, px.
+        in_channels: channels of the images.
+    """
+
+    def __init__(self, network: Any, image_size: int, in_channels: int) -> None:
+        with torch.no_grad():
+            maps = _maps(network.eval(), torch.zeros(1, in_channels, image_size, image_size))
+        channels = {f"layer{number}": x.shape[1] for number, x in enumerate(maps, start=1)}
+        super().__init__({"network": network.train()}, channels, least_size=1)
+
+    def outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(B, C, S, S) -> name and (B, c, h, w) of every layer in order."""
+        yield from zip(self.channels, _maps(self.stages["network"], x), strict=True)
+
+
+def _maps(network: Any, x: Tensor) -> list[Tensor]:
+    last, maps = network.forward_intermediates(x, output_fmt="NCHW")
+    if last.ndim == 3:
+        last = last[:, getattr(network, "num_prefix_tokens", 0) :].transpose(1, 2).unflatten(2, maps[-1].shape[2:])
+    elif getattr(network, "output_fmt", "NCHW") == "NHWC":
+        last = last.permute(0, 3, 1, 2)
+    # The last intermediate may be the last map itself, or the same before a norm: it is not listed twice.
+    return [*(maps[:-1] if maps[-1].shape == last.shape else maps), last]
+
+
+def timm_backbone(name: str, image_size: int, width: float, in_channels: int) -> Backbone:
+    """A network of timm's with fresh weights.
+
+    Args:
+        name: as timm has it, without `timm:`.
+        image_size: side of the images, px; decides the positions of networks that have some.
+        width: must be 1.
+        in_channels: channels of the images.
+
+    Raises:
+        ConfigError: timm is not installed or has no such network, the network gives no maps for such images, or width
+            is not 1.
+    """
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"backbone: timm:{name} needs the package timm; install it with: pip install 'knowledge-transfer[timm]'"
+        ) from None
+    if not timm.is_model(name):
+        near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "nothing; timm.list_models() names all"
+        raise ConfigError(f"backbone: timm has no network {name!r}; near it is {near}")
+    if width != 1:
+        raise ConfigError(f"backbone: timm:{name} has the width of its name: set width to 1, not {width:g}")
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
+    try:
+        if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+            options["img_size"] = image_size
+            try:
+                network = timm.create_model(name, dynamic_img_size=True, **options)
+            except TypeError:  # such as Swin, which adapts by itself or not at all
+                network = timm.create_model(name, **options)
+        else:
+            network = timm.create_model(name, **options)
+        return TimmBackbone(network, image_size, in_channels)
+    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"backbone: timm:{name} gives no maps of images of {image_size} px: {cause}") from error
