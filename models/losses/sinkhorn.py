@@ -8,6 +8,7 @@ Q, where nothing overflows and no row can vanish, and their constants cancel, si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -54,17 +55,18 @@ def prototype_scaling(
     old: list[Tensor] = []
     for _ in range(iterations):
         total: Tensor | None = None
-        alphas, change = [], 0.0
+        alphas, change, N = [], 0.0, 0
         for number, block in enumerate(blocks()):
             log_q = block.double()
             alpha = log_q.new_zeros(len(log_q)) if beta is None else -(log_q + beta).logsumexp(dim=1)
             if old:
                 change += float(torch.expm1(old[number] - alpha).abs().sum())
             alphas.append(alpha)
+            N += len(log_q)
             part = (log_q + alpha[:, None]).logsumexp(dim=0)
             total = part if total is None else torch.logaddexp(total, part)
         assert total is not None
-        beta = -total
+        beta = math.log(N / len(total)) - total
         if old and change < tolerance:
             break
         old = alphas
