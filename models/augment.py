@@ -96,9 +96,9 @@ def multi_crop(images: Tensor, draws: Draws, config: Views, small: SmallCrops, s
     crops = [two_views(images, draws, config, size, config.second if isinstance(config, AsymmetricViews) else None)]
     if small.small_crops:
         side = small_side(small, size)
-        views = config.model_copy(
-            update={"crop_min": small.small_crop_min, "crop_max": small.small_crop_max, "view_size": side}
-        )
+        blur = config.blur if small.small_blur is None else small.small_blur
+        change = {"crop_min": small.small_crop_min, "crop_max": small.small_crop_max, "view_size": side, "blur": blur}
+        views = config.model_copy(update=change)
         names = [f"small crop {number}" for number in range(small.small_crops)]
         crops.append(torch.cat([random_view(images, draws, name, views, side) for name in names]))
     return crops

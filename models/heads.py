@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
-def hidden_layer(inputs: int, outputs: int) -> nn.Sequential:
-    """(B, inputs) -> (B, outputs): linear, batch norm (whose offset is the bias), ReLU."""
-    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU())
+def hidden_layer(inputs: int, outputs: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """(B, inputs) -> (B, outputs): linear, batch norm (whose offset is the bias), ReLU or another activation."""
+    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), activation())
 
 
 def projection(inputs: int, outputs: int) -> nn.Sequential:
@@ -21,7 +23,15 @@ def projection(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs, affine=False))
 
 
-def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool = True) -> nn.Sequential:
+def mlp(
+    inputs: int,
+    hidden: int,
+    outputs: int,
+    *,
+    layers: int = 2,
+    norm: bool = True,
+    activation: type[nn.Module] = nn.ReLU,
+) -> nn.Sequential:
     """(B, inputs) -> (B, outputs): `layers` linear layers with ReLU between them, no norm after the last.
 
     Args:
@@ -30,11 +40,12 @@ def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool =
         outputs: width of what goes out.
         layers: at least 1.
         norm: batch norm before each ReLU (BYOL, SwAV), or none (MoCo v2).
+        activation: in place of ReLU.
     """
     widths = [inputs] + [hidden] * (layers - 1)
     stack: list[nn.Module] = []
     for a, b in itertools.pairwise(widths):
-        stack += [hidden_layer(a, b)] if norm else [nn.Linear(a, b), nn.ReLU()]
+        stack += [hidden_layer(a, b, activation)] if norm else [nn.Linear(a, b), activation()]
     return nn.Sequential(*stack, nn.Linear(widths[-1], outputs))
 
 
@@ -73,6 +84,45 @@ class JigsawHead(nn.Module):
         return logits
 
 
+class DINOHead(nn.Module):
+    """DINO's projection head (Caron et al., arXiv 2104.14294, appendix C): cosines between an embedding and K vectors.
+
+    Three linear layers with GELU between them, a unit vector z of d numbers, then a linear layer without bias whose rows
+    have unit length: weight normalisation with its scale held at 1, so that a moving average of two such heads is one.
+
+    Args:
+        inputs: width of what comes in.
+        hidden: width between the layers.
+        bottleneck: d.
+        outputs: K.
+        norm: whether batch norm precedes each GELU.
+    """
+
+    def __init__(self, inputs: int, hidden: int, bottleneck: int, outputs: int, *, norm: bool) -> None:
+        super().__init__()
+        self.mlp = mlp(inputs, hidden, bottleneck, layers=3, norm=norm, activation=nn.GELU)
+        for layer in self.mlp.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        self.last = nn.Parameter(torch.randn(outputs, bottleneck))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, inputs) -> (B, d) float32 unit rows z."""
+        z: Tensor = self.mlp(x)
+        return F.normalize(z.float(), dim=1)
+
+    def scores(self, z: Tensor) -> Tensor:
+        """(B, d) -> (B, K) float32, outside autocast: divided by 0.04 they need their digits."""
+        with torch.autocast(z.device.type, enabled=False):
+            return F.linear(z, F.normalize(self.last, dim=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) -> (B, K) float32 in [-1, 1]."""
+        return self.scores(self.embed(x))
+
+
 def spread(z: Tensor) -> Tensor:
     """How far representations are from collapse: sqrt(d) times the mean standard deviation of unit rows' columns.
 
@@ -82,5 +132,5 @@ def spread(z: Tensor) -> Tensor:
     Returns:
         Scalar float32: about 1 for directions spread over the sphere, 0 when all rows point the same way.
     """
-    u = nn.functional.normalize(z.detach().float(), dim=1)
+    u = F.normalize(z.detach().float(), dim=1)
     return u.std(dim=0, correction=0).mean() * math.sqrt(z.shape[1])

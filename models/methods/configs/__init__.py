@@ -14,6 +14,7 @@ from models.methods.configs.byol import BYOL
 from models.methods.configs.colorization import Colorization
 from models.methods.configs.deepcluster import DeepCluster
 from models.methods.configs.deepcluster_v2 import DeepClusterV2
+from models.methods.configs.dino import DINO
 from models.methods.configs.distill import Distill
 from models.methods.configs.finetune import Finetune
 from models.methods.configs.inpainting import Inpainting
@@ -30,6 +31,7 @@ from models.methods.configs.swav import SwAV
 __all__ = [
     "BACKBONES",
     "BYOL",
+    "DINO",
     "PRETEXT",
     "TRANSFER",
     "Backbone",
@@ -86,6 +88,7 @@ PRETEXT = _by_name(
         DeepCluster,
         DeepClusterV2,
         SeLa,
+        DINO,
         Rotation,
         Colorization,
         Inpainting,

@@ -136,6 +136,12 @@ class SmallCrops(Frozen):
     small_crop_max: float = Field(
         0.14, ge=0.01, le=1, description="Largest area of a small crop, as a share of the image (0.01 to 1)."
     )
+    small_blur: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Probability of Gaussian blur of a small crop (0 to 1); empty: as of the first large one.",
+    )
 
 
 class MomentumTeacher(Frozen):
