@@ -100,7 +100,7 @@ def rebalancing(p: Tensor, lam: float) -> Tensor:
         (Q,) of p's type.
     """
     seen = p > 0
-    u = seen / seen.sum()
+    u = seen.to(p.dtype) / seen.sum()
     w = torch.where(seen, ((1 - lam) * p + lam * u).reciprocal(), 0)
     w = torch.where(seen, w, w.max())
     return w / (p * w).sum()
