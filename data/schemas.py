@@ -36,6 +36,13 @@ ASSIGNMENTS = pa.schema([
     _column("distance", pa.float32()),
     _column("runner_up", pa.float32()),
 ])  # fmt: skip
+CODES = pa.schema([
+    _column("round", pa.int32()),
+    _column("index", pa.int64()),
+    _column("head", pa.int32()),
+    _column("cluster", pa.int32()),
+])  # fmt: skip
+"""`round`: epochs that were trained when the labels were given."""
 SCORES = pa.schema([
     _column("evaluation", pa.string()),
     _column("model", pa.string()),

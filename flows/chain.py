@@ -2,22 +2,28 @@
 
 `chain(config, step, look)` calls `step(label, plan, **inputs)` for every stage. What `step` answers with stands for an
 artifact that may not exist yet (a future in the flow) and may be given as an input to later stages.
+
+Which stages a method needs is said by the type of its configuration: a `Teacher` is trained, a `Descriptor` and `External`
+features enter at embed; `learns_from` tells what transfer reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 from data.types import Artifact
+from models.methods.configs import External, Teacher
 from tasks import (
     assign,
     cluster,
+    codes,
     distill,
     embed,
     evaluate,
+    external,
     finetune,
     labels,
     manifest,
@@ -74,106 +80,201 @@ Look = Callable[[Handle], Facts]
 """Waits for a manifest and says what is in it."""
 
 
-def chain(config: Config, step: Step, look: Look) -> dict[str, Handle]:
+@dataclass(frozen=True)
+class NotNeeded:
+    """A stage that other configurations have and this one does without.
+
+    Attributes:
+        stage: its label in runs that have it.
+        because: the setting that makes it needless.
+        reads: labels of the stages that it reads there.
+    """
+
+    stage: str
+    because: str
+    reads: tuple[str, ...]
+
+
+Skip = Callable[[NotNeeded], None]
+"""Is told of each stage that this run does without."""
+
+
+def chain(config: Config, step: Step, look: Look, skip: Skip = lambda stage: None) -> dict[str, Handle]:
     """Lay out the whole chain.
 
     Args:
         config: of the run.
         step: makes a stage.
         look: waits for a manifest and says what is in it.
+        skip: is told of stages that are not needed.
 
     Returns:
         label -> handle, every stage of the run.
     """
-    made: dict[str, Handle] = {}
-
-    def make(label: str, plan: Plan, after: Handle = None, **inputs: Handle) -> Handle:
-        made[label] = step(label, plan, after=after, **inputs)
-        return made[label]
-
-    images = make("manifest", partial(manifest.plan, config))
-    facts = look(images)
-
-    teacher = make("pretext", partial(pretext.plan, config), manifest=images)
-    layer = config.embed.layer
-    features = make(
-        "embed", partial(embed.plan, config, part="train", layer=layer), manifest=images, checkpoint=teacher
-    )
-
-    others: dict[str, tuple[Handle, Handle]] = {}
-
-    def features_of(source: str | None, name: str) -> tuple[Handle, Handle]:
-        """Manifest and features of another source; the run's own if none is named."""
-        if source is None:
-            return images, features
-        if source not in others:
-            theirs = make(f"manifest-{name}", partial(manifest.plan, config, only=source))
-            plan = partial(embed.plan, config, part="train", layer=layer, only=source)
-            others[source] = theirs, make(f"embed-{name}", plan, manifest=theirs, checkpoint=teacher)
-        return others[source]
-
-    clustered = features_of(config.cluster.data, "cluster")
-    clusters = make("cluster", partial(cluster.plan, config), features=clustered[1])
-    assigned_images, assigned_features = features_of(config.assign.data or config.cluster.data, "assign")
-    assignments = make("assign", assign.plan, clusters=clusters, features=assigned_features)
-    student = make("transfer", partial(transfer.plan, config), manifest=assigned_images, assignments=assignments)
-
-    models: dict[str, Handle] = {"teacher": teacher, "student-transferred": student}
-    last = student
-    draw = None
+    layout = _Layout(config, step, skip)
+    facts = look(layout.make("manifest", partial(manifest.plan, config)))
+    layout.teach()
+    layout.transfer()
     if facts.labelled:
-        draw = make("labels", partial(labels.plan, config), manifest=images)
+        layout.learn_labels(facts)
+    layout.conclude(measure=bool(facts.labelled and facts.test))
+    return layout.made
+
+
+@dataclass
+class _Layout:
+    """The chain as far as it is laid out.
+
+    Attributes:
+        made: label -> handle.
+        models: those that are evaluated; the teacher's is None where no network was trained.
+        sources: other places of images -> what the labels of their stages end with.
+        not_needed: stages left out.
+    """
+
+    config: Config
+    step: Step
+    skip: Skip
+    made: dict[str, Handle] = field(default_factory=dict)
+    models: dict[str, Handle] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    not_needed: list[NotNeeded] = field(default_factory=list)
+
+    def make(self, label: str, plan: Plan, after: Handle = None, **inputs: Handle) -> Handle:
+        self.made[label] = self.step(label, plan, after=after, **inputs)
+        return self.made[label]
+
+    def leave_out(self, stage: str, because: str, *reads: str) -> None:
+        self.not_needed.append(NotNeeded(stage, because, reads))
+        self.skip(self.not_needed[-1])
+
+    def having(self, *labels: str) -> dict[str, Handle]:
+        return {label: self.made[label] for label in labels if label in self.made}
+
+    def teach(self) -> None:
+        """The teacher, where one is trained, and the features of the run's images."""
+        pretext_config, images = self.config.pretext, self.made["manifest"]
+        self.models["teacher"] = None
+        if isinstance(pretext_config, Teacher):
+            self.models["teacher"] = self.make("pretext", partial(pretext.plan, self.config), manifest=images)
+            if pretext_config.codes:
+                self.make("codes", codes.plan, checkpoint=self.models["teacher"])
+        else:
+            self.leave_out("pretext", f"pretext.method {pretext_config.method}", "manifest")
+        self.features("embed", images, part="train")
+
+    def features(
+        self, label: str, images: Handle, *, part: embed.Part, only: str | None = None, after: Handle = None
+    ) -> Handle:
+        """Features as the pretext method gives them: by the teacher, of the pixels, or from elsewhere."""
+        config = self.config
+        if isinstance(config.pretext, Teacher):
+            plan: Plan = partial(embed.plan, config, part=part, layer=config.embed.layer, only=only)
+            return self.make(label, plan, after=after, manifest=images, checkpoint=self.models["teacher"])
+        if isinstance(config.pretext, External):
+            return self.make(label, partial(external.plan, config, part=part), after=after, manifest=images)
+        return self.make(label, partial(embed.plan_described, config, part=part, only=only), after=after, manifest=images)  # fmt: skip
+
+    def images_of(self, source: str | None, name: str) -> Handle:
+        """Manifest of another source, whose stages end with `name`; the run's own if none is named."""
+        if source is None:
+            return self.made["manifest"]
+        label = f"manifest-{self.sources.setdefault(source, name)}"
+        return self.made.get(label) or self.make(label, partial(manifest.plan, self.config, only=source))
+
+    def features_of(self, source: str | None, name: str) -> Handle:
+        """Features of another source; the run's own if none is named."""
+        if source is None:
+            return self.made["embed"]
+        images = self.images_of(source, name)
+        label = f"embed-{self.sources[source]}"
+        return self.made.get(label) or self.features(label, images, part="train", only=source)
+
+    def transfer(self) -> None:
+        """The student, from clusters, from codes, or from the teacher itself."""
+        config = self.config
+        learns_from = config.transfer.learns_from
+        if learns_from == "assignments":
+            clusters = self.make("cluster", partial(cluster.plan, config), features=self.features_of(config.cluster.data, "cluster"))  # fmt: skip
+            features = self.features_of(config.assign.data or config.cluster.data, "assign")
+            learned = {"assignments": self.make("assign", assign.plan, clusters=clusters, features=features)}
+        else:
+            because = "transfer.labels codes" if learns_from == "codes" else f"transfer.method {config.transfer.method}"
+            self.leave_out("cluster", because, "embed")
+            self.leave_out("assign", because, "cluster", "embed")
+            learned = {"codes": self.made["codes"]} if learns_from == "codes" else {"teacher": self.models["teacher"]}
+        learned["manifest"] = self.images_of(config.assign.data or config.cluster.data, "assign")
+        *earlier, last = config.transfer.phases
+        for phase in earlier:
+            learned["checkpoint"] = self.make(f"transfer-{phase}", partial(transfer.plan, config, phase=phase), **learned)  # fmt: skip
+        self.models["student-transferred"] = self.make("transfer", partial(transfer.plan, config, phase=last), **learned)  # fmt: skip
+
+    def learn_labels(self, facts: Facts) -> None:
+        """What the few labels are for: fine-tuning, the teacher's word on all images, distillation, the baseline."""
+        config, images, student = self.config, self.made["manifest"], self.models["student-transferred"]
+        draw = self.make("labels", partial(labels.plan, config), manifest=images)
         few = partial(finetune.plan, config)
-        tuned = make("finetune-student", partial(few, role="student"), manifest=images, labels=draw, checkpoint=student)
-        tuned_teacher = make("finetune-teacher", partial(few, role="teacher"), manifest=images, labels=draw, checkpoint=teacher)  # fmt: skip
-        members = {"checkpoint": tuned_teacher} | ({"student": tuned} if config.predict.student else {})
-        probabilities = make("predict", partial(predict.plan, config), manifest=images, **members)
+        tuned = self.make("finetune-student", partial(few, role="student"), manifest=images, labels=draw, checkpoint=student)  # fmt: skip
+        members = {"checkpoint": tuned}
+        if isinstance(config.pretext, Teacher):
+            tuned_teacher = self.make("finetune-teacher", partial(few, role="teacher"), manifest=images, labels=draw, checkpoint=self.models["teacher"])  # fmt: skip
+            members = {"checkpoint": tuned_teacher} | ({"student": tuned} if config.predict.student else {})
+        else:
+            self.leave_out("finetune-teacher", f"pretext.method {config.pretext.method}", "manifest", "labels")
+        probabilities = self.make("predict", partial(predict.plan, config), manifest=images, **members)
         if config.predict.neighbours:
             plan = partial(propagate.plan, config)
-            probabilities = make(
-                "propagate", plan, clusters=clusters, features=features, probabilities=probabilities, labels=draw
-            )
+            space = {"clusters": self.made["cluster"]} if "cluster" in self.made else {}
+            probabilities = self.make("propagate", plan, features=self.made["embed"], probabilities=probabilities, labels=draw, **space)  # fmt: skip
         starts = {"finetuned": tuned, "transferred": student, "scratch": None}
         start = starts[config.distill.init]
         inputs = {"manifest": images, "labels": draw, "probabilities": probabilities} | ({"checkpoint": start} if start else {})  # fmt: skip
-        last = make("distill", partial(distill.plan, config), **inputs)
-        models |= {"student-finetuned": tuned, "teacher-finetuned": tuned_teacher, "student": last}
+        last = self.make("distill", partial(distill.plan, config), **inputs)
+        tuned_teachers = {"teacher-finetuned": members["checkpoint"]} if "finetune-teacher" in self.made else {}
+        self.models |= {"student-finetuned": tuned, **tuned_teachers, "student": last}
         if config.finetune.baseline:
             steps = finetune.baseline_steps(config, facts.images)
-            models["scratch"] = make("scratch", partial(few, role="scratch", steps=steps), after=last, manifest=images, labels=draw)  # fmt: skip
+            self.models["scratch"] = self.make("scratch", partial(few, role="scratch", steps=steps), after=last, manifest=images, labels=draw)  # fmt: skip
 
-    evaluations: dict[str, Handle] = {}
-    if facts.labelled and facts.test:
-        for name, model in models.items():
-            inputs = {"manifest": images, "checkpoint": model}
+    def conclude(self, measure: bool) -> None:
+        """Evaluations of every model, the table of scores, the report."""
+        config = self.config
+        elsewhere = config.assign.data or config.cluster.data
+        assigned = self.images_of(elsewhere, "assign")
+        evaluations = self.evaluate() if measure else {}
+        pseudo_labels = {"clusters": self.made["cluster"], "assignments": self.made["assign"]} if "assign" in self.made else {}  # fmt: skip
+        own = {} if elsewhere else self.having("codes")
+        table = self.make("scores", partial(scores.plan, config), manifest=assigned, **pseudo_labels, **own, **evaluations)  # fmt: skip
+        if config.transfer.learns_from == "codes":
+            pseudo_labels = own
+        trained = ("pretext", *(f"transfer-{phase}" for phase in config.transfer.phases), "transfer", "finetune-student", "finetune-teacher", "distill", "scratch")  # fmt: skip
+        self.make(
+            "report",
+            partial(report.plan, config, not_needed=[asdict(stage) for stage in self.not_needed]),
+            manifest=self.made["manifest"],
+            assigned=assigned,
+            scores=table,
+            **pseudo_labels,
+            **self.having("labels", *trained),
+        )
+
+    def evaluate(self) -> dict[str, Handle]:
+        """Scores of each model, by the label of the stage."""
+        config, images = self.config, self.made["manifest"]
+        last = self.models.get("student")
+        found = {}
+        for name, model in self.models.items():
+            inputs = {"manifest": images} | ({"checkpoint": model} if model is not None else {})
             if {"knn", "linear"} & set(config.evaluate.protocols):
-                at = layer if name == "teacher" else "features"
-                train = features if name == "teacher" else make(f"embed-{name}", partial(embed.plan, config, part="train", layer=at), after=last, **inputs)  # fmt: skip
-                test = make(
-                    f"embed-{name}-test", partial(embed.plan, config, part="test", layer=at), after=last, **inputs
-                )
+                if name == "teacher":
+                    train = self.made["embed"]
+                    test = self.features(f"embed-{name}-test", images, part="test", after=last)
+                else:
+                    plan = partial(embed.plan, config, layer="features")
+                    train = self.make(f"embed-{name}", partial(plan, part="train"), after=last, **inputs)
+                    test = self.make(f"embed-{name}-test", partial(plan, part="test"), after=last, **inputs)
                 inputs |= {"train": train, "test": test}
-            evaluations[name] = make(
-                f"evaluate-{name}", partial(evaluate.plan, config, model=name), after=last, **inputs
-            )
-    table = make(
-        "scores",
-        partial(scores.plan, config),
-        manifest=assigned_images,
-        clusters=clusters,
-        assignments=assignments,
-        **{f"evaluate-{name}": handle for name, handle in evaluations.items()},
-    )
-    shown = {name: made[name] for name in ("pretext", "transfer", "finetune-student", "finetune-teacher", "distill", "scratch") if name in made}  # fmt: skip
-    make(
-        "report",
-        partial(report.plan, config),
-        manifest=images,
-        assigned=assigned_images,
-        clusters=clusters,
-        assignments=assignments,
-        scores=table,
-        **({"labels": draw} if draw is not None else {}),
-        **shown,
-    )
-    return made
+            elif model is None:
+                continue
+            found[f"evaluate-{name}"] = self.make(f"evaluate-{name}", partial(evaluate.plan, config, model=name), after=last, **inputs)  # fmt: skip
+        return found

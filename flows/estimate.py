@@ -13,10 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.errors import ConfigError
 from data.sources import open_source
 from data.store import Store
 from data.types import Artifact, Split
-from flows.chain import Facts, Plan, chain
+from flows.chain import Facts, NotNeeded, Plan, chain
 from flows.phrases import duration
 from tasks.config import Config, methods
 from tasks.stage import Request
@@ -69,6 +70,7 @@ class Estimate:
 
     recipe: str
     rows: list[Row]
+    not_needed: list[NotNeeded]
     assumptions: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -102,7 +104,8 @@ class Estimate:
             for line in lines
         ]
         total = f"to compute: {duration(3600 * self._hours(GPU_RATE))} on a GPU, or {duration(3600 * self._hours(_cpu_rate()))} on this CPU; to store: {_bytes(sum(row.size for row in self.rows if not row.in_store))}"  # fmt: skip
-        return "\n".join([*(line.rstrip() for line in table), "", total, *(f"- {text}" for text in self.assumptions)])
+        gone = [f"{stage.stage}: not needed by {stage.because}" for stage in self.not_needed]
+        return "\n".join([*(line.rstrip() for line in table), *gone, "", total, *(f"- {text}" for text in self.assumptions)])  # fmt: skip
 
     def _hours(self, rate: float) -> float:
         return sum(row.operations for row in self.rows if not row.in_store) / rate / 3600
@@ -152,6 +155,7 @@ class _Estimator:
     config: Config
     store: Store | None
     rows: list[Row] = field(default_factory=list)
+    not_needed: list[NotNeeded] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
 
     def step(self, label: str, plan: Plan, /, *, after: Any = None, **inputs: _Planned) -> _Planned:
@@ -162,7 +166,7 @@ class _Estimator:
         if request.stage == "manifest":
             found = self._manifest(request)
             artifact, known = (found, True) if found is not None else (artifact, False)
-        elif self.store is not None and all(given.known for given in inputs.values()):
+        elif not request.by_content and self.store is not None and all(given.known for given in inputs.values()):
             artifact, known = request.artifact(self.store), True
         there = (
             self.store.has(artifact) if known and self.store is not None else None if self._any_manifest() else False
@@ -230,11 +234,11 @@ def estimate(config: Config) -> Estimate:
     """
     root = Path(config.store).expanduser()
     estimator = _Estimator(config, Store(root) if (root / "artifacts").exists() else None)
-    chain(config, estimator.step, estimator.look)
+    chain(config, estimator.step, estimator.look, estimator.not_needed.append)
     estimator._assume(f"GPU: {GPU}")
     estimator._assume(f"CPU: {_cores()} cores of this machine, {CORE_RATE / 1e9:.0f} GFLOP/s reached on each")
     estimator._assume("reading, decoding and augmenting images is not counted; vectors are float32")
-    return Estimate(config.recipe, estimator.rows, estimator.assumptions)
+    return Estimate(config.recipe, estimator.rows, estimator.not_needed, estimator.assumptions)
 
 
 def _cores() -> int:
@@ -303,16 +307,46 @@ def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
     given = request.settings["pretext"]
     config: Any = methods("pretext")[given["method"]].model_validate(given)
     cost = pretext_cost(config, request.settings["image_size"])
-    return _checkpoint(cost, cost.step * _images(inputs).all * given["epochs"])
+    size = _checkpoint(cost, cost.step * _images(inputs).all * given["epochs"])
+    size.images = _images(inputs)
+    return size
+
+
+@_size_of("codes")
+def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
+    images, k = inputs["checkpoint"].images, estimator.config.cluster.k
+    assert images is not None
+    estimator._assume(f"codes: one head, and as many of them as cluster.k: {k:,}")
+    return _Size(images.all, 8 * images.all, width=k)
+
+
+def _features(inputs: Inputs, request: Request, width: int, forward: float = 0.0) -> _Size:
+    images = _images(inputs)
+    n = images.test if request.settings["part"] == "test" else images.all
+    return _Size(n, n * (4 * width + 8), n * forward, width=width)
 
 
 @_size_of("embed")
 def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
-    images, cost = _images(inputs), inputs["checkpoint"].cost
+    if "checkpoint" not in inputs:
+        from models.cost import descriptor_width
+
+        estimator._assume("descriptors are not counted")
+        descriptor: Any = estimator.config.pretext
+        return _features(inputs, request, descriptor_width(descriptor, request.settings["image_size"]))
+    cost = inputs["checkpoint"].cost
     assert cost is not None
-    n = images.test if request.settings["part"] == "test" else images.all
-    width = cost.widths.get(request.settings["layer"], cost.widths["features"])
-    return _Size(n, n * (4 * width + 8), n * cost.forward, width=width)
+    layer = request.settings["layer"]
+    if layer not in cost.widths:
+        raise ConfigError(f"embed.layer: there is no {layer!r} in this network; choose one of {', '.join(cost.widths)}")
+    return _features(inputs, request, cost.widths[layer], cost.forward)
+
+
+@_size_of("external")
+def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
+    from data.external import ExternalFeatures
+
+    return _features(inputs, request, ExternalFeatures(request.outside["features"]).width())
 
 
 @_size_of("cluster")
@@ -332,8 +366,16 @@ def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
 @_size_of("transfer")
 def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
     student, size = request.settings["student"], request.settings["image_size"]
-    cost = _classifier(student["backbone"], student["width"], size, inputs["assignments"].width)
-    return _checkpoint(cost, cost.step * inputs["assignments"].rows * request.settings["transfer"]["epochs"])
+    epochs = request.settings["transfer"]["epochs"]
+    if "teacher" in inputs:
+        from models.cost import transfer_cost
+
+        config: Any = estimator.config
+        cost = transfer_cost(config.transfer, student["backbone"], student["width"], size, config.pretext)
+        return _checkpoint(cost, cost.step * _images(inputs).all * epochs)
+    learned = inputs.get("assignments") or inputs["codes"]
+    cost = _classifier(student["backbone"], student["width"], size, learned.width)
+    return _checkpoint(cost, cost.step * learned.rows * epochs)
 
 
 @_size_of("finetune")
@@ -369,10 +411,9 @@ def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
 
 @_size_of("evaluate")
 def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
-    images, cost = _images(inputs), inputs["checkpoint"].cost
-    assert cost is not None
+    images, cost = _images(inputs), inputs["checkpoint"].cost if "checkpoint" in inputs else None
     width = inputs["train"].width if "train" in inputs else 0
-    return _Size(7, 3e3, images.test * (cost.forward + 2.0 * images.train * width))
+    return _Size(7, 3e3, images.test * ((cost.forward if cost else 0.0) + 2.0 * images.train * width))
 
 
 @_size_of("scores")

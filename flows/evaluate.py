@@ -12,7 +12,7 @@ from prefect import flow, runtime
 from data.errors import DataError
 from data.store import Store
 from data.types import Artifact
-from flows.chain import Handle, Look, Step
+from flows.chain import Handle, Look, Skip, Step
 from flows.execute import execute
 from flows.model_folder import image_size, model_folder, stored
 from flows.recipes import override
@@ -73,7 +73,7 @@ def evaluate(
     return result
 
 
-def layout(config: Config, folder: Path, step: Step, look: Look) -> dict[str, Handle]:
+def layout(config: Config, folder: Path, step: Step, look: Look, skip: Skip) -> dict[str, Handle]:
     """Lay out the stages of an evaluation: features of the model, then its scores.
 
     Args:
@@ -81,6 +81,7 @@ def layout(config: Config, folder: Path, step: Step, look: Look) -> dict[str, Ha
         folder: of the model.
         step: makes a stage.
         look: waits for a manifest and says what is in it.
+        skip: is told of nothing here: no stage is left out.
 
     Returns:
         label -> handle.

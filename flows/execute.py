@@ -19,11 +19,11 @@ from prefect.states import Cancelled, Completed
 from data.errors import Interrupted, PipelineError
 from data.types import Artifact
 from flows import page
-from flows.chain import Facts, Look, Plan, Step
+from flows.chain import Facts, Look, NotNeeded, Plan, Skip, Step
 from flows.run import WATCHERS, Run, stopped
 from tasks.config import Config
 
-Layout = Callable[[Step, Look], dict[str, PrefectFuture[Artifact]]]
+Layout = Callable[[Step, Look, Skip], dict[str, PrefectFuture[Artifact]]]
 
 
 def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
         Interrupted: somebody asked to stop.
     """
     with Run(config, name, [page.Page(), *WATCHERS]) as run:
-        futures: list[PrefectFuture[Artifact]] = []
+        futures: list[PrefectFuture[Any]] = []
 
         def step(label: str, plan: Plan, /, *, after: Any = None, **inputs: Any) -> PrefectFuture[Artifact]:
             @task(
@@ -60,11 +60,20 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
             futures.append(future)
             return future
 
+        def skip(gone: NotNeeded) -> None:
+            run.skip(gone.stage, gone.because)
+
+            @task(name=gone.stage, task_run_name=gone.stage, cache_policy=NO_CACHE, persist_result=False)
+            def stage() -> State[None]:
+                return Completed(name="Not needed", message=f"not needed by {gone.because}")
+
+            futures.append(stage.submit())
+
         def look(manifest: PrefectFuture[Artifact]) -> Facts:
             return Facts.of(run.store.meta(manifest.result()))
 
         try:
-            made = layout(step, look)
+            made = layout(step, look, skip)
             wait(futures)
             _raise_first(futures)
             return run.finish({label: future.result() for label, future in made.items()})

@@ -22,7 +22,7 @@ from prefect.logging import get_run_logger
 
 from data.store import Meta
 from data.types import Artifact
-from flows.phrases import amount, duration, percent, status
+from flows.phrases import amount, duration, left_out, percent, status
 from flows.run import Run
 
 UPDATE, SPEAK = 1.0, 30.0
@@ -63,9 +63,13 @@ class Page:
                         event["key"], _picture(event["title"], base64.b64decode(event["png"])), event["title"]
                     )
                 )
+            case "skipped":
+                _say(f"{label}: not needed by {event['because']}")
             case "made":
                 took = "cached" if event["cached"] else f"made in {duration(event['seconds'])}"
                 _say(f"{label}: {took}, {amount(event)}, {event['path']}")
+                for text in event["warnings"]:
+                    _say(text, warning=True)
                 _guarded(lambda: self._made(label, event))
 
     def end(self, run: Run, result: dict[str, Any] | None, error: BaseException | None) -> None:
@@ -107,6 +111,7 @@ class Page:
                 for name, given in meta["inputs"].items()
             ),
             f"| place | `{store.folder(made)}` |",
+            *(f"| **warning** | {text} |" for text in event["warnings"]),
         ]
         if not event["cached"]:  # a rerun is to be quick, and these are in the report
             lines += ["", *self._plots(made, meta)]
@@ -146,6 +151,8 @@ def _results(result: dict[str, Any]) -> None:
         lines.append(f"**{percent(head['student'])}** of the test images right: the final student.")
     if "gain" in head:
         lines.append(f"{percent(head['scratch'])} by the same student from scratch: {100 * head['gain']:+.1f} points.")
+    lines += [f"**Warning:** {text}" for text in result["warnings"]]
+    lines += [f"{', '.join(stages)}: not needed by {because}" for because, stages in left_out(result)]
     lines.append(f"Run folder: `{result['folder']}`")
     if result["report"]:
         lines.append(f"Report, with the clusters' images, curves and configuration: `{result['report']}`")

@@ -60,13 +60,27 @@ def summary(result: dict[str, Any]) -> list[str]:
         lines += [
             f"score   {_score(row)}" for row in result["scores"] if row["split"] == "test" or row["metric"] == "nmi"
         ]
+    lines += [f"warning {text}" for text in result["warnings"]]
     lines.append(f"run     {result['folder']}")
     if result["report"]:
         lines.append(f"report  {result['report']}")
     cached = sum(row["cached"] for row in stages)
     made = "nothing had to be computed" if cached == len(stages) else f"{cached} of them were in the store already"
     lines.append(f"stages  {len(stages)}; {made}")
+    lines += [f"        {', '.join(labels)}: not needed by {because}" for because, labels in left_out(result)]
     return lines
+
+
+def left_out(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """(setting, stages that it makes needless) of a run.
+
+    Args:
+        result: of `Run.finish`.
+    """
+    found: dict[str, list[str]] = {}
+    for stage, because in result["not_needed"].items():
+        found.setdefault(because, []).append(stage)
+    return list(found.items())
 
 
 def _score(row: dict[str, Any]) -> str:

@@ -22,8 +22,8 @@ from data.errors import Interrupted
 from data.store import Store, write_json
 from data.types import Artifact
 from tasks.config import Config
-from tasks.manifest import Recall
-from tasks.stage import Request, seconds_of
+from tasks.recall import Recall
+from tasks.stage import Request
 from tasks.workers import Workers
 
 
@@ -36,10 +36,10 @@ class Watcher(Protocol):
     def event(self, label: str, event: dict[str, Any]) -> None:
         """Something happened in a stage; called from the thread that waits for it.
 
-        `event["event"]` is started; running (its turn has come: it is not cached); progress (done, total, and what the
+        `event["event"]` is skipped (because: this run does without the stage); started; running (its turn has come: it is not cached); progress (done, total, and what the
         stage knows of epoch, epochs, rate in images/s, eta in s, loss, learning_rate, data_share); log (text); figure
-        (key, title, png in base64); made (stage, kind, fingerprint, path, cached, seconds, rows, computed_in); or
-        failed (text).
+        (key, title, png in base64); made (stage, kind, fingerprint, path, cached, seconds, rows, computed_in, warnings);
+        or failed (text).
         """
 
     def end(self, run: Run, result: dict[str, Any] | None, error: BaseException | None) -> None:
@@ -68,6 +68,8 @@ class Run:
         self.log.touch()
         self.workers = Workers(self.store, config.compute, self.log)
         self._lock = threading.Lock()
+        self._skipped: dict[str, str] = {}
+        self._warnings: dict[str, list[str]] = {}
         self._record: dict[str, Any] = {
             "name": self.name,
             "started": _now(),
@@ -84,6 +86,17 @@ class Run:
     def _watch(self, label: str, event: dict[str, Any]) -> None:
         for watcher in self._watchers:
             watcher.event(label, event)
+
+    def skip(self, label: str, because: str) -> None:
+        """Say that this run does without a stage.
+
+        Args:
+            label: the stage's name in runs that have it.
+            because: the setting that makes it needless.
+        """
+        with self._lock:
+            self._skipped[label] = because
+        self._watch(label, {"event": "skipped", "because": because})
 
     def make(self, label: str, request: Request | Artifact) -> tuple[Artifact, bool]:
         """Make a stage's artifact, or find it made, and enter it into the record.
@@ -108,9 +121,9 @@ class Run:
                 made, cached = request, True
             else:
                 request = request.model_copy(update={"outside": request.outside | {"run": self._so_far()}})
-                # A manifest is named by what is found there: it is known beforehand only where nothing can have changed.
-                recall = Recall(self.store, request) if request.stage == "manifest" else None
-                wanted = request.artifact(self.store) if recall is None else recall.manifest()
+                # What is named by what is found outside is known beforehand only where nothing can have changed there.
+                recall = Recall(self.store, request) if request.by_content else None
+                wanted = request.artifact(self.store) if recall is None else recall.made()
                 if wanted is not None and self.store.has(wanted):
                     made, cached = wanted, True
                 else:
@@ -121,6 +134,8 @@ class Run:
             self._watch(label, {"event": "failed", "text": str(error)})
             raise
         seconds = time.monotonic() - began[0]
+        meta = self.store.meta(made)
+        warnings = meta.get("warnings", [])
         row = {
             "stage": label,
             "kind": made.kind,
@@ -128,12 +143,13 @@ class Run:
             "path": made.path,
             "cached": cached,
             "seconds": round(seconds, 3),
-            "rows": self.store.meta(made)["rows"],
+            "rows": meta["rows"],
         }
         with self._lock:
             self._record["stages"].append(row)
+            self._warnings[label] = warnings
             self._save()
-        self._watch(label, {"event": "made", **row, "computed_in": seconds_of(self.store, made)})
+        self._watch(label, {"event": "made", **row, "computed_in": meta["seconds"], "warnings": warnings})
         return made, cached
 
     def _so_far(self) -> dict[str, Any]:
@@ -153,7 +169,8 @@ class Run:
             made: label -> artifact, all stages; `scores` among them, and `report` if there is one.
 
         Returns:
-            JSON values: run, folder, report (a path or None), scores (rows), headline, stages.
+            JSON values: run, folder, report (a path or None), scores (rows), headline, stages, not_needed (stage ->
+            the setting that makes it needless), warnings.
         """
         from data.tables import read_table
 
@@ -170,6 +187,8 @@ class Run:
             "headline": headline(rows),
             "scores": rows,
             "stages": self.stages,
+            "not_needed": dict(self._skipped),
+            "warnings": [text for row in self.stages for text in self._warnings[row["stage"]]],
         }
         return self.result
 

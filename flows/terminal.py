@@ -62,10 +62,14 @@ class Terminal:
                     self._advance(label, event)
                 case "log":
                     self._print(f"  {label:<{WIDTH}} {escape(event['text'])}")
+                case "skipped":
+                    self._print(f"[dim]– {label:<{WIDTH}} not needed by {escape(event['because'])}[/dim]")
                 case "made":
                     self._finish(label)
                     took = f"{'cached' if event['cached'] else duration(event['seconds']):<13}"
                     self._print(f"[green]✓[/green] {label:<{WIDTH}} {took} {amount(event)}")
+                    for text in event["warnings"]:
+                        self._print(f"[yellow]! {escape(text)}[/yellow]")
                 case "failed":
                     self._finish(label)
                     self._print(f"[red]✗[/red] {label}")

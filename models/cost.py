@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.backbones.reactnet import BinaryConvolution, binary_convolutions
-from models.methods.configs import Teacher
-from models.methods.pretext import make_pretext
+from models.methods.configs import Descriptor, Teacher, Transfer
+from models.methods.pretext import make_pretext, trainer
 from models.network import Network, build_network
 
 
@@ -68,6 +68,39 @@ def pretext_cost(config: Teacher, image_size: int) -> Cost:
     seen = sum(count * _forward(network, side) for side, count in method.passes())
     head = 2.0 * (_parameters(method) - _parameters(network))  # linear layers: a multiply-add a weight
     return Cost(_parameters(network), _forward(network, image_size), (1 + BACKWARD) * (seen + head), _widths(network))
+
+
+def transfer_cost(config: Transfer, backbone: str, width: float, image_size: int, teacher: Teacher) -> Cost:
+    """A student that learns from the teacher itself; `step` counts what the teacher says of each view, too.
+
+    Args:
+        config: of the method.
+        backbone: the student's.
+        width: multiplies its channels.
+        image_size: side of the images, px.
+        teacher: its configuration.
+    """
+    with torch.device("meta"):
+        frozen = make_pretext(teacher, image_size, seed=0).network
+        network = build_network(backbone, image_size, seed=0, width=width)
+        method = trainer(config.trainer)(config, network, frozen, seed=0)
+    student, views = method.network, method.passes()
+    seen = sum(count * _forward(student, side) for side, count in views)
+    shown = sum(count * _forward(frozen, side) for side, count in views)
+    head = 2.0 * (_parameters(method) - _parameters(student))
+    step = (1 + BACKWARD) * (seen + head) + shown
+    return Cost(_parameters(student), _forward(student, image_size), step, _widths(student))
+
+
+def descriptor_width(config: Descriptor, image_size: int) -> int:
+    """Length D of what a descriptor makes of an image.
+
+    Args:
+        config: of the method.
+        image_size: side of the images, px.
+    """
+    features = trainer(config.descriptor)(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8), config)
+    return int(features.shape[1])
 
 
 @dataclass(frozen=True)
@@ -125,9 +158,9 @@ def weight_bits(network: Network) -> int:
     Counted are parameters and batch norms' running statistics. In step 1 of two-step binarisation all is real.
     """
     binary = [layer for layer in binary_convolutions(network) if not layer.real_weights]
-    signs = sum(layer.weight.numel() for layer in binary)
-    scales = sum(layer.out_channels for layer in binary)
-    stored = sum(tensor.numel() for tensor in network.state_dict().values() if tensor.is_floating_point())
+    signs: int = sum(layer.weight.numel() for layer in binary)
+    scales: int = sum(layer.out_channels for layer in binary)
+    stored: int = sum(tensor.numel() for tensor in network.state_dict().values() if tensor.is_floating_point())
     return signs + FLOAT * (scales + stored - signs)
 
 

@@ -255,15 +255,15 @@ def train(
                     log.add(step, values)
                     clock.tick(len(index))
                     watch.tick(step, epoch, values)
+                    # Before saving, so that a resume need not ask again about an epoch that is over.
+                    if step % steps_per_epoch == 0 and (measure := method.collapsed(log.means())) is not None:
+                        collapsed(epoch, measure)
                     stop = interrupted()
                     if save is not None and (stop or time.monotonic() - saved >= save_every):
                         save(state())
                         saved = time.monotonic()
                     if stop:
                         raise Interrupted(f"{stage}: stopped after step {step} of {steps}")
-            measure = method.collapsed(log.means())
-            if measure is not None:
-                collapsed(epoch, measure)
     return History(log.rows, step, clock.images, clock.seconds, clock.data_seconds)
 
 

@@ -9,7 +9,7 @@ from data.types import Artifact
 from tasks.config import Config
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="cluster", kind="clusters", version=1, process="plain")
+STAGE = Stage(name="cluster", kind="clusters", version=2, process="plain")
 
 
 def plan(config: Config, features: Artifact) -> Request:
@@ -34,7 +34,12 @@ def build(job: Job) -> Outcome:
         raise DataError(
             f"cluster: cluster.k = {wish['k']} is more than the {len(index)} images; choose at most {len(index)}"
         )
-    space = fit_space(lambda: (x for _, x in iterate_vectors(features)), pca=wish["pca"], normalise=wish["normalise"])
+    space = fit_space(
+        lambda: (x for _, x in iterate_vectors(features)),
+        pca=wish["pca"],
+        normalise=wish["normalise"],
+        whitening=wish["whitening"],
+    )
     row = np.empty_like(index)
     row[np.argsort(index)] = np.arange(len(index))
     y, at = None, 0

@@ -22,6 +22,7 @@ from models.methods.configs import (
     PretextConfig,
     PseudoLabels,
     SimCLR,
+    Teacher,
     TransferConfig,
 )
 
@@ -70,7 +71,7 @@ class Embed(Frozen):
     layer: str = Field(
         "features",
         min_length=1,
-        description="features (pooled backbone output), head1 (first layer of a SimCLR head), or a layer such as conv4 or layer3, averaged over positions.",
+        description="features (pooled backbone output), head1 (first layer of a SimCLR head), or a layer such as conv4 or layer3, averaged over positions; without effect where pretext trains no network.",
     )
     batch_size: int = Field(512, ge=1, le=65_536, description="Images at a time (1 to 65536).")
 
@@ -199,6 +200,28 @@ class Config(Frozen):
     evaluate: Evaluate = Evaluate()
     compute: Compute = Compute()
     store: str = Field("store", min_length=1, description="Folder of the store: artifacts and runs.")
+
+    @model_validator(mode="after")
+    def _pretext_gives_what_transfer_learns(self) -> Config:
+        pretext, transfer = self.pretext, self.transfer
+        if transfer.learns_from == "teacher" and not isinstance(pretext, Teacher):
+            raise ValueError(
+                f"transfer.method = {transfer.method} learns from the teacher itself, and pretext.method = "
+                f"{pretext.method} trains none; choose another of either"
+            )
+        if transfer.learns_from == "codes":
+            if not (isinstance(pretext, Teacher) and pretext.codes):
+                able = [name for name, model in PRETEXT.items() if issubclass(model, Teacher) and model.codes]
+                raise ValueError(
+                    f"transfer.labels = codes, but pretext.method = {pretext.method} gives images none; choose clusters, "
+                    f"or a pretext.method of {', '.join(able) or 'another package'}"
+                )
+            elsewhere = [name for name in ("cluster", "assign") if getattr(self, name).data is not None]
+            if elsewhere:
+                raise ValueError(
+                    f"transfer.labels = codes are of the images that pretext is trained on; leave {elsewhere[0]}.data empty"
+                )
+        return self
 
 
 SECTIONS: tuple[str, ...] = tuple(n for n, f in Config.model_fields.items() if n not in ("recipe", "seed", "store"))

@@ -15,7 +15,7 @@ STAGE = Stage(name="evaluate", kind="scores", version=2, process="train")
 def plan(
     config: Config,
     manifest: Artifact,
-    checkpoint: Artifact,
+    checkpoint: Artifact | None = None,
     train: Artifact | None = None,
     test: Artifact | None = None,
     *,
@@ -26,7 +26,7 @@ def plan(
     Args:
         config: of the run.
         manifest: of the run's images.
-        checkpoint: the model.
+        checkpoint: the model; None where there are only features.
         train: its features of train + unlabelled images, the bank of kNN and linear probe.
         test: its features of the test images.
         model: its name in the run, which the scores carry.
@@ -38,7 +38,7 @@ def plan(
         "precision": config.compute.precision,
     }
     settings["protocols"] = sorted(set(settings["protocols"]) - {"clusters"})
-    inputs = {"manifest": manifest, "checkpoint": checkpoint}
+    inputs = {"manifest": manifest} | ({"checkpoint": checkpoint} if checkpoint else {})
     if train is not None and test is not None:
         inputs |= {"train": train, "test": test}
     return STAGE.request(
@@ -98,8 +98,9 @@ def build(job: Job) -> Outcome:
             probe = linear_probe(bank, bank_labels, queries, query_labels, classes=classes, seed=job.seed)
             add("linear", "top1", f"layer={layer}", probe.accuracy, len(queries))
             chosen["l2"] = probe.strength
-    if "few-label" in wish["protocols"] and read_description(job.path("checkpoint")).get("class_names"):
-        network = training.load(job.path("checkpoint"))
+    trained = job.path("checkpoint") if "checkpoint" in job.request.inputs else None
+    if "few-label" in wish["protocols"] and trained and read_description(trained).get("class_names"):
+        network = training.load(trained)
         logits = training.embed(job, network, index, "logits", wish["image_size"])
         add("few-label", "top1", "", float((logits.argmax(1) == label).mean()), len(label))
         if classes >= 100:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from typing import Any
 
-from data.store import Store, digest, write_json
-from data.types import Artifact, Split
+from data.store import digest
+from data.types import Split
 from tasks.config import Compute, Config
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="manifest", kind="manifest", version=1, process="plain")
+STAGE = Stage(name="manifest", kind="manifest", version=1, process="plain", by_content=True)
 
 
 def sources(config: Config, only: str | None = None) -> dict[str, str | None]:
@@ -64,41 +62,16 @@ def build(job: Job) -> Outcome:
     return Outcome(rows=made.images.num_rows, meta=found, content=content)
 
 
-class Recall:
-    """What a manifest was found to be the last time, so that unchanged sources need no process that lists them.
-
-    The sources are stamped when this is made, before anything is listed: what changes in between is seen next time.
-
-    Args:
-        store: that remembers.
-        request: for a manifest.
+def stamps(request: Request) -> list[str | None]:
+    """What changes whenever a source's images may have; None for a source that only listing tells of.
 
     Raises:
         UserError: a source is missing or none.
     """
+    from data.sources import open_source
 
-    def __init__(self, store: Store, request: Request) -> None:
-        from data.sources import open_source
-
-        self.store = store
-        places: dict[Split, str | None] = request.outside["sources"]
-        self.stamps = [open_source(place, role).stamp() for role, place in sorted(places.items()) if place]
-        asked = [request.version, request.settings, request.seed, request.outside["sources"], request.outside["max_rejected"]]  # fmt: skip
-        self._path = store.cache("listings") / f"{digest(asked)}.json"
-
-    def manifest(self) -> Artifact | None:
-        """The artifact, if every source has the stamp it had then and the artifact is there."""
-        with suppress(OSError, ValueError, LookupError, TypeError):  # nothing remembered yet, or damaged: list anew
-            known = json.loads(self._path.read_text())
-            made = Artifact(kind="manifest", fingerprint=str(known["fingerprint"]))
-            if None not in self.stamps and known["stamps"] == self.stamps and self.store.has(made):
-                return made
-        return None
-
-    def keep(self, made: Artifact) -> None:
-        """Remember what was found."""
-        if None not in self.stamps:
-            write_json(self._path, {"stamps": self.stamps, "fingerprint": made.fingerprint})
+    places: dict[Split, str | None] = request.outside["sources"]
+    return [open_source(place, role).stamp() for role, place in sorted(places.items()) if place]
 
 
 def _columns(table: Any) -> dict[str, Any]:

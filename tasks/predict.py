@@ -1,4 +1,4 @@
-"""Predict: the fine-tuned teacher's probabilities for train and unlabelled images."""
+"""Predict: the fine-tuned teacher's probabilities for train and unlabelled images; without a teacher the student's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, student: Arti
     Args:
         config: of the run.
         manifest: of the run's images.
-        checkpoint: the fine-tuned teacher.
+        checkpoint: the fine-tuned teacher; the fine-tuned student where no teacher was trained.
         student: the fine-tuned student, to be averaged in.
     """
     views = config.predict.views

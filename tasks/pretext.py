@@ -25,12 +25,12 @@ def plan(config: Config, manifest: Artifact) -> Request:
         inputs={"manifest": manifest},
         parts=("train", "unlabelled"),
         seed=config.seed,
-        outside={"sources": sources(config)},
+        outside={"sources": sources(config), "layer": config.embed.layer},
     )
 
 
 def build(job: Job) -> Outcome:
-    """Train on train + unlabelled; labels are never read."""
+    """Train on train + unlabelled; labels are never read. Codes, if the method gives any, lie beside the weights."""
     from data.order import Shuffled
     from models.methods.pretext import make_pretext
     from tasks import training
@@ -40,9 +40,13 @@ def build(job: Job) -> Outcome:
     size = job.settings["image_size"]
     index, _ = training.manifest_rows(job.path("manifest"), ("train", "unlabelled"))
     method = make_pretext(config, size, job.seed)
+    method.network.layer_dim(job.request.outside["layer"])  # a layer that isn't there is better refused before training
     feed = training.ImageFeed(
         job.images(size), Shuffled(index, config.batch_size), index, None, training.order_key(job, "pretext")
     )
-    return training.train_and_publish(
+    outcome = training.train_and_publish(
         job, method, feed, config, epochs=config.epochs, stage="pretext", stop_on_collapse=config.stop_on_collapse
     )
+    if config.codes:
+        training.write_codes(job, method, feed, round=config.epochs)
+    return outcome

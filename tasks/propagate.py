@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from data.types import Artifact
@@ -12,20 +14,38 @@ from tasks.stage import Job, Outcome, Request, Stage
 STAGE = Stage(name="propagate", kind="probabilities", version=1, process="plain")
 
 
-def plan(config: Config, clusters: Artifact, features: Artifact, probabilities: Artifact, labels: Artifact) -> Request:
-    """Ask for the smoothed probabilities of the images that both inputs hold; neighbours are those in clustering space."""
-    settings = config.predict.model_dump(include={"neighbours", "alpha", "prior", "balance"})
-    inputs = {"clusters": clusters, "features": features, "probabilities": probabilities, "labels": labels}
+def plan(
+    config: Config, features: Artifact, probabilities: Artifact, labels: Artifact, clusters: Artifact | None = None
+) -> Request:
+    """Ask for the smoothed probabilities of the images that both inputs hold; neighbours are those in clustering space.
+
+    Args:
+        config: of the run.
+        features: of the images.
+        probabilities: of the same images.
+        labels: the draw.
+        clusters: whose space is taken; None in a run that clusters nothing: the same space is fitted to the features.
+    """
+    settings: dict[str, Any] = config.predict.model_dump(include={"neighbours", "alpha", "prior", "balance"})
+    inputs = {"features": features, "probabilities": probabilities, "labels": labels}
+    if clusters is None:
+        settings["space"] = config.cluster.model_dump(include={"pca", "whitening", "normalise"})
+    else:
+        inputs["clusters"] = clusters
     return STAGE.request(settings=settings, inputs=inputs)
 
 
 def build(job: Job) -> Outcome:
     """Zhou et al. (2004), with the teacher's probabilities as the prior of images without a label."""
     from data import schemas
-    from data.tables import VectorWriter, column, read_table, read_vectors
+    from data.tables import VectorWriter, column, iterate_vectors, read_table, read_vectors
     from models.clustering.propagation import knn_graph, propagate
+    from models.clustering.space import fit_space
 
-    space, _ = read_clusters(job.path("clusters"))
+    if "clusters" in job.request.inputs:
+        space, _ = read_clusters(job.path("clusters"))
+    else:
+        space = fit_space(lambda: (x for _, x in iterate_vectors(job.path("features"))), **job.settings["space"])
     index, x = read_vectors(job.path("features"))
     prior_index, prior = read_vectors(job.path("probabilities"))
     assert np.array_equal(index, prior_index), "features and probabilities are of different images"

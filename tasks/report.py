@@ -10,7 +10,7 @@ from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="report", kind="report", version=1, process="plain")
+STAGE = Stage(name="report", kind="report", version=2, process="plain")
 
 _SHEET_IMAGE = 64
 """Side of the images on contact sheets, px, unless the stored ones are smaller."""
@@ -20,10 +20,13 @@ def plan(
     config: Config,
     manifest: Artifact,
     assigned: Artifact,
-    clusters: Artifact,
-    assignments: Artifact,
     scores: Artifact,
+    clusters: Artifact | None = None,
+    assignments: Artifact | None = None,
+    codes: Artifact | None = None,
     labels: Artifact | None = None,
+    *,
+    not_needed: list[dict[str, Any]],
     **trained: Artifact,
 ) -> Request:
     """Ask for the report.
@@ -32,18 +35,20 @@ def plan(
         config: of the run; shown.
         manifest: of the run's images.
         assigned: manifest of the images that the pseudo-labels are of.
-        clusters: and their centroids.
-        assignments: pseudo-labels.
         scores: the table.
+        clusters: and their centroids, where images were clustered.
+        assignments: pseudo-labels, where images were clustered.
+        codes: pseudo-labels, where the student learned those that the pretext method gave itself.
         labels: the draw, if there are labels.
+        not_needed: stages that this run does without, as `document.NotNeeded` in JSON.
         **trained: checkpoints by stage label, for their logs.
     """
-    inputs = {"manifest": manifest, "assigned": assigned, "clusters": clusters, "assignments": assignments, "scores": scores}  # fmt: skip
-    if labels is not None:
-        inputs["labels"] = labels
+    optional = {"clusters": clusters, "assignments": assignments, "codes": codes, "labels": labels}
+    inputs = {"manifest": manifest, "assigned": assigned, "scores": scores}
+    shown = config.model_dump(mode="json", exclude={"store": True, "compute": {"device", "workers"}})
     return STAGE.request(
-        settings={"config": config.model_dump(mode="json", exclude={"store": True, "compute": {"device", "workers"}})},
-        inputs=inputs | trained,
+        settings={"config": shown, "not_needed": not_needed},
+        inputs=inputs | {name: given for name, given in optional.items() if given} | trained,
         parts=("train", "unlabelled", "test", "labels"),
         outside={"sources": sources(config, config.assign.data or config.cluster.data)},
     )
@@ -52,7 +57,7 @@ def plan(
 def build(job: Job) -> Outcome:
     """Gather plain values from the artifacts and render them."""
     from data import schemas
-    from data.report.document import EVALUATIONS, Rejected, ReportData, render
+    from data.report.document import EVALUATIONS, MODELS, NotNeeded, Rejected, ReportData, render
     from data.report.scoreboard import Score
     from data.tables import read_table
 
@@ -61,8 +66,15 @@ def build(job: Job) -> Outcome:
     meta = job.meta("manifest")
     rejected = read_table(job.path("manifest") / "rejected.parquet", schemas.REJECTED).to_pylist()
     scores = read_table(job.path("scores") / "scores.parquet", schemas.SCORES).to_pylist()
-    sheets = _Assigned(job).sheets()
-    _show(job, sheets)
+    learned = (
+        "assignments" if "assignments" in job.request.inputs else "codes" if "codes" in job.request.inputs else None
+    )
+    sheets = _Assigned(job, learned).sheets() if learned else ()
+    if sheets:
+        _show(job, sheets)
+    models = dict(MODELS)
+    if "pretext" not in job.request.inputs:
+        models["teacher"] = f"Features of {config['pretext']['method']}, no teacher"
     page = render(
         ReportData(
             run=run["name"],
@@ -72,10 +84,17 @@ def build(job: Job) -> Outcome:
             stages=_stages(job, run["stages"]),
             counts=_counts(job, meta),
             logs=_logs(job),
-            clusters=_clusters(job),
+            not_needed=tuple(
+                NotNeeded(stage["stage"], stage["because"], tuple(stage["reads"]))
+                for stage in job.settings["not_needed"]
+            ),
+            warnings=_warnings(job),
+            clusters=_clusters(job, learned) if learned else None,
+            codes=learned == "codes",
             sheets=sheets,
-            quality=_quality(scores),
+            quality=_quality(scores, "codes" if learned == "codes" else "clusters"),
             scores=tuple(Score(**row) for row in scores if row["evaluation"] in EVALUATIONS),
+            models=models,
             classes=tuple(meta["classes"] or ()),
             rejected=Rejected(len(rejected), tuple((row["uri"], row["reason"]) for row in rejected[:10])),
             notes=tuple(meta["notes"]),
@@ -141,19 +160,32 @@ def _logs(job: Job) -> dict[str, list[Any]]:
     return found
 
 
-def _clusters(job: Job) -> Any:
+def _warnings(job: Job) -> tuple[str, ...]:
+    """What training stages found wrong."""
+    trained = [name for name, given in job.request.inputs.items() if given.kind == "checkpoint"]
+    return tuple(text for name in trained for text in job.meta(name).get("warnings", ()))
+
+
+def _clusters(job: Job, learned: str) -> Any:
+    import numpy as np
+
     from data.report.document import Clusters
     from data.tables import column, read_table
 
+    if learned == "codes":
+        table = read_table(job.path("codes"))
+        sizes = np.bincount(column(table, "cluster")[column(table, "head") == 0])
+        return Clusters(sizes, (), int(sizes.sum()), int(sizes.sum()))
     info = json.loads((job.path("clusters") / "clusters.json").read_text())
     sizes = column(read_table(job.path("clusters") / "centroids.parquet"), "size")
     return Clusters(sizes, tuple(info["objective"]), info["trained_on"], info["of"])
 
 
-def _quality(scores: list[dict[str, Any]]) -> Any:
+def _quality(scores: list[dict[str, Any]], evaluation: str) -> Any:
     from data.report.document import ClusterQuality
 
-    found = {row["metric"]: row for row in scores if row["evaluation"] == "clusters"}
+    rows = [row for row in scores if row["evaluation"] == evaluation]
+    found = {row["metric"]: row for row in reversed(rows)}  # of several heads the first, which the student learned
     if not {"nmi", "ami", "ari", "purity"} <= found.keys():
         return None
     values = {name: found[name]["value"] for name in ("nmi", "ami", "ari", "purity")}
@@ -164,33 +196,49 @@ def _show(job: Job, sheets: tuple[Any, ...]) -> None:
     """The contact sheets on the run's page too."""
     from data.report.figures import contact_sheet_png
 
-    captions = [f"cluster {sheet.cluster}, {sheet.reason}: {sheet.size:,} images" for sheet in sheets]
+    clusters = "assignments" in job.request.inputs
+    name = "cluster" if clusters else "code"
+    captions = [f"{name} {sheet.cluster}, {sheet.reason}: {sheet.size:,} images" for sheet in sheets]
     png = contact_sheet_png([sheet.images for sheet in sheets], captions)
-    job.figure("contact-sheet", "Clusters: the images nearest to their centroids", png)
+    title = "Clusters: the images nearest to their centroids" if clusters else "Codes: some images of each"
+    job.figure("contact-sheet", title, png)
 
 
 class _Assigned:
-    """The assigned images, for the contact sheets."""
+    """The images with pseudo-labels, for the contact sheets.
 
-    def __init__(self, job: Job) -> None:
+    Args:
+        job: of the stage.
+        learned: which pseudo-labels: `assignments`, or `codes`, of which the first head counts.
+    """
+
+    def __init__(self, job: Job, learned: str) -> None:
         import numpy as np
 
         from data import schemas
+        from data.draws import key, uniform
         from data.tables import column, read_table
 
         self.job = job
-        table = read_table(job.path("assignments"), schemas.ASSIGNMENTS)
+        if learned == "assignments":
+            table = read_table(job.path("assignments"), schemas.ASSIGNMENTS)
+            self.distance = column(table, "distance")
+            self.k = int(job.meta("clusters")["rows"])
+        else:
+            table = read_table(job.path("codes"), schemas.CODES)
+            table = table.filter(column(table, "head") == 0)
+            # Codes have no centroid: any order that mixes the images shows what they have in common.
+            self.distance = uniform(key(0, "contact-sheet"), column(table, "index"), 1)[:, 0].astype(np.float32)
+            self.k = int(column(table, "cluster").max()) + 1
         self.index, self.cluster = column(table, "index"), column(table, "cluster")
-        self.distance = column(table, "distance")
         self.manifest = read_table(job.path("assigned") / "images.parquet", schemas.MANIFEST)
         label = np.full(self.manifest.num_rows, -1, np.int64)
         label[column(self.manifest, "index")] = column(self.manifest, "label")
         self.label = label[self.index]
         self.names = job.meta("assigned")["classes"]
-        self.k = int(job.meta("clusters")["rows"])
 
     def sheets(self) -> tuple[Any, ...]:
-        """The images nearest to the centroids of about a dozen clusters."""
+        """Images of about a dozen clusters, those nearest to the centroid first."""
         import numpy as np
 
         from data import images

@@ -14,33 +14,36 @@ STAGE = Stage(name="scores", kind="scores", version=1, process="plain")
 def plan(
     config: Config,
     manifest: Artifact,
-    clusters: Artifact,
-    assignments: Artifact,
+    clusters: Artifact | None = None,
+    assignments: Artifact | None = None,
+    codes: Artifact | None = None,
     **evaluations: Artifact,
 ) -> Request:
     """Ask for the table.
 
     Args:
         config: of the run.
-        manifest: of the images that the assignments are of.
+        manifest: of the images that the pseudo-labels are of.
         clusters: their clusters.
-        assignments: pseudo-labels.
+        assignments: pseudo-labels, where images were clustered.
+        codes: pseudo-labels that the pretext method gave itself.
         **evaluations: kind scores, one a model, by stage label.
     """
     settings = {"clusters": "clusters" in config.evaluate.protocols}
+    labels = {"clusters": clusters, "assignments": assignments, "codes": codes}
     return STAGE.request(
         settings=settings,
-        inputs={"manifest": manifest, "clusters": clusters, "assignments": assignments, **evaluations},
+        inputs={"manifest": manifest} | {name: given for name, given in labels.items() if given} | evaluations,
         parts=("train", "train_labels"),
         seed=config.seed,
     )
 
 
 def build(job: Job) -> Outcome:
-    """Concatenate, and add agreement of clusters and labels over the training images that have one."""
+    """Concatenate, and add agreement of pseudo-labels and labels over the training images that have one."""
     import numpy as np
 
-    from data.schemas import ASSIGNMENTS, MANIFEST, SCORES
+    from data.schemas import ASSIGNMENTS, CODES, MANIFEST, SCORES
     from data.tables import column, read_table, write_table
     from models.evaluation.clusters import cluster_scores
 
@@ -54,11 +57,22 @@ def build(job: Job) -> Outcome:
         manifest = read_table(job.path("manifest") / "images.parquet", MANIFEST)
         label_of = np.full(manifest.num_rows, -1, np.int64)
         label_of[column(manifest, "index")] = column(manifest, "label")
-        assigned = read_table(job.path("assignments"), ASSIGNMENTS)
-        cluster, label = column(assigned, "cluster"), label_of[column(assigned, "index")]
-        k = int(job.meta("clusters")["rows"])
-        for metric, value, n in cluster_scores(cluster, label, k):
-            row = ("clusters", "teacher", metric, "train", f"k={k}", float(value), job.seed, int(n))
-            for field, cell in zip(SCORES.names, row, strict=True):
-                rows[field].append(cell)
+
+        def agreement(evaluation: str, index: Any, cluster: Any, k: int, setting: str) -> None:
+            for metric, value, n in cluster_scores(cluster, label_of[index], k):
+                row = (evaluation, "teacher", metric, "train", setting, float(value), job.seed, int(n))
+                for field, cell in zip(SCORES.names, row, strict=True):
+                    rows[field].append(cell)
+
+        if "assignments" in job.request.inputs:
+            assigned = read_table(job.path("assignments"), ASSIGNMENTS)
+            k = int(job.meta("clusters")["rows"])
+            agreement("clusters", column(assigned, "index"), column(assigned, "cluster"), k, f"k={k}")
+        if "codes" in job.request.inputs:
+            given = read_table(job.path("codes"), CODES)
+            head, cluster = column(given, "head"), column(given, "cluster")
+            for h in np.unique(head).tolist():
+                of_head = head == h
+                k = int(cluster[of_head].max()) + 1
+                agreement("codes", column(given, "index")[of_head], cluster[of_head], k, f"k={k} head={h}")
     return Outcome(rows=write_table(job.out / "scores.parquet", rows, SCORES))

@@ -43,12 +43,14 @@ class Stage:
         kind: what it makes.
         version: raised by hand when the meaning of its result changes; part of the fingerprint.
         process: where it is built.
+        by_content: whether the artifact is named by what its build finds outside of the store (`Outcome.content`).
     """
 
     name: str
     kind: Kind
     version: int
     process: Process
+    by_content: bool = False
 
     def request(
         self,
@@ -73,6 +75,7 @@ class Stage:
             kind=self.kind,
             version=self.version,
             process=self.process,
+            by_content=self.by_content,
             settings=settings,
             inputs=inputs or {},
             parts=parts,
@@ -88,14 +91,19 @@ class Request(Frozen):
     kind: Kind
     version: int
     process: Process
+    by_content: bool = False
     settings: dict[str, Any]
     inputs: dict[str, Artifact]
     parts: tuple[str, ...]
     seed: int | None
     outside: dict[str, Any]
 
-    def artifact(self, store: Store) -> Artifact:
+    def artifact(self, store: Store, content: object = None) -> Artifact:
         """The artifact this request names.
+
+        Args:
+            store: holds the manifest, of which only parts are read.
+            content: what was found outside of the store, JSON values; it takes the seed's place.
 
         Raises:
             ArtifactError: if the manifest it reads is not in the store.
@@ -104,9 +112,10 @@ class Request(Frozen):
         for name, given in self.inputs.items():
             manifest = given.kind == "manifest"
             reading[name] = part_reading(store.meta(given), self.parts) if manifest else given.fingerprint
-        return Artifact(
-            kind=self.kind, fingerprint=fingerprint(self.stage, self.version, self.settings, self.seed, reading)
-        )
+        seed = self.seed
+        if content is not None:
+            reading["content"], seed = content, None
+        return Artifact(kind=self.kind, fingerprint=fingerprint(self.stage, self.version, self.settings, seed, reading))
 
 
 @dataclass
@@ -116,7 +125,7 @@ class Outcome:
     Attributes:
         rows: rows of the artifact's main table; for a checkpoint the number of parameters.
         meta: further keys of meta.json.
-        content: set by a stage whose artifact is named by what it found, not by what was asked (manifest).
+        content: set by a stage `by_content`: what it found; JSON values.
     """
 
     rows: int
@@ -155,6 +164,10 @@ class Job:
     def meta(self, name: str) -> Meta:
         """meta.json of an input."""
         return self.store.meta(self.request.inputs[name])
+
+    def has(self, content: object) -> bool:
+        """Whether the artifact that such content names is there: then nothing need be written."""
+        return self.store.has(self.request.artifact(self.store, content))
 
     def images(self, size: int) -> Images:
         """Pixels of the manifest's images by index, for networks that see `size` px."""
@@ -206,8 +219,7 @@ def run(job_request: Request, store: Store, compute: Compute, tell: Callable[[di
         outcome = build(job)
         made = wanted
         if outcome.content is not None:
-            name = fingerprint(job_request.stage, job_request.version, job_request.settings, None, {"content": outcome.content})  # fmt: skip
-            made = Artifact(kind=job_request.kind, fingerprint=name)
+            made = job_request.artifact(store, outcome.content)
             if store.has(made):
                 return made, True
         meta = {
@@ -242,11 +254,6 @@ def libraries() -> dict[str, str]:
     """Versions of what results depend on, as far as installed."""
     found = {d.name.lower(): d.version for d in distributions() if d.name and d.name.lower() in _LIBRARIES}
     return {"python": platform.python_version(), **dict(sorted(found.items()))}
-
-
-def seconds_of(store: Store, made: Artifact) -> float:
-    """What making the artifact took, when it was made."""
-    return float(store.meta(made)["seconds"])
 
 
 def require(condition: bool, message: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from numpy.typing import NDArray
 
 from data.checkpoints import read_arrays, read_description, write_checkpoint
 from data.draws import key
-from data.errors import CollapsedError
+from data.errors import CollapsedError, Interrupted
 from data.images import Images
 from data.order import Order, Repeated
-from data.schemas import LABELS, MANIFEST
-from data.tables import column, read_table
+from data.schemas import CODES, LABELS, MANIFEST
+from data.tables import column, read_table, write_table
 from models.engine import History, TrainingReport, resolve_device, resolve_precision, train
 from models.inference import run
 from models.method import Batch, Method
@@ -29,7 +30,7 @@ from models.methods.configs import Finetune, Optimization
 from models.methods.finetune import FinetuneMethod
 from models.network import Network
 from models.schedules import SCHEDULES
-from tasks.stage import Job, Outcome
+from tasks.stage import Job, Outcome, require
 
 
 class ImageFeed:
@@ -68,6 +69,14 @@ class ImageFeed:
             yield Batch(images=torch.from_numpy(self.images.read(index)), index=torch.from_numpy(index))
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves behind besides weights; `warnings` are sentences that everybody should read."""
+
+    history: History
+    warnings: list[str]
+
+
 def fit(
     job: Job,
     method: Method,
@@ -78,7 +87,7 @@ def fit(
     stage: str,
     part: str = "training",
     stop_on_collapse: bool = False,
-) -> History:
+) -> Trained:
     """Train, going on from the draft's state if there is one.
 
     Args:
@@ -97,21 +106,24 @@ def fit(
     device = resolve_device(job.compute.device)
     path = job.state / f"{part}.pt"
     resume = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+    collapses: list[tuple[int, str]] = []
     if resume is not None:
         job.log(f"going on from step {resume['step']} of {resume['steps']}")
+        collapses += resume.pop("collapses", [])
 
     def collapsed(epoch: int, measure: str) -> None:
-        text = f"{stage}: collapsed in epoch {epoch + 1}: {measure}"
-        job.log(text)
+        collapses.append((epoch, measure))
         if stop_on_collapse:
-            raise CollapsedError(f"{text}. Try a lower learning_rate, a larger batch_size, or another method")
+            raise CollapsedError(f"{_collapse(stage, collapses, epochs)}. Try a lower learning_rate, a larger batch_size, or another method")  # fmt: skip
+        if len(collapses) == 1:
+            job.log(f"warning: {_collapse(stage, collapses, epochs)}")
 
     def save(state: dict[str, Any]) -> None:
         temporary = path.with_suffix(".new")
-        torch.save(state, temporary)
+        torch.save(state | {"collapses": collapses}, temporary)
         os.replace(temporary, path)
 
-    return train(
+    history = train(
         method,
         feed,
         epochs=epochs,
@@ -127,14 +139,22 @@ def fit(
         collapsed=collapsed,
         interrupted=job.interrupted,
     )
+    return Trained(history, [_collapse(stage, collapses, epochs)] if collapses else [])
+
+
+def _collapse(stage: str, found: list[tuple[int, str]], epochs: int) -> str:
+    """One sentence on all epochs, counted from 0, after which outputs were all alike."""
+    first, last = found[0][0] + 1, found[-1][0] + 1
+    when = f"after epoch {last}" if first == last else f"after {len(found)} epochs, from {first} to {last}"
+    return f"{stage}: all outputs were alike {when} of {epochs}: {found[-1][1]}"
 
 
 def train_and_publish(
     job: Job, method: Method, feed: ImageFeed, config: Optimization, *, epochs: int, stage: str, stop_on_collapse: bool = False
 ) -> Outcome:  # fmt: skip
     """`fit`, then write the checkpoint."""
-    history = fit(job, method, feed, config, epochs=epochs, stage=stage, stop_on_collapse=stop_on_collapse)
-    return publish(job, method.network, history)
+    trained = fit(job, method, feed, config, epochs=epochs, stage=stage, stop_on_collapse=stop_on_collapse)
+    return publish(job, method.network, trained)
 
 
 def _tell(job: Job, now: TrainingReport) -> None:
@@ -183,20 +203,19 @@ def finetune(job: Job, config: Finetune, start: Callable[[], Network]) -> Outcom
     whole, classes = np.concatenate([index, held_out]), np.concatenate([label, held_out_label])
     order = np.argsort(whole)
     chosen = config.model_copy(update={"learning_rate": rate})
-    method, history = _finetune_once(job, chosen, start(), whole[order], classes[order], size, f"finetune-{role}")
-    outcome = publish(job, method.network, history)
+    method, trained = _finetune_once(job, chosen, start(), whole[order], classes[order], size, f"finetune-{role}")
+    outcome = publish(job, method.network, trained)
     outcome.meta |= {"learning_rate": rate, "validation": {f"{r:g}": a for r, a in found.items()}}
     return outcome
 
 
 def _finetune_once(
     job: Job, config: Finetune, network: Network, index: NDArray[np.int64], label: NDArray[np.int64], size: int, stage: str
-) -> tuple[Method, History]:  # fmt: skip
+) -> tuple[Method, Trained]:  # fmt: skip
     method = FinetuneMethod(config, network)
     order = Repeated(index, config.batch_size, config.steps)
     feed = ImageFeed(job.images(size), order, index, label, order_key(job, stage))
-    history = fit(job, method, feed, config, epochs=1, stage=stage, part=stage)
-    return method, history
+    return method, fit(job, method, feed, config, epochs=1, stage=stage, part=stage)
 
 
 def embed(job: Job, network: Network, index: NDArray[np.int64], layer: str, size: int) -> NDArray[np.float32]:
@@ -215,8 +234,9 @@ def embed(job: Job, network: Network, index: NDArray[np.int64], layer: str, size
     return np.concatenate([block for _, block in blocks])
 
 
-def publish(job: Job, network: Network, history: History) -> Outcome:
+def publish(job: Job, network: Network, trained: Trained) -> Outcome:
     """Write a network as the job's checkpoint, and say what it took."""
+    history = trained.history
     arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in network.state_dict().items()}
     rows = [(row.step, row.epoch, row.name, row.value) for row in history.rows]
     write_checkpoint(job.out, arrays, {**network.description(), "class_names": class_names(job)}, rows)
@@ -228,8 +248,41 @@ def publish(job: Job, network: Network, history: History) -> Outcome:
         "images": history.images,
         "images_per_second": round(history.images_per_second, 1),
         "data_share": round(history.data_share, 4),
+        "warnings": trained.warnings,
     }
     return Outcome(rows=sum(p.numel() for p in network.parameters()), meta=resolved)
+
+
+def write_codes(job: Job, method: Method, feed: ImageFeed, *, round: int) -> None:
+    """Write the labels that a trained method gives all images beside its checkpoint: codes.parquet.
+
+    Args:
+        job: of the stage.
+        method: trained, on the device; one whose configuration says that it has `codes`.
+        feed: of the training; its images are labelled.
+        round: which labelling it is: epochs trained.
+    """
+    device = resolve_device(job.compute.device)
+
+    def sweep() -> Iterator[Batch]:
+        for batch in feed.sweep():
+            if job.interrupted():
+                raise Interrupted("stopped while labelling")
+            yield replace(batch, images=batch.images.to(device), index=batch.index.to(device))
+
+    method.eval()
+    with torch.no_grad():
+        given = method.codes(sweep)
+    cluster = np.zeros((0, 0), np.int64) if given is None else given.cpu().numpy()
+    require(cluster.shape[1:] == feed.index.shape, f"{type(method).__name__}.codes gave no (heads, {len(feed.index)}) labels")  # fmt: skip
+    head, position = np.nonzero(cluster >= 0)  # an image that was never labelled has no row
+    columns = {
+        "round": np.full(len(head), round),
+        "index": feed.index[position],
+        "head": head,
+        "cluster": cluster[head, position],
+    }
+    write_table(job.out / "codes.parquet", columns, CODES)
 
 
 def class_names(job: Job) -> list[str] | None:

@@ -79,12 +79,27 @@ class StageRow:
 
 
 @dataclass(frozen=True)
-class Clusters:
-    """What k-means found.
+class NotNeeded:
+    """A stage that other runs have and this one does without.
 
     Attributes:
-        sizes: (k,) training points nearest to each final centroid.
-        objective: mean squared distance per iteration of the kept restart.
+        label: its name.
+        because: the setting that makes it needless.
+        inputs: labels of the stages it reads where it is needed.
+    """
+
+    label: str
+    because: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What k-means found, or the codes that a pretext method gave.
+
+    Attributes:
+        sizes: (k,) training points nearest to each final centroid; images of each code.
+        objective: mean squared distance per iteration of the kept restart; empty for codes.
         trained_on: points that k-means saw ...
         total: ... of these.
     """
@@ -189,9 +204,12 @@ class ReportData:
         recipe: its name or file.
         seed: the run's.
         stages: in order of the chain, cached ones too.
+        not_needed: what this run does without.
+        warnings: what every reader should know: a training whose outputs were all alike.
         counts: images and labels.
         logs: stage label -> rows of its `log.parquet`.
-        clusters: what k-means found.
+        clusters: what the student learned.
+        codes: whether that are codes of the pretext method, not clusters of the features.
         sheets: some clusters to look at.
         quality: agreement of clusters and classes.
         scores: rows of `scores.parquet` that belong to models.
@@ -214,8 +232,11 @@ class ReportData:
     seed: int
     stages: tuple[StageRow, ...]
     counts: Counts
+    not_needed: tuple[NotNeeded, ...] = ()
+    warnings: tuple[str, ...] = ()
     logs: Mapping[str, Sequence[LogRow]] = field(default_factory=dict)
     clusters: Clusters | None = None
+    codes: bool = False
     sheets: tuple[ClusterSheet, ...] = ()
     quality: ClusterQuality | None = None
     scores: tuple[Score, ...] = ()
@@ -259,7 +280,8 @@ def render(data: ReportData) -> str:
         verdict=verdict(first),
         chart=_chart(data, found),
         absent=absent(data),
-        drawing=graph.layout({stage.label: stage.inputs for stage in data.stages}),
+        drawing=graph.layout(_drawn(data)),
+        gone={stage.label: stage for stage in data.not_needed},
         box={"width": graph.WIDTH, "height": graph.HEIGHT},
         colours=INPUT_COLOURS,
         stage_of={stage.label: stage for stage in data.stages},
@@ -271,25 +293,39 @@ def render(data: ReportData) -> str:
     )
 
 
+def _drawn(data: ReportData) -> dict[str, tuple[str, ...]]:
+    """Stage -> what it reads, for the drawing: those that are not needed too, with what there is of their inputs."""
+    labels = {stage.label for stage in data.stages} | {stage.label for stage in data.not_needed}
+    gone = {stage.label: tuple(name for name in stage.inputs if name in labels) for stage in data.not_needed}
+    return {stage.label: stage.inputs for stage in data.stages} | gone
+
+
 def absent(data: ReportData) -> dict[str, str]:
     """Section -> why it is left out, for the sections that are."""
-    labels = bool(data.classes or data.counts.labelled)
+    unclustered = next((stage for stage in data.not_needed if stage.label == "cluster"), None)
+    no_clusters = "The run has no clusters"
+    no_clusters += "." if unclustered is None else f": {unclustered.because} learns from the teacher itself."
+    labels, learned = bool(data.classes or data.counts.labelled), "codes" if data.codes else "clusters"
     if not labels:
         scores = "There are no labels, so the chain ended after transfer: nothing was fine-tuned, distilled or scored."
-        quality = "There are no labels to compare the clusters with."
+        quality = f"There are no labels to compare the {learned} with."
     elif not data.counts.test:
         scores = "There are no test images, so no model was scored."
-        quality = "Clusters were not compared with classes in this run."
+        quality = f"{learned.capitalize()} were not compared with classes in this run."
     else:
         scores = "No model was scored in this run (evaluate.protocols is empty, or the run ended before)."
-        quality = "Clusters were not compared with classes in this run."
+        quality = f"{learned.capitalize()} were not compared with classes in this run."
     reasons = {
         "scores": None if data.scores else scores,
         "stages": None if data.stages else "No stage has finished.",
         "training": None if any(data.logs.values()) else "No training of this run has left a log.",
-        "clusters": None if data.clusters is not None else "The run has no clusters.",
+        "clusters": None if data.clusters is not None else no_clusters,
         "quality": None if data.quality is not None else quality,
-        "sheets": None if data.sheets else "No cluster's images were chosen to be shown.",
+        "sheets": None
+        if data.sheets
+        else "No cluster's images were chosen to be shown."
+        if data.clusters
+        else no_clusters,
         "config": None if data.config.strip() else "The resolved configuration was not recorded.",
         "environment": None if data.environment else "Versions and device were not recorded.",
     }

@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,24 +30,28 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-class ParquetSource(Source):
-    """Images in the rows of one or more Parquet files.
+class ParquetFiles:
+    """The Parquet files at one place: a file, a folder or a glob, local or behind any fsspec URL.
 
-    A row's uri is its `image.path`, or `FILE#ROW` where that is missing, and `PATH#FILE#ROW` where it isn't unique.
+    Args:
+        spec: what messages call it.
+        place: where.
     """
 
-    random_access = False
-
     def __init__(self, spec: str, place: str) -> None:
-        super().__init__(spec)
+        self.spec = spec
         self.place = place if is_url(place) else os.path.abspath(os.path.expanduser(place))
         self._opened: tuple[str, pq.ParquetFile] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_opened": None}
+        return self.__dict__ | {"_opened": None}
 
-    def _files(self) -> dict[str, tuple[str, int, int]]:
-        """Name relative to the place -> (path, bytes, mtime), sorted by name."""
+    def files(self) -> dict[str, tuple[str, int, int]]:
+        """Name relative to the place -> (path, bytes, mtime), sorted by name.
+
+        Raises:
+            DataError: there is none.
+        """
         found: dict[str, tuple[str, int, int]] = {}
         if is_url(self.place):
             filesystem, path = open_filesystem(self.place)
@@ -81,29 +85,61 @@ class ParquetSource(Source):
         return {os.path.relpath(name, root or "."): found[name] for name in sorted(found)}
 
     def stamp(self) -> str | None:
-        """Names, sizes and times of the files."""
-        files = self._files()
+        """Names, sizes and times of the files; None where the place doesn't tell times."""
+        files = self.files()
         return None if any(mtime == UNKNOWN_TIME for _, _, mtime in files.values()) else json.dumps(files)
 
-    def _open(self, path: str) -> pq.ParquetFile:
+    def raw(self, path: str) -> IO[bytes]:
+        """A file as it lies there, to be closed by the caller.
+
+        Raises:
+            DataError: it can't be read.
+        """
+        try:
+            if is_url(self.place):
+                opened: IO[bytes] = open_filesystem(self.place)[0].open(path, "rb")
+                return opened
+            return open(path, "rb")  # the caller closes it
+        except OSError as error:
+            raise DataError(f"{self.spec}: {path} can't be read: {error}") from error
+
+    def parquet(self, path: str) -> pq.ParquetFile:
+        """A file's rows; the last one opened is kept open.
+
+        Raises:
+            DataError: it isn't readable as Parquet.
+        """
         if self._opened is None or self._opened[0] != path:
             try:
-                if is_url(self.place):
-                    filesystem, _ = open_filesystem(self.place)
-                    handle = filesystem.open(path, "rb")
-                else:
-                    handle = path
                 # Without pre_buffer, and with a buffer size, columns are streamed: a row group may be the whole file.
+                handle = self.raw(path) if is_url(self.place) else path
                 self._opened = (path, pq.ParquetFile(handle, pre_buffer=False, buffer_size=_BUFFER))
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{self.spec}: {path} is not readable as Parquet: {error}") from error
         return self._opened[1]
 
+
+class ParquetSource(Source):
+    """Images in the rows of one or more Parquet files.
+
+    A row's uri is its `image.path`, or `FILE#ROW` where that is missing, and `PATH#FILE#ROW` where it isn't unique.
+    """
+
+    random_access = False
+
+    def __init__(self, spec: str, place: str) -> None:
+        super().__init__(spec)
+        self._files = ParquetFiles(spec, place)
+
+    def stamp(self) -> str | None:
+        """Names, sizes and times of the files."""
+        return self._files.stamp()
+
     def _list(self) -> Listing:
         rows: list[tuple[str, str | None, int | str | None, int, int, tuple[str, int, int]]] = []
         names: tuple[str, ...] | None = None
-        for file, (path, size, mtime) in self._files().items():
-            opened = self._open(path)
+        for file, (path, size, mtime) in self._files.files().items():
+            opened = self._files.parquet(path)
             schema = opened.schema_arrow
             self._check_columns(path, schema)
             declared = _class_names(schema)
@@ -180,7 +216,7 @@ class ParquetSource(Source):
 
     def _rows(self, path: str, group: int, rows: list[int]) -> Iterator[bytes]:
         """`rows` ascending. Goes through the row group's image column once, up to the last wanted row."""
-        opened = self._open(path)
+        opened = self._files.parquet(path)
         struct = pa.types.is_struct(opened.schema_arrow.field("image").type)
         batches = opened.iter_batches(_ROWS, row_groups=[group], columns=["image.bytes" if struct else "image"])
         start = position = 0

@@ -13,7 +13,8 @@ from data.errors import DataError
 from data.store import Store
 from data.types import Artifact
 from tasks.config import Config, Data
-from tasks.manifest import Recall, plan
+from tasks.manifest import plan
+from tasks.recall import Recall
 
 MADE = Artifact(kind="manifest", fingerprint="0" * 32)
 
@@ -42,19 +43,19 @@ def write(path: Path) -> str:
 
 
 def test_digits_are_recalled_and_another_bound_is_another_question(store: Store) -> None:
-    assert Recall(store, request("digits")).manifest() is None
+    assert Recall(store, request("digits")).made() is None
     Recall(store, request("digits")).keep(MADE)
-    assert Recall(store, request("digits")).manifest() == MADE
-    assert Recall(store, request("digits", max_rejected=0.5)).manifest() is None
-    assert Recall(store, request("digits", test="digits")).manifest() is None
+    assert Recall(store, request("digits")).made() == MADE
+    assert Recall(store, request("digits", max_rejected=0.5)).made() is None
+    assert Recall(store, request("digits", test="digits")).made() is None
 
 
 def test_a_changed_parquet_file_is_listed_anew(store: Store, tmp_path: Path) -> None:
     source = write(tmp_path / "a.parquet")
     Recall(store, request(source)).keep(MADE)
-    assert Recall(store, request(source)).manifest() == MADE
+    assert Recall(store, request(source)).made() == MADE
     os.utime(tmp_path / "a.parquet", ns=(1, 1))
-    assert Recall(store, request(source)).manifest() is None
+    assert Recall(store, request(source)).made() is None
 
 
 def test_a_new_file_in_a_parquet_folder_is_listed_anew(store: Store, tmp_path: Path) -> None:
@@ -62,9 +63,9 @@ def test_a_new_file_in_a_parquet_folder_is_listed_anew(store: Store, tmp_path: P
     write(tmp_path / "many" / "a.parquet")
     source = f"parquet:{tmp_path / 'many'}"
     Recall(store, request(source)).keep(MADE)
-    assert Recall(store, request(source)).manifest() == MADE
+    assert Recall(store, request(source)).made() == MADE
     write(tmp_path / "many" / "b.parquet")
-    assert Recall(store, request(source)).manifest() is None
+    assert Recall(store, request(source)).made() is None
 
 
 def test_what_changes_while_it_is_listed_is_seen_the_next_time(store: Store, tmp_path: Path) -> None:
@@ -72,12 +73,12 @@ def test_what_changes_while_it_is_listed_is_seen_the_next_time(store: Store, tmp
     recall = Recall(store, request(source))
     os.utime(tmp_path / "a.parquet", ns=(1, 1))
     recall.keep(MADE)
-    assert Recall(store, request(source)).manifest() is None
+    assert Recall(store, request(source)).made() is None
 
 
 def test_folders_are_always_listed(store: Store, tmp_path: Path) -> None:
     Recall(store, request(f"folder:{tmp_path}")).keep(MADE)
-    assert Recall(store, request(f"folder:{tmp_path}")).manifest() is None
+    assert Recall(store, request(f"folder:{tmp_path}")).made() is None
 
 
 def test_what_is_gone_or_damaged_is_not_recalled(store: Store, tmp_path: Path) -> None:
@@ -86,10 +87,10 @@ def test_what_is_gone_or_damaged_is_not_recalled(store: Store, tmp_path: Path) -
     content = memory.read_text()
     for damaged in ("", "{}", "[1]", content[:-9]):
         memory.write_text(damaged)
-        assert Recall(store, request("digits")).manifest() is None
+        assert Recall(store, request("digits")).made() is None
     memory.write_text(content)
     (store.folder(MADE) / "meta.json").unlink()
-    assert Recall(store, request("digits")).manifest() is None
+    assert Recall(store, request("digits")).made() is None
 
 
 def test_a_missing_source_is_the_users_mistake(store: Store, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from models.methods.configs.byol import BYOL
 from models.methods.configs.colorization import Colorization
 from models.methods.configs.deepcluster import DeepCluster
 from models.methods.configs.deepcluster_v2 import DeepClusterV2
-from models.methods.configs.dino import DINO
 from models.methods.configs.distill import Distill
+from models.methods.configs.external import External
 from models.methods.configs.finetune import Finetune
+from models.methods.configs.hog import HOG
 from models.methods.configs.inpainting import Inpainting
 from models.methods.configs.jigsaw import Jigsaw, JigsawPlusPlus
 from models.methods.configs.moco import MoCo
@@ -24,21 +25,32 @@ from models.methods.configs.momentum2 import Momentum2
 from models.methods.configs.pseudo_labels import PseudoLabels
 from models.methods.configs.rotation import Rotation
 from models.methods.configs.sela import SeLa
-from models.methods.configs.shared import BACKBONES, Backbone, Optimization, Pretext, Teacher, Transfer, Views
+from models.methods.configs.shared import (
+    BACKBONES,
+    Backbone,
+    Descriptor,
+    Optimization,
+    Pretext,
+    Teacher,
+    Transfer,
+    Views,
+)
 from models.methods.configs.simclr import SimCLR
 from models.methods.configs.swav import SwAV
 
 __all__ = [
     "BACKBONES",
     "BYOL",
-    "DINO",
+    "HOG",
     "PRETEXT",
     "TRANSFER",
     "Backbone",
     "Colorization",
     "DeepCluster",
     "DeepClusterV2",
+    "Descriptor",
     "Distill",
+    "External",
     "Finetune",
     "Inpainting",
     "Jigsaw",
@@ -88,10 +100,11 @@ PRETEXT = _by_name(
         DeepCluster,
         DeepClusterV2,
         SeLa,
-        DINO,
         Rotation,
         Colorization,
         Inpainting,
+        HOG,
+        External,
     ),
 )
 TRANSFER = _by_name("transfer", Transfer, (PseudoLabels,))

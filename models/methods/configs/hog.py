@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from models.methods.configs.shared import Pretext
+from models.methods.configs.shared import Descriptor
 
 
-class HOG(Pretext):
+class HOG(Descriptor):
     """Histograms of oriented gradients (Dalal and Triggs 2005) in place of a teacher; nothing is trained."""
+
+    descriptor: ClassVar[str] = "models.hog:descriptor"
 
     method: Literal["hog"] = Field("hog", description="Pretext method.")
     orientations: int = Field(9, ge=2, le=36, description="Bins of a half turn (2 to 36); the paper's 9.")

@@ -15,3 +15,12 @@ class PseudoLabels(Views, Optimization, Transfer):
     trainer: ClassVar[str] = "models.methods.pseudo_labels:PseudoLabelsMethod"
 
     method: Literal["pseudo-labels"] = Field("pseudo-labels", description="Transfer method.")
+    labels: Literal["clusters", "codes"] = Field(
+        "clusters",
+        description="What the student learns: clusters of the teacher's features, or the codes that a pretext method such as SwAV gives itself (of its first head).",
+    )
+
+    @property
+    def learns_from(self) -> Literal["assignments", "codes", "teacher"]:
+        """As `labels` says."""
+        return "codes" if self.labels == "codes" else "assignments"

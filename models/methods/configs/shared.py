@@ -209,8 +209,8 @@ class Descriptor(Pretext):
     """What every pretext method has that trains nothing and makes features of an image's pixels: HOG.
 
     Attributes:
-        descriptor: `module:function`, called with (images (B, S, S, 3) uint8 numpy, S = data.image_size, this
-            configuration) -> (B, D) float32 numpy. A row depends on its image alone.
+        descriptor: `module:function`, called with (images (B, S, S, 3) uint8 tensor, S = data.image_size; this
+            configuration) -> (B, D) float32 on the same device. A row depends on its image alone.
     """
 
     descriptor: ClassVar[str]
@@ -221,8 +221,8 @@ class Transfer(Frozen):
 
     Attributes:
         trainer: `module:class` of the `Method` that this configures; called with (config, network) where the student
-            learns labels: `network` then has a classifier of them; with (config, network, teacher) where it learns from
-            the teacher itself: `network` then has none, and `teacher` is frozen, on the device and in evaluation mode.
+            learns labels: `network` then has a classifier of them; with (config, network, teacher, seed=...) where it
+            learns from the teacher: `network` then has none, and `teacher` is frozen, on the device, in evaluation mode.
         reads: what the student learns from: `assignments`, or the `teacher` itself.
         phases: names of the trainings that this consists of, one stage each; each goes on with the network that the one
             before has published. With more than one, the trainer is also told its `phase` (by that keyword).
