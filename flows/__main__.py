@@ -194,7 +194,7 @@ def _list(options: argparse.Namespace, terminal: Terminal) -> int:
     for title, entries in rows.items():
         print(title)
         for name, text in entries.items():
-            print(f"  {name:<18}{text}".rstrip())
+            print(f"  {name:<20}{text}".rstrip())
     return 0
 
 
