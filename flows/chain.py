@@ -222,19 +222,34 @@ class _Layout:
         else:
             self.leave_out("finetune-teacher", f"pretext.method {config.pretext.method}", "manifest", "labels")
         probabilities = self.make("predict", partial(predict.plan, config), manifest=images, **members)
-        if config.predict.neighbours:
-            plan = partial(propagate.plan, config)
-            space = {"clusters": self.made["cluster"]} if "cluster" in self.made else {}
-            probabilities = self.make("propagate", plan, features=self.made["embed"], probabilities=probabilities, labels=draw, **space)  # fmt: skip
         starts = {"finetuned": tuned, "transferred": student, "scratch": None}
-        start = starts[config.distill.init]
-        inputs = {"manifest": images, "labels": draw, "probabilities": probabilities} | ({"checkpoint": start} if start else {})  # fmt: skip
-        last = self.make("distill", partial(distill.plan, config), **inputs)
+        last = starts[config.distill.init]
+        seen = ("teacher-finetuned", members["checkpoint"]) if "finetune-teacher" in self.made else None
+        for round in range(1, config.distill.rounds + 1):
+            end = "" if round == config.distill.rounds else f"-round{round}"
+            targets = self.propagate(f"propagate{end}", probabilities, seen) if config.predict.neighbours else probabilities  # fmt: skip
+            start = {} if last is None else {"checkpoint": last}
+            last = self.make(f"distill{end}", partial(distill.plan, config, round=round), manifest=images, labels=draw, probabilities=targets, **start)  # fmt: skip
+            seen = (f"student{end}", last)
         tuned_teachers = {"teacher-finetuned": members["checkpoint"]} if "finetune-teacher" in self.made else {}
         self.models |= {"student-finetuned": tuned, **tuned_teachers, "student": last}
         if config.finetune.baseline:
             steps = finetune.baseline_steps(config, facts.images)
             self.models["scratch"] = self.make("scratch", partial(few, role="scratch", steps=steps), after=last, manifest=images, labels=draw)  # fmt: skip
+
+    def propagate(self, label: str, probabilities: Handle, seen: tuple[str, Handle] | None) -> Handle:
+        """Labels over the graph of nearest neighbours, among them those in the eyes of a second network (name, handle)."""
+        config = self.config
+        inputs = {"features": self.made["embed"], "probabilities": probabilities, "labels": self.made["labels"]}
+        if "cluster" in self.made:
+            inputs["clusters"] = self.made["cluster"]
+        if config.predict.joint and seen is not None:
+            name, model = seen
+            inputs["second"] = self.made.get(f"embed-{name}") or self.make(
+                f"embed-{name}", partial(embed.plan, config, part="train", layer="features"),
+                manifest=self.made["manifest"], checkpoint=model,
+            )  # fmt: skip
+        return self.make(label, partial(propagate.plan, config), **inputs)
 
     def conclude(self, measure: bool) -> None:
         """Evaluations of every model, the table of scores, the report."""
@@ -247,7 +262,8 @@ class _Layout:
         table = self.make("scores", partial(scores.plan, config), manifest=assigned, **pseudo_labels, **own, **evaluations)  # fmt: skip
         if config.transfer.learns_from == "codes":
             pseudo_labels = own
-        trained = ("pretext", *(f"transfer-{phase}" for phase in config.transfer.phases), "transfer", "finetune-student", "finetune-teacher", "distill", "scratch")  # fmt: skip
+        rounds = (f"distill-round{round}" for round in range(1, config.distill.rounds))
+        trained = ("pretext", *(f"transfer-{phase}" for phase in config.transfer.phases), "transfer", "finetune-student", "finetune-teacher", *rounds, "distill", "scratch")  # fmt: skip
         self.make(
             "report",
             partial(report.plan, config, not_needed=[asdict(stage) for stage in self.not_needed]),
@@ -271,7 +287,9 @@ class _Layout:
                     test = self.features(f"embed-{name}-test", images, part="test", after=last)
                 else:
                     plan = partial(embed.plan, config, layer="features")
-                    train = self.make(f"embed-{name}", partial(plan, part="train"), after=last, **inputs)
+                    train = self.made.get(f"embed-{name}") or self.make(
+                        f"embed-{name}", partial(plan, part="train"), after=last, **inputs
+                    )
                     test = self.make(f"embed-{name}-test", partial(plan, part="test"), after=last, **inputs)
                 inputs |= {"train": train, "test": test}
             elif model is None:

@@ -148,6 +148,13 @@ class Predict(Frozen):
         le=100,
         description="Weight of the teacher's probabilities, as prior of images without a label, against a label (0 to 100); 0: the labels alone.",
     )
+    joint: bool = Field(
+        False,
+        description="Find neighbours in the teacher's features beside a second network's: the fine-tuned teacher's, after a round of distillation the student's.",
+    )
+    probe: bool = Field(
+        False, description="Average in a logistic regression on the teacher's frozen features, by a third."
+    )
     balance: bool = Field(True, description="Balance what is propagated to the classes' shares in the draw of labels.")
 
 
@@ -200,6 +207,15 @@ class Config(Frozen):
     evaluate: Evaluate = Evaluate()
     compute: Compute = Compute()
     store: str = Field("store", min_length=1, description="Folder of the store: artifacts and runs.")
+
+    @model_validator(mode="after")
+    def _rounds_differ(self) -> Config:
+        if self.distill.rounds > 1 and not (self.predict.neighbours and self.predict.joint):
+            raise ValueError(
+                f"distill.rounds = {self.distill.rounds}, but every round would learn the same: set predict.joint and "
+                "predict.neighbours, so that labels are propagated anew over neighbours that the student finds"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pretext_gives_what_transfer_learns(self) -> Config:

@@ -10,12 +10,12 @@ from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="distill", kind="checkpoint", version=1, process="train")
+STAGE = Stage(name="distill", kind="checkpoint", version=2, process="train")
 
 
 def plan(
-    config: Config, manifest: Artifact, labels: Artifact, probabilities: Artifact, checkpoint: Artifact | None = None
-) -> Request:
+    config: Config, manifest: Artifact, labels: Artifact, probabilities: Artifact, checkpoint: Artifact | None = None, *, round: int = 1
+) -> Request:  # fmt: skip
     """Ask for the final student.
 
     Args:
@@ -24,11 +24,13 @@ def plan(
         labels: the draw; read for the labelled loss only (alpha below 1).
         probabilities: of train + unlabelled images.
         checkpoint: the student to start from; None: from scratch.
+        round: from the second one on the student goes on with its classifier.
     """
     settings: dict[str, Any] = {
-        "distill": config.distill.model_dump(exclude={"seed", "init"}),
+        "distill": config.distill.model_dump(exclude={"seed", "init", "rounds"}),
         "student": config.student.model_dump(),
-        "fine_tuned": config.distill.init == "finetuned",
+        "fine_tuned": round > 1 or config.distill.init == "finetuned",
+        "round": round,
         "keep_fc": config.finetune.keep_fc,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
@@ -77,8 +79,9 @@ def build(job: Job) -> Outcome:
             rows, label = training.label_rows(job.path("labels"), role)
             labels[torch.from_numpy(rows)] = torch.from_numpy(label)
     method = DistillMethod(wish, network, labels)
+    stage = f"distill-{job.settings['round']}"
     order = Shuffled(index, wish.batch_size)
     feed = training.ImageFeed(
-        job.images(size), order, index, probability.astype(np.float32), training.order_key(job, "distill")
+        job.images(size), order, index, probability.astype(np.float32), training.order_key(job, stage)
     )
-    return training.train_and_publish(job, method, feed, wish, epochs=wish.epochs, stage="distill")
+    return training.train_and_publish(job, method, feed, wish, epochs=wish.epochs, stage=stage)

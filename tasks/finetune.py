@@ -56,7 +56,8 @@ def baseline_steps(config: Config, images: int) -> int:
         config: of the run.
         images: train + unlabelled images.
     """
-    passes = ((config.transfer.epochs, config.transfer.batch_size), (config.distill.epochs, config.distill.batch_size))
+    distill = config.distill
+    passes = ((config.transfer.epochs, config.transfer.batch_size), (distill.rounds * distill.epochs, distill.batch_size))  # fmt: skip
     return config.finetune.steps + sum(epochs * max(1, images // batch) for epochs, batch in passes)
 
 

@@ -108,7 +108,7 @@ def linear_probe(
     start, basis = x.new_zeros(x.shape[1] + 1, classes), _basis(x)
     if held.any():
         fit_x, fit_y = x[~held], train_labels[~held]
-        path = {}
+        path: dict[float, Tensor] = {}
         for s in ordered:  # each starts from the one before: a path from strong to weak
             path[s] = _fit(fit_x, fit_y, classes, s, iterations, path[min(path)] if path else start, _COARSE, basis)
             scores[s] = _accuracy(x[held], train_labels[held], path[s][:-1], path[s][-1])

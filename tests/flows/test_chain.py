@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from data.errors import ConfigError
 from data.store import Store, write_json
 from data.types import Artifact
 from flows.chain import Facts, Plan, chain
@@ -71,6 +72,27 @@ def test_every_stage_once_and_wired_as_documented(store: Store) -> None:
     assert "distill" in layout.reads("evaluate-student")
     assert {"evaluate-student", "evaluate-scratch", "evaluate-teacher"} <= layout.reads("scores")
     assert "scores" in layout.reads("report")
+
+
+def test_rounds_of_distillation_propagate_over_what_the_student_sees(store: Store) -> None:
+    rounds = {"predict": {"neighbours": 5, "joint": True}, "distill": {"rounds": 3, "init": "transferred"}}
+    layout = Layout(store, configured(**rounds), PARTS)
+    assert {"embed-teacher-finetuned", "predict"} <= layout.reads("propagate-round1")
+    assert {"embed-student-round1", "predict"} <= layout.reads("propagate-round2")
+    assert {"embed-student-round2", "predict"} <= layout.reads("propagate")
+    assert {"propagate-round1", "transfer"} <= layout.reads("distill-round1")
+    assert {"propagate-round2", "distill-round1"} <= layout.reads("distill-round2")
+    assert {"propagate", "distill-round2"} <= layout.reads("distill")
+    assert [layout.requests[f"distill{r}"].settings["fine_tuned"] for r in ("-round1", "-round2", "")] == [False, True, True]  # fmt: skip
+    once = Layout(store, configured(), PARTS).requests["scratch"].settings["finetune"]["steps"]
+    assert (
+        layout.requests["scratch"].settings["finetune"]["steps"] - once == 2 * configured().distill.epochs
+    )  # 1 step each
+
+
+def test_rounds_that_would_learn_the_same_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"distill\.rounds = 2.*predict\.joint"):
+        configured(distill={"rounds": 2}, predict={"neighbours": 5})
 
 
 def test_no_stage_before_the_labels_can_see_one(store: Store) -> None:

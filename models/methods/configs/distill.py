@@ -27,6 +27,12 @@ class SoftLabels(Frozen):
         le=1,
         description="Weight of distillation against the labelled loss: (1 - alpha) CE + alpha distillation (0 to 1).",
     )
+    rounds: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Rounds of that many epochs (1 to 8); before each further one labels are propagated anew, over neighbours that the student finds too (needs predict.joint).",
+    )
     init: Literal["finetuned", "transferred", "scratch"] = Field(
         "finetuned", description="Which student starts: fine-tuned, transferred (new classifier) or untrained."
     )
