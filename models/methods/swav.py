@@ -8,6 +8,7 @@ docs/methods/swav.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -29,6 +30,8 @@ from models.prototypes import Prototypes, few_used, frozen, share_used
 from models.queue import Queue
 
 _LARGE = 2
+_FLAT = 0.99
+"""Above this share of ln K codes tell nothing; untrained networks have 0.4 to 0.8."""
 _ROWS = 8192
 """Images whose scores are held at once when all of them get codes."""
 
@@ -55,18 +58,22 @@ class SwAVMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Swapped prediction; `spread` of z and `codes_used`, the share of prototypes that lead some image's code."""
+        """Swapped prediction; `codes_used`, prototypes that lead some code, and `code_entropy` are shares of K and ln K."""
         # One pass of the backbone for each size of crop, one of the head for all.
         z = self.projector(torch.cat([self.network(crops) for crops in batch.views]))
         z = F.normalize(z.float(), dim=1).view(-1, len(batch.index), z.shape[1])
         scores = self.prototypes(z)  # (V, B, K)
         self._z = z[:_LARGE].detach()
         q = self._codes(scores[:_LARGE])
-        used = share_used(q.argmax(dim=2).flatten(), self.config.prototypes)
+        terms = {
+            "spread": heads.spread(z.flatten(0, 1)),
+            "codes_used": share_used(q.argmax(dim=2).flatten(), self.config.prototypes),
+            "code_entropy": torch.special.entr(q).sum(dim=2).mean() / math.log(self.config.prototypes),
+        }
         if self.config.hard_codes:
             q = F.one_hot(q.argmax(dim=2), self.config.prototypes).float()
         loss = swapped_prediction(scores, q, self.config.temperature)
-        return Loss(loss, {"spread": heads.spread(z.flatten(0, 1)), "codes_used": used})
+        return Loss(loss, terms)
 
     @torch.no_grad()
     def _codes(self, scores: Tensor) -> Tensor:
@@ -90,8 +97,12 @@ class SwAVMethod(Method):
             self.queue.push(self._z.transpose(0, 1).flatten(1))
 
     def collapsed(self, means: Mapping[str, float]) -> str | None:
-        """All outputs alike, or all codes."""
-        return super().collapsed(means) or few_used(means)
+        """All outputs alike, or few codes in use, or all codes flat, where the loss stays at ln K."""
+        entropy = means.get("code_entropy", 0.0)
+        flat = (
+            f"entropy of the codes {entropy:.3f} ln K, healthy is below 0.9; lower epsilon, or milder views, may help"
+        )
+        return super().collapsed(means) or few_used(means) or (flat if entropy > _FLAT else None)
 
     def codes(self, sweep: Sweep) -> Tensor:
         """(1, N) the prototype of each image, balanced over all images as over a batch in training."""

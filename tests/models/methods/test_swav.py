@@ -22,7 +22,7 @@ B, K, d = 32, 12, 16
 
 def make(seed=0, **options):
     given = {
-        "width": 0.25, "prototypes": K, "projection": d, "small_crops": 2, "crop_min": 0.6, "jitter": 0.0, "grey": 0.0,
+        "width": 0.25, "prototypes": K, "epsilon": 0.05, "projection": d, "small_crops": 2, "crop_min": 0.6, "jitter": 0.0, "grey": 0.0,
         "optimizer": "adamw", "learning_rate": 3e-3,
     }  # fmt: skip
     return make_pretext(SwAV(**given | options), 16, seed=seed)
@@ -173,3 +173,10 @@ def test_collapse_is_told_by_outputs_or_by_codes():
     assert method.collapsed({"spread": 0.8, "codes_used": 0.7}) is None
     assert "spread" in method.collapsed({"spread": 0.01, "codes_used": 0.7})
     assert "labels used" in method.collapsed({"spread": 0.8, "codes_used": 0.01})
+    flat = {name: float(value) for name, value in method.loss(prepared(method, images()), progress()).terms.items()}
+    assert method.collapsed(flat) is None
+    with torch.no_grad():  # all images alike but for their direction's last digits: the loss is ln K
+        method.prototypes.weight.copy_(F.normalize(1e-4 * method.prototypes.weight + torch.ones(d), dim=1))
+    loss = method.loss(prepared(method, images()), progress())
+    assert loss.total.item() == pytest.approx(math.log(K), rel=1e-3)
+    assert "entropy of the codes 1.000" in method.collapsed({name: float(v) for name, v in loss.terms.items()})
