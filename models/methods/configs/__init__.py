@@ -14,6 +14,7 @@ from models.methods.configs.byol import BYOL
 from models.methods.configs.colorization import Colorization
 from models.methods.configs.deepcluster import DeepCluster
 from models.methods.configs.deepcluster_v2 import DeepClusterV2
+from models.methods.configs.dino import DINO
 from models.methods.configs.distill import Distill
 from models.methods.configs.external import External
 from models.methods.configs.finetune import Finetune
@@ -41,6 +42,7 @@ from models.methods.configs.swav import SwAV
 __all__ = [
     "BACKBONES",
     "BYOL",
+    "DINO",
     "HOG",
     "PRETEXT",
     "TRANSFER",
@@ -100,6 +102,7 @@ PRETEXT = _by_name(
         DeepCluster,
         DeepClusterV2,
         SeLa,
+        DINO,
         Rotation,
         Colorization,
         Inpainting,
