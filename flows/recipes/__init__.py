@@ -11,7 +11,14 @@ import yaml
 from data.errors import ConfigError
 from tasks.config import Config, merge, resolve
 
-NAMES: tuple[str, ...] = ("digits", "cifar10", "imagenet-paper", "simclrv2-imagenet", "momentum2-imagenet")
+NAMES: tuple[str, ...] = (
+    "digits",
+    "cifar10",
+    "imagenet-paper",
+    "simclrv2-imagenet",
+    "momentum2-imagenet",
+    "swav-imagenet",
+)
 
 
 def recipe(name: str) -> Config:
