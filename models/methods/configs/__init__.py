@@ -25,6 +25,8 @@ from models.methods.configs.moco import MoCo
 from models.methods.configs.momentum2 import Momentum2
 from models.methods.configs.pseudo_labels import PseudoLabels
 from models.methods.configs.rotation import Rotation
+from models.methods.configs.s2bnn import S2BNN
+from models.methods.configs.seed import Seed
 from models.methods.configs.sela import SeLa
 from models.methods.configs.shared import (
     BACKBONES,
@@ -45,6 +47,7 @@ __all__ = [
     "DINO",
     "HOG",
     "PRETEXT",
+    "S2BNN",
     "TRANSFER",
     "Backbone",
     "Colorization",
@@ -65,6 +68,7 @@ __all__ = [
     "PseudoLabels",
     "Rotation",
     "SeLa",
+    "Seed",
     "SimCLR",
     "SwAV",
     "Teacher",
@@ -110,7 +114,7 @@ PRETEXT = _by_name(
         External,
     ),
 )
-TRANSFER = _by_name("transfer", Transfer, (PseudoLabels,))
+TRANSFER = _by_name("transfer", Transfer, (PseudoLabels, Seed, S2BNN))
 
 if TYPE_CHECKING:
     PretextConfig = Pretext

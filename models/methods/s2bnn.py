@@ -1,0 +1,174 @@
+"""S2-BNN (Shen et al., arXiv 2102.08946): a 1-bit student, guided by a real-valued teacher without labels.
+
+x_1, x_2 two views of B images; s = student(x_1), t = teacher(x_1) unit embeddings of d coordinates, and
+P_s = softmax(s / tau), P_t = softmax(t / tau) over the coordinates. Distillation is -sum P_t log P_s; contrast is MoCo's
+InfoNCE of s with the key of x_2. What is minimised: either, or the sum.
+
+Binarisation takes two trainings, the second from the first's weights: phase `activations` has binary activations and
+real weights, phase `weights` binary both. Departures: docs/methods/s2bnn.md.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from data.draws import Draws
+from data.errors import ConfigError
+from models import heads
+from models.augment import random_view, two_views
+from models.backbones.reactnet import binary_convolutions
+from models.ema import advance, teach, teacher_of
+from models.losses.contrastive import against_queue, info_nce
+from models.losses.embeddings import cross_entropy, entropy, over_coordinates
+from models.method import Batch, Loss, Method, Progress, Sweep
+from models.methods.configs.s2bnn import S2BNN
+from models.methods.configs.shared import MomentumTeacher
+from models.methods.teacher_embedding import TeacherEmbedding, projected
+from models.network import Network, seeded
+from models.optim import make_optimizer
+from models.queue import Queue
+
+
+class Contrast(nn.Module):
+    """MoCo v2 for an encoder that somebody else holds: its key encoder and the queue of keys.
+
+    The batch norm of keys is split into groups, as on the authors' eight GPUs.
+
+    Args:
+        encoder: of queries, with a projection head.
+        config: momentum, temperature, queue.
+        seed: of the queue's first rows.
+    """
+
+    def __init__(self, encoder: Network, config: S2BNN, seed: int) -> None:
+        super().__init__()
+        self._tau = config.temperature
+        self._following = MomentumTeacher(
+            momentum=config.momentum, momentum_final=config.momentum, teacher_norm="split"
+        )
+        self.key = teacher_of(encoder, self._following)
+        dim = encoder.projection_dim
+        assert dim is not None
+        with seeded(seed, "queue"):
+            self.queue = Queue(config.queue, dim)
+        self._k = torch.empty(0, dim)
+
+    def loss(self, q: Tensor, x_k: Tensor, progress: Progress) -> Tensor:
+        """InfoNCE of queries q (B, d) with the keys of the other views x_k (B, 3, S, S) -> scalar."""
+        self._k = F.normalize(teach(self.key, x_k, progress).float(), dim=1)
+        return info_nce(against_queue(q, self._k, self.queue.contents(), self._tau))
+
+    def after_update(self, encoder: Network, progress: Progress) -> None:
+        """The key encoder follows, then this step's keys enter the queue."""
+        advance(self.key, encoder, self._following, progress)
+        self.queue.push(self._k)
+
+
+class S2BNNMethod(Method):
+    """Student with a projection head, the teacher, and for each of both that is trained by contrast its keys.
+
+    Args:
+        config: the method's parameters.
+        network: the student, without classifier; in the second phase what the first has published.
+        teacher: on the device; frozen, and only asked, unless it is `online`: then a copy of it is trained.
+        phase: `activations` or `weights`.
+        seed: of projection heads and of the queues' first rows.
+
+    Raises:
+        ConfigError: the student is no 1-bit network.
+    """
+
+    def __init__(
+        self,
+        config: S2BNN,
+        network: Network,
+        teacher: Network,
+        phase: Literal["activations", "weights"] = "weights",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not binary_convolutions(network):
+            raise ConfigError(
+                "student.backbone: s2bnn trains 1-bit networks, and this one has no 1-bit convolution; "
+                "choose student.backbone=reactnet, or transfer.method=seed for any student"
+            )
+        self.config = config
+        self.teacher: TeacherEmbedding | None = None
+        self.online: Network | None = None
+        dim = config.projection
+        if config.strategy != "contrastive" and config.teacher == "online":
+            self.online = copy.deepcopy(projected(teacher, dim, seed)).requires_grad_(True)
+        elif config.strategy != "contrastive":
+            self.teacher = TeacherEmbedding(teacher)
+            dim = self.teacher.dim
+        self.network = projected(network, dim, seed).with_weights(real=phase == "activations")
+        self.contrast = None if config.strategy == "distill" else Contrast(self.network, config, seed)
+        self.contrast_online = None if self.online is None else Contrast(self.online, config, seed)
+
+    def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
+        """Before the first step: the mean of a frozen teacher's features."""
+        if progress.step == 0 and self.teacher is not None:
+            self.teacher.measure(sweep)
+
+    def prepare(self, batch: Batch, draws: Draws) -> Batch:
+        """Views x_1 (B, 3, S, S); where there is contrast (2B, 3, S, S), x_1 of each image, then x_2 of each."""
+        contrast = self.contrast is not None or self.contrast_online is not None
+        size = self.network.image_size
+        if contrast:
+            batch.views = two_views(batch.images, draws, self.config, size)
+        else:
+            batch.views = random_view(batch.images, draws, "first view", self.config, size)
+        return batch
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        """The sum of what the strategy asks for, and InfoNCE of an online teacher.
+
+        Terms: `distillation` and `contrast`, where asked for; `divergence` of student from teacher, distillation less
+        its least value, the teacher's entropy; `cosine` of s and t; `spread` of s; `outside`, the share of latent
+        weights beyond -1 and 1, which take no gradient.
+        """
+        x_1, x_2 = (*batch.views.split(len(batch.images)), None)[:2]
+        s = self.network(x_1)
+        losses: dict[str, Tensor] = {}
+        terms: dict[str, Tensor | float] = {"spread": heads.spread(s), "outside": self._outside()}
+        t = None
+        if self.teacher is not None:
+            t = self.teacher(x_1)
+        elif self.online is not None and self.contrast_online is not None:
+            t = self.online(x_1)
+            losses["teacher_contrast"] = self.contrast_online.loss(t, x_2, progress)
+        if t is not None:
+            log_s, log_t = over_coordinates(s, self.config.temperature), over_coordinates(t, self.config.temperature)
+            losses["distillation"] = cross_entropy(log_s, log_t)
+            terms["divergence"] = losses["distillation"].detach() - entropy(log_t)
+            terms["cosine"] = torch.cosine_similarity(s.detach().float(), t.detach().float()).mean()
+        if self.contrast is not None:
+            losses["contrast"] = self.contrast.loss(s, x_2, progress)
+        total = torch.stack(list(losses.values())).sum()
+        return Loss(total, terms | {name: value.detach() for name, value in losses.items()})
+
+    def _outside(self) -> Tensor:
+        weights = [convolution.weight.detach() for convolution in binary_convolutions(self.network)]
+        beyond = torch.stack([(w.abs() > 1).sum() for w in weights]).sum()
+        return beyond / sum(w.numel() for w in weights)
+
+    def after_update(self, progress: Progress) -> None:
+        """Key encoders follow, and queues take the keys."""
+        if self.contrast is not None:
+            self.contrast.after_update(self.network, progress)
+        if self.contrast_online is not None and self.online is not None:
+            self.contrast_online.after_update(self.online, progress)
+
+    def passes(self) -> list[tuple[int, float]]:
+        """The student's query, and its key where it contrasts; the teacher is another network and not counted."""
+        return [(self.config.view_size or self.network.image_size, 1 if self.contrast is None else 4 / 3)]
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One for all that is trained."""
+        return {"main": make_optimizer(self.config, self.parameters())}
