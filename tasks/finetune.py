@@ -56,8 +56,9 @@ def baseline_steps(config: Config, images: int) -> int:
         config: of the run.
         images: train + unlabelled images.
     """
-    distill = config.distill
-    passes = ((config.transfer.epochs, config.transfer.batch_size), (distill.rounds * distill.epochs, distill.batch_size))  # fmt: skip
+    transfer, distill = config.transfer, config.distill
+    epochs = len(transfer.phases) * transfer.epochs, distill.rounds * distill.epochs
+    passes = zip(epochs, (transfer.batch_size, distill.batch_size), strict=True)
     return config.finetune.steps + sum(epochs * max(1, images // batch) for epochs, batch in passes)
 
 

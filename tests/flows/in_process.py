@@ -1,0 +1,107 @@
+"""A run without server and child processes: the same record, every stage built where the test runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from data.store import Store
+from data.types import Artifact
+from flows.chain import Facts, NotNeeded, Plan, chain
+from flows.run import Run
+from tasks.config import Config
+from tasks.stage import Request, run
+
+
+class Workers:
+    """What `tasks.workers.Workers` does, here and now."""
+
+    def __init__(self, config: Config, record: Run) -> None:
+        self._config, self._store, self._images = config, record.store, {}
+
+    def make(self, request: Request, label: str, listen: Any) -> tuple[Artifact, bool]:
+        sent = Request.model_validate_json(request.model_dump_json())  # as it travels to a child
+        return run(sent, self._store, self._config.compute, listen, lambda: False, self._images)
+
+    def close(self) -> None:
+        return None
+
+
+@dataclass
+class Made:
+    """A run that is over.
+
+    Attributes:
+        made: label -> artifact.
+        result: what `Run.finish` says.
+        events: label -> the event that a watcher got when the stage was made.
+        store: where all lies.
+    """
+
+    made: dict[str, Artifact]
+    result: dict[str, Any]
+    events: dict[str, dict[str, Any]]
+    store: Store
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self.result["folder"])
+
+    def path(self, label: str) -> Path:
+        """Folder of a stage's artifact."""
+        return self.store.folder(self.made[label])
+
+    def inputs(self, label: str) -> dict[str, Artifact]:
+        """What a stage has read, as its meta.json says."""
+        inputs = self.store.meta(self.made[label])["inputs"]
+        return {name: Artifact.model_validate(given) for name, given in inputs.items()}
+
+
+class _Events(dict[str, dict[str, Any]]):
+    """A watcher that keeps what is said of finished stages."""
+
+    def begin(self, run: Run) -> None:
+        return None
+
+    def event(self, label: str, event: dict[str, Any]) -> None:
+        if event["event"] == "made":
+            self[label] = event
+
+    def end(self, run: Run, result: dict[str, Any] | None, error: BaseException | None) -> None:
+        return None
+
+
+def run_chain(config: Config, name: str = "run") -> Made:
+    """Run the whole chain."""
+    events = _Events()
+    with Run(config, name, [events]) as record:
+        record.workers = Workers(config, record)  # type: ignore[assignment]
+
+        def step(label: str, plan: Plan, /, *, after: Any = None, **inputs: Artifact) -> Artifact:
+            return record.make(label, plan(**inputs))[0]
+
+        def look(manifest: Artifact) -> Facts:
+            return Facts.of(record.store.meta(manifest))
+
+        def skip(gone: NotNeeded) -> None:
+            record.skip(gone.stage, gone.because)
+
+        made = chain(config, step, look, skip)
+        return Made(made, record.finish(made), events, record.store)
+
+
+def photographs(folder: Path, each: int = 100, side: int = 40) -> None:
+    """Crops of scikit-learn's two sample photographs, a class each: a temple and a flower."""
+    for name, photo in zip(("temple", "flower"), load_sample_images().images, strict=True):
+        (folder / name).mkdir(parents=True)
+        draws = np.random.default_rng(0)
+        for number in range(each):
+            top, left = (draws.integers(0, extent - 120) for extent in photo.shape[:2])
+            crop = Image.fromarray(photo[top : top + 120, left : left + 120]).resize((side, side))
+            crop.save(folder / name / f"{number:03}.png")

@@ -1,0 +1,291 @@
+"""Every method goes through the whole chain, in seconds: each pretext method, each transfer method, each shape of chain."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from in_process import Made, photographs, run_chain
+
+from data.errors import CollapsedError, ConfigError, Interrupted
+from data.schemas import CODES
+from data.store import Store
+from data.tables import column, read_table, read_vectors
+from flows.recipes import override
+from models.methods.configs import PRETEXT, TRANSFER, Teacher
+from models.methods.simclr import SimCLRMethod
+from tasks import pretext as pretext_stage
+from tasks.config import Config
+from tasks.stage import Request
+from tasks.stage import run as build
+
+QUICK = {"epochs": 1, "batch_size": 32, "optimizer": "adamw", "learning_rate": 1e-3}
+SMALL: dict[str, dict[str, Any]] = {
+    "deepcluster": {"clusters": 8},
+    "deepcluster-v2": {"prototypes": 8},
+    "dino": {"outputs": 64},
+    "jigsaw": {"tile": 8, "permutations": 20, "tile_features": 16},
+    "jigsaw++": {"tile": 8, "permutations": 20, "tile_features": 16},
+    "sela": {"clusters": 8},
+    "swav": {"prototypes": 8},
+}
+"""What methods of ours need, besides `QUICK`, on 160 images of 32 px. What is not named here goes by its defaults."""
+STUDENT = {"backbone": "smallconv", "width": 0.25}
+STUDENTS = {"s2bnn": {"backbone": "reactnet", "width": 0.25}}
+"""Of methods that are for one kind of student."""
+BY_LABELS = [name for name, model in TRANSFER.items() if model.reads == "assignments"]
+BY_TEACHER = [name for name, model in TRANSFER.items() if model.reads == "teacher"]
+WITH_CODES = [name for name, model in PRETEXT.items() if issubclass(model, Teacher) and model.codes]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 photographs, vectors for all of them, and a store that the runs share: what one has made, the next finds."""
+    folder = tmp_path_factory.mktemp("methods")
+    photographs(folder / "photographs")
+    uris = sorted(str(path.relative_to(folder / "photographs")) for path in (folder / "photographs").rglob("*.png"))
+    vectors = np.random.default_rng(0).normal(size=(len(uris), 12)).astype(np.float32)
+    vectors[:, 0] += [8.0 * uri.startswith("temple") for uri in uris]
+    pq.write_table(pa.table({"uri": uris, "vector": list(vectors)}), folder / "vectors.parquet")
+    return folder
+
+
+def small(place: Path, method: str = "simclr", by: str = "pseudo-labels", **over: Any) -> Config:
+    """A quick run of a pretext method and of a transfer method; `over` are keys by section."""
+    teacher: dict[str, Any] = {**STUDENT, **QUICK} if issubclass(PRETEXT[method], Teacher) else {}
+    if method == "external":
+        teacher = {"features": f"parquet:{place / 'vectors.parquet'}"}
+    values: dict[str, Any] = {
+        "data": {"train": f"folder:{place / 'photographs'}", "image_size": 32, "labels_per_class": 5},
+        "pretext": {"method": method, **teacher, **SMALL.get(method, {})},
+        "cluster": {"k": 6},
+        "transfer": {"method": by, **QUICK, **SMALL.get(by, {})},
+        "student": STUDENTS.get(by, STUDENT),
+        "finetune": {"steps": 3, "batch_size": 10, "baseline": False},
+        "predict": {"neighbours": 5},
+        "distill": {"epochs": 1, "batch_size": 32},
+        "evaluate": {"knn_neighbours": [5], "protocols": ["knn", "few-label", "clusters"]},
+        "compute": {"device": "cpu", "precision": "fp32"},
+        "store": str(place / "store"),
+    }
+    for section, keys in over.items():
+        values[section] = values.get(section, {}) | keys
+    return override(Config(), values)
+
+
+def complete(ran: Made) -> None:
+    """What holds of a finished run of any shape."""
+    record = json.loads((ran.folder / "run.json").read_text())
+    assert record["status"] == "done"
+    assert [row["stage"] for row in record["stages"]] == list(ran.made)
+    assert not set(ran.result["not_needed"]) & set(ran.made)
+    report = (ran.folder / "report.html").read_text()
+    for stage in ran.result["not_needed"]:
+        assert report.count(f">{stage}<") == 2, stage  # in the drawing and in the table
+    top1 = {row["model"]: row["value"] for row in ran.result["scores"] if row["metric"] == "top1"}
+    assert {"teacher", "student-transferred", "student-finetuned", "student"} <= top1.keys()
+    assert all(0 <= value <= 1 for value in top1.values())
+    index, _ = read_vectors(ran.path("embed"))
+    assert np.array_equal(index, np.arange(train_images(ran)))
+
+
+def train_images(ran: Made) -> int:
+    count: int = ran.store.meta(ran.made["manifest"])["counts"]["train"]
+    return count
+
+
+@pytest.mark.parametrize("method", PRETEXT)
+def test_every_pretext_method(method: str, place: Path) -> None:
+    config = small(place, method)
+    ran = run_chain(config, method)
+    complete(ran)
+    if isinstance(config.pretext, Teacher):
+        assert not ran.result["not_needed"]
+        assert ("codes" in ran.made) == config.pretext.codes
+        assert read_table(ran.path("pretext") / "log.parquet").num_rows > 0
+    else:
+        assert ran.result["not_needed"] == dict.fromkeys(("pretext", "finetune-teacher"), f"pretext.method {method}")
+        assert ran.inputs("predict")["checkpoint"] == ran.made["finetune-student"]
+        assert "checkpoint" not in ran.inputs("evaluate-teacher")
+    again = run_chain(config, method)
+    assert again.made == ran.made
+    assert all(row["cached"] for row in again.result["stages"])
+
+
+@pytest.mark.parametrize("method", WITH_CODES)
+def test_a_student_learns_the_codes_of_every_method_that_gives_some(method: str, place: Path) -> None:
+    ran = run_chain(small(place, method, transfer={"labels": "codes"}), method)
+    complete(ran)
+    assert ran.result["not_needed"] == dict.fromkeys(("cluster", "assign"), "transfer.labels codes")
+    assert ran.inputs("transfer")["codes"] == ran.made["codes"]
+    table = read_table(ran.path("codes"), CODES)
+    first = column(table, "head") == 0
+    assert np.array_equal(np.sort(column(table, "index")[first]), np.arange(train_images(ran)))
+    used = len(np.unique(column(table, "cluster")[first]))
+    assert json.loads((ran.path("transfer") / "model.json").read_text())["classes"] == used
+    measured = {row["evaluation"] for row in ran.result["scores"]}
+    assert "codes" in measured
+    assert "clusters" not in measured
+
+
+@pytest.mark.parametrize("method", BY_LABELS)
+def test_every_transfer_method_that_learns_labels(method: str, place: Path) -> None:
+    ran = run_chain(small(place, by=method), method)
+    complete(ran)
+    assert ran.inputs("transfer")["assignments"] == ran.made["assign"]
+
+
+@pytest.mark.parametrize("method", BY_TEACHER)
+def test_every_transfer_method_that_learns_from_the_teacher(method: str, place: Path) -> None:
+    ran = run_chain(small(place, by=method), method)
+    complete(ran)
+    assert ran.result["not_needed"] == dict.fromkeys(("cluster", "assign"), f"transfer.method {method}")
+    *earlier, _ = labels = [*(f"transfer-{phase}" for phase in TRANSFER[method].phases[:-1]), "transfer"]
+    for label in labels:
+        assert ran.inputs(label)["teacher"] == ran.made["pretext"]
+    for before, label in zip(earlier, labels[1:], strict=True):
+        assert ran.inputs(label)["checkpoint"] == ran.made[before]
+    assert "clusters" not in ran.inputs("propagate")
+
+
+@pytest.mark.parametrize(("pretext", "over"), [("hog", {}), ("external", {}), ("simclr", {}), ("swav", {"labels": "codes"})])  # fmt: skip
+def test_without_labels_the_chain_ends_after_transfer(pretext: str, over: dict[str, Any], place: Path) -> None:
+    flat = place / "flat"
+    if not flat.exists():
+        flat.mkdir()
+        for path in (place / "photographs").rglob("*.png"):
+            (flat / f"{path.parent.name}-{path.name}").symlink_to(path)
+        table = pq.read_table(place / "vectors.parquet")
+        uris = [uri.replace("/", "-") for uri in table["uri"].to_pylist()]
+        pq.write_table(pa.table({"uri": uris, "vector": table["vector"]}), place / "flat.parquet")
+    config = small(place, pretext, data={"train": f"folder:{flat}", "labels_per_class": None}, transfer=over)
+    if pretext == "external":
+        config = override(config, {"pretext": {"features": f"parquet:{place / 'flat.parquet'}"}})
+    ran = run_chain(config, "unlabelled")
+    assert "labels" not in ran.made
+    assert {"transfer", "scores", "report"} <= ran.made.keys()
+    assert ran.result["headline"] == {}
+
+
+@pytest.mark.parametrize("pretext", ["simclr", "hog", "external"])
+def test_other_sources_are_clustered_and_labelled(pretext: str, place: Path) -> None:
+    other = f"folder:{place / 'photographs' / 'temple'}"
+    over = {"cluster": {"data": other}, "assign": {"data": other}}
+    config = small(place, pretext, **over)
+    if pretext == "external":  # their uris are others; contents tell them all
+        ours, theirs = run_chain(small(place), "ours"), place / "by-content.parquet"
+        manifest = read_table(ours.path("manifest") / "images.parquet")
+        vectors = np.random.default_rng(0).normal(size=(200, 5))
+        pq.write_table(pa.table({"sha256": manifest["sha256"], "vector": list(vectors)}), theirs)
+        config = override(config, {"pretext": {"features": f"parquet:{theirs}"}})
+    ran = run_chain(config, "other")
+    assert ran.inputs("cluster")["features"] == ran.made["embed-cluster"]
+    assert len(read_table(ran.path("assign"))) == 100
+    assert ran.inputs("transfer")["manifest"] == ran.made["manifest-cluster"]
+
+
+@pytest.mark.skipif(not BY_TEACHER, reason="no method learns from the teacher")
+def test_a_teacher_is_asked_about_images_of_another_source(place: Path) -> None:
+    other = {"data": f"folder:{place / 'photographs' / 'flower'}"}
+    ran = run_chain(small(place, by=BY_TEACHER[0], assign=other), "other")
+    assert ran.inputs("transfer")["manifest"] == ran.made["manifest-assign"]
+    assert "embed-assign" not in ran.made
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ({"transfer": {"labels": "codes"}}, r"transfer\.labels = codes, but pretext\.method = simclr gives images none"),
+        ({"pretext": {"method": "hog"}, "transfer": {"labels": "codes"}}, r"pretext\.method = hog gives images none"),
+        ({"pretext": {"method": "external", "features": "vectors.csv"}}, r"pretext\.features = 'vectors\.csv'"),
+        ({"pretext": {"method": "external"}}, r"pretext\.features is missing"),
+        *(
+            ({"pretext": {"method": "hog"}, "transfer": {"method": name}}, f"{name} learns from the teacher itself")
+            for name in BY_TEACHER
+        ),
+        *(
+            ({"pretext": {"method": name}, "transfer": {"labels": "codes"}, "assign": {"data": "digits"}}, r"assign\.data")
+            for name in WITH_CODES[:1]
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_go_together_is_refused_before_any_work(over: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        override(Config(), over)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_layer_that_is_not_there_is_refused_before_training(place: Path) -> None:
+    ran = run_chain(small(place), "simclr")
+    request = pretext_stage.plan(small(place, embed={"layer": "head7"}, pretext={"epochs": 9}), ran.made["manifest"])
+    with pytest.raises(ConfigError, match="no 'head7'; choose one of"):
+        built(request, ran.store)
+
+
+# A teacher that collapses: what is said, where, and that a resumed training says it too.
+
+
+@pytest.fixture
+def collapsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SimCLR's outputs are called alike after every epoch."""
+    measure = "spread of the outputs 0.001, healthy is 0.3 to 1"
+    monkeypatch.setattr(SimCLRMethod, "collapsed", lambda self, means: measure)
+
+
+def built(request: Request, store: Store, stop_after: int | None = None) -> list[str]:
+    """Build a stage; stop it after so many polls -> what was logged."""
+    polls, said = [0], []
+
+    def interrupted() -> bool:
+        polls[0] += 1
+        return stop_after is not None and polls[0] >= stop_after
+
+    def tell(event: dict[str, Any]) -> None:
+        said.append(event.get("text", ""))
+
+    build(request, store, Config().compute.model_copy(update={"device": "cpu"}), tell, interrupted, {})
+    return said
+
+
+def collapsing_request(place: Path, ran: Made, **more: Any) -> Request:
+    return pretext_stage.plan(small(place, pretext={"epochs": 3, **more}), ran.made["manifest"])
+
+
+@pytest.mark.usefixtures("collapsing")
+def test_a_collapse_is_said_in_log_and_meta(place: Path) -> None:
+    ran = run_chain(small(place), "simclr")
+    request = collapsing_request(place, ran, weight_decay=0.1)
+    said = built(request, ran.store)
+    warning = "pretext: all outputs were alike after 3 epochs, from 1 to 3 of 3: spread of the outputs 0.001, healthy is 0.3 to 1"  # fmt: skip
+    assert ran.store.meta(request.artifact(ran.store))["warnings"] == [warning]
+    assert sum("all outputs were alike after epoch 1 of 3" in text for text in said) == 1
+    with pytest.raises(CollapsedError, match=r"after epoch 1 of 3.* Try a lower learning_rate"):
+        built(collapsing_request(place, ran, stop_on_collapse=True), ran.store)
+
+
+@pytest.mark.usefixtures("collapsing")
+@pytest.mark.parametrize("stop", [5, 7, 10])  # of 15 steps: with the last of an epoch, within one, with another's last
+def test_a_resumed_training_still_says_that_it_collapsed(stop: int, place: Path) -> None:
+    ran = run_chain(small(place), "simclr")
+    request = collapsing_request(place, ran, weight_decay=stop * 1e-6)
+    with pytest.raises(Interrupted):
+        built(request, ran.store, stop_after=stop)
+    assert any(text.startswith("going on from step") for text in built(request, ran.store))
+    (warning,) = ran.store.meta(request.artifact(ran.store))["warnings"]
+    assert "after 3 epochs, from 1 to 3 of 3" in warning
+
+
+@pytest.mark.usefixtures("collapsing")
+def test_a_run_shows_its_warnings_in_the_end_and_in_the_report(place: Path) -> None:
+    config = small(place, pretext={"weight_decay": 0.2})
+    for _ in range(2):  # computed, then cached
+        ran = run_chain(config, "collapsing")
+        (warning,) = ran.result["warnings"]
+        assert warning.startswith("pretext: all outputs were alike after epoch 1 of 1")
+        assert ran.events["pretext"]["warnings"] == [warning]
+        assert warning in (ran.folder / "report.html").read_text()
