@@ -26,3 +26,7 @@ class DeepCluster(Views, Optimization, Teacher):
         256, ge=1, le=8192, description="Dimensions kept by PCA-whitening (1 to 8192), at most; empty: no PCA."
     )
     iterations: int = Field(20, ge=1, le=1000, description="Most iterations of K-means an epoch (1 to 1000).")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "constant",
+        description="How the rate goes on after the warm-up: as it is, as in the paper, or half a cosine or a line to 0; every epoch's new top layer has to be learned.",
+    )
