@@ -57,8 +57,10 @@ def baseline_steps(config: Config, images: int) -> int:
         images: train + unlabelled images.
     """
     transfer, distill = config.transfer, config.distill
-    epochs = len(transfer.phases) * transfer.epochs, distill.rounds * distill.epochs
-    passes = zip(epochs, (transfer.batch_size, distill.batch_size), strict=True)
+    passes = (
+        (len(transfer.phases) * transfer.epochs, transfer.batch_size),
+        (distill.rounds * distill.epochs, distill.batch_size),
+    )
     return config.finetune.steps + sum(epochs * max(1, images // batch) for epochs, batch in passes)
 
 

@@ -24,6 +24,7 @@ from data.report import (
     ClusterSheet,
     Counts,
     LogRow,
+    NotNeeded,
     Rejected,
     ReportData,
     Score,
@@ -422,6 +423,49 @@ def test_what_is_missing_says_why(changes: dict[str, object], sentence: str) -> 
     if "clusters" not in changes and "scores" not in changes:
         run = replace(run, clusters=Clusters((5, 5), (2.0, 1.0), 10, 10))
     assert sentence in "".join(Page(render(run)).text)
+
+
+def test_what_is_not_needed_is_drawn_and_listed_with_the_reason(data: ReportData) -> None:
+    gone = ("cluster", "assign")
+    kept = tuple(
+        replace(stage, inputs=tuple(name for name in stage.inputs if name not in gone))
+        for stage in data.stages
+        if stage.label not in (*gone, "evaluate clusters")
+    )
+    kept = tuple(replace(stage, inputs=tuple(n for n in stage.inputs if n != "evaluate clusters")) for stage in kept)
+    because = "transfer.method seed"
+    not_needed = (
+        NotNeeded("cluster", because, ("embed",)),
+        NotNeeded("assign", because, ("cluster", "embed", "absent")),
+    )
+    run = replace(data, stages=kept, not_needed=not_needed, clusters=None, sheets=(), quality=None)
+    page = Page(render(run))
+    drawn = [
+        attributes["class"] for tag, attributes in page.tags if tag == "g" and "node" in attributes.get("class", "")
+    ]
+    assert len(drawn) == len(kept) + 2
+    assert drawn.count("node gone") == 2
+    for stage in gone:
+        assert f"{stage}: not needed by {because}" in "".join(page.text)
+    assert (
+        "".join(page.text).count("The run has no clusters: transfer.method seed learns from the teacher itself.") == 2
+    )
+    assert "2 are not needed" in page.words
+
+
+def test_warnings_stand_above_the_scores(data: ReportData) -> None:
+    warning = "pretext: all outputs were alike after epoch 1 of 9: <spread> 0.001"
+    page = render(replace(data, warnings=(warning,)))
+    assert page.index("&lt;spread&gt; 0.001") < page.index('id="scores"')
+    assert "Warning:" not in render(data)
+
+
+def test_codes_are_not_called_clusters(data: ReportData) -> None:
+    words = Page(render(replace(data, codes=True, clusters=Clusters((5, 0, 3), (), 8, 8)))).words
+    assert "its first head: the student learned these" in words
+    assert "Code 3" in words or "Code 1" in words
+    for word in ("centroid", "k-means", "Objective"):
+        assert word not in words
 
 
 def test_run_without_labels_shows_no_word_of_accuracy(data: ReportData) -> None:

@@ -10,7 +10,7 @@ import pytest
 from data.errors import ConfigError
 from data.store import Store, write_json
 from data.types import Artifact
-from flows.chain import Facts, Plan, chain
+from flows.chain import Facts, NotNeeded, Plan, chain
 from flows.recipes import override
 from tasks.config import Config
 from tasks.stage import Request
@@ -30,7 +30,11 @@ class Layout:
         write_json(folder / "meta.json", {"parts": parts, "counts": counts})
         self.requests: dict[str, Request] = {}
         self.after: dict[str, Artifact | None] = {}
-        self.made: dict[str, Artifact] = chain(config, self.step, lambda images: Facts.of(store.meta(images)))
+        self.not_needed: list[NotNeeded] = []
+        self.made: dict[str, Artifact] = chain(config, self.step, self.look, self.not_needed.append)
+
+    def look(self, images: Artifact) -> Facts:
+        return Facts.of(self.store.meta(images))
 
     def step(self, label: str, plan: Plan, /, *, after: Artifact | None = None, **inputs: Artifact) -> Artifact:
         assert label not in self.requests
@@ -72,6 +76,67 @@ def test_every_stage_once_and_wired_as_documented(store: Store) -> None:
     assert "distill" in layout.reads("evaluate-student")
     assert {"evaluate-student", "evaluate-scratch", "evaluate-teacher"} <= layout.reads("scores")
     assert "scores" in layout.reads("report")
+
+
+def test_without_training_features_enter_at_embed_and_the_student_predicts(store: Store) -> None:
+    for pretext in ({"method": "hog"}, {"method": "external", "features": "parquet:vectors"}):
+        layout = Layout(store, configured(pretext=pretext, predict={"student": True}), PARTS)
+        assert layout.reads("embed") == layout.reads("embed-teacher-test") == {"manifest"}
+        assert layout.reads("evaluate-teacher") == {"manifest", "embed", "embed-teacher-test"}
+        assert layout.reads("predict") == {"manifest", "finetune-student"}
+        assert {"pretext", "finetune-teacher", "evaluate-teacher-finetuned"}.isdisjoint(layout.made)
+        because = f"pretext.method {pretext['method']}"
+        assert layout.not_needed == [
+            NotNeeded("pretext", because, ("manifest",)),
+            NotNeeded("finetune-teacher", because, ("manifest", "labels")),
+        ]
+        few = Layout(store, configured(pretext=pretext, evaluate={"protocols": ["few-label"]}), PARTS)
+        assert {"embed-teacher-test", "evaluate-teacher"}.isdisjoint(few.made)  # there is nothing to measure
+    unlabelled = Layout(store, configured(pretext={"method": "hog"}), PARTS, {**COUNTS, "labelled": 0})
+    assert [stage.stage for stage in unlabelled.not_needed] == ["pretext"]
+
+
+def test_codes_replace_clusters_only_where_they_are_asked_for(store: Store) -> None:
+    swav = {"method": "swav"}
+    clustered = Layout(store, configured(pretext=swav), PARTS)
+    assert clustered.reads("codes") == {"pretext"}
+    assert clustered.reads("transfer") == {"manifest", "assign"}
+    assert {"codes", "cluster", "assign"} <= clustered.reads("scores")
+    coded = Layout(store, configured(pretext=swav, transfer={"labels": "codes"}, predict={"neighbours": 3}), PARTS)
+    assert coded.reads("transfer") == {"manifest", "codes"}
+    assert coded.reads("propagate") == {"embed", "predict", "labels"}
+    assert {"cluster", "assign"}.isdisjoint(coded.made)
+    assert [stage.stage for stage in coded.not_needed] == ["cluster", "assign"]
+    same = {"pretext", "codes", "embed", "labels", "finetune-teacher"}
+    assert all(coded.made[label] == clustered.made[label] for label in same)
+    elsewhere = Layout(store, configured(pretext=swav, assign={"data": "folder:c"}), PARTS)
+    assert "codes" not in elsewhere.reads("scores")  # which are of other images than the assignments
+
+
+def test_phases_of_a_transfer_are_stages_one_after_the_other(store: Store) -> None:
+    config = configured(transfer={"method": "s2bnn"}, student={"backbone": "reactnet"})
+    layout = Layout(store, config, PARTS)
+    assert layout.reads("transfer-activations") == {"manifest", "pretext"}
+    assert layout.reads("transfer") == {"manifest", "pretext", "transfer-activations"}
+    assert [layout.requests[label].settings["phase"] for label in ("transfer-activations", "transfer")] == ["activations", "weights"]  # fmt: skip
+    assert {"transfer-activations", "transfer"} <= layout.reads("report")
+    once = Layout(store, configured(), PARTS).requests["scratch"].settings["finetune"]["steps"]
+    assert layout.requests["scratch"].settings["finetune"]["steps"] == once + config.transfer.epochs
+    twin = Layout(store, configured(transfer={"method": "seed"}), PARTS)
+    assert twin.reads("transfer") == {"manifest", "pretext"}
+    assert "phase" not in twin.requests["transfer"].settings
+
+
+def test_which_labels_are_learned_is_said_by_the_inputs_alone(store: Store) -> None:
+    layout = Layout(store, configured(), PARTS)
+    assert "labels" not in layout.requests["transfer"].settings["transfer"]
+
+
+def test_propagation_without_clusters_fits_the_same_space(store: Store) -> None:
+    over = {"predict": {"neighbours": 3}, "cluster": {"pca": 7, "whitening": 0.5}}
+    with_clusters = Layout(store, configured(**over), PARTS).requests["propagate"].settings
+    without = Layout(store, configured(**over, transfer={"method": "seed"}), PARTS).requests["propagate"].settings
+    assert without == with_clusters | {"space": {"pca": 7, "whitening": 0.5, "normalise": True}}
 
 
 def test_rounds_of_distillation_propagate_over_what_the_student_sees(store: Store) -> None:
