@@ -40,6 +40,7 @@ def test_equal_channels_and_borders_between_bins_go_where_scikit_image_puts_them
     y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     ramps = torch.stack([x, y, x + y, 31 + x - y, 62 - x - y, torch.full_like(x, 9)]) * 3
     pictures = ramps[..., None].expand(-1, -1, -1, 3).byte().contiguous()
+    pictures = torch.cat([pictures, torch.stack([9 + 0 * x, 3 * x, 3 * y], dim=-1)[None].byte()])  # green before blue
     for orientations in (4, 8, 9):
         ours = descriptor(pictures, HOG(orientations=orientations))
         for a, picture in zip(ours, pictures, strict=True):
