@@ -75,6 +75,8 @@ def build(job: Job) -> Outcome:
     models = dict(MODELS)
     if "pretext" not in job.request.inputs:
         models["teacher"] = f"Features of {config['pretext']['method']}, no teacher"
+    if learned is None:
+        models["student-transferred"] = "Student, on the teacher's output only"
     page = render(
         ReportData(
             run=run["name"],

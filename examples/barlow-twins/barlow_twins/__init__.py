@@ -1,0 +1,1 @@
+"""Barlow Twins as a pretext method of knowledge-transfer, from a package of its own."""
