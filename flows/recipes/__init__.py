@@ -18,6 +18,7 @@ NAMES: tuple[str, ...] = (
     "simclrv2-imagenet",
     "momentum2-imagenet",
     "swav-imagenet",
+    "s2bnn-imagenet",
 )
 
 

@@ -11,6 +11,7 @@ real weights, phase `weights` binary both. Departures: docs/methods/s2bnn.md.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -164,6 +165,13 @@ class S2BNNMethod(Method):
             self.contrast.after_update(self.network, progress)
         if self.contrast_online is not None and self.online is not None:
             self.contrast_online.after_update(self.online, progress)
+
+    def collapsed(self, means: Mapping[str, float]) -> str | None:
+        """By `spread`, except where a frozen teacher alone is learned from.
+
+        Its embeddings hold the student's apart, which are all alike only at first, near the teacher's mean.
+        """
+        return None if self.teacher is not None and self.contrast is None else super().collapsed(means)
 
     def passes(self) -> list[tuple[int, float]]:
         """The student's query, and its key where it contrasts; the teacher is another network and not counted."""

@@ -50,7 +50,8 @@ def test_the_gradient_of_the_sign_is_the_slope_of_the_polynomial():
     u = torch.linspace(-2, 2, 801, dtype=torch.float64, requires_grad=True)
     s = sign(u)
     assert s.unique().tolist() == [-1, 1]
-    assert torch.equal(s >= 0, u >= 0)  # the sign of 0 is +1
+    assert torch.equal(s >= 0, u >= 0)
+    assert sign(torch.tensor([0.0, -0.0])).tolist() == [1, 1]  # no third value
     weight = noise(801, seed=1).double()
     (s * weight).sum().backward()
     h, at = 1e-6, u.detach().numpy()

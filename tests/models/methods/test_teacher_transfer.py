@@ -202,6 +202,17 @@ def test_contrast_starts_near_chance_and_knows_no_teacher():
     assert set(loss.terms) == {"spread", "outside", "contrast"}
 
 
+def test_a_query_is_contrasted_with_the_key_of_the_other_view():
+    method = a_s2bnn("contrastive").train()
+    batch = prepared(method, IMAGES)
+    found = method.loss(batch, progress()).total.detach()
+    x_1, x_2 = batch.views.chunk(2)
+    with torch.no_grad():  # statistics are of the batch, so a second pass gives the same
+        q, k = F.normalize(method.network(x_1), dim=1), F.normalize(method.contrast.key(x_2), dim=1)
+    logits = torch.cat([(q * k).sum(dim=1, keepdim=True), q @ method.contrast.queue.contents().T], dim=1) / 0.2
+    torch.testing.assert_close(found, F.cross_entropy(logits, torch.zeros(N, dtype=torch.int64)))
+
+
 def test_a_student_that_equals_its_teacher_is_at_the_floor():
     teacher = a_student().with_projection(24, seed=0)
     method = a_s2bnn(teacher=teacher, network=a_student())
@@ -248,6 +259,12 @@ def test_key_encoders_follow_and_queues_take_the_keys():
     for old, new, student in zip(before, contrast.key.parameters(), encoder.parameters(), strict=True):
         torch.testing.assert_close(new, 0.99 * old + 0.01 * student)
     assert contrast.queue.filled == N
+
+
+@pytest.mark.parametrize(("strategy", "online"), STRATEGIES)
+def test_alike_outputs_are_a_collapse_unless_a_frozen_teacher_holds_them_apart(strategy, online):
+    measure = a_s2bnn(strategy, online).collapsed({"spread": 0.01})
+    assert (measure is None) == ((strategy, online) == ("distill", "offline"))
 
 
 # Two trainings
