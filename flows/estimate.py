@@ -20,6 +20,7 @@ from data.types import Artifact, Split
 from flows.chain import Facts, NotNeeded, Plan, chain
 from flows.phrases import duration
 from tasks.config import Config, methods
+from tasks.recall import Recall
 from tasks.stage import Request
 
 if TYPE_CHECKING:
@@ -164,10 +165,11 @@ class _Estimator:
         size = _SIZES[request.stage](self, request, inputs)
         artifact, known = Artifact(kind=request.kind, fingerprint=f"to-come-{label}"), False
         if request.stage == "manifest":
-            found = self._manifest(request)
+            found = self._manifest(label, request)
             artifact, known = (found, True) if found is not None else (artifact, False)
-        elif not request.by_content and self.store is not None and all(given.known for given in inputs.values()):
-            artifact, known = request.artifact(self.store), True
+        elif self.store is not None and all(given.known for given in inputs.values()):
+            recalled = Recall(self.store, request).made() if request.by_content else request.artifact(self.store)
+            artifact, known = (recalled, True) if recalled is not None else (artifact, False)
         there = (
             self.store.has(artifact) if known and self.store is not None else None if self._any_manifest() else False
         )
@@ -209,17 +211,24 @@ class _Estimator:
     def _any_manifest(self) -> bool:
         return self.store is not None and any((self.store.root / "artifacts" / "manifest").glob("*/meta.json"))
 
-    def _manifest(self, request: Request) -> Artifact | None:
-        """The manifest that the newest run with these sources found."""
+    def _manifest(self, label: str, request: Request) -> Artifact | None:
+        """The manifest that the newest run with these sources found, under the same label."""
         if self.store is None:
             return None
         wanted = request.outside["sources"]
         records = sorted((self.store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime)
         for record in (json.loads(path.read_text()) for path in records):
-            data = record["config"]["data"]
-            rows = [row for row in record["stages"] if row["stage"] == "manifest"]
-            same = {role: data[role] for role in wanted} == wanted and record["config"]["seed"] == request.seed
-            if rows and same:
+            config = record["config"]
+            places = {role: config["data"][role] for role in wanted}
+            if label != "manifest":  # of cluster.data or assign.data
+                section = label.removeprefix("manifest-")
+                places = {
+                    "train": config[section]["data"] or config["cluster"]["data"],
+                    "unlabelled": None,
+                    "test": None,
+                }
+            rows = [row for row in record["stages"] if row["stage"] == label]
+            if rows and places == wanted and config["seed"] == request.seed:
                 self._assume(f"the images are those that run {record['name']} found")
                 return Artifact(kind="manifest", fingerprint=rows[0]["fingerprint"])
         return None
@@ -338,7 +347,7 @@ def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
     assert cost is not None
     layer = request.settings["layer"]
     if layer not in cost.widths:
-        raise ConfigError(f"embed.layer: there is no {layer!r} in this network; choose one of {', '.join(cost.widths)}")
+        raise ConfigError(f"embed.layer = {layer}: the teacher has none; choose one of {', '.join(cost.widths)}")
     return _features(inputs, request, cost.widths[layer], cost.forward)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from data.errors import ConfigError
 from data.types import Artifact
 from models.methods.configs import PRETEXT
 from tasks.config import Config
@@ -40,7 +41,9 @@ def build(job: Job) -> Outcome:
     size = job.settings["image_size"]
     index, _ = training.manifest_rows(job.path("manifest"), ("train", "unlabelled"))
     method = make_pretext(config, size, job.seed)
-    method.network.layer_dim(job.request.outside["layer"])  # a layer that isn't there is better refused before training
+    layer, known = job.request.outside["layer"], method.network.layer_names()
+    if layer not in known:  # better refused now than after training
+        raise ConfigError(f"embed.layer = {layer}: a teacher of {config.method} on {config.backbone} has none; choose one of {', '.join(known)}")  # fmt: skip
     feed = training.ImageFeed(
         job.images(size), Shuffled(index, config.batch_size), index, None, training.order_key(job, "pretext")
     )

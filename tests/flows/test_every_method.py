@@ -16,6 +16,7 @@ from data.errors import CollapsedError, ConfigError, Interrupted
 from data.schemas import CODES
 from data.store import Store
 from data.tables import column, read_table, read_vectors
+from flows.estimate import estimate
 from flows.recipes import override
 from models.methods.configs import PRETEXT, TRANSFER, Teacher
 from models.methods.simclr import SimCLRMethod
@@ -78,8 +79,8 @@ def small(place: Path, method: str = "simclr", by: str = "pseudo-labels", **over
     return override(Config(), values)
 
 
-def complete(ran: Made) -> None:
-    """What holds of a finished run of any shape."""
+def complete(ran: Made, config: Config) -> None:
+    """What holds of a finished run of any shape; a dry run then finds all of it."""
     record = json.loads((ran.folder / "run.json").read_text())
     assert record["status"] == "done"
     assert [row["stage"] for row in record["stages"]] == list(ran.made)
@@ -92,6 +93,14 @@ def complete(ran: Made) -> None:
     assert all(0 <= value <= 1 for value in top1.values())
     index, _ = read_vectors(ran.path("embed"))
     assert np.array_equal(index, np.arange(train_images(ran)))
+    found_again(ran, config)
+
+
+def found_again(ran: Made, config: Config) -> None:
+    planned = estimate(config)
+    assert [row.stage for row in planned.rows] == list(ran.made)
+    assert [row.stage for row in planned.rows if not row.in_store] == []
+    assert {stage.stage: stage.because for stage in planned.not_needed} == ran.result["not_needed"]
 
 
 def train_images(ran: Made) -> int:
@@ -103,7 +112,7 @@ def train_images(ran: Made) -> int:
 def test_every_pretext_method(method: str, place: Path) -> None:
     config = small(place, method)
     ran = run_chain(config, method)
-    complete(ran)
+    complete(ran, config)
     if isinstance(config.pretext, Teacher):
         assert not ran.result["not_needed"]
         assert ("codes" in ran.made) == config.pretext.codes
@@ -119,8 +128,9 @@ def test_every_pretext_method(method: str, place: Path) -> None:
 
 @pytest.mark.parametrize("method", WITH_CODES)
 def test_a_student_learns_the_codes_of_every_method_that_gives_some(method: str, place: Path) -> None:
-    ran = run_chain(small(place, method, transfer={"labels": "codes"}), method)
-    complete(ran)
+    config = small(place, method, transfer={"labels": "codes"})
+    ran = run_chain(config, method)
+    complete(ran, config)
     assert ran.result["not_needed"] == dict.fromkeys(("cluster", "assign"), "transfer.labels codes")
     assert ran.inputs("transfer")["codes"] == ran.made["codes"]
     table = read_table(ran.path("codes"), CODES)
@@ -135,15 +145,17 @@ def test_a_student_learns_the_codes_of_every_method_that_gives_some(method: str,
 
 @pytest.mark.parametrize("method", BY_LABELS)
 def test_every_transfer_method_that_learns_labels(method: str, place: Path) -> None:
-    ran = run_chain(small(place, by=method), method)
-    complete(ran)
+    config = small(place, by=method)
+    ran = run_chain(config, method)
+    complete(ran, config)
     assert ran.inputs("transfer")["assignments"] == ran.made["assign"]
 
 
 @pytest.mark.parametrize("method", BY_TEACHER)
 def test_every_transfer_method_that_learns_from_the_teacher(method: str, place: Path) -> None:
-    ran = run_chain(small(place, by=method), method)
-    complete(ran)
+    config = small(place, by=method)
+    ran = run_chain(config, method)
+    complete(ran, config)
     assert ran.result["not_needed"] == dict.fromkeys(("cluster", "assign"), f"transfer.method {method}")
     *earlier, _ = labels = [*(f"transfer-{phase}" for phase in TRANSFER[method].phases[:-1]), "transfer"]
     for label in labels:
@@ -170,6 +182,7 @@ def test_without_labels_the_chain_ends_after_transfer(pretext: str, over: dict[s
     assert "labels" not in ran.made
     assert {"transfer", "scores", "report"} <= ran.made.keys()
     assert ran.result["headline"] == {}
+    found_again(ran, config)
 
 
 @pytest.mark.parametrize("pretext", ["simclr", "hog", "external"])
@@ -192,9 +205,11 @@ def test_other_sources_are_clustered_and_labelled(pretext: str, place: Path) -> 
 @pytest.mark.skipif(not BY_TEACHER, reason="no method learns from the teacher")
 def test_a_teacher_is_asked_about_images_of_another_source(place: Path) -> None:
     other = {"data": f"folder:{place / 'photographs' / 'flower'}"}
-    ran = run_chain(small(place, by=BY_TEACHER[0], assign=other), "other")
+    config = small(place, by=BY_TEACHER[0], assign=other)
+    ran = run_chain(config, "other")
     assert ran.inputs("transfer")["manifest"] == ran.made["manifest-assign"]
     assert "embed-assign" not in ran.made
+    found_again(ran, config)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +238,10 @@ def test_what_cannot_go_together_is_refused_before_any_work(over: dict[str, Any]
 def test_a_layer_that_is_not_there_is_refused_before_training(place: Path) -> None:
     ran = run_chain(small(place), "simclr")
     request = pretext_stage.plan(small(place, embed={"layer": "head7"}, pretext={"epochs": 9}), ran.made["manifest"])
-    with pytest.raises(ConfigError, match="no 'head7'; choose one of"):
+    with pytest.raises(
+        ConfigError,
+        match=r"embed\.layer = head7: a teacher of simclr on smallconv has none; choose one of conv1, .*head1",
+    ):
         built(request, ran.store)
 
 
