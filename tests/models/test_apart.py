@@ -20,8 +20,8 @@ from models.clustering import apart
 from models.clustering.apart import Clustering, cluster_apart
 
 ROOT = Path(__file__).parents[2]
-LONG = Clustering(k=2000, iterations=1000)
-"""Minutes of work."""
+LONG = Clustering(k=8000, iterations=1000)
+"""Minutes of work on 400 000 features."""
 
 
 def features(n=300, d=12, seed=0):
@@ -97,7 +97,7 @@ def test_a_stop_ends_the_child_and_leaves_nothing(temporary, monkeypatch):
     before = signal.signal(signal.SIGALRM, stop)
     try:
         with pytest.raises(Interrupted):
-            cluster_apart(features(100_000), LONG)
+            cluster_apart(features(400_000, 32), LONG)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert started[0].returncode == -signal.SIGKILL
@@ -113,17 +113,17 @@ def test_the_child_dies_with_its_parent(tmp_path):
         "    def __init__(self, *args, **kwargs):\n"
         "        super().__init__(*args, **kwargs); print(self.pid, flush=True)\n"
         "apart.subprocess.Popen = Popen\n"
-        "x = np.random.default_rng(0).normal(size=(100_000, 12)).astype(np.float32)\n"
+        "x = np.random.default_rng(0).normal(size=(400_000, 32)).astype(np.float32)\n"
         f"apart.cluster_apart(x, apart.{LONG!r})"
     )
     with run(code, stdout=subprocess.PIPE) as parent:
         child = int(parent.stdout.readline())
-        for _ in range(400):  # until it is at work, its watching thread included
-            if "faiss" in Path(f"/proc/{child}/maps").read_text():
+        for _ in range(400):  # until it is at work, so that it would go on without its folder
+            if "features.npy" in Path(f"/proc/{child}/maps").read_text():
                 break
             time.sleep(0.05)
         parent.kill()
-    for _ in range(400):
+    for _ in range(200):
         if not alive(child) and not list(tmp_path.iterdir()):
             return
         time.sleep(0.05)
