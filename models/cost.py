@@ -180,4 +180,4 @@ def _parameters(module: torch.nn.Module) -> int:
 
 
 def _widths(network: Network) -> dict[str, int]:
-    return {layer: network.layer_dim(layer) for layer in network.layer_names()}
+    return {layer: network.layer_dim(layer) for layer in (*network.layer_names(), "last")}

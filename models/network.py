@@ -128,12 +128,18 @@ class Network(nn.Module):
         """What `features` accepts, from the image upwards."""
         return list(self._widths)
 
+    @property
+    def last_layer(self) -> str:
+        """The uppermost layer below the classifier: what is kept of a projection head, if anything is."""
+        return next(name for name in reversed(self._widths) if name != "logits")
+
     def layer_dim(self, layer: str) -> int:
         """Length of the vectors that `features` gives for a layer.
 
         Raises:
             ConfigError: there is no such layer.
         """
+        layer = self.last_layer if layer == "last" else layer
         if layer not in self._widths:
             known = ", ".join(self._widths)
             raise ConfigError(f"layer: this {self._description.backbone} has no {layer!r}; choose one of {known}")
@@ -150,7 +156,7 @@ class Network(nn.Module):
 
         Args:
             x: (B, 3, S, S) float32 in [0, 1].
-            layer: one of `layer_names()`.
+            layer: one of `layer_names()`, or `last` for `last_layer`.
 
         Returns:
             (B, D) float32, D depending on the layer.
@@ -159,6 +165,7 @@ class Network(nn.Module):
             ConfigError: there is no such layer.
         """
         self.layer_dim(layer)
+        layer = self.last_layer if layer == "last" else layer
         output = next(output for name, output in self._outputs(x) if name == layer)
         return pooled(output) if output.ndim == 4 else output.float()
 

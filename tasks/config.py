@@ -71,7 +71,7 @@ class Embed(Frozen):
     layer: str = Field(
         "features",
         min_length=1,
-        description="features (pooled backbone output), head1 (first layer of a SimCLR head), or a layer such as conv4 or layer3, averaged over positions; without effect where pretext trains no network.",
+        description="features (pooled backbone output), last (the same, or what a method keeps of its head: head1 of a SimCLR teacher), or a layer such as conv4 or layer3, averaged over positions; without effect where pretext trains no network.",
     )
     batch_size: int = Field(512, ge=1, le=65_536, description="Images at a time (1 to 65536).")
 

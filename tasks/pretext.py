@@ -41,7 +41,7 @@ def build(job: Job) -> Outcome:
     size = job.settings["image_size"]
     index, _ = training.manifest_rows(job.path("manifest"), ("train", "unlabelled"))
     method = make_pretext(config, size, job.seed)
-    layer, known = job.request.outside["layer"], method.network.layer_names()
+    layer, known = job.request.outside["layer"], ("last", *method.network.layer_names())
     if layer not in known:  # better refused now than after training
         raise ConfigError(f"embed.layer = {layer}: a teacher of {config.method} on {config.backbone} has none; choose one of {', '.join(known)}")  # fmt: skip
     feed = training.ImageFeed(

@@ -27,7 +27,7 @@ CONFIG = Config(
         backbone="smallconv", width=0.5, epochs=130, batch_size=256, temperature=0.2, projection=64,
         **STRONG, **ADAMW | {"learning_rate": 5e-3, "warmup": 0.05},
     ),
-    embed=Embed(layer="head1"),
+    embed=Embed(layer="last"),
     cluster=Cluster(k=60, iterations=30, restarts=3),
     transfer=PseudoLabels(epochs=36, batch_size=128, **MEDIUM, **ADAMW, learning_rate=3e-3),
     student=Student(backbone="smallconv", width=0.5),

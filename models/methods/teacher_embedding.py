@@ -32,7 +32,7 @@ class TeacherEmbedding(nn.Module):
     def __init__(self, teacher: Network) -> None:
         super().__init__()
         self._frozen = (teacher.eval().requires_grad_(False),)
-        self._layer = next(name for name in reversed(teacher.layer_names()) if name != "logits")
+        self._layer = teacher.last_layer
         self.projected = self._layer == "projection"
         self.dim = teacher.layer_dim(self._layer)
         self.register_buffer("mean", torch.zeros(self.dim))

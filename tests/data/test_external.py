@@ -159,6 +159,12 @@ def test_columns_are_asked_for_by_name(tmp_path: Path) -> None:
     refused(f"parquet:{tmp_path / 'text.parquet'}", "not readable as Parquet")
 
 
+def test_files_must_name_images_in_the_same_way(tmp_path: Path) -> None:
+    write(tmp_path / "0.parquet", vectors(3), uri=IMAGES["uri"].to_pylist()[:3])
+    write(tmp_path / "1.parquet", vectors(3), sha256=IMAGES["sha256"].to_pylist()[3:])
+    refused(f"parquet:{tmp_path}", r"1\.parquet names images by sha256, the file before it by uri; they must agree")
+
+
 def test_a_uri_of_several_images_needs_more_to_tell_them_apart(tmp_path: Path) -> None:
     images = manifest(["a.png", "b.png", "a.png"], ["train", "train", "test"])
     refused(

@@ -51,7 +51,7 @@ def photos(folder: Path, count: int) -> None:
         (["run", "--set", "cluster.kk=5"], ["unknown key cluster.kk", "iterations"]),
         (["run", "--set", "cluster.k=0"], ["cluster.k = 0", "greater than or equal to 1"]),
         (["run", "--set", "cluster.k=many"], ["cluster.k = 'many'", "integer"]),
-        (["run", "--set", "pretext.method=byol"], ["pretext.method = 'byol'", "simclr"]),
+        (["run", "--set", "pretext.method=cpc"], ["pretext.method = 'cpc'", "simclr"]),
         (["run", "--set", "cluster.k"], ["section.key=value"]),
         (["run", "--set", "data.labels_per_class=2", "--set", "data.label_fraction=0.1"], ["not both"]),
         (["run", "digit"], ["recipe 'digit'", "digits", "imagenet-paper"]),

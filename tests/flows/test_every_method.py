@@ -138,6 +138,8 @@ def test_a_student_learns_the_codes_of_every_method_that_gives_some(method: str,
     assert np.array_equal(np.sort(column(table, "index")[first]), np.arange(train_images(ran)))
     used = len(np.unique(column(table, "cluster")[first]))
     assert json.loads((ran.path("transfer") / "model.json").read_text())["classes"] == used
+    steps = column(read_table(ran.path("transfer") / "log.parquet"), "step").max()
+    assert steps == train_images(ran) // 32  # an image once an epoch, whatever the number of heads
     measured = {row["evaluation"] for row in ran.result["scores"]}
     assert "codes" in measured
     assert "clusters" not in measured
@@ -233,6 +235,12 @@ def test_what_cannot_go_together_is_refused_before_any_work(over: dict[str, Any]
     with pytest.raises(ConfigError, match=said) as caught:
         override(Config(), over)
     assert "\n" not in str(caught.value)
+
+
+def test_another_layer_is_computed_anew(place: Path) -> None:
+    run_chain(small(place), "features")
+    ran = run_chain(small(place, embed={"layer": "head1"}), "head1")
+    assert ran.store.meta(ran.made["embed"])["rows_computed"] == train_images(ran)
 
 
 def test_a_layer_that_is_not_there_is_refused_before_training(place: Path) -> None:

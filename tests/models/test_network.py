@@ -161,6 +161,15 @@ def test_features_are_averaged_maps_of_normalised_images():
     assert (network.features(x, "head1") >= 0).all()
 
 
+@pytest.mark.parametrize(("options", "name"), [({}, "features"), ({"head": 2}, "head2"), ({"classes": 3}, "features"), ({"head": 1, "classes": 3}, "head1")])  # fmt: skip
+def test_the_last_layer_is_what_lies_below_the_classifier(options, name):
+    network = build_network("smallconv", 16, seed=0, width=0.25, **options).eval()
+    x = torch.rand(2, 3, 16, 16)
+    assert network.last_layer == name
+    assert network.layer_dim("last") == network.layer_dim(name)
+    torch.testing.assert_close(network.features(x, "last"), network.features(x, name), rtol=0, atol=0)
+
+
 def test_an_unknown_layer_names_the_known_ones():
     with pytest.raises(ConfigError, match=r"conv9.*conv1, conv2, conv3, features, head1"):
         small(head=1).features(images(1, 16), "conv9")

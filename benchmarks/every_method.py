@@ -1,0 +1,229 @@
+r"""Every pretext and transfer method on real photographs, each teacher trained for the same minutes: one table.
+
+    python benchmarks/every_method.py --store STORE --out benchmarks/records/<date>_methods --minutes 5 \\
+        --cifar TRAIN.parquet TEST.parquet --imagenette TRAIN.parquet TEST.parquet
+
+The tile and picture tasks (jigsaw, jigsaw++, colorization, inpainting) see Imagenette at 96 px, all others CIFAR-10 at 32;
+every teacher is `smallconv`, its epochs such that training takes the minutes at the pace of a few trial steps. Each runs
+through the whole chain; what follows the teacher is short and equal for all, since the table is about teachers: kNN and
+linear probe of their features, NMI of their clusters, and what one student made of them. Raw pixels and a network with
+random weights enter as external features. One seed; intervals are bootstrapped over the test images. Writes table.md,
+scores.csv and environment.json, a row after each method, and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TILES = ("jigsaw", "jigsaw++", "colorization", "inpainting")
+SHORT = {
+    "transfer": {"epochs": 2, "optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0},
+    "student": {"backbone": "smallconv"},
+    "finetune": {"steps": 100, "optimizer": "muon", "learning_rate": 0.03, "weight_decay": 0.0, "baseline": False},
+    "predict": {"neighbours": 20, "alpha": 0.8},
+    "distill": {"epochs": 2, "optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0, "init": "transferred"},
+    "evaluate": {"knn_neighbours": [20]},
+}
+"""What follows the teacher, the same for all."""
+DATA = {
+    "cifar10": {"image_size": 32, "labels_per_class": 50, "views": 24, "k": 300},
+    "imagenette": {"image_size": 96, "labels_per_class": 50, "views": 96, "k": 100},
+}
+RESAMPLES = 10_000
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Nested keys as the words of `--set`."""
+    words = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            words += flat(value, f"{prefix}{name}.")
+        else:
+            words.append(f"{prefix}{name}={json.dumps(value)}")
+    return words
+
+
+def chain(values: dict[str, Any], store: Path) -> dict[str, Any]:
+    """One run of the chain -> its JSON."""
+    given = [word for setting in flat(values) for word in ("--set", setting)]
+    command = [sys.executable, "-m", "flows", "run", "cifar10", *given, "--store", str(store), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"status {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def epochs_for(config: Any, size: int, images: int, seconds: float) -> int:
+    """How many epochs take about so long, by some steps on noise."""
+    import torch
+
+    from models.engine import resolve_precision, train
+    from models.method import Batch
+    from models.methods.pretext import make_pretext
+
+    class Noise:
+        steps_per_epoch = 8
+
+        def batch(self, epoch: int, step: int) -> Batch:
+            pixels = np.random.default_rng(step).integers(0, 255, (config.batch_size, size, size, 3), dtype=np.uint8)
+            return Batch(torch.from_numpy(pixels), torch.arange(config.batch_size) + step * config.batch_size)
+
+        def sweep(self) -> Any:
+            return (self.batch(0, step) for step in range(self.steps_per_epoch))
+
+    noise, device = Noise(), torch.device("cpu")
+    done = train(
+        make_pretext(config, size, 0), noise, epochs=2, seed=0, stage="trial", schedule=lambda step, steps: 1.0,
+        device=device, precision=resolve_precision("auto", device), sweep=noise.sweep,
+    )  # fmt: skip
+    return max(1, round(seconds * done.images_per_second / images))
+
+
+def features_of(kind: str, sources: tuple[str, str], size: int, folder: Path) -> str:
+    """Write raw pixels, or the features of a network with random weights, of all images -> `parquet:FOLDER`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    from data.images import open_images
+    from data.manifest import make_manifest
+    from models.network import build_network
+
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = make_manifest(*sources, None, seed=0, max_rejected=0.05, workers=os.cpu_count() or 1).images
+    images = open_images(manifest, dict(zip(("train", "test"), sources, strict=True)), size, cache=folder / "cache")
+    network = build_network("smallconv", size, seed=0).eval()
+    uri, split = manifest["uri"].to_pylist(), manifest["split"].to_pylist()
+    for role in ("train", "test"):
+        rows = np.array([row for row, name in enumerate(split) if name == role])
+        writer = None
+        for start in range(0, len(rows), 2048):
+            at = rows[start : start + 2048]
+            pixels = torch.from_numpy(images.read(at)).permute(0, 3, 1, 2).float() / 255
+            with torch.no_grad():
+                x = network.features(pixels) if kind == "random weights" else pixels.flatten(1)
+            vector = pa.FixedSizeListArray.from_arrays(pa.array(x.numpy().ravel()), x.shape[1])
+            table = pa.table({"uri": [uri[row] for row in at], "vector": vector})
+            writer = writer or pq.ParquetWriter(folder / f"{role}.parquet", table.schema)
+            writer.write_table(table)
+        assert writer is not None
+        writer.close()
+    return f"parquet:{folder}/*.parquet"
+
+
+def interval(p: float, n: int) -> tuple[float, float]:
+    """95 % of the bootstrap over n test images of which a share p is right."""
+    drawn = np.random.default_rng(0).binomial(n, p, RESAMPLES) / n
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def main() -> None:
+    """Run what is missing, write the table."""
+    from models.methods.configs import PRETEXT, TRANSFER, Teacher
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--cifar", nargs=2, required=True, metavar=("TRAIN", "TEST"))
+    parser.add_argument("--imagenette", nargs=2, required=True, metavar=("TRAIN", "TEST"))
+    parser.add_argument("--only", nargs="*", help="rows to make, such as swav or transfer:seed")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    sources = {
+        "cifar10": tuple(f"parquet:{path}" for path in options.cifar),
+        "imagenette": tuple(f"parquet:{path}" for path in options.imagenette),
+    }
+    trained = [name for name, model in PRETEXT.items() if issubclass(model, Teacher)]
+    rows = ["raw pixels", "random weights", "hog", *trained, *(f"transfer:{name}" for name in TRANSFER if name != "pseudo-labels")]  # fmt: skip
+    path = options.out / "scores.csv"
+    made = list(csv.DictReader(path.open())) if path.exists() else []
+    for name in options.only or rows:
+        if name in {row["method"] for row in made}:
+            continue
+        by = name.removeprefix("transfer:") if name.startswith("transfer:") else "pseudo-labels"
+        method = "simclr" if by != "pseudo-labels" else name
+        data = "imagenette" if method in TILES else "cifar10"
+        facts, (train, test) = DATA[data], sources[data]
+        size, epochs = facts["image_size"], 0
+        pretext: dict[str, Any] = {"method": method}
+        if method in trained:
+            pretext |= {"backbone": "smallconv", "batch_size": 256 if size < 64 else 64}
+            if "view_size" in PRETEXT[method].model_fields:
+                pretext["view_size"] = facts["views"]
+            config = PRETEXT[method].model_validate(pretext)
+            images = {"cifar10": 50_000, "imagenette": 9_469}[data]
+            epochs = pretext["epochs"] = epochs_for(config, size, images, 60 * options.minutes)
+        elif method != "hog":
+            pretext = {"method": "external"} | {
+                "features": features_of(method, (train, test), size, options.out / method.replace(" ", "-"))
+            }
+        values = {
+            **SHORT,
+            "data": {"train": train, "test": test, **{k: facts[k] for k in ("image_size", "labels_per_class")}},
+            "pretext": pretext,
+            "embed": {"layer": "features"},
+            "cluster": {"k": facts["k"], "pca": 64},
+            "transfer": {**SHORT["transfer"], "method": by, "view_size": facts["views"]},
+            "student": {"backbone": "reactnet", "width": 0.5} if by == "s2bnn" else SHORT["student"],
+        }
+        began = time.monotonic()
+        try:
+            result = chain(values, options.store)
+        except RuntimeError as error:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            continue
+        shown = "student-transferred" if by != "pseudo-labels" else "teacher"
+        found = {(r["evaluation"], r["model"], r["metric"]): r for r in result["scores"]}
+        knn, linear = found["knn", shown, "top1"], found["linear", shown, "top1"]
+        nmi = found.get(("clusters", "teacher", "nmi"))
+        seconds = {row["stage"]: row["seconds"] for row in result["stages"]}
+        made.append({
+            "method": name, "data": data, "n": knn["n"], "epochs": epochs,
+            "seconds": round(seconds.get("pretext", 0.0) if by == "pseudo-labels" else seconds["transfer"], 1),
+            "knn": knn["value"], "linear": linear["value"], "nmi": nmi["value"] if nmi else "",
+            "student": found["few-label", "student", "top1"]["value"], "chain_seconds": round(time.monotonic() - began),
+        })  # fmt: skip
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, made[0].keys())
+            writer.writeheader()
+            writer.writerows(made)
+        write_table(made, options.out / "table.md")
+        print(made[-1], flush=True)
+    environment = {
+        "command": " ".join(sys.argv), "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+        "minutes": options.minutes, **{name: version(name) for name in ("torch", "knowledge-transfer")},
+    }  # fmt: skip
+    (options.out / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+
+
+def write_table(rows: list[dict[str, Any]], path: Path) -> None:
+    """The table as Markdown, in per cent with bootstrap intervals."""
+    lines = ["| method | data | epochs | seconds | kNN | linear | NMI of clusters | student, 50 labels a class |", "| --- | --- | ---: | ---: | --- | --- | ---: | ---: |"]  # fmt: skip
+    for row in rows:
+        cells = []
+        for metric in ("knn", "linear"):
+            p = float(row[metric])
+            low, high = interval(p, int(row["n"]))
+            cells.append(f"{100 * p:.1f} ({100 * low:.1f} to {100 * high:.1f})")
+        nmi = f"{float(row['nmi']):.3f}" if row["nmi"] != "" else ""
+        lines.append(f"| {row['method']} | {row['data']} | {row['epochs']} | {row['seconds']} | {cells[0]} | {cells[1]} | {nmi} | {100 * float(row['student']):.1f} |")  # fmt: skip
+    path.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Features in the store: what is taken over from earlier ones, and the space in which they are clustered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.decomposition import PCA
+
+from data import schemas
+from data.checkpoints import read_arrays
+from data.store import Store
+from data.tables import VectorWriter, read_vectors
+from data.types import Artifact
+from tasks import cluster, embed, manifest
+from tasks.config import Cluster, Compute, Config, resolve
+from tasks.stage import Request, run
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def build(store: Store, request: Request) -> Artifact:
+    return run(request, store, Compute(device="cpu"), lambda event: None, lambda: False, {})[0]
+
+
+def photos(folder: Path, names: list[str], first: int = 0) -> None:
+    folder.mkdir(exist_ok=True)
+    for number, name in enumerate(names, first):
+        pixels = np.random.default_rng(number).integers(0, 255, (80, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+
+
+def described(store: Store, folder: Path, **hog: Any) -> tuple[Artifact, np.ndarray]:
+    data = {"train": f"folder:{folder}", "image_size": 64}
+    config = resolve({"data": data, "pretext": {"method": "hog", **hog}, "embed": {"batch_size": 3}})
+    images = build(store, manifest.plan(config, only=data["train"]))
+    made = build(store, embed.plan_described(config, images, part="train", only=data["train"]))
+    return made, read_vectors(store.folder(made))[1]
+
+
+def test_descriptors_of_new_images_are_the_only_ones_computed(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    photos(folder, [f"{i}.png" for i in range(7)])
+    before, x = described(store, folder)
+    assert store.meta(before)["rows_computed"] == 7
+    photos(folder, ["1-new.png"], first=7)  # sorts between the others, so that later indices move
+    after, y = described(store, folder)
+    assert store.meta(after)["rows_computed"] == 1
+    assert np.array_equal(np.delete(y, 1, axis=0), x)
+    other, _ = described(store, folder, orientations=8)
+    assert store.meta(other)["rows_computed"] == 8  # another descriptor's rows are of no use
+
+
+def test_descriptors_see_the_central_square_that_networks_see(store: Store, tmp_path: Path) -> None:
+    import torch
+
+    from data.images import resize_square, stored_size
+    from models.hog import descriptor
+    from models.methods.configs import HOG
+
+    photos(tmp_path / "photos", ["a.png", "b.png"])
+    made, x = described(store, tmp_path / "photos")
+    side = stored_size(64)
+    assert side > 64
+    edge = round((side - 64) / 2)
+    pixels = [np.asarray(Image.open(tmp_path / "photos" / name)) for name in ("a.png", "b.png")]
+    squares = np.stack([resize_square(p, side)[edge : edge + 64, edge : edge + 64] for p in pixels])
+    assert np.allclose(x, descriptor(torch.from_numpy(squares), HOG()).numpy(), atol=1e-6)
+    assert store.meta(made)["dim"] == x.shape[1]
+
+
+@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
+def test_clusters_lie_in_the_space_that_was_asked_for(whitening: float, store: Store) -> None:
+    features = Artifact(kind="features", fingerprint="f")
+    x = (np.random.default_rng(0).normal(size=(50, 4)) * [8, 4, 2, 1]).astype(np.float32)
+    with store.draft(features, interrupted=lambda: False, waiting=lambda: None) as draft:
+        with VectorWriter(draft / "out", schemas.features(4, "m", "l")) as out:
+            out.write(np.arange(50), x)
+        store.publish(features, draft, {"rows": 50})
+    made = build(store, cluster.plan(Config(cluster=Cluster(k=3, pca=2, whitening=whitening)), features))
+    matrix = read_arrays(store.folder(made) / "transform.safetensors")["matrix"]
+    deviation = ((x - x.mean(0)) @ matrix).std(axis=0)
+    expected = PCA(2).fit(x).singular_values_ / np.sqrt(50)
+    assert np.allclose(deviation, expected ** (1 - whitening), rtol=1e-3)
