@@ -88,7 +88,7 @@ def build(job: Job) -> Outcome:
 
     index, _ = training.manifest_rows(job.path("manifest"), SPLITS[job.settings["part"]])
     source = _network(job) if "checkpoint" in job.request.inputs else _descriptor(job)
-    schema = schemas.features(source.dim, source.model, job.settings["layer"])
+    schema = schemas.features(source.dim, source.model, source.layer)
     earlier = _earlier(job, index)
     taken = np.zeros(0, np.int64)
     with VectorWriter(job.out, schema) as out:
@@ -105,7 +105,9 @@ def build(job: Job) -> Outcome:
                 raise Interrupted("stopped while embedding")
             out.write(block_index, block)
             job.report(done=out.rows, total=len(index))
-    return Outcome(rows=len(index), meta={"rows_computed": len(missing), "dim": source.dim, **source.meta})
+    return Outcome(
+        rows=len(index), meta={"rows_computed": len(missing), "dim": source.dim, "layer": source.layer, **source.meta}
+    )
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,14 @@ class _Source:
 
     Attributes:
         model: its name in the schema's metadata.
+        layer: the same; where `last` was asked for, the one that this is.
         dim: D.
         blocks: (N,) index -> index (B,) and features (B, D) of some images after the other.
         meta: for meta.json.
     """
 
     model: str
+    layer: str
     dim: int
     blocks: Callable[[NDArray[np.int64]], Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]]
     meta: dict[str, Any]
@@ -132,8 +136,8 @@ def _network(job: Job) -> _Source:
     from models.inference import run
     from tasks import training
 
-    wish, layer = job.settings, job.settings["layer"]
-    network = training.load(job.path("checkpoint"))
+    wish, network = job.settings, training.load(job.path("checkpoint"))
+    layer = network.last_layer if wish["layer"] == "last" else wish["layer"]
     device = resolve_device(job.compute.device)
     precision = resolve_precision(wish["precision"], device)
     blocks = partial(
@@ -147,7 +151,7 @@ def _network(job: Job) -> _Source:
         precision=precision,
     )
     model, meta = job.request.inputs["checkpoint"].fingerprint, {"device": str(device), "precision": precision}
-    return _Source(model, network.layer_dim(layer), blocks, meta)
+    return _Source(model, layer, network.layer_dim(layer), blocks, meta)
 
 
 def _descriptor(job: Job) -> _Source:
@@ -183,7 +187,7 @@ def _descriptor(job: Job) -> _Source:
                 )
                 yield part, vectors
 
-    return _Source(given["method"], dim, blocks, {"device": str(device)})
+    return _Source(given["method"], job.settings["layer"], dim, blocks, {"device": str(device)})
 
 
 def _earlier(job: Job, index: NDArray[np.int64]) -> tuple[Path, dict[int, int]] | None:

@@ -74,7 +74,8 @@ def build(job: Job) -> Outcome:
     index, label = training.manifest_rows(job.path("manifest"), ("test",))
     index, label = index[label >= 0], label[label >= 0]
     if "train" in job.request.inputs:
-        layer = job.meta("train")["config"]["layer"]
+        made = job.meta("train")
+        layer = made.get("layer", made["config"]["layer"])
 
         def labelled(name: str, split: str) -> tuple[torch.Tensor, torch.Tensor]:
             at, vectors = read_vectors(job.path(name))
