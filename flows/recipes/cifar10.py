@@ -27,6 +27,6 @@ CONFIG = Config(
         steps=300, batch_size=64, crop_min=0.3, **PHOTO, **MUON, learning_rates=[0.06, 0.03], head_learning_rate=0.015
     ),
     predict=Predict(mirror=True, student=True, neighbours=20, alpha=0.8, prior=1.0, balance=True, joint=True, probe=True),
-    distill=Distill(epochs=9, batch_size=256, crop_min=0.3, **PHOTO, **MUON, temperature=0.33, init="transferred"),
+    distill=Distill(epochs=7, batch_size=256, crop_min=0.3, **PHOTO, **MUON, temperature=0.33, init="transferred"),
     evaluate=Evaluate(knn_neighbours=[20, 200]),
 )  # fmt: skip
