@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import torch
 from torch import Tensor, nn
@@ -121,16 +120,3 @@ class DINOHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs) -> (B, K) float32 in [-1, 1]."""
         return self.scores(self.embed(x))
-
-
-def spread(z: Tensor) -> Tensor:
-    """How far representations are from collapse: sqrt(d) times the mean standard deviation of unit rows' columns.
-
-    Args:
-        z: (B, d).
-
-    Returns:
-        Scalar float32: about 1 for directions spread over the sphere, 0 when all rows point the same way.
-    """
-    u = F.normalize(z.detach().float(), dim=1)
-    return u.std(dim=0, correction=0).mean() * math.sqrt(z.shape[1])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from data.draws import Draws
+from models.collapse import alike
 from models.network import Network
 
 
@@ -59,9 +60,6 @@ class Loss:
     optimizer: str = "main"
 
 
-COLLAPSED = 0.05
-"""Below this spread outputs count as all alike; untrained networks have 0.1 and more."""
-
 Sweep = Callable[[], Iterator[Batch]]
 """All images of the training once, in order of index and unaugmented."""
 
@@ -106,10 +104,9 @@ class Method(nn.Module, ABC):
             means: of everything that was logged in the epoch.
 
         Returns:
-            The measure in words, or None if all is well. By default by `spread` of the outputs (`heads.spread`).
+            The measure in words, or None if all is well. By default by what `collapse.signs` says of the outputs.
         """
-        spread = means.get("spread", 1.0)
-        return f"spread of the outputs {spread:.3f}, healthy is 0.3 to 1" if spread < COLLAPSED else None
+        return alike(means)
 
     def codes(self, sweep: Sweep) -> Tensor | None:
         """Labels that the method itself has given all images, asked once after training.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.method import COLLAPSED, Progress
+from models.method import Progress
 
 
 class Prototypes(nn.Module):
@@ -62,9 +60,3 @@ def share_used(label: Tensor, k: int) -> Tensor:
     """
     used = torch.zeros(k, device=label.device).index_fill_(0, label, 1.0)
     return used.sum() / min(k, len(label))
-
-
-def few_used(means: Mapping[str, float]) -> str | None:
-    """What `Method.collapsed` answers where nearly all images share a label: by the logged `codes_used`."""
-    used = means.get("codes_used", 1.0)
-    return f"share of labels used {used:.3f}, healthy is 0.3 to 1" if used < COLLAPSED else None

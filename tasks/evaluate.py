@@ -9,7 +9,7 @@ from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="evaluate", kind="scores", version=2, process="train")
+STAGE = Stage(name="evaluate", kind="scores", version=3, process="train")
 
 
 def plan(
@@ -58,6 +58,7 @@ def build(job: Job) -> Outcome:
     from data.checkpoints import read_description
     from data.schemas import SCORES
     from data.tables import read_vectors, write_table
+    from models.cost import operations, weight_bits
     from models.evaluation.health import health
     from models.evaluation.knn import knn_accuracy
     from models.evaluation.linear import linear_probe
@@ -99,14 +100,19 @@ def build(job: Job) -> Outcome:
             probe = linear_probe(bank, bank_labels, queries, query_labels, classes=classes, seed=job.seed)
             add("linear", "top1", f"layer={layer}", probe.accuracy, len(queries))
             chosen["l2"] = probe.strength
-    trained = job.path("checkpoint") if "checkpoint" in job.request.inputs else None
-    if "few-label" in wish["protocols"] and trained and read_description(trained).get("class_names"):
+    if "checkpoint" in job.request.inputs:
+        trained, size = job.path("checkpoint"), wish["image_size"]
         network = training.load(trained)
-        logits = training.embed(job, network, index, "logits", wish["image_size"])
-        add("few-label", "top1", "", float((logits.argmax(1) == label).mean()), len(label))
-        if classes >= 100:
-            top5 = np.argpartition(-logits, 5, axis=1)[:, :5]
-            add("few-label", "top5", "", float((top5 == label[:, None]).any(1).mean()), len(label))
+        if "few-label" in wish["protocols"] and read_description(trained).get("class_names"):
+            logits = training.embed(job, network, index, "logits", size)
+            add("few-label", "top1", "", float((logits.argmax(1) == label).mean()), len(label))
+            if classes >= 100:
+                top5 = np.argpartition(-logits, 5, axis=1)[:, :5]
+                add("few-label", "top5", "", float((top5 == label[:, None]).any(1).mean()), len(label))
+        each = operations(network, size)
+        counted = {"weight_bits": weight_bits(network), "binary_operations": each.binary, "real_operations": each.real}
+        for metric, count in counted.items():
+            add("cost", metric, f"image_size={size}", count, 1)
     columns = (
         dict(zip(SCORES.names, zip(*rows, strict=True), strict=True)) if rows else {name: [] for name in SCORES.names}
     )

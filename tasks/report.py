@@ -10,7 +10,7 @@ from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="report", kind="report", version=2, process="plain")
+STAGE = Stage(name="report", kind="report", version=3, process="plain")
 
 _SHEET_IMAGE = 64
 """Side of the images on contact sheets, px, unless the stored ones are smaller."""
@@ -96,6 +96,7 @@ def build(job: Job) -> Outcome:
             sheets=sheets,
             quality=_quality(scores, "codes" if learned == "codes" else "clusters"),
             scores=tuple(Score(**row) for row in scores if row["evaluation"] in EVALUATIONS),
+            costs=_costs(scores, models),
             models=models,
             classes=tuple(meta["classes"] or ()),
             rejected=Rejected(len(rejected), tuple((row["uri"], row["reason"]) for row in rejected[:10])),
@@ -192,6 +193,18 @@ def _quality(scores: list[dict[str, Any]], evaluation: str) -> Any:
         return None
     values = {name: found[name]["value"] for name in ("nmi", "ami", "ari", "purity")}
     return ClusterQuality(**values, n=found["nmi"]["n"])
+
+
+def _costs(scores: list[dict[str, Any]], models: dict[str, str]) -> tuple[Any, ...]:
+    from data.report.document import FINAL, ModelCost
+
+    found = {(row["model"], row["metric"]): int(row["value"]) for row in scores if row["evaluation"] == "cost"}
+    metrics = ("weight_bits", "real_operations", "binary_operations")
+    return tuple(
+        ModelCost(shown, *(found[model, metric] for metric in metrics), final=model == FINAL)
+        for model, shown in models.items()
+        if (model, metrics[0]) in found
+    )
 
 
 def _show(job: Job, sheets: tuple[Any, ...]) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "Clusters",
     "Counts",
     "LogRow",
+    "ModelCost",
     "NotNeeded",
     "Rejected",
     "ReportData",

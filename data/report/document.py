@@ -38,6 +38,9 @@ EVALUATIONS: Mapping[str, str] = {
 }
 """Evaluations in the order of the table, as named in `scores.parquet` -> as shown."""
 
+FINAL = "student"
+"""The model of the headline."""
+
 ALL_LABELS = frozenset({"linear", "knn"})
 """Protocols whose bank is all of train, with all its labels."""
 
@@ -164,6 +167,30 @@ class ClusterQuality:
 
 
 @dataclass(frozen=True)
+class ModelCost:
+    """What a model takes where it is used, for one image.
+
+    Attributes:
+        model: as shown.
+        weight_bits: size of its weights: a bit a binary one, 32 any other.
+        real_operations: multiply-adds of real numbers.
+        binary_operations: multiply-adds of signs.
+        final: whether it is the model of the headline.
+    """
+
+    model: str
+    weight_bits: int
+    real_operations: int
+    binary_operations: int
+    final: bool = False
+
+    @property
+    def operations(self) -> float:
+        """Real ones, and binary ones at 64 to one (Bi-Real net)."""
+        return self.real_operations + self.binary_operations / 64
+
+
+@dataclass(frozen=True)
 class Counts:
     """How many images there are, and how many labels were drawn.
 
@@ -213,6 +240,7 @@ class ReportData:
         sheets: some clusters to look at.
         quality: agreement of clusters and classes.
         scores: rows of `scores.parquet` that belong to models.
+        costs: what the models take, in order of the chain.
         classes: class names, empty without labels.
         rejected: images left out.
         notes: sentences for the reader.
@@ -240,6 +268,7 @@ class ReportData:
     sheets: tuple[ClusterSheet, ...] = ()
     quality: ClusterQuality | None = None
     scores: tuple[Score, ...] = ()
+    costs: tuple[ModelCost, ...] = ()
     classes: tuple[str, ...] = ()
     rejected: Rejected = Rejected(0)
     notes: tuple[str, ...] = ()
@@ -249,7 +278,7 @@ class ReportData:
     evaluations: Mapping[str, str] = field(default_factory=lambda: EVALUATIONS)
     all_labels: frozenset[str] = ALL_LABELS
     deciding: str = "few-label"
-    final: str = "student"
+    final: str = FINAL
     scratch: str = "scratch"
 
 
@@ -267,6 +296,8 @@ def render(data: ReportData) -> str:
         "points": points,
         "number": number,
         "cell": cell_value,
+        "bits": bits,
+        "magnitude": magnitude,
     }
     template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
     found = scoreboard.board(data.scores, data.models, tuple(data.evaluations))
@@ -366,6 +397,20 @@ def points(difference: float) -> str:
     """0.057 -> +5.7, -0.012 -> −1.2: percentage points, with a sign."""
     text = f"{100 * difference:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def bits(value: int) -> str:
+    """Bits as bytes: 800 -> 100 bytes, 8e6 -> 1 MB."""
+    size = value / 8
+    return f"{size:.0f} bytes" if size < 999.5 else f"{size / 1e3:.3g} kB" if size < 999.5e3 else f"{size / 1e6:.4g} MB"
+
+
+def magnitude(value: float) -> str:
+    """0 -> 0, 1234 -> 1.23 k, 5.6e7 -> 56 M, 4.1e9 -> 4.1 G."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g}\u202f{unit}"
+    return f"{value:.3g}"
 
 
 def number(value: float) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from data.draws import Draws
-from models import heads
+from models import collapse, heads
 from models.augment import two_views
 from models.ema import advance, teach, teacher_of
 from models.losses.regression import normalised_regression
@@ -57,13 +57,13 @@ class BYOLMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Both directions; `spread` of the projections z, near 0 on collapse."""
+        """Both directions; collapse signs of the projections z."""
         views: tuple[Tensor, Tensor] = batch.views.chunk(2)
         z = [self.online(x) for x in views]
         p = [self.predictor(z_x) for z_x in z]
         t = [teach(self.target, x, progress) for x in views]
         total = normalised_regression(p[0], t[1]) + normalised_regression(p[1], t[0])
-        return Loss(total, {"spread": heads.spread(z[0])})
+        return Loss(total, dict(collapse.signs(z[0])))
 
     def after_update(self, progress: Progress) -> None:
         """The target follows the online network."""

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from data.errors import DataError
-from models import heads
+from models import collapse
 from models.augment import centre, random_view
 from models.backbones.backbone import pooled
 from models.colour import lab
@@ -121,7 +121,7 @@ class ColorizationMethod(Method):
             "accuracy": (right & on).sum() / n,
             "ab_error": ((found - views.ab).norm(dim=3) * on).sum() / n,
             "coloured": views.coloured.float().mean(),
-            "spread": heads.spread(pooled(maps)),
+            **collapse.signs(pooled(maps)),
         }
         return Loss(total, terms)
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from data.draws import Draws, key
 from data.errors import ConfigError
-from models import heads
+from models import collapse, heads
 from models.augment import random_view
 from models.clustering.apart import Clustering, cluster_apart
 from models.evaluation.clusters import agreement
@@ -25,7 +25,7 @@ from models.methods.configs import DeepCluster
 from models.network import build_network, seeded
 from models.optim import make_optimizer
 from models.per_image import PerImage, embed_all
-from models.prototypes import few_used, share_used
+from models.prototypes import share_used
 
 
 class DeepClusterMethod(Method):
@@ -93,7 +93,7 @@ class DeepClusterMethod(Method):
         label = self.memory.labels[0, self.memory.rows(batch.index)]
         terms: dict[str, Tensor | float] = {
             "accuracy": (logits.argmax(dim=1) == label).float().mean(),
-            "spread": heads.spread(h),
+            **collapse.signs(h),
             "codes_used": share_used(label, self.config.clusters),
         }
         if progress.epoch:
@@ -102,7 +102,7 @@ class DeepClusterMethod(Method):
 
     def collapsed(self, means: Mapping[str, float]) -> str | None:
         """All features alike, or nearly all images in few clusters."""
-        return super().collapsed(means) or few_used(means)
+        return super().collapsed(means) or collapse.few_used(means)
 
     def codes(self, sweep: Sweep) -> Tensor:
         """(1, N) the clusters of the last epoch."""

@@ -17,14 +17,14 @@ from torch.optim import Optimizer
 
 from data.draws import Draws, key
 from data.errors import ConfigError
-from models import heads
+from models import collapse, heads
 from models.augment import multi_crop, small_side, two_views
 from models.method import Batch, Loss, Method, Progress, Sweep
 from models.methods.configs import DeepClusterV2
 from models.network import build_network, seeded
 from models.optim import make_optimizer
 from models.per_image import UNSEEN, PerImage
-from models.prototypes import Prototypes, few_used, share_used
+from models.prototypes import Prototypes, share_used
 from models.spherical_kmeans import spherical_kmeans
 
 _LARGE = 2
@@ -100,7 +100,7 @@ class DeepClusterV2Method(Method):
         target = label.T.expand(len(z), -1, -1)  # (V, B, heads)
         loss = F.cross_entropy(scores.flatten(0, 2) / self.config.temperature, target.flatten(), ignore_index=UNSEEN)
         used = share_used(label[0], self.config.prototypes)
-        return Loss(loss, {"spread": heads.spread(z.flatten(0, 1)), "codes_used": used})
+        return Loss(loss, {**collapse.signs(z.flatten(0, 1)), "codes_used": used})
 
     def after_update(self, progress: Progress) -> None:
         """The large crops' embeddings, as they were in this step, into the banks."""
@@ -108,7 +108,7 @@ class DeepClusterV2Method(Method):
 
     def collapsed(self, means: Mapping[str, float]) -> str | None:
         """All outputs alike, or nearly all images in few clusters."""
-        return super().collapsed(means) or few_used(means)
+        return super().collapsed(means) or collapse.few_used(means)
 
     def codes(self, sweep: Sweep) -> Tensor:
         """(heads, N) the labels of the last epoch."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from data.draws import Draws
-from models import heads
+from models import collapse, heads
 from models.augment import multi_crop, small_side
 from models.ema import advance, teach, teacher_of
 from models.losses.centring import centred_softmax, entropies
@@ -66,7 +66,7 @@ class DINOMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Eq. 3; `entropy` of P_t, `entropy_of_mean` over the batch, and `spread` of the student's embeddings."""
+        """Eq. 3; `entropy` of P_t, `entropy_of_mean` over the batch, and collapse signs of the student's embeddings."""
         N = len(batch.index)
         g_t = teach(self.teacher, batch.views[0], progress)
         self._mean = g_t.mean(dim=0)
@@ -76,8 +76,7 @@ class DINOMethod(Method):
         shape = (-1, N, self.config.outputs)
         total = swapped_prediction(head.scores(z).view(shape), P_t.view(shape), self.config.temperature)
         entropy, entropy_of_mean = entropies(P_t)
-        spread = heads.spread(z[: _LARGE * N])
-        return Loss(total, {"entropy": entropy, "entropy_of_mean": entropy_of_mean, "spread": spread})
+        return Loss(total, {"entropy": entropy, "entropy_of_mean": entropy_of_mean, **collapse.signs(z[: _LARGE * N])})
 
     def teacher_temperature(self, progress: Progress) -> float:
         """tau_t: along a line from its first value to its last, then as it is."""

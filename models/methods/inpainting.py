@@ -19,7 +19,7 @@ from torch.optim import Adam, Optimizer
 
 from data.draws import Draws
 from data.errors import ConfigError
-from models import heads
+from models import collapse
 from models.augment import random_view
 from models.backbones.backbone import pooled
 from models.decoders import Adversary, ContextDecoder
@@ -134,7 +134,7 @@ class InpaintingMethod(Method):
 
     def _encoder_loss(self, holes: Holes, maps: Tensor, picture: Tensor) -> Loss:
         rec = reconstruction(picture, 2 * holes.x - 1, holes.weight())
-        terms: dict[str, Tensor | float] = {"reconstruction": rec.detach(), "spread": heads.spread(pooled(maps))}
+        terms: dict[str, Tensor | float] = {"reconstruction": rec.detach(), **collapse.signs(pooled(maps))}
         if self.adversary is None:
             return Loss(rec, terms)
         adv = persuade(self.adversary(self._cut(holes, picture)))

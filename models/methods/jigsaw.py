@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from data.errors import ConfigError
+from models import collapse
 from models.augment import GREY
 from models.heads import JigsawHead
 from models.method import Batch, Loss, Method, Progress
@@ -106,11 +107,14 @@ class JigsawMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy over the permutations; `accuracy`."""
+        """Cross-entropy over the permutations; `accuracy`, and collapse signs of the features of tiles in the first place."""
         puzzles: Puzzles = batch.views
-        logits = self.head(self.network.backbone(puzzles.tiles)).float()
+        features = self.network.backbone(puzzles.tiles)
+        logits = self.head(features).float()
         accuracy = (logits.argmax(dim=1) == puzzles.permutation).float().mean()
-        return Loss(F.cross_entropy(logits, puzzles.permutation), {"accuracy": accuracy})
+        return Loss(
+            F.cross_entropy(logits, puzzles.permutation), {"accuracy": accuracy, **collapse.signs(features[::TILES])}
+        )
 
     def passes(self) -> list[tuple[int, float]]:
         """Nine tiles an image."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from data.draws import Draws
-from models import heads
+from models import collapse, heads
 from models.augment import two_views
 from models.ema import advance, teach, teacher_of
 from models.losses.contrastive import against_queue, info_nce
@@ -76,7 +76,7 @@ class MoCoMethod(Method):
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         """InfoNCE, the mean over both directions if `symmetric`.
 
-        Terms: `accuracy` of finding the own key among 1 + K, `spread` of q, near 0 on collapse.
+        Terms: `accuracy` of finding the own key among 1 + K, collapse signs of q.
         """
         views: Views = batch.views
         x = views.pairs.chunk(2)
@@ -88,7 +88,7 @@ class MoCoMethod(Method):
             [against_queue(*pair, negatives, self.config.temperature) for pair in zip(q, self._keys, strict=True)]
         )
         accuracy = (logits.argmax(dim=1) == 0).float().mean()
-        return Loss(info_nce(logits), {"accuracy": accuracy, "spread": heads.spread(q[0])})
+        return Loss(info_nce(logits), {"accuracy": accuracy, **collapse.signs(q[0])})
 
     def _encoded(self, x: Tensor, order: Tensor, progress: Progress) -> Tensor:
         """(N, 3, S, S) -> (N, d) float32 unit keys, encoded in another order and put back into their own."""

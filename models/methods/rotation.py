@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from data.draws import Draws
-from models import heads
+from models import collapse, heads
 from models.augment import random_view
 from models.method import Batch, Loss, Method, Progress
 from models.methods.configs import Rotation
@@ -47,13 +47,13 @@ class RotationMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy over the turns; `accuracy`, and `spread` of the features of upright images."""
+        """Cross-entropy over the turns; `accuracy`, and collapse signs of the features of upright images."""
         h = self.network(batch.views)
         B = len(h) // TURNS
         y = torch.arange(TURNS, device=h.device).repeat_interleave(B)
         logits = self.classifier(h).float()
         accuracy = (logits.argmax(dim=1) == y).float().mean()
-        return Loss(F.cross_entropy(logits, y), {"accuracy": accuracy, "spread": heads.spread(h[:B])})
+        return Loss(F.cross_entropy(logits, y), {"accuracy": accuracy, **collapse.signs(h[:B])})
 
     def passes(self) -> list[tuple[int, float]]:
         """Four turns of a view."""

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from data.errors import ConfigError
-from models import heads
+from models import collapse
 from models.augment import random_view, two_views
 from models.backbones.reactnet import binary_convolutions
 from models.ema import advance, teach, teacher_of
@@ -131,13 +131,13 @@ class S2BNNMethod(Method):
         """The sum of what the strategy asks for, and InfoNCE of an online teacher.
 
         Terms: `distillation` and `contrast`, where asked for; `divergence` of student from teacher, distillation less
-        its least value, the teacher's entropy; `cosine` of s and t; `spread` of s; `outside`, the share of latent
+        its least value, the teacher's entropy; `cosine` of s and t; collapse signs of s; `outside`, the share of latent
         weights beyond -1 and 1, which take no gradient.
         """
         x_1, x_2 = (*batch.views.split(len(batch.images)), None)[:2]
         s = self.network(x_1)
         losses: dict[str, Tensor] = {}
-        terms: dict[str, Tensor | float] = {"spread": heads.spread(s), "outside": self._outside()}
+        terms: dict[str, Tensor | float] = {**collapse.signs(s), "outside": self._outside()}
         t = None
         if self.teacher is not None:
             t = self.teacher(x_1)
@@ -167,7 +167,7 @@ class S2BNNMethod(Method):
             self.contrast_online.after_update(self.online, progress)
 
     def collapsed(self, means: Mapping[str, float]) -> str | None:
-        """By `spread`, except where a frozen teacher alone is learned from.
+        """By the collapse signs, except where a frozen teacher alone is learned from.
 
         Its embeddings hold the student's apart, which are all alike only at first, near the teacher's mean.
         """

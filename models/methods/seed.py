@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from data.draws import Draws
-from models import heads
+from models import collapse
 from models.augment import random_view
 from models.losses.embeddings import cross_entropy, entropy, over_queue
 from models.method import Batch, Loss, Method, Progress, Sweep
@@ -56,7 +56,7 @@ class SeedMethod(Method):
         """Mean of -sum P_t log P_s.
 
         Terms: `divergence` of student from teacher, the loss less `entropy`, the least it can be; `cosine` of s and t;
-        `agreement`, how often the student is nearest to what the teacher is nearest to; `spread` of s.
+        `agreement`, how often the student is nearest to what the teacher is nearest to; collapse signs of s.
         """
         s, self._t = self.network(batch.views), self.teacher(batch.views)
         queue = self.queue.contents()
@@ -69,7 +69,7 @@ class SeedMethod(Method):
             "entropy": least,
             "cosine": torch.cosine_similarity(s.detach().float(), self._t).mean(),
             "agreement": agreement,
-            "spread": heads.spread(s),
+            **collapse.signs(s),
         }
         return Loss(total, terms)
 

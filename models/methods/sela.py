@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from data.draws import Draws
-from models import heads
+from models import collapse, heads
 from models.augment import random_view
 from models.losses.sinkhorn import prototype_scaling
 from models.method import Batch, Loss, Method, Progress, Sweep
@@ -23,7 +23,7 @@ from models.methods.configs import SeLa
 from models.network import build_network, seeded
 from models.optim import make_optimizer
 from models.per_image import PerImage, embed_all
-from models.prototypes import few_used, share_used
+from models.prototypes import share_used
 
 _ROWS = 8192
 """Images whose probabilities are held in float64 at once."""
@@ -85,7 +85,7 @@ class SeLaMethod(Method):
         loss = F.cross_entropy(logits.flatten(0, 1), label.flatten())
         terms: dict[str, Tensor | float] = {
             "accuracy": (logits.argmax(dim=2) == label).float().mean(),
-            "spread": heads.spread(h),
+            **collapse.signs(h),
             "codes_used": share_used(label[0], self.config.clusters),
             "changed": self.changed,
         }
@@ -93,7 +93,7 @@ class SeLaMethod(Method):
 
     def collapsed(self, means: Mapping[str, float]) -> str | None:
         """All features alike, or nearly all images under few labels."""
-        return super().collapsed(means) or few_used(means)
+        return super().collapsed(means) or collapse.few_used(means)
 
     def codes(self, sweep: Sweep) -> Tensor:
         """(heads, N) the last labels."""

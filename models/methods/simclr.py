@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from data.draws import Draws
-from models import heads
+from models import collapse, heads
 from models.augment import two_views
 from models.ema import advance, teach, teacher_of
 from models.losses.contrastive import candidates
@@ -53,7 +53,7 @@ class SimCLRMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """NT-Xent; `accuracy` of finding the other view among all candidates, and `spread` of z, near 0 on collapse."""
+        """NT-Xent; `accuracy` of finding the other view among all candidates, and collapse signs of z."""
         z = self.projector(self.network(batch.views))
         memory = None
         if self.config.memory:
@@ -62,7 +62,7 @@ class SimCLRMethod(Method):
             self._embedded = F.normalize(second.float(), dim=1)
         s, positive = candidates(z, self.config.temperature, memory)
         accuracy = (s.argmax(dim=1) == positive).float().mean()
-        return Loss(F.cross_entropy(s, positive), {"accuracy": accuracy, "spread": heads.spread(z)})
+        return Loss(F.cross_entropy(s, positive), {"accuracy": accuracy, **collapse.signs(z)})
 
     def after_update(self, progress: Progress) -> None:
         """The memory network follows, then its embeddings enter the memory."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from data.draws import Draws
-from models import heads
+from models import collapse, heads
 from models.augment import multi_crop, small_side
 from models.losses.codes import swapped_prediction
 from models.losses.sinkhorn import prototype_scaling, sinkhorn
@@ -26,7 +26,7 @@ from models.methods.configs import SwAV
 from models.network import build_network, seeded
 from models.optim import make_optimizer
 from models.per_image import embed_all
-from models.prototypes import Prototypes, few_used, frozen, share_used
+from models.prototypes import Prototypes, frozen, share_used
 from models.queue import Queue
 
 _LARGE = 2
@@ -66,7 +66,7 @@ class SwAVMethod(Method):
         self._z = z[:_LARGE].detach()
         q = self._codes(scores[:_LARGE])
         terms = {
-            "spread": heads.spread(z.flatten(0, 1)),
+            **collapse.signs(z.flatten(0, 1)),
             "codes_used": share_used(q.argmax(dim=2).flatten(), self.config.prototypes),
             "code_entropy": torch.special.entr(q).sum(dim=2).mean() / math.log(self.config.prototypes),
         }
@@ -102,7 +102,7 @@ class SwAVMethod(Method):
         flat = (
             f"entropy of the codes {entropy:.3f} ln K, healthy is below 0.9; lower epsilon, or milder views, may help"
         )
-        return super().collapsed(means) or few_used(means) or (flat if entropy > _FLAT else None)
+        return super().collapsed(means) or collapse.few_used(means) or (flat if entropy > _FLAT else None)
 
     def codes(self, sweep: Sweep) -> Tensor:
         """(1, N) the prototype of each image, balanced over all images as over a batch in training."""

@@ -24,6 +24,7 @@ from data.report import (
     ClusterSheet,
     Counts,
     LogRow,
+    ModelCost,
     NotNeeded,
     Rejected,
     ReportData,
@@ -324,6 +325,16 @@ def test_score_table_shows_every_score_once(data: ReportData, page: str) -> None
                 assert cell.endswith("n = 360")
             else:
                 assert cell.startswith(f"{value:.4g}")
+
+
+def test_what_models_take_is_shown_with_binary_operations_only_where_there_are_some() -> None:
+    real = ModelCost("Teacher, pretext only", 8 * 2_500_000, 120_000_000, 0)
+    small = ModelCost("Final student (distilled)", 8 * 910, 400_000, 64_000_000, final=True)
+    shown = {row[0]: row[1:] for row in Page(render(bare(costs=(real, small)))).rows}
+    assert shown["Final student (distilled)"] == ["910 bytes", "400\u202fk", "64\u202fM", "1.4\u202fM"]
+    assert shown["Teacher, pretext only"] == ["2.5 MB", "120\u202fM", "0", "120\u202fM"]
+    shown = {row[0]: row[1:] for row in Page(render(bare(costs=(real,)))).rows}
+    assert shown["Teacher, pretext only"] == ["2.5 MB", "120\u202fM"]
 
 
 def test_numbers_of_stages_clusters_and_data_are_those_given(data: ReportData, page: str) -> None:

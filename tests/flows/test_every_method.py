@@ -13,13 +13,16 @@ import pytest
 from in_process import Made, photographs, run_chain
 
 from data.errors import CollapsedError, ConfigError, Interrupted
+from data.report.document import bits, magnitude
 from data.schemas import CODES
 from data.store import Store
 from data.tables import column, read_table, read_vectors
 from flows.estimate import estimate
 from flows.recipes import override
+from models.cost import operations, weight_bits
 from models.methods.configs import PRETEXT, TRANSFER, Teacher
 from models.methods.simclr import SimCLRMethod
+from models.network import build_network
 from tasks import pretext as pretext_stage
 from tasks.config import Config
 from tasks.stage import Request
@@ -165,6 +168,19 @@ def test_every_transfer_method_that_learns_from_the_teacher(method: str, place: 
     for before, label in zip(earlier, labels[1:], strict=True):
         assert ran.inputs(label)["checkpoint"] == ran.made[before]
     assert "clusters" not in ran.inputs("propagate")
+
+
+def test_what_a_binary_student_takes_stands_in_scores_and_report(place: Path) -> None:
+    ran = run_chain(small(place, by="s2bnn"), "s2bnn")
+    cost = {(row["model"], row["metric"]): row["value"] for row in ran.result["scores"] if row["evaluation"] == "cost"}
+    network = build_network("reactnet", 32, seed=0, width=0.25, classes=2)
+    assert cost["student", "binary_operations"] == operations(network).binary > 0
+    assert cost["student", "real_operations"] == operations(network).real
+    assert cost["student", "weight_bits"] == weight_bits(network)
+    assert cost["teacher", "binary_operations"] == 0
+    report = (ran.folder / "report.html").read_text()
+    assert bits(weight_bits(network)) in report
+    assert magnitude(cost["student", "binary_operations"]) in report
 
 
 @pytest.mark.parametrize(("pretext", "over"), [("hog", {}), ("external", {}), ("simclr", {}), ("swav", {"labels": "codes"})])  # fmt: skip

@@ -7,7 +7,7 @@ from models.evaluation.health import health
 
 def test_features_on_the_whole_sphere_are_healthy():
     x = np.random.default_rng(0).standard_normal((20_000, 32)).astype(np.float32)
-    assert health(x) == pytest.approx({"feature_std": 1, "effective_rank": 32}, rel=0.01)
+    assert health(x) == pytest.approx({"spread": 1, "effective_rank": 32}, rel=0.01)
 
 
 def test_effective_rank_is_that_of_the_singular_values():
@@ -21,7 +21,7 @@ def test_effective_rank_is_that_of_the_singular_values():
 def test_collapse_shows():
     rng = np.random.default_rng(0)
     one = np.outer(rng.random(500) + 1, rng.standard_normal(16)).astype(np.float32)
-    assert health(one) == pytest.approx({"feature_std": 0, "effective_rank": 1}, abs=1e-3)
+    assert health(one) == pytest.approx({"spread": 0, "effective_rank": 1}, abs=1e-3)
     plane = (rng.standard_normal((500, 2)) @ rng.standard_normal((2, 16))).astype(np.float32)
     assert health(plane)["effective_rank"] < 2.01
 

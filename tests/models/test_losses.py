@@ -6,7 +6,6 @@ import torch
 from scipy.special import logsumexp, softmax
 from torch.nn import functional as F
 
-from models.heads import spread
 from models.losses.contrastive import candidates, nt_xent
 from models.losses.distill import labelled_cross_entropy, sharpen, soft_cross_entropy
 
@@ -147,8 +146,3 @@ def test_the_labelled_loss_is_the_mean_over_labelled_rows_and_zero_without_any()
     none.backward()
     assert none.item() == 0
     assert (logits.grad == 0).all()
-
-
-def test_spread_is_one_on_the_sphere_and_zero_on_collapse():
-    assert spread(projections(2000, 32)).item() == pytest.approx(1, abs=0.02)
-    assert spread(torch.ones(10, 4) * torch.arange(1, 11)[:, None]).item() == pytest.approx(0, abs=1e-6)

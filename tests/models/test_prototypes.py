@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from models.method import Progress
 from models.methods.configs import Optimization
 from models.optim import make_optimizer
-from models.prototypes import Prototypes, few_used, frozen, share_used
+from models.prototypes import Prototypes, frozen, share_used
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lars", "adamw", "muon"])
@@ -61,9 +61,3 @@ def test_share_of_labels_used():
     assert share_used(torch.tensor([2, 2, 0, 2]), 8).item() == pytest.approx(2 / 4)  # four images can't use eight
     assert share_used(torch.tensor([2, 2, 0, 2] * 4), 8).item() == pytest.approx(2 / 8)
     assert share_used(torch.arange(8), 8).item() == 1
-
-
-def test_collapse_is_told_by_it():
-    assert few_used({"codes_used": 0.02}) == "share of labels used 0.020, healthy is 0.3 to 1"
-    assert few_used({"codes_used": 0.3}) is None
-    assert few_used({}) is None

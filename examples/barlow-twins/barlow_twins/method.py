@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from barlow_twins.config import BarlowTwins
 from data.draws import Draws
-from models import heads
+from models import collapse, heads
 from models.augment import two_views
 from models.method import Batch, Loss, Method, Progress
 from models.network import build_network, seeded
@@ -61,9 +61,9 @@ class BarlowTwinsMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Each view with the batch statistics of its own; `spread` of z, near 0 on collapse."""
+        """Each view with the batch statistics of its own; collapse signs of z."""
         z_a, z_b = (self.projector(self.network(view)) for view in batch.views.chunk(2))
-        return Loss(barlow_twins(z_a, z_b, self.config.redundancy), {"spread": heads.spread(z_a)})
+        return Loss(barlow_twins(z_a, z_b, self.config.redundancy), dict(collapse.signs(z_a)))
 
     def passes(self) -> list[tuple[int, float]]:
         """Two views an image."""
