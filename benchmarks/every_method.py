@@ -8,7 +8,8 @@ every teacher is `smallconv`, its epochs such that training takes the minutes at
 through the whole chain; what follows the teacher is short and equal for all, since the table is about teachers: kNN and
 linear probe of their features, NMI of their clusters, and what one student made of them. Raw pixels and a network with
 random weights enter as external features. One seed; intervals are bootstrapped over the test images. Writes table.md,
-scores.csv and environment.json, a row after each method, and goes on where it stopped.
+scores.csv and environment.json, a row after each method, and goes on where it stopped. With --at-once 2 two methods train
+side by side, each on half of the cores.
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ import platform
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 TILES = ("jigsaw", "jigsaw++", "colorization", "inpainting")
 SHORT = {
-    "transfer": {"epochs": 2, "optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0},
-    "student": {"backbone": "smallconv"},
+    "transfer": {"epochs": 1, "optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0},
+    "student": {"backbone": "smallconv", "width": 0.5},
     "finetune": {"steps": 100, "optimizer": "muon", "learning_rate": 0.03, "weight_decay": 0.0, "baseline": False},
     "predict": {"neighbours": 20, "alpha": 0.8},
-    "distill": {"epochs": 2, "optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0, "init": "transferred"},
+    "distill": {"epochs": 1, "optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0, "init": "transferred"},
     "evaluate": {"knn_neighbours": [20]},
 }
 """What follows the teacher, the same for all."""
@@ -42,6 +47,7 @@ DATA = {
     "imagenette": {"image_size": 96, "labels_per_class": 50, "views": 96, "k": 100},
 }
 RESAMPLES = 10_000
+_WRITING = Lock()
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> list[str]:
@@ -55,11 +61,11 @@ def flat(values: dict[str, Any], prefix: str = "") -> list[str]:
     return words
 
 
-def chain(values: dict[str, Any], store: Path) -> dict[str, Any]:
-    """One run of the chain -> its JSON."""
+def chain(values: dict[str, Any], store: Path, threads: int) -> dict[str, Any]:
+    """One run of the chain on so many cores -> its JSON."""
     given = [word for setting in flat(values) for word in ("--set", setting)]
     command = [sys.executable, "-m", "flows", "run", "cifar10", *given, "--store", str(store), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
     if done.returncode:
         raise RuntimeError(f"status {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
     result: dict[str, Any] = json.loads(done.stdout)
@@ -131,8 +137,73 @@ def interval(p: float, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namespace, threads: int) -> dict[str, Any]:
+    """The row of a method: its chain, and what it scored."""
+    from models.methods.configs import PRETEXT, Teacher
+
+    by = name.removeprefix("transfer:") if name.startswith("transfer:") else "pseudo-labels"
+    method = "simclr" if by != "pseudo-labels" else name
+    trained = method in PRETEXT and issubclass(PRETEXT[method], Teacher)
+    data = "imagenette" if method in TILES else "cifar10"
+    facts, (train, test) = DATA[data], sources[data]
+    size, epochs = facts["image_size"], 0
+    pretext: dict[str, Any] = {"method": method}
+    if trained:
+        pretext |= {"backbone": "smallconv", "batch_size": 256 if size < 64 else 64}
+        if "view_size" in PRETEXT[method].model_fields:
+            pretext["view_size"] = facts["views"]
+        config = PRETEXT[method].model_validate(pretext)
+        images = pq.read_metadata(train.removeprefix("parquet:")).num_rows
+        epochs = pretext["epochs"] = epochs_for(config, size, images, 60 * options.minutes)
+    elif method != "hog":
+        pretext = {"method": "external"} | {
+            "features": features_of(method, (train, test), size, options.out / method.replace(" ", "-"))
+        }
+    values = {
+        **SHORT,
+        "data": {"train": train, "test": test, **{k: facts[k] for k in ("image_size", "labels_per_class")}},
+        "pretext": pretext,
+        "embed": {"layer": "features"},
+        "cluster": {"k": facts["k"], "pca": 64},
+        "transfer": {**SHORT["transfer"], "method": by, "view_size": facts["views"]},
+        "student": {"backbone": "reactnet", "width": 0.5} if by == "s2bnn" else SHORT["student"],
+    }
+    began = time.monotonic()
+    result = chain(values, options.store, threads)
+    shown = "student-transferred" if by != "pseudo-labels" else "teacher"
+    found = {(r["evaluation"], r["model"], r["metric"]): r for r in result["scores"]}
+    knn, linear = found["knn", shown, "top1"], found["linear", shown, "top1"]
+    nmi = found.get(("clusters", "teacher", "nmi"))
+    seconds = {row["stage"]: row["seconds"] for row in result["stages"]}
+    return {
+        "method": name, "data": data, "n": knn["n"], "epochs": epochs,
+        "seconds": round(seconds.get("pretext", 0.0) if by == "pseudo-labels" else seconds["transfer"], 1),
+        "knn": knn["value"], "linear": linear["value"], "nmi": nmi["value"] if nmi else "",
+        "student": found["few-label", "student", "top1"]["value"], "chain_seconds": round(time.monotonic() - began),
+    }  # fmt: skip
+
+
+def keep(name: str, made: list[dict[str, Any]], order: list[str], out: Path, future: Future[dict[str, Any]]) -> None:
+    """Write a finished row to what there is, or say why there is none."""
+    error = future.exception()
+    if error is not None:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return
+    with _WRITING:
+        made.append(future.result())
+        made.sort(key=lambda row: order.index(row["method"]))
+        with (out / "scores.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, made[0].keys())
+            writer.writeheader()
+            writer.writerows(made)
+        write_table(made, out / "table.md")
+    print(future.result(), flush=True)
+
+
 def main() -> None:
     """Run what is missing, write the table."""
+    import torch
+
     from models.methods.configs import PRETEXT, TRANSFER, Teacher
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,6 +212,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--cifar", nargs=2, required=True, metavar=("TRAIN", "TEST"))
     parser.add_argument("--imagenette", nargs=2, required=True, metavar=("TRAIN", "TEST"))
+    parser.add_argument("--at-once", type=int, default=1, help="methods side by side, each on its share of the cores")
     parser.add_argument("--only", nargs="*", help="rows to make, such as swav or transfer:seed")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -152,61 +224,17 @@ def main() -> None:
     rows = ["raw pixels", "random weights", "hog", *trained, *(f"transfer:{name}" for name in TRANSFER if name != "pseudo-labels")]  # fmt: skip
     path = options.out / "scores.csv"
     made = list(csv.DictReader(path.open())) if path.exists() else []
-    for name in options.only or rows:
-        if name in {row["method"] for row in made}:
-            continue
-        by = name.removeprefix("transfer:") if name.startswith("transfer:") else "pseudo-labels"
-        method = "simclr" if by != "pseudo-labels" else name
-        data = "imagenette" if method in TILES else "cifar10"
-        facts, (train, test) = DATA[data], sources[data]
-        size, epochs = facts["image_size"], 0
-        pretext: dict[str, Any] = {"method": method}
-        if method in trained:
-            pretext |= {"backbone": "smallconv", "batch_size": 256 if size < 64 else 64}
-            if "view_size" in PRETEXT[method].model_fields:
-                pretext["view_size"] = facts["views"]
-            config = PRETEXT[method].model_validate(pretext)
-            images = {"cifar10": 50_000, "imagenette": 9_469}[data]
-            epochs = pretext["epochs"] = epochs_for(config, size, images, 60 * options.minutes)
-        elif method != "hog":
-            pretext = {"method": "external"} | {
-                "features": features_of(method, (train, test), size, options.out / method.replace(" ", "-"))
-            }
-        values = {
-            **SHORT,
-            "data": {"train": train, "test": test, **{k: facts[k] for k in ("image_size", "labels_per_class")}},
-            "pretext": pretext,
-            "embed": {"layer": "features"},
-            "cluster": {"k": facts["k"], "pca": 64},
-            "transfer": {**SHORT["transfer"], "method": by, "view_size": facts["views"]},
-            "student": {"backbone": "reactnet", "width": 0.5} if by == "s2bnn" else SHORT["student"],
-        }
-        began = time.monotonic()
-        try:
-            result = chain(values, options.store)
-        except RuntimeError as error:
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
-            continue
-        shown = "student-transferred" if by != "pseudo-labels" else "teacher"
-        found = {(r["evaluation"], r["model"], r["metric"]): r for r in result["scores"]}
-        knn, linear = found["knn", shown, "top1"], found["linear", shown, "top1"]
-        nmi = found.get(("clusters", "teacher", "nmi"))
-        seconds = {row["stage"]: row["seconds"] for row in result["stages"]}
-        made.append({
-            "method": name, "data": data, "n": knn["n"], "epochs": epochs,
-            "seconds": round(seconds.get("pretext", 0.0) if by == "pseudo-labels" else seconds["transfer"], 1),
-            "knn": knn["value"], "linear": linear["value"], "nmi": nmi["value"] if nmi else "",
-            "student": found["few-label", "student", "top1"]["value"], "chain_seconds": round(time.monotonic() - began),
-        })  # fmt: skip
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, made[0].keys())
-            writer.writeheader()
-            writer.writerows(made)
-        write_table(made, options.out / "table.md")
-        print(made[-1], flush=True)
+    missing = [name for name in options.only or rows if name not in {row["method"] for row in made}]
+    threads = max(1, (os.cpu_count() or 1) // options.at_once)
+    torch.set_num_threads(threads)
+    with ThreadPoolExecutor(options.at_once) as pool:
+        begun = [pool.submit(one, name, sources, options, threads) for name in missing]
+        for name, future in zip(missing, begun, strict=True):
+            future.add_done_callback(partial(keep, name, made, rows, options.out))
+        wait(begun)
     environment = {
         "command": " ".join(sys.argv), "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "minutes": options.minutes, **{name: version(name) for name in ("torch", "knowledge-transfer")},
+        "minutes": options.minutes, "threads": threads, **{name: version(name) for name in ("torch", "knowledge-transfer")},
     }  # fmt: skip
     (options.out / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
 

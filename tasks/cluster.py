@@ -9,7 +9,7 @@ from data.types import Artifact
 from tasks.config import Config
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="cluster", kind="clusters", version=2, process="plain")
+STAGE = Stage(name="cluster", kind="clusters", version=3, process="plain")
 
 
 def plan(config: Config, features: Artifact) -> Request:
@@ -21,6 +21,8 @@ def plan(config: Config, features: Artifact) -> Request:
 
 def build(job: Job) -> Outcome:
     """Fit the clustering space on all features, then K-means in it."""
+    from dataclasses import asdict
+
     from data import schemas
     from data.checkpoints import write_arrays
     from data.store import write_json
@@ -58,6 +60,7 @@ def build(job: Job) -> Outcome:
         seed=job.seed,
         device=job.compute.device,
         sample=wish["sample"],
+        tolerance=wish["tolerance"],
         report=lambda i, objective: job.report(done=i, total=wish["iterations"], loss=objective),
     )
     k, d = found.centroids.shape
@@ -69,11 +72,14 @@ def build(job: Job) -> Outcome:
         "normalise": wish["normalise"],
         "iterations": len(found.objective),
         "objective": found.objective,
+        "grown": [asdict(sample) for sample in found.grown],
         "trained_on": found.trained_on,
         "of": len(index),
         "empty": found.empty,
         "seed": job.seed,
     }
     write_json(job.out / "clusters.json", info)
+    for sample in found.grown:
+        job.log(f"k-means: outset from {sample.points} images, {sample.iterations} iterations, objective there {sample.objective:.5g}")  # fmt: skip
     job.log(f"k-means: k = {k}, trained on {found.trained_on} of {len(index)} images, {len(found.objective)} iterations, objective {found.objective[-1]:.5g}, {found.empty} empty")  # fmt: skip
     return Outcome(rows=k, meta={"trained_on": found.trained_on, "empty": found.empty})

@@ -82,7 +82,13 @@ class Cluster(Frozen):
     k: int = Field(
         2000, ge=1, le=1_000_000, description="Number of clusters (1 to 1000000, at most the number of images)."
     )
-    iterations: int = Field(20, ge=1, le=1000, description="Most iterations of K-means (1 to 1000).")
+    iterations: int = Field(20, ge=1, le=1000, description="Most iterations of K-means over all images (1 to 1000).")
+    tolerance: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Iterations end when one lowers the objective by no more than this share (0 to below 1): 0 when nothing changes, 0.0001 saves time on large sets.",
+    )
     restarts: int = Field(1, ge=1, le=100, description="Starts to choose the best of (1 to 100).")
     pca: int | None = Field(
         None, ge=1, le=8192, description="Dimensions kept by PCA-whitening (1 to 8192); empty: no PCA."

@@ -2,6 +2,8 @@
 
 faiss searches for the nearest centroid; the loop is ours, because faiss' own keeps at most 256 points a centroid unless
 told otherwise, moves occupied centroids to fill empty ones (so that its objective can rise), and adds in float32.
+Where there are many points, the start goes through growing samples first, each twice the one before and each an outset
+for the next, so that few iterations over all points are left to do.
 
 N points x of d dimensions, k centroids c; objective = 1/N sum_i min_j ‖x_i - c_j‖².
 """
@@ -22,12 +24,35 @@ from data import draws
 from data.errors import DataError
 from models.clustering.nearest import CentroidIndex, Device, check_points, nearest_two
 
-_START_POINTS = 64
-"""Points per centroid among which k-means++ looks for the start: its cost is points x k x d, one after another."""
+_START_POINTS, _LEAST_START_POINTS = 64, 8
+"""Points per centroid, at most and at least, among which k-means++ looks for the start ..."""
+_START_DISTANCES = 2**24
+"""... and distances that it may take within these bounds: it adds centroids one after another, at the speed of memory."""
+_GROWTH = 2
+"""A sample against the one before."""
+_LARGEST_SAMPLE = 4
+"""Samples are copies, so none has more than one in so many of the points; where none is that small, all points begin."""
+_SAMPLE_ITERATIONS, _SAMPLE_FALL = 10, 1e-3
+"""On a sample: at most so many iterations, and none after one by which the objective fell by less than this share."""
 _STRIPES = 8
 """Parts, at most, in which sums are made. Never by the number of threads, which so doesn't change the result."""
 _ROWS = 4096
 """Rows summed at once, at least: the size of the float64 copies."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample on which centroids were moved before they met all points.
+
+    Attributes:
+        points: how many, drawn without replacement; each sample contains those before it.
+        iterations: done on it.
+        objective: on the sample, after them.
+    """
+
+    points: int
+    iterations: int
+    objective: float
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,7 @@ class KMeans:
         sizes: (k,) int64, training points nearest to each of these centroids, as `nearest_two` finds them.
         objective: mean squared distance to the centroids after each iteration; falls from one to the next, and the last
             is that of `centroids`.
+        grown: the samples that the start went through.
         empty: centroids that no training point is nearest to.
         trained_on: number of training points.
         restart: which restart this is, from 0.
@@ -47,6 +73,7 @@ class KMeans:
     centroids: NDArray[np.float32]
     sizes: NDArray[np.int64]
     objective: list[float]
+    grown: list[Sample]
     empty: int
     trained_on: int
     restart: int
@@ -61,23 +88,25 @@ def kmeans(
     seed: int = 0,
     device: Device = "auto",
     sample: int | None = None,
+    tolerance: float = 0.0,
     report: Callable[[int, float], None] = lambda iteration, objective: None,
 ) -> KMeans:
     """Cluster x; of several restarts the one with the lowest objective is kept.
 
     An iteration moves each centroid to the mean of its points, and each centroid without points onto a point drawn with
     probability proportional to its squared distance (one more step of k-means++). Neither can raise the objective. It
-    ends early when no point changes its cluster or the objective no longer falls.
+    ends early when no point changes its cluster or the objective falls by no more than `tolerance`.
 
     Args:
         x: (N, d) float32. Not copied, unless a sample is drawn.
         k: number of clusters, 1 to N.
-        iterations: at most so many, at least 1.
+        iterations: at most so many over all points, at least 1.
         restarts: how often to start anew, at least 1.
         seed: of every draw. Equal seeds give equal bits on the same machine's CPU.
         device: where faiss searches; the GPU is the first one.
         sample: train on so many points, drawn without replacement; None: on all.
-        report: called after each iteration with its number in its restart, from 1, and the objective.
+        tolerance: share of the objective, at least 0, by which an iteration must lower it for another one to follow.
+        report: called after each iteration over all points with its number in its restart, from 1, and the objective.
 
     Raises:
         DataError: fewer training points than clusters.
@@ -93,7 +122,10 @@ def kmeans(
     best: KMeans | None = None
     with ThreadPoolExecutor(max(1, min(_STRIPES, faiss.omp_get_max_threads()))) as threads:
         for restart in range(restarts):
-            found = _lloyd(x, k, iterations, draws.key(seed, "kmeans", restart), index, threads, report)
+            key = draws.key(seed, "kmeans", restart)
+            centroids, grown = _grow(x, k, key, index, threads)
+            found = _lloyd(x, centroids, iterations, tolerance, key, index, threads, report)
+            found = replace(found, grown=grown)
             if best is None or found.objective[-1] < best.objective[-1]:
                 best = replace(found, restart=restart)
     assert best is not None
@@ -102,18 +134,40 @@ def kmeans(
     return replace(best, sizes=sizes, empty=int((sizes == 0).sum()))
 
 
+def _grow(
+    x: NDArray[np.float32], k: int, key: int, index: CentroidIndex, threads: ThreadPoolExecutor
+) -> tuple[NDArray[np.float32], list[Sample]]:
+    """The start: k-means++ on a small sample, then Lloyd's algorithm on growing ones. -> (k, d), and the samples."""
+    points, grown = _START_POINTS * k, []
+    if _LARGEST_SAMPLE * points > len(x):
+        return _start(x, k, key), grown
+    order = draws.permutation(draws.key(key, "grow"), len(x))
+    centroids: NDArray[np.float32] | None = None
+    while _LARGEST_SAMPLE * points <= len(x):
+        part = x[np.sort(order[:points])]
+        if centroids is None:
+            centroids = _start(part, k, key)
+        found = _lloyd(part, centroids, _SAMPLE_ITERATIONS, _SAMPLE_FALL, draws.key(key, points), index, threads)
+        centroids = found.centroids
+        grown.append(Sample(points, len(found.objective), found.objective[-1]))
+        points *= _GROWTH
+    assert centroids is not None
+    return centroids, grown
+
+
 def _lloyd(
     x: NDArray[np.float32],
-    k: int,
+    centroids: NDArray[np.float32],
     iterations: int,
+    tolerance: float,
     key: int,
     index: CentroidIndex,
     threads: ThreadPoolExecutor,
-    report: Callable[[int, float], None],
+    report: Callable[[int, float], None] = lambda iteration, objective: None,
 ) -> KMeans:
-    """One restart."""
+    """Iterations from given centroids."""
+    k = len(centroids)
     squares = float(sum(np.square(x[s], dtype=np.float64).sum() for s in _blocks(0, len(x), k)))
-    centroids = _start(x, k, key)
     cluster, distance = _assign(index, x, centroids)
     sums, sizes = _accumulate(x, cluster, k, threads)
     objective: list[float] = []
@@ -132,18 +186,20 @@ def _lloyd(
         value = max(0.0, total / len(x))
         if objective and value >= objective[-1]:  # nothing left to gain but rounding
             break
+        small = bool(objective) and value > (1 - tolerance) * objective[-1]
         centroids, sums, sizes = moved, moved_sums, moved_sizes
         objective.append(value)
         report(iteration, value)
-        if np.array_equal(before, cluster):
+        if small or np.array_equal(before, cluster):
             break
-    return KMeans(centroids, sizes, objective, int((sizes == 0).sum()), len(x), restart=0)
+    return KMeans(centroids, sizes, objective, [], int((sizes == 0).sum()), len(x), restart=0)
 
 
 def _start(x: NDArray[np.float32], k: int, key: int) -> NDArray[np.float32]:
-    """k-means++ among at most 64 k points. -> (k, d)."""
-    if len(x) > _START_POINTS * k:
-        x = x[np.sort(draws.permutation(draws.key(key, "start"), len(x))[: _START_POINTS * k])]
+    """k-means++ among a sample of the points. -> (k, d)."""
+    points = min(max(_START_DISTANCES // k, _LEAST_START_POINTS * k), _START_POINTS * k)
+    if len(x) > points:
+        x = x[np.sort(draws.permutation(draws.key(key, "start"), len(x))[:points])]
     start = faiss.ClusteringInitialization(x.shape[1], k)  # type: ignore[attr-defined]  # not in faiss' stubs
     start.method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
     start.seed = key % 2**31

@@ -105,6 +105,43 @@ def test_trains_on_all_points_or_on_the_sample_asked_for():
     assert kmeans(x, 2, sample=9000, device="cpu").trained_on == 4000
 
 
+def many(n=40_000, k=60, d=6, seed=0):
+    """Enough points a centroid for two samples: 64 k and 128 k, of at least four times as many."""
+    assert n >= 4 * 128 * k
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def test_many_points_start_from_growing_samples():
+    x, calls = many(), []
+    found = kmeans(x, 60, iterations=4, seed=0, device="cpu", report=lambda *call: calls.append(call))
+    assert [sample.points for sample in found.grown] == [64 * 60, 128 * 60]
+    assert all(1 <= sample.iterations <= 10 for sample in found.grown)
+    assert calls == list(enumerate(found.objective, 1))  # over all points only
+    assert found.trained_on == found.sizes.sum() == len(x)
+    assert (np.diff(found.objective) < 0).all()
+    assert kmeans(x[: 4 * 64 * 60 - 1], 60, iterations=1, device="cpu").grown == []
+    again = kmeans(x, 60, iterations=4, seed=0, device="cpu")
+    assert (again.centroids.tobytes(), again.grown) == (found.centroids.tobytes(), found.grown)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_iterations_after_the_samples_reach_what_many_on_all_points_do(seed):
+    x = many(seed=seed)
+    full = Oracle(60, n_init=1, max_iter=20, tol=0, algorithm="lloyd", random_state=seed).fit(x).inertia_ / len(x)
+    found = kmeans(x, 60, iterations=5, seed=seed, device="cpu")
+    assert found.objective[-1] < 1.005 * full
+
+
+def test_tolerance_ends_where_the_objective_falls_by_less():
+    x = many()
+    full = kmeans(x, 60, iterations=30, seed=0, device="cpu").objective
+    found = kmeans(x, 60, iterations=30, seed=0, tolerance=1e-3, device="cpu").objective
+    assert 1 < len(found) < len(full)
+    assert found == full[: len(found)]
+    fall = 1 - np.array(full[1:]) / full[:-1]
+    assert len(found) == 2 + int(np.flatnonzero(fall <= 1e-3)[0])
+
+
 def test_prints_nothing(capfd):
     kmeans(np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32), 30, device="cpu")
     assert capfd.readouterr() == ("", "")
