@@ -157,7 +157,7 @@ def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namesp
         epochs = pretext["epochs"] = epochs_for(config, size, images, 60 * options.minutes)
     elif method != "hog":
         pretext = {"method": "external"} | {
-            "features": features_of(method, (train, test), size, options.out / method.replace(" ", "-"))
+            "features": features_of(method, (train, test), size, options.store / "external" / method.replace(" ", "-"))
         }
     values = {
         **SHORT,
