@@ -8,6 +8,7 @@ from data.report.document import (
     Clusters,
     ClusterSheet,
     Counts,
+    ModelCost,
     NotNeeded,
     Rejected,
     ReportData,
