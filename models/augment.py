@@ -2,8 +2,9 @@
 
 The distributions are those of torchvision's per-image transforms RandomResizedCrop, RandomHorizontalFlip, ColorJitter,
 RandomGrayscale, GaussianBlur and RandomSolarize, in this order; `random_view` draws, the other functions apply given parameters and
-equal torchvision's functional ones. Cropping, flipping and antialiased resizing are separable: one weight matrix per
-image and axis, two batched products.
+equal torchvision's functional ones. Small images, and all on a GPU, are cropped, mirrored and resized by two batched
+products, with one weight matrix per image and axis. On a CPU larger ones are resized one by one as uint8, by the SIMD
+code that torchvision has for uint8 tensors; their values are then multiples of 1 / 255, as after a resize in PIL.
 
 Departures: rotation, crop and flip together are one bilinear sampling, without antialiasing. SimCLR's own blur pads
 with zeros, which darkens the border; here it is mirrored, as in torchvision.
@@ -17,6 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +35,10 @@ RATIO = (3 / 4, 4 / 3)
 TRIES = 10
 CACHED = 400_000
 """Values worked on at a time on a CPU: 128 images of 32 px."""
+ONE_BY_ONE = 64
+"""Side of stored images, px, from which on a CPU resizes them one by one."""
+SIGMAS = 5
+"""Deviations after which a Gaussian's taps are left out: all of them together weigh less than 1e-6."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 Floats = NDArray[np.float64]
@@ -53,12 +59,17 @@ def random_view(images: Tensor, draws: Draws, name: str, config: Views, size: in
     """
     size = config.view_size or size
     B, side = len(images), images.shape[1]
+    drawn = _draw(draws, name, config, side, size)
     # On a CPU a share of the batch at a time, so that it stays in the cache.
     share = max(1, CACHED // (3 * max(side, size) ** 2)) if images.device.type == "cpu" else B
     x = torch.empty(B, 3, size, size, device=images.device).contiguous(memory_format=torch.channels_last)
     for start in range(0, B, share):
         rows = slice(start, start + share)
-        x[rows] = _view(images[rows], replace(draws, index=draws.index[rows]), name, config, size)
+        view = _view(images[rows], {part: values[rows] for part, values in drawn.items()}, size)
+        if config.noise > 0:
+            noise = _normal(replace(draws, index=draws.index[rows]), f"{name}.noise", view.shape[1:], x.device)
+            view = (view + config.noise * noise).clamp_(0, 1)
+        x[rows] = view
     return x
 
 
@@ -109,32 +120,42 @@ def small_side(small: SmallCrops, size: int) -> int:
     return small.small_size or max(8, round(3 / 7 * size))
 
 
-def _view(images: Tensor, draws: Draws, name: str, config: Views, size: int) -> Tensor:
-    side = images.shape[1]
-    boxes = crop_boxes(draws.uniform(f"{name}.crop", 2 * TRIES + 2), side, config.crop_min, config.crop_max)
-    flip = draws.uniform(f"{name}.flip", 1)[:, 0] < config.flip
-    pixels = _planes(images)
+def _draw(draws: Draws, name: str, config: Views, side: int, size: int) -> dict[str, NDArray[Any]]:
+    """What will happen to each image: arrays with a row an image, by what they are of; what can't happen is left out."""
+    drawn: dict[str, NDArray[Any]] = {
+        "boxes": crop_boxes(draws.uniform(f"{name}.crop", 2 * TRIES + 2), side, config.crop_min, config.crop_max),
+        "flip": draws.uniform(f"{name}.flip", 1)[:, 0] < config.flip,
+        "grey": draws.uniform(f"{name}.grey", 1)[:, 0] < config.grey,
+    }
     if config.rotate or config.shear or config.shift or config.zoom > 1 or config.stretch > 1:
-        x = affine_crop(pixels, boxes, flip, affine_maps(draws.uniform(f"{name}.affine", 6), config), size)
-    else:
-        x = resized_crop(pixels, boxes, flip, size)
+        drawn["maps"] = affine_maps(draws.uniform(f"{name}.affine", 6), config)
     if config.jitter > 0:
         u = draws.uniform(f"{name}.jitter", 9)
-        rows = np.flatnonzero(u[:, 8] < config.jitter_probability)
-        factors = jitter_factors(u[rows, :4], config.jitter)
-        _change(x, rows, lambda y: colour_jitter(y, factors, np.argsort(u[rows, 4:8], axis=1)))
-    rows = np.flatnonzero(draws.uniform(f"{name}.grey", 1)[:, 0] < config.grey)
-    _change(x, rows, lambda y: grey(y).expand(-1, 3, -1, -1))
+        drawn["jitter"] = u[:, 8] < config.jitter_probability
+        drawn["factors"], drawn["order"] = jitter_factors(u[:, :4], config.jitter), np.argsort(u[:, 4:8], axis=1)
     if config.blur > 0 and blur_radius(size):
         v = draws.uniform(f"{name}.blur", 2)
-        rows = np.flatnonzero(v[:, 0] < config.blur)
-        sigma = 0.1 + 1.9 * v[rows, 1]
-        _change(x, rows, lambda y: gaussian_blur(y, sigma, blur_radius(size)))
+        drawn["blur"], drawn["sigma"] = v[:, 0] < config.blur, 0.1 + 1.9 * v[:, 1]
     if config.solarize > 0:
-        rows = np.flatnonzero(draws.uniform(f"{name}.solarize", 1)[:, 0] < config.solarize)
-        _change(x, rows, solarize)
-    if config.noise > 0:
-        x = (x + config.noise * _normal(draws, f"{name}.noise", x.shape[1:], x.device)).clamp_(0, 1)
+        drawn["solarize"] = draws.uniform(f"{name}.solarize", 1)[:, 0] < config.solarize
+    return drawn
+
+
+def _view(images: Tensor, drawn: dict[str, NDArray[Any]], size: int) -> Tensor:
+    """Images with what was drawn for them."""
+    if "maps" in drawn:
+        x = affine_crop(_planes(images), drawn["boxes"], drawn["flip"], drawn["maps"], size)
+    else:
+        x = resized_crop(images, drawn["boxes"], drawn["flip"], size)
+    if "jitter" in drawn:
+        rows = np.flatnonzero(drawn["jitter"])
+        _change(x, rows, partial(_jitter, factors=drawn["factors"][rows], order=drawn["order"][rows]))
+    _change(x, np.flatnonzero(drawn["grey"]), lambda y: grey(y).expand(-1, 3, -1, -1))
+    if "blur" in drawn:
+        rows = np.flatnonzero(drawn["blur"])
+        _change(x, rows, partial(gaussian_blur, sigma=drawn["sigma"][rows], radius=blur_radius(size)))
+    if "solarize" in drawn:
+        _change(x, np.flatnonzero(drawn["solarize"]), solarize)
     return x
 
 
@@ -154,7 +175,7 @@ def centre(images: Tensor, size: int) -> Tensor:
         x = _planes(images[:, start : start + size, start : start + size])
     else:
         boxes = np.tile(np.array([0, 0, side, side]), (len(images), 1))
-        x = resized_crop(_planes(images), boxes, np.zeros(len(images), dtype=bool), size)
+        x = resized_crop(images, boxes, np.zeros(len(images), dtype=bool), size)
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -185,23 +206,40 @@ def crop_boxes(u: Floats, side: int, crop_min: float, crop_max: float = 1.0) -> 
     return np.stack([top, left, h, w], axis=1).astype(np.int64)
 
 
-def resized_crop(pixels: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int) -> Tensor:
-    """Crop, resize with antialiasing, mirror: x = Wy pixels Wx^T for each image and channel.
+def resized_crop(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int) -> Tensor:
+    """Crop, resize with antialiasing, mirror.
 
     Args:
-        pixels: (B, 3, S, S) float32.
+        images: (B, S, S, 3) uint8.
         boxes: (B, 4) top, left, height, width in px.
         flip: (B,) whether to mirror left and right.
         size: s, px.
 
     Returns:
-        (B, 3, s, s) float32.
+        (B, 3, s, s) float32 in [0, 1].
     """
+    one_by_one = images.device.type == "cpu" and images.shape[1] >= ONE_BY_ONE
+    return (_crop_each if one_by_one else _crop_all)(images, boxes, flip, size)
+
+
+def _crop_all(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int) -> Tensor:
+    """x = Wy pixels Wx^T for each image and channel."""
+    pixels = _planes(images)
     B, _, S, _ = pixels.shape
     wy = _weights(boxes[:, 0], boxes[:, 2], np.zeros_like(flip), S, size, pixels.device)
     wx = _weights(boxes[:, 1], boxes[:, 3], flip, S, size, pixels.device)
     x = torch.bmm(pixels.reshape(B, 3 * S, S), wx.transpose(1, 2)).view(B, 3, S, size)
     return torch.matmul(wy[:, None], x)
+
+
+def _crop_each(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int) -> Tensor:
+    """The same rounded to whole values of uint8."""
+    x = torch.empty(len(images), 3, size, size)
+    for i, (top, left, height, width) in enumerate(boxes.tolist()):
+        part = images[i : i + 1, top : top + height, left : left + width].permute(0, 3, 1, 2)
+        resized = F.interpolate(part, (size, size), mode="bilinear", antialias=True)
+        torch.div(resized[0].flip(2) if flip[i] else resized[0], 255, out=x[i])
+    return x
 
 
 def affine_maps(u: Floats, config: Views) -> Floats:
@@ -278,22 +316,34 @@ def colour_jitter(x: Tensor, factors: Floats, order: NDArray[np.int64]) -> Tenso
     Returns:
         (B, 3, s, s) float32 in [0, 1].
     """
-    rows = np.arange(len(x))
+    return _jitter(x.clone(), factors, order)
+
+
+def _jitter(x: Tensor, factors: Floats, order: NDArray[np.int64]) -> Tensor:
+    """The same, overwriting x."""
+    changes = {BRIGHTNESS: _brightness, CONTRAST: _contrast, SATURATION: _saturation, HUE: adjust_hue}
     for operation in order.T:
-        hue = operation == HUE
-        f = np.where(hue, 1.0, factors[rows, operation])
-        a, to_mean, to_grey = _tensor(
-            np.stack([f, np.where(operation == CONTRAST, 1 - f, 0), np.where(operation == SATURATION, 1 - f, 0)]),
-            x.device,
-        ).view(3, -1, 1, 1, 1)
-        g = grey(x)
-        t = torch.addcmul(to_mean * g.mean(dim=(2, 3), keepdim=True), to_grey, g)
-        x = torch.addcmul(t, a, x).clamp_(0, 1)
-        _change(x, np.flatnonzero(hue), partial(adjust_hue, turn=factors[hue, HUE]))
+        for name, change in changes.items():
+            rows = np.flatnonzero(operation == name)
+            _change(x, rows, partial(change, factor=factors[rows, name]))
     return x
 
 
-def adjust_hue(x: Tensor, turn: Floats) -> Tensor:
+def _brightness(x: Tensor, factor: Floats) -> Tensor:
+    return x.mul_(_column(factor, x.device)).clamp_(0, 1)
+
+
+def _contrast(x: Tensor, factor: Floats) -> Tensor:
+    t = grey(x).mean(dim=(2, 3), keepdim=True).mul_(_column(1 - factor, x.device))
+    return torch.addcmul(t, _column(factor, x.device), x, out=x).clamp_(0, 1)
+
+
+def _saturation(x: Tensor, factor: Floats) -> Tensor:
+    t = grey(x).mul_(_column(1 - factor, x.device))
+    return torch.addcmul(t, _column(factor, x.device), x, out=x).clamp_(0, 1)
+
+
+def adjust_hue(x: Tensor, factor: Floats) -> Tensor:
     """Shift the hue of the HSV colour.
 
     With h in sixths of a turn, in [0, 6), and clip to [0, 1], a channel is min + (max - min) clip(...), with
@@ -301,22 +351,30 @@ def adjust_hue(x: Tensor, turn: Floats) -> Tensor:
 
     Args:
         x: (B, 3, s, s) float32 in [0, 1].
-        turn: (B,) shift in turns, -0.5 to 0.5.
+        factor: (B,) shift in turns, -0.5 to 0.5.
 
     Returns:
         (B, 3, s, s) float32 in [0, 1].
     """
     r, g, b = x.unbind(1)
     high, low = torch.maximum(torch.maximum(r, g), b), torch.minimum(torch.minimum(r, g), b)
-    chroma = high - low
-    scale = chroma.clamp(min=1e-12)  # without colour the hue is 0, as all differences are
-    h = torch.where(high == g, (b - r).div_(scale).add_(2), (r - g).div_(scale).add_(4))
-    h = torch.where(high == r, (g - b).div_(scale), h)
-    h += _tensor(6 * turn, x.device).view(-1, 1, 1)
-    h -= (h / 6).floor_().mul_(6)
-    red = (h - 3).abs_().sub_(1).clamp_(0, 1)
-    green, blue = ((h - n).abs_().neg_().add_(2).clamp_(0, 1) for n in (2, 4))
-    return torch.stack([torch.addcmul(low, chroma, c) for c in (red, green, blue)], dim=1)
+    is_red, is_green = high == r, high == g
+    chroma = high.sub_(low)
+    h = torch.where(is_red, g - b, torch.where(is_green, b - r, r - g))
+    h.div_(chroma.clamp(min=1e-12))  # without colour the hue is 0, as all differences are
+    h.add_(torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0)))
+    h.add_(_column(6 * factor, x.device)[:, 0])
+    h.sub_((h / 6).floor_(), alpha=6)
+    out = torch.empty_like(x)
+    torch.addcmul(low, chroma, (h - 3).abs_().sub_(1).clamp_(0, 1), out=out[:, 0])
+    for channel, n in ((1, 2), (2, 4)):
+        torch.addcmul(low, chroma, (h - n).abs_().neg_().add_(2).clamp_(0, 1), out=out[:, channel])
+    return out
+
+
+def _column(values: Floats, device: torch.device) -> Tensor:
+    """(B,) -> (B, 1, 1, 1) float32."""
+    return _tensor(values, device).view(-1, 1, 1, 1)
 
 
 def grey(x: Tensor) -> Tensor:
@@ -343,8 +401,10 @@ def gaussian_blur(x: Tensor, sigma: Floats, radius: int) -> Tensor:
     """
     offset = np.arange(radius + 1)
     taps = np.exp(-0.5 * (offset / sigma[:, None]) ** 2)
+    taps[offset > np.ceil(SIGMAS * sigma)[:, None]] = 0
     taps /= taps[:, :1] + 2 * taps[:, 1:].sum(axis=1, keepdims=True)
-    w = _tensor(taps.T, x.device).view(radius + 1, -1, 1, 1, 1)
+    radius = min(radius, math.ceil(SIGMAS * sigma.max(initial=0)))  # what is left out adds nothing, to the bit
+    w = _tensor(taps.T[: radius + 1], x.device).view(radius + 1, -1, 1, 1, 1)
     for dim, padding in ((3, (radius, radius, 0, 0)), (2, (0, 0, radius, radius))):
         side = x.shape[dim]
         padded = F.pad(x, padding, mode="reflect")

@@ -2,8 +2,9 @@
 
 Symbols: N (or B) images, K prototypes; L (N, K) log affinities: scores / epsilon in SwAV, lambda log p in SeLa. Wanted are
 scalings alpha (N,), beta (K,) such that Q_ik = exp(alpha_i + L_ik + beta_k) gives every image mass 1 and every prototype
-N / K. The authors scale Q itself, by turns to 1 / K a prototype and 1 / N an image; here the same steps are taken on log
-Q, where nothing overflows and no row can vanish, and their constants cancel, since an image's step comes last.
+N / K. The authors scale Q itself, by turns to 1 / K a prototype and 1 / N an image; these constants cancel, since an
+image's step comes last. Here only the scalings move: where no exponential can vanish by two matrix-vector products an
+iteration, else on log Q, where nothing overflows and no row can vanish.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import torch
 from torch import Tensor
 
 
+EXPONENTS = 70.0
+"""Largest range of L that is exponentiated: e^-70 = 4e-31, and its products with N and K, are normal float32 numbers."""
+
+
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int = 3) -> Tensor:
     """Soft codes Q of a batch (SwAV, section 3.1, eq. 3 to 5).
 
     Args:
-        scores: (B, K) z C^T, any float type; computed in float32, or float64 if given so, also under autocast.
+        scores: (B, K) z C^T, cosines, any float type; computed in float32, or float64 if given so, also under autocast.
         epsilon: weight of the codes' entropy, above 0; towards 0 codes become hard.
         iterations: pairs of steps, at least 1.
 
@@ -28,7 +33,15 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int = 3) -> Tensor:
         (B, K) codes without gradient: rows sum to 1, columns to B / K, but for what more iterations would mend.
     """
     with torch.autocast(scores.device.type, enabled=False):
-        log_q = (scores if scores.dtype == torch.float64 else scores.float()) / epsilon
+        scores = scores if scores.dtype == torch.float64 else scores.float()
+        if 2 / epsilon <= EXPONENTS:  # cosines differ by 2 at most
+            q = ((scores - 1) / epsilon).exp_()
+            alpha = q.new_ones(len(q))
+            for _ in range(iterations):
+                beta = len(q) / q.shape[1] / (alpha @ q)  # each prototype its share: else the scalings drift
+                alpha = 1 / (q @ beta)
+            return q.mul_(beta).mul_(alpha[:, None])
+        log_q = scores / epsilon
         for _ in range(iterations):
             log_q = log_q - log_q.logsumexp(dim=0, keepdim=True)
             log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)

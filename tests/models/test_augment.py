@@ -53,7 +53,7 @@ def test_resized_crop_equals_torchvision(side: int, size: int) -> None:
     x = floats(24, side)
     boxes = crop_boxes(draws(24).uniform("crop", 22), side, 0.08)
     flip = np.arange(24) % 2 == 1
-    ours = resized_crop(x, boxes, flip, size)
+    ours = resized_crop(photographs(24, side), boxes, flip, size)
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
         expected = tv.resized_crop(x[i], top, left, height, width, [size, size], antialias=True)
         if flip[i]:
@@ -61,11 +61,26 @@ def test_resized_crop_equals_torchvision(side: int, size: int) -> None:
         torch.testing.assert_close(ours[i], expected, rtol=0, atol=2e-6)
 
 
-def test_whole_image_and_flip_are_exact() -> None:
-    x = floats(6, 17)
-    whole = np.tile([0, 0, 17, 17], (6, 1))
-    assert torch.equal(resized_crop(x, whole, np.zeros(6, bool), 17), x)
-    assert torch.equal(resized_crop(x, whole, np.ones(6, bool), 17), x.flip(3))
+@pytest.mark.parametrize(("side", "size"), [(64, 64), (110, 96), (80, 40), (64, 100)])
+def test_large_images_are_resized_as_torchvision_does_uint8(side: int, size: int) -> None:
+    images = photographs(12, side)
+    boxes = crop_boxes(draws(12).uniform("crop", 22), side, 0.08)
+    flip = np.arange(12) % 2 == 1
+    ours = resized_crop(images, boxes, flip, size)
+    for i, (top, left, height, width) in enumerate(boxes.tolist()):
+        expected = tv.resized_crop(images[i].permute(2, 0, 1), top, left, height, width, [size, size], antialias=True)
+        expected = tv.horizontal_flip(expected) if flip[i] else expected
+        assert torch.equal(ours[i], expected / 255)
+    all_at_once = augment._crop_all(images, boxes, flip, size)
+    torch.testing.assert_close(ours, all_at_once, rtol=0, atol=1.2 / 255)  # rounded, and weights of 16 bits
+
+
+@pytest.mark.parametrize("side", [17, 80])
+def test_whole_image_and_flip_are_exact(side: int) -> None:
+    x, images = floats(6, side), photographs(6, side)
+    whole = np.tile([0, 0, side, side], (6, 1))
+    assert torch.equal(resized_crop(images, whole, np.zeros(6, bool), side), x)
+    assert torch.equal(resized_crop(images, whole, np.ones(6, bool), side), x.flip(3))
 
 
 def test_crop_boxes_are_distributed_as_torchvisions() -> None:
@@ -164,7 +179,8 @@ def test_affine_crop_of_the_identity_is_the_crop() -> None:
     identity = affine_maps(np.full((12, 6), 0.5), Views(rotate=90, shear=45, zoom=2, stretch=2, shift=0.5))
     np.testing.assert_allclose(identity, np.tile(np.eye(2, 3), (12, 1, 1)), atol=1e-12)
     inner = affine_crop(x, boxes, flip, identity, 16)[:, :, 2:-2, 2:-2]  # the border blends in what lies outside
-    torch.testing.assert_close(inner, resized_crop(x, boxes, flip, 16)[:, :, 2:-2, 2:-2], rtol=0, atol=1e-5)
+    cropped = resized_crop(photographs(12, 16), boxes, flip, 16)
+    torch.testing.assert_close(inner, cropped[:, :, 2:-2, 2:-2], rtol=0, atol=1e-5)
 
 
 def only(**parts: tuple[float, float]) -> tuple[np.ndarray, Views]:
@@ -230,7 +246,7 @@ def test_noise_has_the_deviation_asked_for_and_is_drawn_anew_for_every_value() -
     "config",
     [STRONG, Views(rotate=15, shear=10, zoom=1.3, shift=0.1, noise=0.1, flip=0, crop_min=0.5, jitter=0, grey=0)],
 )
-@pytest.mark.parametrize(("side", "size"), [(32, 32), (8, 8), (37, 29)])
+@pytest.mark.parametrize(("side", "size"), [(32, 32), (8, 8), (37, 29), (70, 64)])
 def test_a_view_depends_on_nothing_but_image_and_draws(
     config: Views, side: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,9 @@ def slow(scores, epsilon, iterations):
     return torch.tensor([[B * Q[k][i] for k in range(K)] for i in range(B)], dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("B", "K", "epsilon", "iterations"), [(5, 3, 0.05, 3), (4, 9, 0.2, 1), (12, 7, 0.03, 10)])
+@pytest.mark.parametrize(
+    ("B", "K", "epsilon", "iterations"), [(5, 3, 0.05, 3), (4, 9, 0.2, 1), (12, 7, 0.03, 10), (12, 7, 0.02, 10)]
+)
 def test_codes_are_those_of_the_authors_steps(B, K, epsilon, iterations):
     scores = cosines(B, K)
     expected = slow(scores.tolist(), epsilon, iterations)

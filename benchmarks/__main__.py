@@ -1,0 +1,61 @@
+"""Speed, side by side with what a user would pick instead.
+
+    python -m benchmarks [NAME...]      runs all benchmarks of benchmarks/speed, or some, and writes a record
+    python -m benchmarks --page         writes docs/performance.md anew from the newest record of each machine
+
+Needs the extra `bench`. Nothing else should run on the machine. Each benchmark has a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+
+NAMES = ("views", "step", "kmeans", "assign", "vectors", "sinkhorn", "orchestration", "growth")
+ROOT = Path(__file__).parent
+
+
+def main() -> int:
+    """Returns the exit status: how many benchmarks failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
+    parser.add_argument("--rounds", type=int, default=3, help="how often contestants take turns (default 3)")
+    parser.add_argument("--vectors", type=int, help="instead of 1.3 million, for a first look")
+    parser.add_argument("--out", type=Path, help="folder of the record; default: benchmarks/records/<date>_<machine>")
+    parser.add_argument("--scratch", type=Path, help="folder for some GB of vectors; default: the system's")
+    parser.add_argument("--page", action="store_true", help="only write docs/performance.md")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    for name in set(options.names) - set(NAMES):
+        parser.error(f"there is no benchmark {name}; there are {', '.join(NAMES)}")
+    if options.page:
+        from benchmarks.page import write_page
+
+        write_page(ROOT / "records", ROOT.parent / "docs" / "performance.md")
+        return 0
+    from benchmarks import record
+
+    if options.out is None:
+        options.out = ROOT / "records" / f"{datetime.now(UTC):%Y-%m-%d}_{record.machine()}"
+    if options.here:
+        (name,) = options.names
+        measured = import_module(f"benchmarks.speed.{name}").measure(options)
+        record.write(measured, options.out, f"python -m benchmarks {name} --rounds {options.rounds}")
+        return 0
+    failed = 0
+    for name in options.names or NAMES:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        words = [
+            w for key in ("vectors", "scratch") if (given := getattr(options, key)) for w in (f"--{key}", str(given))
+        ]
+        command = [sys.executable, "-m", "benchmarks", name, "--here", "--rounds", str(options.rounds), "--out", str(options.out), *words]  # fmt: skip
+        failed += subprocess.run(command).returncode != 0
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

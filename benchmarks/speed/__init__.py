@@ -1,0 +1,1 @@
+"""A benchmark a file: `measure(options)` returns its comparisons."""

@@ -1,0 +1,174 @@
+"""K-means of 1.3 million vectors into 2000 clusters: time to the objective that faiss.Kmeans has after 20 full iterations.
+
+Each contestant has a process of its own, which reads the same vectors from disk. Objectives are over all points. Peers:
+faiss.Kmeans on all points (max_points_per_centroid raised), with its silent sample of 256 points a centroid, and
+faiss.SuperKmeans on all points. Two sets: a power-law mixture of Gaussians, and features of an untrained network of
+augmented photographs, both scaled to unit length as the chain clusters them.
+
+    python -m benchmarks.speed.kmeans CONTESTANT VECTORS K     one contestant, as JSON
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import Comparison, rounds
+
+N, D, K = 1_300_000, 256, 2000
+CONTESTANTS = ("ours", "faiss.Kmeans, all points", "faiss.SuperKmeans, all points", "faiss.Kmeans, its sample")
+SETTINGS = {
+    "ours": "kmeans(iterations=20, tolerance=1e-4)",
+    "faiss.Kmeans, all points": "niter=20, max_points_per_centroid=10**9, seed=0",
+    "faiss.SuperKmeans, all points": "niter=20, max_points_per_centroid=10**9, seed=0",
+    "faiss.Kmeans, its sample": "niter=20, seed=0: 256 points a centroid",
+}
+
+
+def measure(options: Namespace) -> list[Comparison]:
+    """Both sets of vectors."""
+    n = options.vectors or N
+    k = min(K, n // 40)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
+        return [_compare(kind, make, Path(name), n, k, options.rounds) for kind, make in SETS.items()]
+
+
+def mixture(n: int, d: int = D) -> np.ndarray:
+    """Unit vectors around 4000 centres whose shares fall by a power law. (n, d) float32."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((4000, d)).astype(np.float32)
+    share = 1 / np.arange(1, 4001) ** 0.8
+    x = np.empty((n, d), np.float32)
+    for start in range(0, n, 65_536):
+        rows = slice(start, min(start + 65_536, n))
+        of = rng.choice(4000, rows.stop - rows.start, p=share / share.sum())
+        x[rows] = centres[of] + rng.standard_normal((rows.stop - rows.start, d), np.float32)
+        x[rows] /= np.linalg.norm(x[rows], axis=1, keepdims=True)
+    return x
+
+
+def features(n: int, d: int = D) -> np.ndarray:
+    """Unit features of random views of photographs, by an untrained network. (n, d) float32."""
+    code = (
+        "import sys; from benchmarks.speed.kmeans import write_features; write_features(int(sys.argv[1]), sys.argv[2])"
+    )
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        subprocess.run([sys.executable, "-c", code, str(n), file.name], check=True)  # torch and faiss don't mix
+        x: np.ndarray = np.load(file.name)
+    return x
+
+
+def write_features(n: int, path: str) -> None:
+    """The other process's side of `features`."""
+    import torch
+
+    from benchmarks.speed.views import photographs
+    from data.draws import Draws
+    from models.augment import random_view
+    from models.methods.configs.shared import Views
+    from models.network import build_network
+
+    network = build_network("smallconv", 32, seed=0, width=1.0).eval()
+    pixels = torch.from_numpy(np.stack(photographs(64, 2000)))
+    x, config = np.empty((n, network.output_dim), np.float32), Views(jitter=0.5)
+    for start in range(0, n, 2000):
+        rows = np.arange(start, min(start + 2000, n))
+        with torch.inference_mode():
+            views = random_view(pixels[: len(rows)], Draws(0, "benchmark", 0, rows), "view", config, 32)
+            with torch.autocast("cpu", torch.bfloat16):
+                x[rows] = torch.nn.functional.normalize(network.features(views).float()).numpy()
+    np.save(path, x)
+
+
+SETS: dict[str, Callable[[int], np.ndarray]] = {"mixture": mixture, "features": features}
+
+
+def _compare(kind: str, make: Callable[[int], np.ndarray], folder: Path, n: int, k: int, times: int) -> Comparison:
+    path = folder / f"{kind}.npy"
+    x = make(n)
+    np.save(path, x)
+    shape, size = x.shape, x.nbytes
+    del x
+    seen: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
+
+    def run(name: str) -> Callable[[], float]:
+        def once() -> float:
+            command = [sys.executable, "-m", __name__, name, str(path), str(k)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+            seen[name].append(json.loads(done.stdout.splitlines()[-1]))
+            return float(seen[name][-1]["seconds"])
+
+        return once
+
+    values = rounds({name: run(name) for name in CONTESTANTS}, times)
+    path.unlink()
+    target = np.median([found["objective"] for found in seen[CONTESTANTS[1]]])
+    product = float(np.median([found["product_seconds"] for found in seen["ours"]]))
+    extra = {
+        name: {
+            "objective_excess_percent": [100 * (found["objective"] / target - 1) for found in all_found],
+            "iterations": [found["iterations"] for found in all_found],
+            "peak_over_vectors": [found["peak_bytes"] / size for found in all_found],
+        }
+        for name, all_found in seen.items()
+    }
+    return Comparison(
+        name=f"kmeans-{kind}",
+        title=f"K-means, {n:,} x {shape[1]} into {k:,}, {kind}",
+        unit="s",
+        better="lower",
+        values=values,
+        settings=SETTINGS,
+        goal=2.0,
+        limit=(product, "one matrix product of all points with all centroids"),
+        notes=["Ours stops by its tolerance; how far each objective lies above that of faiss on all points is given."],
+        extra=extra,
+    )
+
+
+def main(contestant: str, path: str, k: int) -> None:
+    """One contestant: prints seconds, the objective over all points, iterations, peak memory."""
+    import faiss
+
+    x = np.load(path)
+    began = time.perf_counter()
+    if contestant == "ours":
+        from models.clustering.kmeans import kmeans
+
+        found = kmeans(x, k, iterations=20, tolerance=1e-4, seed=0)
+        centroids, iterations = found.centroids, len(found.objective)
+    else:
+        whole = {} if "sample" in contestant else {"max_points_per_centroid": 10**9}
+        gpu = {"gpu": 1} if "Super" not in contestant and faiss.get_num_gpus() else {}
+        made = (faiss.SuperKmeans if "Super" in contestant else faiss.Kmeans)(
+            x.shape[1], k, niter=20, seed=0, **whole, **gpu
+        )
+        made.train(x)
+        centroids, iterations = made.centroids, 20
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    index = faiss.IndexFlatL2(x.shape[1])
+    index.add(centroids)
+    total = sum(float(index.search(x[s : s + 65_536], 1)[0].sum(dtype=np.float64)) for s in range(0, len(x), 65_536))
+    part, began = np.ascontiguousarray(x[:65_536]), time.perf_counter()
+    part @ centroids.T
+    product = (time.perf_counter() - began) * len(x) / len(part)
+    print(json.dumps({
+        "seconds": seconds, "objective": total / len(x), "iterations": iterations, "peak_bytes": peak,
+        "product_seconds": product,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

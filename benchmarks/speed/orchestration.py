@@ -1,0 +1,73 @@
+"""What Prefect, the store and child processes add to a run: beyond its stages, and where all is cached."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.record import Comparison, rounds
+
+EMPTY = """
+from flows import embedded
+assert not embedded.configure(), "a server is configured: this compares with the embedded one"
+server = embedded.EmbeddedServer()
+from prefect import flow
+@flow
+def empty():
+    return None
+server.wait()
+empty()
+"""
+
+
+def measure(options: Namespace) -> list[Comparison]:
+    """`list`; an all-cached rerun of digits against an empty flow; digits' own overhead."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
+
+    def timed(command: list[str]) -> Callable[[], float]:
+        def once() -> float:
+            began = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True, env=environment)
+            return time.perf_counter() - began
+
+        return once
+
+    flows = [sys.executable, "-m", "flows"]
+    listing = rounds(
+        {"list": timed([*flows, "list"]), "python": timed([sys.executable, "-c", "pass"])}, max(options.rounds, 5)
+    )
+    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
+        digits = [*flows, "run", "digits", "--store", str(Path(name) / "store"), "--json"]
+        began = time.perf_counter()
+        done = subprocess.run(digits, check=True, capture_output=True, text=True, env=environment)
+        whole = time.perf_counter() - began
+        stages = [stage["seconds"] for stage in json.loads(done.stdout)["stages"]]
+        again = rounds(
+            {"all cached": timed(digits), "empty flow": timed([sys.executable, "-c", EMPTY])}, options.rounds
+        )
+    beyond = [a - b for a, b in zip(again["all cached"], again["empty flow"], strict=True)]
+    return [
+        Comparison(
+            "list", "knowledge-transfer list, from its start to its end", "s", "lower", listing,
+            {"list": "python -m flows list", "python": "python -c pass"}, notes=["The goal is under 1 s."],
+        ),
+        Comparison(
+            "cached", "digits again, all cached, against an empty Prefect flow run in the same way", "s", "lower", again,
+            {"all cached": f"{len(stages)} stages", "empty flow": "the embedded server, a flow that does nothing"},
+            notes=["The goals are at most 3 s above the empty flow; for digits itself under 8 s beyond its stages and under 0.3 s a stage."],
+            extra={
+                "seconds_above_empty": beyond,
+                "digits_seconds": whole,
+                "digits_seconds_in_stages": sum(stages),
+                "digits_seconds_beyond": whole - sum(stages) - sorted(again["empty flow"])[len(beyond) // 2],
+                "digits_stages": len(stages),
+            },
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,146 @@
+"""A training step of SimCLR, from images to moved weights, against the loop a user would write.
+
+Theirs: float32, contiguous tensors, lightly's transform for each image in a DataLoader with a worker a core, lightly's
+NT-Xent. Ours: the engine. The network, the batch, the optimiser and the distribution of views are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import Comparison, rounds
+from benchmarks.speed.views import photographs
+
+BATCH, SIZE = 256, 32
+BACKBONES = ("resnet18", "smallconv")
+WARM, STEPS = 2, {"resnet18": 4, "smallconv": 12}
+CURVE = 120
+"""Steps of the two loss curves."""
+RATE, MOMENTUM = 0.06, 0.9
+
+
+def measure(options: Namespace) -> list[Comparison]:
+    """Images a second with a big and a small network, and the loss curves of the small one."""
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    pixels = np.stack(photographs(SIZE, 4096))
+    found = [_step(name, pixels, options.rounds) for name in BACKBONES]
+    found[-1].extra["curves"] = {
+        "ours": _ours("smallconv", pixels, CURVE)[1],
+        "plain loop": _plain("smallconv", pixels, CURVE)[1],
+    }
+    return found
+
+
+def _step(backbone: str, pixels: np.ndarray, n: int) -> Comparison:
+    steps = WARM + STEPS[backbone]
+
+    def rate(run: Callable[[str, np.ndarray, int], tuple[list[float], list[float]]]) -> Callable[[], float]:
+        def timed() -> float:
+            at, _ = run(backbone, pixels, steps)
+            return BATCH * (steps - WARM) / (at[-1] - at[WARM - 1])
+
+        return timed
+
+    return Comparison(
+        name=f"step-{backbone}",
+        title=f"A step of SimCLR with {backbone}, {BATCH} images of {SIZE} px, all cores",
+        unit="images/s",
+        better="higher",
+        values=rounds({"ours": rate(_ours), "plain loop": rate(_plain)}, n),
+        settings={
+            "ours": "the engine: packed pixels, batched views, autocast as compute.precision auto chooses, channels-last",
+            "plain loop": "float32, contiguous, SimCLRTransform an image in a DataLoader with a worker a core, NTXentLoss of lightly",
+        },
+        goal=2.5,
+        notes=["An image counts once; each step sees two views of it. The time of waiting for views is in it."],
+    )
+
+
+def _network(backbone: str) -> Any:
+    from models.methods.configs import SimCLR
+    from models.methods.simclr import SimCLRMethod
+
+    config = SimCLR(
+        backbone=backbone, batch_size=BATCH, epochs=1, optimizer="sgd", learning_rate=RATE, weight_decay=0.0, jitter=0.5
+    )
+    return SimCLRMethod(config, SIZE, seed=0)
+
+
+def _ours(backbone: str, pixels: np.ndarray, steps: int) -> tuple[list[float], list[float]]:
+    """-> when each step ended, and its loss."""
+    import torch
+
+    from models.engine import resolve_device, resolve_precision, train
+    from models.method import Batch
+
+    class Feed:
+        steps_per_epoch = steps
+
+        def batch(self, epoch: int, step: int) -> Batch:
+            rows = _rows(step, len(pixels))
+            return Batch(torch.from_numpy(pixels[rows]), torch.from_numpy(rows))
+
+    at: list[float] = []
+
+    def tick() -> bool:
+        at.append(time.perf_counter())
+        return False
+
+    device = resolve_device("auto")
+    done = train(
+        _network(backbone), Feed(), epochs=1, seed=0, stage="benchmark", schedule=lambda step, steps: 1.0,
+        device=device, precision=resolve_precision("auto", device), interrupted=tick,
+    )  # fmt: skip
+    return at, [row.value for row in done.rows if row.name == "loss"]
+
+
+def _plain(backbone: str, pixels: np.ndarray, steps: int) -> tuple[list[float], list[float]]:
+    import torch
+    from lightly.loss import NTXentLoss
+    from lightly.transforms import SimCLRTransform
+    from PIL import Image
+
+    class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        transform = SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0)
+
+        def __len__(self) -> int:
+            return len(pixels)
+
+        def __getitem__(self, i: int) -> list[Any]:
+            views: list[Any] = self.transform(Image.fromarray(pixels[i]))
+            return views
+
+    def batches() -> Iterator[list[int]]:
+        for step in range(steps):
+            yield _rows(step, len(pixels)).tolist()
+
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    method = _network(backbone).to(device)  # the same weights; what it is trained by is theirs
+    criterion = NTXentLoss(temperature=method.config.temperature)
+    optimizer = torch.optim.SGD(method.parameters(), lr=RATE, momentum=MOMENTUM)
+    loader = torch.utils.data.DataLoader(
+        Pictures(), batch_sampler=list(batches()), num_workers=len(os.sched_getaffinity(0))
+    )
+    at, losses = [], []
+    for first, second in loader:
+        z = [method.projector(method.network(view.to(device))) for view in (first, second)]
+        loss = criterion(*z)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        at.append(time.perf_counter())
+    return at, losses
+
+
+def _rows(step: int, n: int) -> np.ndarray:
+    return np.arange(step * BATCH, (step + 1) * BATCH) % n
