@@ -223,7 +223,7 @@ def resized_crop(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool
 
 
 def _crop_all(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int) -> Tensor:
-    """x = Wy pixels Wx^T for each image and channel."""
+    """For each image and channel Wy pixels Wx^T."""
     pixels = _planes(images)
     B, _, S, _ = pixels.shape
     wy = _weights(boxes[:, 0], boxes[:, 2], np.zeros_like(flip), S, size, pixels.device)

@@ -71,7 +71,8 @@ def rank_of(gram: Tensor) -> Tensor:
     # Singular values come out of the Gram matrix with an error of about 1e-8 of the largest.
     singular = torch.where(singular > 1e-7 * singular[-1], singular, 0)
     share = singular / singular.sum().clamp_min(torch.finfo(gram.dtype).tiny)
-    return torch.special.entr(share).sum().exp()
+    entropy: Tensor = torch.special.entr(share).sum()
+    return entropy.exp()
 
 
 def alike(means: Mapping[str, float]) -> str | None:

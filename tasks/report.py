@@ -199,11 +199,16 @@ def _costs(scores: list[dict[str, Any]], models: dict[str, str]) -> tuple[Any, .
     from data.report.document import FINAL, ModelCost
 
     found = {(row["model"], row["metric"]): int(row["value"]) for row in scores if row["evaluation"] == "cost"}
-    metrics = ("weight_bits", "real_operations", "binary_operations")
     return tuple(
-        ModelCost(shown, *(found[model, metric] for metric in metrics), final=model == FINAL)
+        ModelCost(
+            shown,
+            weight_bits=found[model, "weight_bits"],
+            real_operations=found[model, "real_operations"],
+            binary_operations=found[model, "binary_operations"],
+            final=model == FINAL,
+        )
         for model, shown in models.items()
-        if (model, metrics[0]) in found
+        if (model, "weight_bits") in found
     )
 
 

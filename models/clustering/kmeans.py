@@ -138,7 +138,8 @@ def _grow(
     x: NDArray[np.float32], k: int, key: int, index: CentroidIndex, threads: ThreadPoolExecutor
 ) -> tuple[NDArray[np.float32], list[Sample]]:
     """The start: k-means++ on a small sample, then Lloyd's algorithm on growing ones. -> (k, d), and the samples."""
-    points, grown = _START_POINTS * k, []
+    grown: list[Sample] = []
+    points = _START_POINTS * k
     if _LARGEST_SAMPLE * points > len(x):
         return _start(x, k, key), grown
     order = draws.permutation(draws.key(key, "grow"), len(x))

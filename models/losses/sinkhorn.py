@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-
 EXPONENTS = 70.0
 """Largest range of L that is exponentiated: e^-70 = 4e-31, and its products with N and K, are normal float32 numbers."""
 
