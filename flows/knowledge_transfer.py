@@ -13,11 +13,13 @@ from data.errors import ConfigError
 from flows.chain import chain
 from flows.execute import execute
 from flows.recipes import NAMES, override, recipe
-from models.methods.configs import Distill, Finetune, PretextConfig, TransferConfig
+from models.methods.configs import PRETEXT, Distill, Finetune, PretextConfig, TransferConfig
 from tasks.config import Assign, Cluster, Compute, Config, Data, Embed, Evaluate, Predict, Student
 
 Recipe = Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})]
 """A drop-down in the forms; the command line may give a YAML file too."""
+MethodName = Annotated[str, Field(json_schema_extra={"enum": list(PRETEXT)})]
+"""A drop-down; `pretext`, with a tab a method, is where their parameters are."""
 
 
 def resolve_parameters(parameters: dict[str, Any]) -> Config:
@@ -30,7 +32,12 @@ def resolve_parameters(parameters: dict[str, Any]) -> Config:
     for name, value in parameters.items():
         if name in Config.model_fields and name != "recipe" and value is not None:
             over[name] = value.model_dump(exclude_unset=True) if hasattr(value, "model_dump") else value
-    shortcuts = (("k", "cluster", "k"), ("epochs", "pretext", "epochs"), ("label_fraction", "data", "label_fraction"))
+    shortcuts = (
+        ("method", "pretext", "method"),
+        ("k", "cluster", "k"),
+        ("epochs", "pretext", "epochs"),
+        ("label_fraction", "data", "label_fraction"),
+    )
     config = override(recipe(parameters["recipe"]), over)
     for name, section, field in shortcuts:
         if parameters.get(name) is not None:
@@ -62,6 +69,7 @@ def _flow_run_name() -> str:
 def knowledge_transfer(
     recipe: Recipe = "digits",
     seed: Annotated[int, Field(ge=0)] | None = None,
+    method: MethodName | None = None,
     k: Annotated[int, Field(ge=1)] | None = None,
     epochs: Annotated[int, Field(ge=1)] | None = None,
     label_fraction: Annotated[float, Field(gt=0, le=1)] | None = None,
@@ -85,6 +93,7 @@ def knowledge_transfer(
         recipe: Where every setting starts from. What stays None is as in the recipe; a section that is opened in the
             form counts with all the values it then shows.
         seed: Seed of everything that has none of its own (0 or more). None: as in the recipe.
+        method: Pretext method, with its usual parameters. None: as in the recipe, or as opened under pretext.
         k: Number of clusters (1 or more). None: as in the recipe.
         epochs: Epochs of pretext training (1 or more). None: as in the recipe.
         label_fraction: Share of the training labels used (above 0, up to 1). None: as in the recipe.

@@ -10,7 +10,7 @@ from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="distill", kind="checkpoint", version=2, process="train")
+STAGE = Stage(name="distill", kind="checkpoint", version=3, process="train")
 
 
 def plan(

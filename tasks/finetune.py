@@ -10,7 +10,7 @@ from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="finetune", kind="checkpoint", version=1, process="train")
+STAGE = Stage(name="finetune", kind="checkpoint", version=2, process="train")
 
 Role = Literal["student", "teacher", "scratch"]
 

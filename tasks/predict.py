@@ -8,7 +8,7 @@ from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="predict", kind="probabilities", version=1, process="train")
+STAGE = Stage(name="predict", kind="probabilities", version=2, process="train")
 
 
 def plan(config: Config, manifest: Artifact, checkpoint: Artifact, student: Artifact | None = None) -> Request:

@@ -11,7 +11,7 @@ from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="pretext", kind="checkpoint", version=1, process="train")
+STAGE = Stage(name="pretext", kind="checkpoint", version=2, process="train")
 
 
 def plan(config: Config, manifest: Artifact) -> Request:

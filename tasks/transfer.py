@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-STAGE = Stage(name="transfer", kind="checkpoint", version=1, process="train")
+STAGE = Stage(name="transfer", kind="checkpoint", version=2, process="train")
 
 
 def plan(

@@ -27,7 +27,9 @@ def resolved(**given: Any) -> Config:
 
 
 def test_every_section_is_a_parameter_and_the_recipe_a_choice(schema: dict[str, Any]) -> None:
-    assert {*SECTIONS, "recipe", "seed", "store", "k", "epochs", "label_fraction"} == schema["properties"].keys()
+    assert {*SECTIONS, "recipe", "seed", "store", "method", "k", "epochs", "label_fraction"} == schema[
+        "properties"
+    ].keys()
     assert schema["properties"]["recipe"]["enum"] == list(NAMES)
     assert not schema.get("required")
 
@@ -73,6 +75,16 @@ def test_shortcuts_go_over_sections() -> None:
     config = resolved(cluster={"k": 5}, k=6, epochs=3, label_fraction=0.5)
     assert (config.cluster.k, config.pretext.epochs) == (6, 3)
     assert (config.data.label_fraction, config.data.labels_per_class) == (0.5, None)
+
+
+def test_the_method_is_a_choice_of_names(schema: dict[str, Any]) -> None:
+    (choice,) = [option for option in schema["properties"]["method"]["anyOf"] if "enum" in option]
+    assert choice["enum"] == list(PRETEXT)
+    config = resolved(method="swav", epochs=3)
+    assert (config.pretext.method, config.pretext.epochs) == ("swav", 3)
+    assert resolved(method="simclr") == recipe("digits")
+    with pytest.raises(ConfigError, match=r"pretext\.method"):
+        resolved(method="clip")
 
 
 def test_another_method_drops_the_formers_parameters() -> None:
