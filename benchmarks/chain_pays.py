@@ -1,7 +1,7 @@
 r"""Does the chain pay? The final student against scratch training, lightly's SimCLR and scikit-learn's LabelSpreading.
 
-    python benchmarks/chain_pays.py digits  --draws 10 --store STORE --out benchmarks/records/<date>_digits
-    python benchmarks/chain_pays.py cifar10 --draws 3  --store STORE --out benchmarks/records/<date>_cifar10 \\
+    python -m benchmarks.chain_pays digits  --draws 10 --store STORE --out benchmarks/records/<date>_digits
+    python -m benchmarks.chain_pays cifar10 --draws 3  --store STORE --out benchmarks/records/<date>_cifar10 \\
         --set data.train=parquet:TRAIN --set data.test=parquet:TEST
 
 Needs the `oracles` extra (lightly). Run it with nothing else on the machine: the first run of the chain is timed, and
@@ -26,18 +26,17 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+
+from benchmarks.record import environment
 
 NEIGHBOURS, ALPHAS = (5, 7, 10, 20), (0.2, 0.8, 0.95, 0.99)
 LIGHTLY_RATES, LIGHTLY_STEPS = (0.03, 0.01), 200
@@ -255,7 +254,6 @@ def main() -> None:
             rows.append({"contestant": name, "draw": draw, "accuracy": result["headline"][model]})
         print(draw, f"{seconds:.0f} s", result["headline"], flush=True)
 
-    sys.path.insert(0, str(Path(__file__).parent.parent))
     from data.tables import read_vectors
 
     images = Images(results[0], a.store)
@@ -299,15 +297,13 @@ def write(rows: list[dict[str, Any]], a: argparse.Namespace, wall: list[float], 
         writer.writeheader()
         writer.writerows(rows)
     (a.out / "summary.md").write_text(summary(rows, a, wall, steps, n))
-    environment = {
-        "machine": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "recipe": a.recipe,
+    about = {
+        "command": " ".join(["python -m benchmarks.chain_pays", *sys.argv[1:]]),
         "wall_seconds": [round(s, 1) for s in wall],
         "lightly_steps": steps,
-        **{name: version(name) for name in ("torch", "torchvision", "scikit-learn", "faiss-gpu", "lightly")},
+        **environment(),
     }
-    (a.out / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+    (a.out / "environment.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def summary(rows: list[dict[str, Any]], a: argparse.Namespace, wall: list[float], steps: int, n: int) -> str:

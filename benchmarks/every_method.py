@@ -1,6 +1,6 @@
 r"""Every pretext and transfer method on real photographs, each teacher trained for the same minutes: one table.
 
-    python benchmarks/every_method.py --store STORE --out benchmarks/records/<date>_methods --minutes 5 \\
+    python -m benchmarks.every_method --store STORE --out benchmarks/records/<date>_methods --minutes 5 \\
         --cifar TRAIN.parquet TEST.parquet --imagenette TRAIN.parquet TEST.parquet
 
 The tile and picture tasks (jigsaw, jigsaw++, colorization, inpainting) see Imagenette at 96 px, all others CIFAR-10 at 32;
@@ -18,19 +18,19 @@ import argparse
 import csv
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+
+from benchmarks.record import environment
 
 TILES = ("jigsaw", "jigsaw++", "colorization", "inpainting")
 SHORT = {
@@ -101,7 +101,6 @@ def epochs_for(config: Any, size: int, images: int, seconds: float) -> int:
 def features_of(kind: str, sources: tuple[str, str], size: int, folder: Path) -> str:
     """Write raw pixels, or the features of a network with random weights, of all images -> `parquet:FOLDER`."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
     import torch
 
     from data.images import open_images
@@ -232,11 +231,13 @@ def main() -> None:
         for name, future in zip(missing, begun, strict=True):
             future.add_done_callback(partial(keep, name, made, rows, options.out))
         wait(begun)
-    environment = {
-        "command": " ".join(sys.argv), "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "minutes": options.minutes, "threads": threads, **{name: version(name) for name in ("torch", "knowledge-transfer")},
-    }  # fmt: skip
-    (options.out / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+    about = {
+        "command": " ".join(["python -m benchmarks.every_method", *sys.argv[1:]]),
+        "minutes": options.minutes,
+        "threads": threads,
+        **environment(),
+    }
+    (options.out / "environment.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def write_table(rows: list[dict[str, Any]], path: Path) -> None:
