@@ -45,34 +45,23 @@ def spread(z: Tensor) -> Tensor:
 def effective_rank(z: Tensor) -> Tensor:
     """How many dimensions the first `ROWS` rows use; sees that all lie on a line, which `spread` does not.
 
+    exp of the entropy of the singular values' shares (RankMe, Garrido et al., arXiv 2210.02885, eq. 1).
+
     Args:
         z: (B, d).
 
     Returns:
-        Scalar float64, 1 to min(B, d, ROWS), see `rank_of`; 0 if z is not finite.
+        Scalar float64, 1 to min(B, d, ROWS); 0 if z is not finite.
     """
     x = z.detach()[:ROWS].double()
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
     # What is not finite is the engine's to tell: the decomposition would raise an error of its own.
     finite = gram.isfinite().all()
-    return torch.where(finite, rank_of(gram.nan_to_num(0, 0, 0)), 0)
-
-
-def rank_of(gram: Tensor) -> Tensor:
-    """Exp of the entropy of the singular values' shares (RankMe, Garrido et al., arXiv 2210.02885, eq. 1).
-
-    Args:
-        gram: (n, n) float64, products of a matrix with its transpose, of either side.
-
-    Returns:
-        Scalar float64 in 1..n.
-    """
-    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    singular = torch.linalg.eigvalsh(gram.nan_to_num(0, 0, 0)).clamp_min(0).sqrt()
     # Singular values come out of the Gram matrix with an error of about 1e-8 of the largest.
     singular = torch.where(singular > 1e-7 * singular[-1], singular, 0)
     share = singular / singular.sum().clamp_min(torch.finfo(gram.dtype).tiny)
-    entropy: Tensor = torch.special.entr(share).sum()
-    return entropy.exp()
+    return torch.where(finite, torch.special.entr(share).sum().exp(), 0)
 
 
 def alike(means: Mapping[str, float]) -> str | None:

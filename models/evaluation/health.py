@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from data.errors import ArtifactError
-from models.collapse import rank_of
 
 _ROWS = 4096
 
@@ -19,7 +17,8 @@ def health(x: NDArray[np.float32]) -> dict[str, float]:
         x: (N, D) float, N >= 2.
 
     Returns:
-        `spread`, 0 to about 1, and `effective_rank`, 1 to min(N, D): as in models/collapse.py, over all images.
+        `spread`, 0 to about 1, and `effective_rank`, 1 to min(N, D): those of models/collapse.py over all images,
+        in numpy, since faiss's process has no torch.
 
     Raises:
         ArtifactError: fewer than two vectors, or values that are not finite.
@@ -38,7 +37,10 @@ def health(x: NDArray[np.float32]) -> dict[str, float]:
         total += unit.sum(axis=0)
         squares += np.square(unit).sum(axis=0)
     variance = np.maximum(squares / n - np.square(total / n), 0)
+    singular = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
+    # Singular values come out of the Gram matrix with an error of about 1e-8 of the largest.
+    share = singular[singular > 1e-7 * singular[-1]] / max(singular.sum(), np.finfo(np.float64).tiny)
     return {
         "spread": float(np.sqrt(variance).mean() * np.sqrt(d)),
-        "effective_rank": float(rank_of(torch.from_numpy(gram))),
+        "effective_rank": float(np.exp(-(share * np.log(share)).sum())),
     }

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from models.collapse import ROWS, alike, effective_rank, few_used, signs, spread
+from models.evaluation.health import health
 
 
 def rows(n, d, seed=0):
@@ -23,6 +24,12 @@ def test_effective_rank_is_that_of_the_singular_values(shape):
     p = np.linalg.svd(z[:ROWS].double().numpy(), compute_uv=False)
     p /= p.sum()
     assert effective_rank(z).item() == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-4)
+
+
+def test_signs_are_what_the_evaluation_says_of_the_same_vectors():
+    z = rows(ROWS, 24) * torch.logspace(0, -2, 24)
+    found = {name: value.item() for name, value in signs(z).items()}
+    assert health(z.numpy()) == pytest.approx(found, rel=1e-5)
 
 
 def test_effective_rank_counts_equal_dimensions():

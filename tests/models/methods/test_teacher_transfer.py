@@ -199,7 +199,7 @@ def test_contrast_starts_near_chance_and_knows_no_teacher():
     assert method.contrast.queue.filled == 64
     loss = method.loss(prepared(method, IMAGES), progress())
     assert 0.5 * math.log(65) < loss.total.item() < math.log(65) + 1 / (2 * 24 * 0.2**2) + 0.3
-    assert set(loss.terms) == {"spread", "outside", "contrast"}
+    assert set(loss.terms) == {"spread", "effective_rank", "outside", "contrast"}
 
 
 def test_a_query_is_contrasted_with_the_key_of_the_other_view():
