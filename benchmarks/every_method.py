@@ -35,7 +35,7 @@ from benchmarks.record import environment
 TILES = ("jigsaw", "jigsaw++", "colorization", "inpainting")
 SHORT = {
     "transfer": {"epochs": 1, "optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0},
-    "student": {"backbone": "smallconv", "width": 0.5},
+    "student": {"backbone": "smallconv", "width": 0.25},
     "finetune": {"steps": 100, "optimizer": "muon", "learning_rate": 0.03, "weight_decay": 0.0, "baseline": False},
     "predict": {"neighbours": 20, "alpha": 0.8},
     "distill": {"epochs": 1, "optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0, "init": "transferred"},
