@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from models.methods.configs.shared import Optimization, Teacher, Views
+from models.methods.configs.shared import Optimization, Schedule, Teacher, Views
 
 
 class DeepCluster(Views, Optimization, Teacher):
@@ -26,7 +26,9 @@ class DeepCluster(Views, Optimization, Teacher):
         256, ge=1, le=8192, description="Dimensions kept by PCA-whitening (1 to 8192), at most; empty: no PCA."
     )
     iterations: int = Field(20, ge=1, le=1000, description="Most iterations of K-means an epoch (1 to 1000).")
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "constant",
-        description="How the rate goes on after the warm-up: as it is, as in the paper, or half a cosine or a line to 0; every epoch's new top layer has to be learned.",
-    )
+    schedule: Annotated[
+        Schedule,
+        Field(
+            description="How the rate goes on after the warm-up: as it is, as in the paper, or half a cosine or a line to 0; every epoch's new top layer has to be learned."
+        ),
+    ] = "constant"

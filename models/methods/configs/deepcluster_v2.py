@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from models.methods.configs.shared import Optimization, OptimizerName, SmallCrops, Teacher, Views
+from models.methods.configs.shared import (
+    CropMin,
+    LearningRate,
+    Optimization,
+    Optimizer,
+    SmallCrops,
+    Teacher,
+    Views,
+    WeightDecay,
+)
 
 
 class DeepClusterV2(SmallCrops, Views, Optimization, Teacher):
@@ -32,16 +41,15 @@ class DeepClusterV2(SmallCrops, Views, Optimization, Teacher):
         description="Width of the head's hidden layer (2 to 65536); empty: the backbone's features, as in the authors' ResNet-50.",
     )
     temperature: float = Field(0.1, gt=0, le=10, description="Temperature tau of the predictions (above 0, up to 10).")
-    crop_min: float = Field(
-        0.14, ge=0.01, le=1, description="Smallest area of a large crop, as a share of the image (0.01 to 1)."
-    )
-    optimizer: OptimizerName = Field(
-        "lars", description="lars (as the authors), sgd (Nesterov momentum 0.9), adamw, or muon (short trainings)."
-    )
-    learning_rate: float = Field(
-        0.6,
-        gt=0,
-        le=100,
-        description="Peak learning rate, after warm-up (above 0, up to 100); the authors': 4.8 at 4096 images.",
-    )
-    weight_decay: float = Field(1e-6, ge=0, le=1, description="Weight decay, not on biases and norms (0 to 1).")
+    crop_min: Annotated[
+        CropMin, Field(description="Smallest area of a large crop, as a share of the image (0.01 to 1).")
+    ] = 0.14
+    optimizer: Annotated[
+        Optimizer,
+        Field(description="lars (as the authors), sgd (Nesterov momentum 0.9), adamw, or muon (short trainings)."),
+    ] = "lars"
+    learning_rate: Annotated[
+        LearningRate,
+        Field(description="Peak learning rate, after warm-up (above 0, up to 100); the authors': 4.8 at 4096 images."),
+    ] = 0.6
+    weight_decay: WeightDecay = 1e-06

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from models.methods.configs.shared import (
     AsymmetricViews,
+    CropMin,
+    LearningRate,
     MomentumTeacher,
     Optimization,
-    OptimizerName,
+    Optimizer,
+    SmallBlur,
+    SmallCropCount,
+    SmallCropMax,
     SmallCrops,
     Teacher,
+    Warmup,
+    WeightDecay,
 )
 
 
@@ -58,32 +65,26 @@ class DINO(SmallCrops, AsymmetricViews, MomentumTeacher, Optimization, Teacher):
     freeze_epochs: float = Field(
         1.0, ge=0, le=1000, description="Passes at the start in which the head's last layer stands still (0 to 1000)."
     )
-    small_crops: int = Field(8, ge=0, le=32, description="Small crops an image, besides the two large ones (0 to 32).")
-    small_crop_max: float = Field(
-        0.4, ge=0.01, le=1, description="Largest area of a small crop, as a share of the image (0.01 to 1)."
-    )
-    small_blur: float | None = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Probability of Gaussian blur of a small crop (0 to 1); empty: as of the first large one.",
-    )
-    crop_min: float = Field(
-        0.4, ge=0.01, le=1, description="Smallest area of a large crop, as a share of the image (0.01 to 1)."
-    )
-    optimizer: OptimizerName = Field(
-        "adamw", description="adamw (as in the paper), sgd (Nesterov momentum 0.9), lars, or muon (short trainings)."
-    )
-    learning_rate: float = Field(
-        5e-4,
-        gt=0,
-        le=100,
-        description="Peak learning rate, after warm-up (above 0, up to 100); the paper's, for 256 images a step.",
-    )
-    weight_decay: float = Field(
-        0.04, ge=0, le=1, description="Weight decay at first, not on biases and norms (0 to 1)."
-    )
+    small_crops: SmallCropCount = 8
+    small_crop_max: SmallCropMax = 0.4
+    small_blur: SmallBlur = 0.5
+    crop_min: Annotated[
+        CropMin, Field(description="Smallest area of a large crop, as a share of the image (0.01 to 1).")
+    ] = 0.4
+    optimizer: Annotated[
+        Optimizer,
+        Field(description="adamw (as in the paper), sgd (Nesterov momentum 0.9), lars, or muon (short trainings)."),
+    ] = "adamw"
+    learning_rate: Annotated[
+        LearningRate,
+        Field(
+            description="Peak learning rate, after warm-up (above 0, up to 100); the paper's, for 256 images a step."
+        ),
+    ] = 0.0005
+    weight_decay: Annotated[
+        WeightDecay, Field(description="Weight decay at first, not on biases and norms (0 to 1).")
+    ] = 0.04
     weight_decay_final: float = Field(
         0.4, ge=0, le=1, description="The same at the end (0 to 1), reached along half a cosine."
     )
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps with linearly rising rate (0 to below 1).")
+    warmup: Warmup = 0.1

@@ -7,14 +7,14 @@ from typing import Literal
 from pydantic import Field
 
 from data.types import Frozen
-from models.methods.configs.shared import Optimization, Views
+from models.methods.configs.shared import BatchSize, Epochs, Optimization, Views
 
 
 class SoftLabels(Frozen):
     """What only distillation has. Listed last among its bases, so that these fields come first in forms."""
 
-    epochs: int = Field(50, ge=1, le=100_000, description="Passes over train and unlabelled images (1 to 100000).")
-    batch_size: int = Field(256, ge=2, le=65_536, description="Images a step (2 to 65536).")
+    epochs: Epochs = 50
+    batch_size: BatchSize = 256
     temperature: float = Field(
         1.0,
         gt=0,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from data.types import Frozen
-from models.methods.configs.shared import Optimization, Views
+from models.methods.configs.shared import BatchSize, Optimization, Views
 
 
 class FewLabels(Frozen):
     """What only fine-tuning has. Listed last among its bases, so that these fields come first in forms."""
 
     steps: int = Field(300, ge=1, le=10_000_000, description="Optimisation steps (1 to 10000000).")
-    batch_size: int = Field(
-        64, ge=2, le=65_536, description="Images a step, drawn from the labelled ones (2 to 65536)."
+    batch_size: Annotated[BatchSize, Field(description="Images a step, drawn from the labelled ones (2 to 65536).")] = (
+        64
     )
     learning_rates: list[float] = Field(
         [],

@@ -6,7 +6,16 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from models.methods.configs.shared import Optimization, OptimizerName, Teacher, Views
+from models.methods.configs.shared import (
+    CropMin,
+    Grey,
+    Jitter,
+    LearningRate,
+    Optimization,
+    Optimizer,
+    Teacher,
+    Views,
+)
 
 
 class Inpainting(Views, Optimization, Teacher):
@@ -15,28 +24,11 @@ class Inpainting(Views, Optimization, Teacher):
     trainer: ClassVar[str] = "models.methods.inpainting:InpaintingMethod"
 
     method: Literal["inpainting"] = Field("inpainting", description="Pretext method.")
-    crop_min: float = Field(
-        0.25,
-        ge=0.01,
-        le=1,
-        description="Smallest area of a random crop, as a share of the image (0.01 to 1; 1 = no crop).",
-    )
-    jitter: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Strength s of colour jitter: brightness, contrast, saturation 0.8 s, hue 0.2 s (0 to 1).",
-    )
-    grey: float = Field(0.0, ge=0, le=1, description="Probability of dropping colour (0 to 1).")
-    optimizer: OptimizerName = Field(
-        "adamw", description="sgd (Nesterov momentum 0.9), lars (large batches), adamw, or muon (short trainings)."
-    )
-    learning_rate: float = Field(
-        1e-3,
-        gt=0,
-        le=100,
-        description="Peak learning rate, after warm-up (above 0, up to 100). Not rescaled by batch size.",
-    )
+    crop_min: CropMin = 0.25
+    jitter: Jitter = 0.0
+    grey: Grey = 0.0
+    optimizer: Optimizer = "adamw"
+    learning_rate: LearningRate = 0.001
     hole: Literal["centre", "blocks"] = Field(
         "centre", description="One square in the middle, or squares at random places that may overlap."
     )

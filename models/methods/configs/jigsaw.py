@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from models.methods.configs.shared import Backbone, Optimization, Teacher
+from models.methods.configs.shared import Backbone, Grey, Optimization, Teacher
 
 Construction = Literal["pgammal", "even"]
 LARGEST_GROUP = 1512
@@ -24,7 +24,7 @@ class Puzzle(Optimization, Teacher):
         "pgammal",
         description="Where permutations come from: pgammal (at most 1512, minimum Hamming distance 6) or even (distance 3).",
     )
-    grey: float = Field(0.3, ge=0, le=1, description="Probability of dropping colour (0 to 1).")
+    grey: Grey = 0.3
     projection: float = Field(
         0.0,
         ge=0,
@@ -71,7 +71,7 @@ class JigsawPlusPlus(Puzzle):
         le=4,
         description="Most tiles replaced by tiles of one other image (0 to 4); 0, 1, ... are equally likely.",
     )
-    grey: float = Field(0.7, ge=0, le=1, description="Probability of dropping colour (0 to 1).")
+    grey: Grey = 0.7
     projection: float = Field(
         0.5,
         ge=0,

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from models.methods.configs.shared import MomentumTeacher, Optimization, Teacher, Views
+from models.methods.configs.shared import (
+    CropMin,
+    LearningRate,
+    MomentumFinal,
+    MomentumTeacher,
+    Optimization,
+    Teacher,
+    TeacherNorm,
+    Views,
+)
 
 
 class MoCo(Views, MomentumTeacher, Optimization, Teacher):
@@ -36,22 +45,20 @@ class MoCo(Views, MomentumTeacher, Optimization, Teacher):
         "split", description="Batch norm of the query encoder: statistics of the batch, or of norm_groups parts of it."
     )
 
-    momentum_final: float = Field(
-        0.99, ge=0, le=1, description="The same at the end (0 to 1), reached along half a cosine; MoCo's is constant."
-    )
-    teacher_norm: Literal["batch", "split", "momentum"] = Field(
-        "split",
-        description="Batch norm of the key encoder: statistics of the batch, of shuffled groups of it (as on several GPUs), or MomentumBN's moving ones.",
-    )
-    learning_rate: float = Field(
-        0.03,
-        gt=0,
-        le=100,
-        description="Peak learning rate, after warm-up (above 0, up to 100). The paper's, for 256 images a step.",
-    )
-    crop_min: float = Field(
-        0.2,
-        ge=0.01,
-        le=1,
-        description="Smallest area of a random crop, as a share of the image (0.01 to 1; 1 = no crop).",
-    )
+    momentum_final: Annotated[
+        MomentumFinal,
+        Field(description="The same at the end (0 to 1), reached along half a cosine; MoCo's is constant."),
+    ] = 0.99
+    teacher_norm: Annotated[
+        TeacherNorm,
+        Field(
+            description="Batch norm of the key encoder: statistics of the batch, of shuffled groups of it (as on several GPUs), or MomentumBN's moving ones."
+        ),
+    ] = "split"
+    learning_rate: Annotated[
+        LearningRate,
+        Field(
+            description="Peak learning rate, after warm-up (above 0, up to 100). The paper's, for 256 images a step."
+        ),
+    ] = 0.03
+    crop_min: CropMin = 0.2

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from models.methods.configs.byol import BYOL
+from models.methods.configs.shared import LearningRate, TeacherNorm, WeightDecay
 
 
 class Momentum2(BYOL):
@@ -15,16 +16,18 @@ class Momentum2(BYOL):
     trainer: ClassVar[str] = "models.methods.byol:Momentum2Method"
 
     method: Literal["momentum2"] = Field("momentum2", description="Pretext method.")  # type: ignore[assignment]  # its own
-    teacher_norm: Literal["batch", "split", "momentum"] = Field(
-        "momentum",
-        description="Batch norm of the teacher: MomentumBN's moving statistics with the lazy update; or, to compare, of the batch or of parts of it.",
-    )
-    learning_rate: float = Field(
-        0.05,
-        gt=0,
-        le=100,
-        description="Peak learning rate, after warm-up (above 0, up to 100). The paper's, for 256 images a step.",
-    )
-    weight_decay: float = Field(
-        1e-4, ge=0, le=1, description="Weight decay, not on biases and norms (0 to 1). The paper's is on all."
-    )
+    teacher_norm: Annotated[
+        TeacherNorm,
+        Field(
+            description="Batch norm of the teacher: MomentumBN's moving statistics with the lazy update; or, to compare, of the batch or of parts of it."
+        ),
+    ] = "momentum"
+    learning_rate: Annotated[
+        LearningRate,
+        Field(
+            description="Peak learning rate, after warm-up (above 0, up to 100). The paper's, for 256 images a step."
+        ),
+    ] = 0.05
+    weight_decay: Annotated[
+        WeightDecay, Field(description="Weight decay, not on biases and norms (0 to 1). The paper's is on all.")
+    ] = 0.0001

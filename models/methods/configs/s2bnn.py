@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from models.methods.configs.shared import Optimization, OptimizerName, Transfer, Views
+from models.methods.configs.shared import (
+    Blur,
+    CropMin,
+    Epochs,
+    LearningRate,
+    Optimization,
+    Optimizer,
+    Schedule,
+    Transfer,
+    Views,
+    Warmup,
+    WeightDecay,
+)
 
 
 class S2BNN(Views, Optimization, Transfer):
@@ -17,9 +29,9 @@ class S2BNN(Views, Optimization, Transfer):
     phases: ClassVar[tuple[str, ...]] = ("activations", "weights")
 
     method: Literal["s2bnn"] = Field("s2bnn", description="Transfer method.")
-    epochs: int = Field(
-        100, ge=1, le=100_000, description="Passes over all images in each of both trainings (1 to 100000); 200 in the paper."
-    )  # fmt: skip
+    epochs: Annotated[
+        Epochs, Field(description="Passes over all images in each of both trainings (1 to 100000); 200 in the paper.")
+    ] = 100
     strategy: Literal["distill", "contrastive+distill", "contrastive"] = Field(
         "distill", description="What the student learns from: the teacher (the paper's best), both, or contrast alone."
     )
@@ -42,27 +54,22 @@ class S2BNN(Views, Optimization, Transfer):
         description="Weight of the key encoder's old weights in contrast (0 to 1); 0.999 in the paper.",
     )
 
-    optimizer: OptimizerName = Field(
-        "adamw", description="sgd (Nesterov momentum 0.9), lars (large batches), adamw (Adam without decay), or muon."
-    )
-    learning_rate: float = Field(
-        3e-4,
-        gt=0,
-        le=100,
-        description="Peak learning rate, after warm-up (above 0, up to 100). The paper's, for 256 images a step.",
-    )
-    weight_decay: float = Field(
-        0.0, ge=0, le=1, description="Weight decay, not on biases and norms (0 to 1); it would make signs flip easily."
-    )
-    warmup: float = Field(0.0, ge=0, lt=1, description="Share of the steps with linearly rising rate (0 to below 1).")
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "linear", description="How the rate goes on after the warm-up: half a cosine or a line to 0, or as it is."
-    )
-    crop_min: float = Field(
-        0.2,
-        ge=0.01,
-        le=1,
-        description="Smallest area of a random crop, as a share of the image (0.01 to 1; 1 = no crop).",
-    )
+    optimizer: Annotated[
+        Optimizer,
+        Field(description="sgd (Nesterov momentum 0.9), lars (large batches), adamw (Adam without decay), or muon."),
+    ] = "adamw"
+    learning_rate: Annotated[
+        LearningRate,
+        Field(
+            description="Peak learning rate, after warm-up (above 0, up to 100). The paper's, for 256 images a step."
+        ),
+    ] = 0.0003
+    weight_decay: Annotated[
+        WeightDecay,
+        Field(description="Weight decay, not on biases and norms (0 to 1); it would make signs flip easily."),
+    ] = 0.0
+    warmup: Warmup = 0.0
+    schedule: Schedule = "linear"
+    crop_min: CropMin = 0.2
     jitter_probability: float = Field(0.6, ge=0, le=1, description="Probability of colour jitter (0 to 1).")
-    blur: float = Field(0.2, ge=0, le=1, description="Probability of Gaussian blur, sigma 0.1 to 2 px (0 to 1).")
+    blur: Blur = 0.2

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from models.methods.configs.shared import Optimization, Transfer, Views
+from models.methods.configs.shared import Blur, CropMin, LearningRate, Optimization, Transfer, Views, WeightDecay
 
 
 class Seed(Views, Optimization, Transfer):
@@ -29,17 +29,12 @@ class Seed(Views, Optimization, Transfer):
         4096, ge=1, le=1_048_576, description="Teacher's embeddings in the queue (1 to 1048576); 65536 in the paper."
     )
 
-    learning_rate: float = Field(
-        0.03,
-        gt=0,
-        le=100,
-        description="Peak learning rate, after warm-up (above 0, up to 100). The paper's, for 256 images a step.",
-    )
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="Weight decay, not on biases and norms (0 to 1).")
-    crop_min: float = Field(
-        0.2,
-        ge=0.01,
-        le=1,
-        description="Smallest area of a random crop, as a share of the image (0.01 to 1; 1 = no crop).",
-    )
-    blur: float = Field(0.5, ge=0, le=1, description="Probability of Gaussian blur, sigma 0.1 to 2 px (0 to 1).")
+    learning_rate: Annotated[
+        LearningRate,
+        Field(
+            description="Peak learning rate, after warm-up (above 0, up to 100). The paper's, for 256 images a step."
+        ),
+    ] = 0.03
+    weight_decay: WeightDecay = 0.0001
+    crop_min: CropMin = 0.2
+    blur: Blur = 0.5

@@ -51,6 +51,66 @@ Backbone = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum
 OptimizerName = Literal["sgd", "lars", "adamw", "muon"]
 
 
+CropMin = Annotated[
+    float,
+    Field(
+        ge=0.01, le=1, description="Smallest area of a random crop, as a share of the image (0.01 to 1; 1 = no crop)."
+    ),
+]
+Jitter = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="Strength s of colour jitter: brightness, contrast, saturation 0.8 s, hue 0.2 s (0 to 1).",
+    ),
+]
+Grey = Annotated[float, Field(ge=0, le=1, description="Probability of dropping colour (0 to 1).")]
+Blur = Annotated[float, Field(ge=0, le=1, description="Probability of Gaussian blur, sigma 0.1 to 2 px (0 to 1).")]
+SmallCropCount = Annotated[
+    int, Field(ge=0, le=32, description="Small crops an image, besides the two large ones (0 to 32).")
+]
+SmallCropMax = Annotated[
+    float, Field(ge=0.01, le=1, description="Largest area of a small crop, as a share of the image (0.01 to 1).")
+]
+SmallBlur = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=1,
+        description="Probability of Gaussian blur of a small crop (0 to 1); empty: as of the first large one.",
+    ),
+]
+MomentumFinal = Annotated[
+    float, Field(ge=0, le=1, description="The same at the end (0 to 1), reached along half a cosine.")
+]
+TeacherNorm = Annotated[
+    Literal["batch", "split", "momentum"],
+    Field(
+        description="Batch norm of the teacher: statistics of the batch, of shuffled groups of it (as on several GPUs), or MomentumBN's moving ones with the lazy update."
+    ),
+]
+Optimizer = Annotated[
+    OptimizerName,
+    Field(description="sgd (Nesterov momentum 0.9), lars (large batches), adamw, or muon (short trainings)."),
+]
+LearningRate = Annotated[
+    float,
+    Field(
+        gt=0, le=100, description="Peak learning rate, after warm-up (above 0, up to 100). Not rescaled by batch size."
+    ),
+]
+WeightDecay = Annotated[float, Field(ge=0, le=1, description="Weight decay, not on biases and norms (0 to 1).")]
+Warmup = Annotated[float, Field(ge=0, lt=1, description="Share of the steps with linearly rising rate (0 to below 1).")]
+Schedule = Annotated[
+    Literal["cosine", "linear", "constant"],
+    Field(description="How the rate goes on after the warm-up: half a cosine or a line to 0, or as it is."),
+]
+Epochs = Annotated[int, Field(ge=1, le=100_000, description="Passes over train and unlabelled images (1 to 100000).")]
+BatchSize = Annotated[int, Field(ge=2, le=65_536, description="Images a step (2 to 65536).")]
+"""Fields that several methods have, each with a default of its own: limits and words have one home."""
+
+
 class Views(Frozen):
     """How an image becomes a random view. Zero switches a part off."""
 
@@ -60,12 +120,7 @@ class Views(Frozen):
         le=1024,
         description="Side of the views, px (8 to 1024); empty: data.image_size. Smaller ones train faster.",
     )
-    crop_min: float = Field(
-        0.08,
-        ge=0.01,
-        le=1,
-        description="Smallest area of a random crop, as a share of the image (0.01 to 1; 1 = no crop).",
-    )
+    crop_min: CropMin = 0.08
     crop_max: float = Field(
         1.0, ge=0.01, le=1, description="Largest area of a random crop, as a share of the image (0.01 to 1)."
     )
@@ -86,15 +141,10 @@ class Views(Frozen):
     stretch: float = Field(
         1.0, ge=1, le=4, description="Largest random change of the ratio of width to height (1 to 4; 1 = none)."
     )
-    jitter: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Strength s of colour jitter: brightness, contrast, saturation 0.8 s, hue 0.2 s (0 to 1).",
-    )
+    jitter: Jitter = 0.5
     jitter_probability: float = Field(0.8, ge=0, le=1, description="Probability of colour jitter (0 to 1).")
-    grey: float = Field(0.2, ge=0, le=1, description="Probability of dropping colour (0 to 1).")
-    blur: float = Field(0.0, ge=0, le=1, description="Probability of Gaussian blur, sigma 0.1 to 2 px (0 to 1).")
+    grey: Grey = 0.2
+    blur: Blur = 0.0
     solarize: float = Field(
         0.0, ge=0, le=1, description="Probability of inverting all values of 0.5 and above (0 to 1)."
     )
@@ -106,7 +156,7 @@ class Views(Frozen):
 class AsymmetricViews(Views):
     """Two views drawn differently, as in BYOL: the second is rarely blurred and sometimes solarised."""
 
-    blur: float = Field(1.0, ge=0, le=1, description="Probability of Gaussian blur of the first view (0 to 1).")
+    blur: Annotated[Blur, Field(description="Probability of Gaussian blur of the first view (0 to 1).")] = 1.0
     solarize: float = Field(
         0.0, ge=0, le=1, description="Probability of inverting values of 0.5 and above in the first view (0 to 1)."
     )
@@ -123,7 +173,7 @@ class AsymmetricViews(Views):
 class SmallCrops(Frozen):
     """Multi-crop (SwAV, section 3.3): besides the two views of usual size, small ones of small parts."""
 
-    small_crops: int = Field(6, ge=0, le=32, description="Small crops an image, besides the two large ones (0 to 32).")
+    small_crops: SmallCropCount = 6
     small_size: int | None = Field(
         None,
         ge=8,
@@ -133,15 +183,8 @@ class SmallCrops(Frozen):
     small_crop_min: float = Field(
         0.05, ge=0.01, le=1, description="Smallest area of a small crop, as a share of the image (0.01 to 1)."
     )
-    small_crop_max: float = Field(
-        0.14, ge=0.01, le=1, description="Largest area of a small crop, as a share of the image (0.01 to 1)."
-    )
-    small_blur: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Probability of Gaussian blur of a small crop (0 to 1); empty: as of the first large one.",
-    )
+    small_crop_max: SmallCropMax = 0.14
+    small_blur: SmallBlur = None
 
 
 class MomentumTeacher(Frozen):
@@ -150,33 +193,19 @@ class MomentumTeacher(Frozen):
     momentum: float = Field(
         0.99, ge=0, le=1, description="Weight of the teacher's old weights in its moving average, at first (0 to 1)."
     )
-    momentum_final: float = Field(
-        1.0, ge=0, le=1, description="The same at the end (0 to 1), reached along half a cosine."
-    )
-    teacher_norm: Literal["batch", "split", "momentum"] = Field(
-        "batch",
-        description="Batch norm of the teacher: statistics of the batch, of shuffled groups of it (as on several GPUs), or MomentumBN's moving ones with the lazy update.",
-    )
+    momentum_final: MomentumFinal = 1.0
+    teacher_norm: TeacherNorm = "batch"
     norm_groups: int = Field(8, ge=1, le=1024, description="Groups of the batch for split batch norm (1 to 1024).")
 
 
 class Optimization(Frozen):
     """How weights move."""
 
-    optimizer: OptimizerName = Field(
-        "sgd", description="sgd (Nesterov momentum 0.9), lars (large batches), adamw, or muon (short trainings)."
-    )
-    learning_rate: float = Field(
-        0.1,
-        gt=0,
-        le=100,
-        description="Peak learning rate, after warm-up (above 0, up to 100). Not rescaled by batch size.",
-    )
-    weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay, not on biases and norms (0 to 1).")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with linearly rising rate (0 to below 1).")
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="How the rate goes on after the warm-up: half a cosine or a line to 0, or as it is."
-    )
+    optimizer: Optimizer = "sgd"
+    learning_rate: LearningRate = 0.1
+    weight_decay: WeightDecay = 0.0005
+    warmup: Warmup = 0.05
+    schedule: Schedule = "cosine"
 
 
 class Pretext(Frozen):
@@ -198,8 +227,8 @@ class Teacher(Pretext):
 
     backbone: Backbone = Field("smallconv", description="Teacher network.")
     width: float = Field(1.0, gt=0, le=8, description="Multiplies the backbone's channels (above 0, up to 8).")
-    epochs: int = Field(100, ge=1, le=100_000, description="Passes over train and unlabelled images (1 to 100000).")
-    batch_size: int = Field(256, ge=2, le=65_536, description="Images a step (2 to 65536).")
+    epochs: Epochs = 100
+    batch_size: BatchSize = 256
     stop_on_collapse: bool = Field(
         False, description="Stop where all outputs have become alike; else it is only said, in the log and the report."
     )
@@ -233,10 +262,8 @@ class Transfer(Frozen):
     phases: ClassVar[tuple[str, ...]] = ("transfer",)
 
     method: str
-    epochs: int = Field(
-        100, ge=1, le=100_000, description="Passes: each draws as many images as there are (1 to 100000)."
-    )
-    batch_size: int = Field(256, ge=2, le=65_536, description="Images a step (2 to 65536).")
+    epochs: Annotated[Epochs, Field(description="Passes: each draws as many images as there are (1 to 100000).")] = 100
+    batch_size: BatchSize = 256
 
     @property
     def learns_from(self) -> Literal["assignments", "codes", "teacher"]:
