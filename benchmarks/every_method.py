@@ -73,7 +73,7 @@ def chain(values: dict[str, Any], store: Path, threads: int) -> dict[str, Any]:
 
 
 def epochs_for(config: Any, size: int, images: int, seconds: float) -> int:
-    """How many epochs take about so long, by some steps on noise."""
+    """How many epochs take about so long, by some steps on noise; what a method does between epochs is not in it."""
     import torch
 
     from models.engine import resolve_precision, train
@@ -81,7 +81,7 @@ def epochs_for(config: Any, size: int, images: int, seconds: float) -> int:
     from models.methods.pretext import make_pretext
 
     class Noise:
-        steps_per_epoch = 8
+        steps_per_epoch = 16
 
         def batch(self, epoch: int, step: int) -> Batch:
             pixels = np.random.default_rng(step).integers(0, 255, (config.batch_size, size, size, 3), dtype=np.uint8)
@@ -91,11 +91,18 @@ def epochs_for(config: Any, size: int, images: int, seconds: float) -> int:
             return (self.batch(0, step) for step in range(self.steps_per_epoch))
 
     noise, device = Noise(), torch.device("cpu")
-    done = train(
-        make_pretext(config, size, 0), noise, epochs=2, seed=0, stage="trial", schedule=lambda step, steps: 1.0,
-        device=device, precision=resolve_precision("auto", device), sweep=noise.sweep,
+    ended: list[float] = []
+
+    def tick() -> bool:
+        ended.append(time.perf_counter())
+        return False
+
+    train(
+        make_pretext(config, size, 0), noise, epochs=1, seed=0, stage="trial", schedule=lambda step, steps: 1.0,
+        device=device, precision=resolve_precision("auto", device), sweep=noise.sweep, interrupted=tick,
     )  # fmt: skip
-    return max(1, round(seconds * done.images_per_second / images))
+    step = float(np.median(np.diff(ended)[-10:]))
+    return max(1, round(seconds * config.batch_size / step / images))
 
 
 def features_of(kind: str, sources: tuple[str, str], size: int, folder: Path) -> str:

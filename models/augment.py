@@ -44,7 +44,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 Floats = NDArray[np.float64]
 
 
-def random_view(images: Tensor, draws: Draws, name: str, config: Views, size: int) -> Tensor:
+def random_view(images: Tensor, draws: Draws, name: str, config: Views, size: int, out: Tensor | None = None) -> Tensor:
     """One random view of each image. What an image becomes doesn't depend on the others in the batch.
 
     Args:
@@ -53,16 +53,17 @@ def random_view(images: Tensor, draws: Draws, name: str, config: Views, size: in
         name: of the view; two names give two independent views.
         config: what may happen, and how strongly.
         size: side s of the view, px, unless the configuration has a `view_size`.
+        out: where the views go, instead of into memory of their own.
 
     Returns:
-        (B, 3, s, s) float32 in [0, 1], channels last in memory.
+        (B, 3, s, s) float32 in [0, 1], channels last in memory; `out` if it was given.
     """
     size = config.view_size or size
     B, side = len(images), images.shape[1]
     drawn = _draw(draws, name, config, side, size)
     # On a CPU a share of the batch at a time, so that it stays in the cache.
     share = max(1, CACHED // (3 * max(side, size) ** 2)) if images.device.type == "cpu" else B
-    x = torch.empty(B, 3, size, size, device=images.device).contiguous(memory_format=torch.channels_last)
+    x = _room(B, size, images.device) if out is None else out
     for start in range(0, B, share):
         rows = slice(start, start + share)
         view = _view(images[rows], {part: values[rows] for part, values in drawn.items()}, size)
@@ -86,8 +87,7 @@ def two_views(images: Tensor, draws: Draws, config: Views, size: int, second: Vi
     Returns:
         (2N, 3, s, s) float32 in [0, 1]: the first view of every image, then the second of every image.
     """
-    pairs = (("first view", config), ("second view", second or config))
-    return torch.cat([random_view(images, draws, name, views, size) for name, views in pairs])
+    return _several(images, draws, {"first view": config, "second view": second or config}, config.view_size or size)
 
 
 def multi_crop(images: Tensor, draws: Draws, config: Views, small: SmallCrops, size: int) -> list[Tensor]:
@@ -111,8 +111,21 @@ def multi_crop(images: Tensor, draws: Draws, config: Views, small: SmallCrops, s
         change = {"crop_min": small.small_crop_min, "crop_max": small.small_crop_max, "view_size": side, "blur": blur}
         views = config.model_copy(update=change)
         names = [f"small crop {number}" for number in range(small.small_crops)]
-        crops.append(torch.cat([random_view(images, draws, name, views, side) for name in names]))
+        crops.append(_several(images, draws, dict.fromkeys(names, views), side))
     return crops
+
+
+def _several(images: Tensor, draws: Draws, views: dict[str, Views], size: int) -> Tensor:
+    """Views by name, all of one size, below each other; torch.cat of such tensors is slower than making them."""
+    N = len(images)
+    x = _room(len(views) * N, size, images.device)
+    for i, (name, config) in enumerate(views.items()):
+        random_view(images, draws, name, config, size, out=x[i * N : (i + 1) * N])
+    return x
+
+
+def _room(n: int, size: int, device: torch.device) -> Tensor:
+    return torch.empty(n, 3, size, size, device=device, memory_format=torch.channels_last)
 
 
 def small_side(small: SmallCrops, size: int) -> int:
@@ -321,26 +334,27 @@ def colour_jitter(x: Tensor, factors: Floats, order: NDArray[np.int64]) -> Tenso
 
 def _jitter(x: Tensor, factors: Floats, order: NDArray[np.int64]) -> Tensor:
     """The same, overwriting x."""
-    changes = {BRIGHTNESS: _brightness, CONTRAST: _contrast, SATURATION: _saturation, HUE: adjust_hue}
+    rows = np.arange(len(x))
     for operation in order.T:
-        for name, change in changes.items():
-            rows = np.flatnonzero(operation == name)
-            _change(x, rows, partial(change, factor=factors[rows, name]))
+        hue = operation == HUE
+        if not hue.all():
+            _blend(x, operation, np.where(hue, 1.0, factors[rows, operation]))
+        _change(x, np.flatnonzero(hue), partial(adjust_hue, factor=factors[hue, HUE]))
     return x
 
 
-def _brightness(x: Tensor, factor: Floats) -> Tensor:
-    return x.mul_(_column(factor, x.device)).clamp_(0, 1)
-
-
-def _contrast(x: Tensor, factor: Floats) -> Tensor:
-    t = grey(x).mean(dim=(2, 3), keepdim=True).mul_(_column(1 - factor, x.device))
-    return torch.addcmul(t, _column(factor, x.device), x, out=x).clamp_(0, 1)
-
-
-def _saturation(x: Tensor, factor: Floats) -> Tensor:
-    t = grey(x).mul_(_column(1 - factor, x.device))
-    return torch.addcmul(t, _column(factor, x.device), x, out=x).clamp_(0, 1)
+def _blend(x: Tensor, operation: NDArray[np.int64], f: Floats) -> None:
+    """Turn x into f x + (1 - f) t, t black, mean grey or grey as the operation of each row says, clipped."""
+    a, to_mean, to_grey = _tensor(
+        np.stack([f, np.where(operation == CONTRAST, 1 - f, 0), np.where(operation == SATURATION, 1 - f, 0)]), x.device
+    ).view(3, -1, 1, 1, 1)
+    if np.isin(operation, (CONTRAST, SATURATION)).any():
+        g = grey(x)
+        t = torch.addcmul(to_mean * g.mean(dim=(2, 3), keepdim=True), to_grey, g)
+        torch.addcmul(t, a, x, out=x)
+    else:
+        x.mul_(a)
+    x.clamp_(0, 1)
 
 
 def adjust_hue(x: Tensor, factor: Floats) -> Tensor:
@@ -408,9 +422,10 @@ def gaussian_blur(x: Tensor, sigma: Floats, radius: int) -> Tensor:
     for dim, padding in ((3, (radius, radius, 0, 0)), (2, (0, 0, radius, radius))):
         side = x.shape[dim]
         padded = F.pad(x, padding, mode="reflect")
-        x = x * w[0]
+        x, both = x * w[0], torch.empty_like(x)
         for d in range(1, radius + 1):
-            x.addcmul_(padded.narrow(dim, radius - d, side) + padded.narrow(dim, radius + d, side), w[d])
+            torch.add(padded.narrow(dim, radius - d, side), padded.narrow(dim, radius + d, side), out=both)
+            x.addcmul_(both, w[d])
     return x
 
 
@@ -450,6 +465,9 @@ def _planes(images: Tensor) -> Tensor:
 def _change(x: Tensor, rows: NDArray[np.int64], change: Callable[[Tensor], Tensor]) -> None:
     if len(rows) == len(x):
         x.copy_(change(x))
+    elif len(rows) and x.device.type == "cpu":  # numpy gathers and scatters rows several times faster
+        y = x.numpy()
+        y[rows] = change(torch.from_numpy(y[rows])).numpy()
     elif len(rows):
         at = torch.from_numpy(rows).to(x.device)
         x.index_copy_(0, at, change(x.index_select(0, at)))
