@@ -145,8 +145,11 @@ def interval(p: float, n: int) -> tuple[float, float]:
 
 def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namespace, threads: int) -> dict[str, Any]:
     """The row of a method: its chain, and what it scored."""
+    import torch
+
     from models.methods.configs import PRETEXT, Teacher
 
+    torch.set_num_threads(threads)  # each thread of ours has its own number
     by = name.removeprefix("transfer:") if name.startswith("transfer:") else "pseudo-labels"
     method = "simclr" if by != "pseudo-labels" else name
     trained = method in PRETEXT and issubclass(PRETEXT[method], Teacher)
@@ -208,8 +211,6 @@ def keep(name: str, made: list[dict[str, Any]], order: list[str], out: Path, fut
 
 def main() -> None:
     """Run what is missing, write the table."""
-    import torch
-
     from models.methods.configs import PRETEXT, TRANSFER, Teacher
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -232,7 +233,6 @@ def main() -> None:
     made = list(csv.DictReader(path.open())) if path.exists() else []
     missing = [name for name in options.only or rows if name not in {row["method"] for row in made}]
     threads = max(1, (os.cpu_count() or 1) // options.at_once)
-    torch.set_num_threads(threads)
     with ThreadPoolExecutor(options.at_once) as pool:
         begun = [pool.submit(one, name, sources, options, threads) for name in missing]
         for name, future in zip(missing, begun, strict=True):
