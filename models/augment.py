@@ -38,7 +38,7 @@ CACHED = 400_000
 FEW = 4
 """Images below which each is worked on alone."""
 ONE_BY_ONE = 64
-"""Side of stored images, px, from which on a CPU resizes them one by one."""
+"""Side of stored images, px, from which a CPU crops and resizes them one by one."""
 SIGMAS = 5
 """Deviations after which a Gaussian's taps are left out: all of them together weigh less than 1e-6."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -342,7 +342,7 @@ def _jitter(x: Tensor, factors: Floats, order: NDArray[np.int64]) -> Tensor:
         hue = operation == HUE
         if not hue.all():
             _blend(x, operation, np.where(hue, 1.0, factors[rows, operation]))
-        _change(x, np.flatnonzero(hue), partial(adjust_hue, factor=factors[hue, HUE]))
+        _change(x, np.flatnonzero(hue), partial(adjust_hue, turn=factors[hue, HUE]))
     return x
 
 
@@ -360,7 +360,7 @@ def _blend(x: Tensor, operation: NDArray[np.int64], f: Floats) -> None:
     x.clamp_(0, 1)
 
 
-def adjust_hue(x: Tensor, factor: Floats) -> Tensor:
+def adjust_hue(x: Tensor, turn: Floats) -> Tensor:
     """Shift the hue of the HSV colour.
 
     With h in sixths of a turn, in [0, 6), and clip to [0, 1], a channel is min + (max - min) clip(...), with
@@ -368,7 +368,7 @@ def adjust_hue(x: Tensor, factor: Floats) -> Tensor:
 
     Args:
         x: (B, 3, s, s) float32 in [0, 1].
-        factor: (B,) shift in turns, -0.5 to 0.5.
+        turn: (B,) shift in turns, -0.5 to 0.5.
 
     Returns:
         (B, 3, s, s) float32 in [0, 1].
@@ -384,18 +384,13 @@ def adjust_hue(x: Tensor, factor: Floats) -> Tensor:
     h = (g - b).mul_(red).addcmul_(green, b - r).addcmul_(blue, r - g)
     h.div_(chroma.clamp(min=1e-12))  # without colour the hue is 0, as all differences are
     h.add_(green, alpha=2).add_(blue, alpha=4)
-    h.add_(_column(6 * factor, x.device)[:, 0])
+    h.add_(_tensor(6 * turn, x.device).view(-1, 1, 1))
     h.sub_((h / 6).floor_(), alpha=6)
     out = torch.empty_like(x)
     torch.addcmul(low, chroma, (h - 3).abs_().sub_(1).clamp_(0, 1), out=out[:, 0])
     for channel, n in ((1, 2), (2, 4)):
         torch.addcmul(low, chroma, (h - n).abs_().neg_().add_(2).clamp_(0, 1), out=out[:, channel])
     return out
-
-
-def _column(values: Floats, device: torch.device) -> Tensor:
-    """(B,) -> (B, 1, 1, 1) float32."""
-    return _tensor(values, device).view(-1, 1, 1, 1)
 
 
 def grey(x: Tensor) -> Tensor:
