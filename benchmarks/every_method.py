@@ -7,9 +7,10 @@ The tile and picture tasks (jigsaw, jigsaw++, colorization, inpainting) see Imag
 every teacher is `smallconv`, its epochs such that training takes the minutes at the pace of a few trial steps. Each runs
 through the whole chain; what follows the teacher is short and equal for all, since the table is about teachers: kNN and
 linear probe of their features, NMI of their clusters, and what one student made of them. Raw pixels and a network with
-random weights enter as external features. One seed; intervals are bootstrapped over the test images. Writes table.md,
-scores.csv and environment.json, a row after each method, and goes on where it stopped. With --at-once 2 two methods train
-side by side, each on half of the cores.
+random weights enter as external features. The transfer rows start from simclr's teacher, and it is their transfer that
+takes the minutes. One seed; intervals are bootstrapped over the test images. Writes table.md, scores.csv and
+environment.json, a row after each method, and goes on where it stopped. With --at-once 2 two methods train side by side,
+each in its own process on half of the cores.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -33,7 +35,7 @@ import pyarrow.parquet as pq
 from benchmarks.record import environment
 
 TILES = ("jigsaw", "jigsaw++", "colorization", "inpainting")
-SHORT = {
+SHORT: dict[str, dict[str, Any]] = {
     "transfer": {"epochs": 1, "optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0},
     "student": {"backbone": "smallconv", "width": 0.25},
     "finetune": {"steps": 100, "optimizer": "muon", "learning_rate": 0.03, "weight_decay": 0.0, "baseline": False},
@@ -42,7 +44,7 @@ SHORT = {
     "evaluate": {"knn_neighbours": [20]},
 }
 """What follows the teacher, the same for all."""
-DATA = {
+DATA: dict[str, dict[str, Any]] = {
     "cifar10": {"image_size": 32, "labels_per_class": 50, "views": 24, "k": 300},
     "imagenette": {"image_size": 96, "labels_per_class": 50, "views": 96, "k": 100},
 }
@@ -72,20 +74,19 @@ def chain(values: dict[str, Any], store: Path, threads: int) -> dict[str, Any]:
     return result
 
 
-def epochs_for(config: Any, size: int, images: int, seconds: float) -> int:
+def epochs_for(method: Any, batch_size: int, size: int, images: int, seconds: float) -> int:
     """How many epochs take about so long, by some steps on noise; what a method does between epochs is not in it."""
     import torch
 
     from models.engine import resolve_precision, train
     from models.method import Batch
-    from models.methods.pretext import make_pretext
 
     class Noise:
         steps_per_epoch = 16
 
         def batch(self, epoch: int, step: int) -> Batch:
-            pixels = np.random.default_rng(step).integers(0, 255, (config.batch_size, size, size, 3), dtype=np.uint8)
-            return Batch(torch.from_numpy(pixels), torch.arange(config.batch_size) + step * config.batch_size)
+            pixels = np.random.default_rng(step).integers(0, 255, (batch_size, size, size, 3), dtype=np.uint8)
+            return Batch(torch.from_numpy(pixels), torch.arange(batch_size) + step * batch_size)
 
         def sweep(self) -> Any:
             return (self.batch(0, step) for step in range(self.steps_per_epoch))
@@ -98,11 +99,25 @@ def epochs_for(config: Any, size: int, images: int, seconds: float) -> int:
         return False
 
     train(
-        make_pretext(config, size, 0), noise, epochs=1, seed=0, stage="trial", schedule=lambda step, steps: 1.0,
+        method, noise, epochs=1, seed=0, stage="trial", schedule=lambda step, steps: 1.0,
         device=device, precision=resolve_precision("auto", device), sweep=noise.sweep, interrupted=tick,
     )  # fmt: skip
     step = float(np.median(np.diff(ended)[-10:]))
-    return max(1, round(seconds * config.batch_size / step / images))
+    return max(1, round(seconds * batch_size / step / images))
+
+
+def transfer_for(by: str, student: dict[str, Any], size: int, views: int) -> tuple[dict[str, Any], Any, int]:
+    """The settings of a transfer method, and its first phase about to learn from random weights, and its batch."""
+    from models.methods.configs import TRANSFER
+    from models.methods.pretext import trainer
+    from models.network import build_network
+
+    given: dict[str, Any] = {**(SHORT["transfer"] if by == "seed" else {}), "method": by, "view_size": views}
+    config: Any = TRANSFER[by].model_validate(given)
+    teacher = build_network("smallconv", size, seed=0).eval().requires_grad_(False)
+    network = build_network(student["backbone"], size, width=student["width"], seed=0)
+    told = {"phase": config.phases[0]} if len(config.phases) > 1 else {}
+    return given, trainer(config.trainer)(config, network, teacher, seed=0, **told), config.batch_size
 
 
 def features_of(kind: str, sources: tuple[str, str], size: int, folder: Path) -> str:
@@ -147,23 +162,36 @@ def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namesp
     """The row of a method: its chain, and what it scored."""
     import torch
 
-    from models.methods.configs import PRETEXT, Teacher
+    from models.methods.configs import PRETEXT, TRANSFER, Teacher
+    from models.methods.pretext import make_pretext
 
-    torch.set_num_threads(threads)  # each thread of ours has its own number
+    torch.set_num_threads(threads)
     by = name.removeprefix("transfer:") if name.startswith("transfer:") else "pseudo-labels"
     method = "simclr" if by != "pseudo-labels" else name
     trained = method in PRETEXT and issubclass(PRETEXT[method], Teacher)
     data = "imagenette" if method in TILES else "cifar10"
     facts, (train, test) = DATA[data], sources[data]
-    size, epochs = facts["image_size"], 0
+    images = pq.read_metadata(train.removeprefix("parquet:")).num_rows
+    size, epochs, seconds = facts["image_size"], 0, 60 * options.minutes
+    student: dict[str, Any] = {"backbone": "reactnet", "width": 0.25} if by == "s2bnn" else SHORT["student"]
     pretext: dict[str, Any] = {"method": method}
+    transfer = {**SHORT["transfer"], "method": by, "view_size": facts["views"]}
+    if by != "pseudo-labels":
+        transfer, first, batch = transfer_for(by, student, size, facts["views"])
+        phases = len(TRANSFER[by].phases)
+        epochs = transfer["epochs"] = epochs_for(first, batch, size, images, seconds / phases)
     if trained:
         pretext |= {"backbone": "smallconv", "batch_size": 256 if size < 64 else 64}
         if "view_size" in PRETEXT[method].model_fields:
             pretext["view_size"] = facts["views"]
-        config = PRETEXT[method].model_validate(pretext)
-        images = pq.read_metadata(train.removeprefix("parquet:")).num_rows
-        epochs = pretext["epochs"] = epochs_for(config, size, images, 60 * options.minutes)
+        config: Any = PRETEXT[method].model_validate(pretext)
+        there = {row["method"]: int(row["epochs"]) for row in rows_of(options.out)}
+        pretext["epochs"] = (
+            there[method]  # a transfer row: the teacher of simclr's, from the store
+            if method in there
+            else epochs_for(make_pretext(config, size, 0), config.batch_size, size, images, seconds)
+        )
+        epochs = epochs or pretext["epochs"]
     elif method != "hog":
         pretext = {"method": "external"} | {
             "features": features_of(method, (train, test), size, options.store / "external" / method.replace(" ", "-"))
@@ -174,8 +202,8 @@ def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namesp
         "pretext": pretext,
         "embed": {"layer": "features"},
         "cluster": {"k": facts["k"], "pca": 64},
-        "transfer": {**SHORT["transfer"], "method": by, "view_size": facts["views"]},
-        "student": {"backbone": "reactnet", "width": 0.5} if by == "s2bnn" else SHORT["student"],
+        "transfer": transfer,
+        "student": student,
     }
     began = time.monotonic()
     result = chain(values, options.store, threads)
@@ -183,13 +211,24 @@ def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namesp
     found = {(r["evaluation"], r["model"], r["metric"]): r for r in result["scores"]}
     knn, linear = found["knn", shown, "top1"], found["linear", shown, "top1"]
     nmi = found.get(("clusters", "teacher", "nmi"))
-    seconds = {row["stage"]: row["seconds"] for row in result["stages"]}
+    took = {row["stage"]: row["seconds"] for row in result["stages"]}
     return {
         "method": name, "data": data, "n": knn["n"], "epochs": epochs,
-        "seconds": round(seconds.get("pretext", 0.0) if by == "pseudo-labels" else seconds["transfer"], 1),
+        "seconds": round(
+            took.get("pretext", 0.0)
+            if by == "pseudo-labels"
+            else sum(spent for stage, spent in took.items() if stage.startswith("transfer")),
+            1,
+        ),
         "knn": knn["value"], "linear": linear["value"], "nmi": nmi["value"] if nmi else "",
         "student": found["few-label", "student", "top1"]["value"], "chain_seconds": round(time.monotonic() - began),
     }  # fmt: skip
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """The rows finished by now."""
+    path = out / "scores.csv"
+    return list(csv.DictReader(path.open())) if path.exists() else []
 
 
 def keep(name: str, made: list[dict[str, Any]], order: list[str], out: Path, future: Future[dict[str, Any]]) -> None:
@@ -224,16 +263,16 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     sources = {
-        "cifar10": tuple(f"parquet:{path}" for path in options.cifar),
-        "imagenette": tuple(f"parquet:{path}" for path in options.imagenette),
+        data: (f"parquet:{train}", f"parquet:{test}")
+        for data, (train, test) in {"cifar10": options.cifar, "imagenette": options.imagenette}.items()
     }
     trained = [name for name, model in PRETEXT.items() if issubclass(model, Teacher)]
     rows = ["raw pixels", "random weights", "hog", *trained, *(f"transfer:{name}" for name in TRANSFER if name != "pseudo-labels")]  # fmt: skip
-    path = options.out / "scores.csv"
-    made = list(csv.DictReader(path.open())) if path.exists() else []
+    made = rows_of(options.out)
     missing = [name for name in options.only or rows if name not in {row["method"] for row in made}]
     threads = max(1, (os.cpu_count() or 1) // options.at_once)
-    with ThreadPoolExecutor(options.at_once) as pool:
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by each process as it starts
+    with ProcessPoolExecutor(options.at_once, get_context("spawn"), max_tasks_per_child=1) as pool:
         begun = [pool.submit(one, name, sources, options, threads) for name in missing]
         for name, future in zip(missing, begun, strict=True):
             future.add_done_callback(partial(keep, name, made, rows, options.out))
