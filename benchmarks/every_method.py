@@ -9,7 +9,8 @@ through the whole chain; what follows the teacher is short and equal for all, si
 linear probe of their features, NMI of their clusters, and what one student made of them. Raw pixels and a network with
 random weights enter as external features. The transfer rows start from simclr's teacher, and it is their transfer that
 takes the minutes. One seed; intervals are bootstrapped over the test images. Writes table.md, scores.csv and
-environment.json, a row after each method, and goes on where it stopped. With --at-once 2 two methods train side by side,
+environment.json, a row after each method, and goes on where it stopped; a row whose trial had misjudged the pace is made
+again. With --at-once 2 two methods train side by side,
 each in its own process on half of the cores.
 """
 
@@ -49,6 +50,8 @@ DATA: dict[str, dict[str, Any]] = {
     "imagenette": {"image_size": 96, "labels_per_class": 50, "views": 96, "k": 100},
 }
 RESAMPLES = 10_000
+ENOUGH = 0.8
+"""Share of the minutes below which a row is made again, with the pace that it has shown."""
 _WRITING = Lock()
 
 
@@ -185,12 +188,13 @@ def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namesp
         if "view_size" in PRETEXT[method].model_fields:
             pretext["view_size"] = facts["views"]
         config: Any = PRETEXT[method].model_validate(pretext)
-        there = {row["method"]: int(row["epochs"]) for row in rows_of(options.out)}
-        pretext["epochs"] = (
-            there[method]  # a transfer row: the teacher of simclr's, from the store
-            if method in there
-            else epochs_for(make_pretext(config, size, 0), config.batch_size, size, images, seconds)
-        )
+        there = {row["method"]: row for row in rows_of(options.out)}
+        if method not in there:
+            pretext["epochs"] = epochs_for(make_pretext(config, size, 0), config.batch_size, size, images, seconds)
+        elif by != "pseudo-labels":  # simclr's teacher, from the store
+            pretext["epochs"] = int(there[method]["epochs"])
+        else:  # a row that was too short tells the pace
+            pretext["epochs"] = round(seconds * int(there[method]["epochs"]) / float(there[method]["seconds"]))
         epochs = epochs or pretext["epochs"]
     elif method != "hog":
         pretext = {"method": "external"} | {
@@ -238,7 +242,7 @@ def keep(name: str, made: list[dict[str, Any]], order: list[str], out: Path, fut
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         return
     with _WRITING:
-        made.append(future.result())
+        made[:] = [row for row in made if row["method"] != name] + [future.result()]
         made.sort(key=lambda row: order.index(row["method"]))
         with (out / "scores.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, made[0].keys())
@@ -269,7 +273,9 @@ def main() -> None:
     trained = [name for name, model in PRETEXT.items() if issubclass(model, Teacher)]
     rows = ["raw pixels", "random weights", "hog", *trained, *(f"transfer:{name}" for name in TRANSFER if name != "pseudo-labels")]  # fmt: skip
     made = rows_of(options.out)
-    missing = [name for name in options.only or rows if name not in {row["method"] for row in made}]
+    short = {row["method"] for row in made if 0 < float(row["seconds"]) < ENOUGH * 60 * options.minutes}
+    done = {row["method"] for row in made} - short
+    missing = [name for name in options.only or rows if name not in done]
     threads = max(1, (os.cpu_count() or 1) // options.at_once)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by each process as it starts
     with ProcessPoolExecutor(options.at_once, get_context("spawn"), max_tasks_per_child=1) as pool:

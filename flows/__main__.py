@@ -12,6 +12,7 @@ import json
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, get_args
@@ -123,6 +124,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--protocols", nargs="+", choices=_protocols(), default=_protocols(), metavar="NAME", help=f"which evaluations: {', '.join(_protocols())} (default: all)")  # fmt: skip
     storing(sub)
     printing(sub)
+    sub = command("reproduce", _reproduce, "put claims of the papers to the test")
+    sub.add_argument("claims", nargs="*", metavar="CLAIM", help="names that `list` shows (default: all)")
+    sub.add_argument("--scale", choices=["cpu", "gpu"], default="cpu", help="minutes a run on two cores, or hundreds of epochs (default: cpu)")  # fmt: skip
+    sub.add_argument("--seeds", type=int, default=3, metavar="N", help="runs an arm (default: 3)")
+    sub.add_argument("--images", action="append", default=[], metavar="NAME=SOURCE", help="where images lie: cifar10, cifar10-test, imagenette or imagenette-test (default: torchvision's); may be repeated")  # fmt: skip
+    storing(sub)
+    sub.add_argument("--out", metavar="DIR", help="folder of the records and the page (default: claims in the store)")
+    sub.add_argument("--dry-run", action="store_true", help="say how many runs there are and what they cost")
+    printing(sub)
     return parser
 
 
@@ -162,7 +172,39 @@ def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
     return _flow("flows.evaluate", "evaluate", parameters, options.json, terminal)
 
 
-def _flow(module: str, name: str, parameters: dict[str, Any], as_json: bool, terminal: Terminal) -> int:
+def _reproduce(options: argparse.Namespace, terminal: Terminal) -> int:
+    from flows import claims
+
+    sources = claims.sources(options.images)
+    chosen = claims.named(options.claims)
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds {options.seeds}: an arm takes one run or more")
+    store = Path(options.store or Config().store).expanduser().absolute()
+    if options.dry_run:
+        from flows.estimate import estimate_claims
+
+        found = estimate_claims(chosen, options.scale, options.seeds, sources, str(store))
+        print(json.dumps(found) if options.json else claims.costs(found))
+        return 0
+    parameters = {
+        "claims": [claim.name for claim in chosen],
+        "scale": options.scale,
+        "seeds": options.seeds,
+        "sources": sources,
+        "store": str(store),
+        "out": options.out,
+    }
+    return _flow("flows.reproduce", "reproduce", parameters, options.json, terminal, claims.summary)
+
+
+def _flow(
+    module: str,
+    name: str,
+    parameters: dict[str, Any],
+    as_json: bool,
+    terminal: Terminal,
+    said: Callable[[dict[str, Any]], list[str]] = summary,
+) -> int:
     """Run a flow, on the configured server or on one of its own, and print what came out."""
     from flows import embedded
 
@@ -175,12 +217,13 @@ def _flow(module: str, name: str, parameters: dict[str, Any], as_json: bool, ter
         server.wait()
     WATCHERS.append(terminal)
     result = flow(**parameters)
-    print(json.dumps({"status": "done", **result}) if as_json else "\n".join(summary(result)))
+    print(json.dumps({"status": "done", **result}) if as_json else "\n".join(said(result)))
     return 0
 
 
 def _list(options: argparse.Namespace, terminal: Terminal) -> int:
     from data.sources import SOURCES
+    from flows.claims import CLAIMS
     from models.methods.configs import BACKBONES
 
     rows: dict[str, dict[str, str]] = {
@@ -190,11 +233,12 @@ def _list(options: argparse.Namespace, terminal: Terminal) -> int:
         "backbones": {**BACKBONES, "timm:NAME": "any network of the package timm (optional: knowledge-transfer[timm])"},
         "data sources": SOURCES,
         "evaluations": dict.fromkeys(get_args(Protocol), ""),
+        "claims": {name: f"{claim.paper}: {claim.statement}" for name, claim in CLAIMS.items()},
     }
     for title, entries in rows.items():
         print(title)
         for name, text in entries.items():
-            print(f"  {name:<20}{text}".rstrip())
+            print(f"  {name:<28}{text}".rstrip())
     return 0
 
 

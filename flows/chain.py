@@ -114,8 +114,9 @@ def chain(config: Config, step: Step, look: Look, skip: Skip = lambda stage: Non
     layout = _Layout(config, step, skip)
     facts = look(layout.make("manifest", partial(manifest.plan, config)))
     layout.teach()
-    layout.transfer()
-    if facts.labelled:
+    if config.transfers:
+        layout.transfer()
+    if config.tunes and facts.labelled:
         layout.learn_labels(facts)
     layout.conclude(measure=bool(facts.labelled and facts.test))
     return layout.made
@@ -210,17 +211,36 @@ class _Layout:
         self.models["student-transferred"] = self.make("transfer", partial(transfer.plan, config, phase=last), **learned)  # fmt: skip
 
     def learn_labels(self, facts: Facts) -> None:
-        """What the few labels are for: fine-tuning, the teacher's word on all images, distillation, the baseline."""
+        """What the few labels are for: fine-tuning, distillation, the baseline."""
         config, images, student = self.config, self.made["manifest"], self.models["student-transferred"]
         draw = self.make("labels", partial(labels.plan, config), manifest=images)
         few = partial(finetune.plan, config)
         tuned = self.make("finetune-student", partial(few, role="student"), manifest=images, labels=draw, checkpoint=student)  # fmt: skip
-        members = {"checkpoint": tuned}
+        self.models["student-finetuned"] = last = tuned
         if isinstance(config.pretext, Teacher):
-            tuned_teacher = self.make("finetune-teacher", partial(few, role="teacher"), manifest=images, labels=draw, checkpoint=self.models["teacher"])  # fmt: skip
-            members = {"checkpoint": tuned_teacher} | ({"student": tuned} if config.predict.student else {})
+            self.models["teacher-finetuned"] = self.make("finetune-teacher", partial(few, role="teacher"), manifest=images, labels=draw, checkpoint=self.models["teacher"])  # fmt: skip
         else:
             self.leave_out("finetune-teacher", f"pretext.method {config.pretext.method}", "manifest", "labels")
+        if config.until == "distill":
+            self.models["student"] = last = self.distill(draw, student, tuned)
+        if config.finetune.baseline:
+            steps = finetune.baseline_steps(config, facts.images)
+            self.models["scratch"] = self.make("scratch", partial(few, role="scratch", steps=steps), after=last, manifest=images, labels=draw)  # fmt: skip
+
+    def distill(self, draw: Handle, student: Handle, tuned: Handle) -> Handle:
+        """The fine-tuned networks' word on all images, and the student that learns it: the final one.
+
+        Args:
+            draw: of labels.
+            student: transferred.
+            tuned: the same, fine-tuned.
+        """
+        config, images = self.config, self.made["manifest"]
+        members = {"checkpoint": tuned}
+        if "finetune-teacher" in self.made:
+            members = {"checkpoint": self.made["finetune-teacher"]} | (
+                {"student": tuned} if config.predict.student else {}
+            )
         probabilities = self.make("predict", partial(predict.plan, config), manifest=images, **members)
         starts = {"finetuned": tuned, "transferred": student, "scratch": None}
         last = starts[config.distill.init]
@@ -231,11 +251,7 @@ class _Layout:
             start = {} if last is None else {"checkpoint": last}
             last = self.make(f"distill{end}", partial(distill.plan, config, round=round), manifest=images, labels=draw, probabilities=targets, **start)  # fmt: skip
             seen = (f"student{end}", last)
-        tuned_teachers = {"teacher-finetuned": members["checkpoint"]} if "finetune-teacher" in self.made else {}
-        self.models |= {"student-finetuned": tuned, **tuned_teachers, "student": last}
-        if config.finetune.baseline:
-            steps = finetune.baseline_steps(config, facts.images)
-            self.models["scratch"] = self.make("scratch", partial(few, role="scratch", steps=steps), after=last, manifest=images, labels=draw)  # fmt: skip
+        return last
 
     def propagate(self, label: str, probabilities: Handle, seen: tuple[str, Handle] | None) -> Handle:
         """Labels over the graph of nearest neighbours, among them those in the eyes of a second network (name, handle)."""
@@ -254,13 +270,13 @@ class _Layout:
     def conclude(self, measure: bool) -> None:
         """Evaluations of every model, the table of scores, the report."""
         config = self.config
-        elsewhere = config.assign.data or config.cluster.data
+        elsewhere = (config.assign.data or config.cluster.data) if config.transfers else None
         assigned = self.images_of(elsewhere, "assign")
         evaluations = self.evaluate() if measure else {}
         pseudo_labels = {"clusters": self.made["cluster"], "assignments": self.made["assign"]} if "assign" in self.made else {}  # fmt: skip
         own = {} if elsewhere else self.having("codes")
         table = self.make("scores", partial(scores.plan, config), manifest=assigned, **pseudo_labels, **own, **evaluations)  # fmt: skip
-        if config.transfer.learns_from == "codes":
+        if config.transfers and config.transfer.learns_from == "codes":
             pseudo_labels = own
         rounds = (f"distill-round{round}" for round in range(1, config.distill.rounds))
         trained = ("pretext", *(f"transfer-{phase}" for phase in config.transfer.phases), "transfer", "finetune-student", "finetune-teacher", *rounds, "distill", "scratch")  # fmt: skip

@@ -18,6 +18,8 @@ from data.sources import open_source
 from data.store import Store
 from data.types import Artifact, Split
 from flows.chain import Facts, NotNeeded, Plan, chain
+from flows.claims import resolved
+from flows.claims.claim import Claim, Scale
 from flows.phrases import duration
 from tasks.config import Config, methods
 from tasks.recall import Recall
@@ -34,6 +36,7 @@ PUBLISHED: dict[str, tuple[int, int, int, int]] = {
     "CIFAR10": (50_000, 0, 10_000, 10),
     "CIFAR100": (50_000, 0, 10_000, 100),
     "ImageNet": (1_281_167, 0, 50_000, 1000),
+    "Imagenette": (9_469, 0, 3_925, 10),
     "STL10": (5_000, 100_000, 8_000, 10),
 }
 """torchvision's data sets: train, unlabelled and test images, classes, as their publishers state them."""
@@ -248,6 +251,28 @@ def estimate(config: Config) -> Estimate:
     estimator._assume(f"CPU: {_cores()} cores of this machine, {CORE_RATE / 1e9:.0f} GFLOP/s reached on each")
     estimator._assume("reading, decoding and augmenting images is not counted; vectors are float32")
     return Estimate(config.recipe, estimator.rows, estimator.not_needed, estimator.assumptions)
+
+
+def estimate_claims(
+    claims: list[Claim], scale: Scale, seeds: int, sources: dict[str, str], store: str
+) -> list[dict[str, Any]]:
+    """What claims cost: a row each of claim, runs, gpu_hours and cpu_hours. Every run is counted as if it were alone.
+
+    Args:
+        claims: to be put to the test.
+        scale: of the trainings.
+        seeds: runs an arm.
+        sources: name of images -> where they are.
+        store: whose artifacts need not be made.
+    """
+    rows = []
+    for claim in claims:
+        asked = [resolved(claim, arm, scale, sources).model_copy(update={"recipe": claim.name, "store": store}) for arm in claim.arms]  # fmt: skip
+        configs = {config.model_dump_json(): config for config in asked}.values()  # arms may be scores of one run
+        found = [estimate(config).as_json()["hours"] for config in configs]
+        hours = {f"{name}_hours": seeds * sum(each[name] for each in found) for name in ("gpu", "cpu")}
+        rows.append({"claim": claim.name, "runs": seeds * len(configs), **hours})
+    return rows
 
 
 def _cores() -> int:

@@ -14,7 +14,7 @@ from flows.chain import chain
 from flows.execute import execute
 from flows.recipes import NAMES, override, recipe
 from models.methods.configs import PRETEXT, Distill, Finetune, PretextConfig, TransferConfig
-from tasks.config import Assign, Cluster, Compute, Config, Data, Embed, Evaluate, Predict, Student
+from tasks.config import Assign, Cluster, Compute, Config, Data, Embed, Evaluate, Predict, Student, Until
 
 Recipe = Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})]
 """A drop-down in the forms; the command line may give a YAML file too."""
@@ -84,6 +84,7 @@ def knowledge_transfer(
     predict: Predict | None = None,
     distill: Distill | None = None,
     evaluate: Evaluate | None = None,
+    until: Until | None = None,
     compute: Compute | None = None,
     store: str | None = None,
 ) -> dict[str, Any]:
@@ -108,6 +109,8 @@ def knowledge_transfer(
         predict: The teacher's probabilities. None: as in the recipe.
         distill: How the student learns from them. None: as in the recipe.
         evaluate: What is measured. None: as in the recipe.
+        until: Where the chain ends: pretext (the teacher alone), transfer (the student without any label), finetune
+            (both on the few labels) or distill (all of it). None: as in the recipe.
         compute: Where and how to compute. None: as in the recipe.
         store: Folder of the store. None: as in the recipe, beside the project.
 

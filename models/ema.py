@@ -21,10 +21,10 @@ def teacher_of(student: _Module, config: MomentumTeacher) -> _Module:
 
     Args:
         student: to copy, with its weights as they are.
-        config: `teacher_norm` and `norm_groups`.
+        config: `teacher_norm`, `norm_groups` and `lazy_update`.
     """
     teacher = copy.deepcopy(student).requires_grad_(False)
-    return replace_norms(teacher, config.teacher_norm, config.norm_groups)
+    return replace_norms(teacher, config.teacher_norm, config.norm_groups, lazy=config.lazy_update)
 
 
 @torch.no_grad()

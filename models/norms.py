@@ -64,13 +64,18 @@ class MomentumBatchNorm(_BatchNorm):
     Departure: the authors' layer corrects an already unbiased variance a second time by n / (n - 1). As in
     `nn.BatchNorm`, here the biased variance normalises and the unbiased one enters the running statistics.
 
+    Args:
+        channels: C.
+        lazy: whether running statistics wait for `commit`; else every forward pass in training writes them, and what a
+            view is normalised by depends on those before it in the iteration.
+
     Attributes:
         alpha: weight of the batch, 0 to 1; set by whoever knows the step, so that a resume needs no counter.
     """
 
-    def __init__(self, channels: int, *, eps: float = 1e-5, affine: bool = True):
+    def __init__(self, channels: int, *, eps: float = 1e-5, affine: bool = True, lazy: bool = True):
         super().__init__(channels, eps=eps, affine=affine)
-        self.alpha = 1.0
+        self.alpha, self.lazy = 1.0, lazy
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -87,6 +92,8 @@ class MomentumBatchNorm(_BatchNorm):
             self._seen.append((mean, var * (n / max(n - 1, 1))))
             mean = torch.lerp(self.running_mean, mean, self.alpha)  # type: ignore[arg-type]  # tracked, so a tensor
             var = torch.lerp(self.running_var, var, self.alpha)  # type: ignore[arg-type]
+            if not self.lazy:
+                self.commit()
         return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
     @torch.no_grad()
@@ -99,13 +106,14 @@ class MomentumBatchNorm(_BatchNorm):
             self._seen = []
 
 
-def replace_norms(module: _Module, norm: TeacherNorm, groups: int) -> _Module:
+def replace_norms(module: _Module, norm: TeacherNorm, groups: int, *, lazy: bool = True) -> _Module:
     """Give every batch norm of a module the form that is asked for, in place; weights and statistics stay.
 
     Args:
         module: any; not itself a batch norm.
         norm: `batch` leaves it as it is.
         groups: of `split`.
+        lazy: of `momentum`.
     """
     if norm == "batch":
         return module
@@ -116,7 +124,7 @@ def replace_norms(module: _Module, norm: TeacherNorm, groups: int) -> _Module:
                 if norm == "split":
                     new = SplitBatchNorm(old.num_features, groups, eps=old.eps, momentum=old.momentum or 0.0, affine=old.affine)  # fmt: skip
                 else:
-                    new = MomentumBatchNorm(old.num_features, eps=old.eps, affine=old.affine)
+                    new = MomentumBatchNorm(old.num_features, eps=old.eps, affine=old.affine, lazy=lazy)
                 new.load_state_dict(old.state_dict())
                 new.train(old.training)
                 for p, q in zip(new.parameters(), old.parameters(), strict=True):

@@ -195,6 +195,10 @@ class Compute(Frozen):
     workers: int = Field(0, ge=0, le=256, description="Processes that decode images (0 to 256); 0: one per core.")
 
 
+Until = Literal["pretext", "transfer", "finetune", "distill"]
+"""How far a chain goes, in order."""
+
+
 class Config(Frozen):
     """Everything a run depends on."""
 
@@ -212,7 +216,21 @@ class Config(Frozen):
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
     compute: Compute = Compute()
+    until: Until = Field(
+        "distill",
+        description="Where the chain ends: pretext (the teacher alone, or its features), transfer (the student without any label), finetune (both on the few labels), distill (all of it). What there is by then is evaluated.",
+    )
     store: str = Field("store", min_length=1, description="Folder of the store: artifacts and runs.")
+
+    @property
+    def transfers(self) -> bool:
+        """Whether the chain comes to train a student."""
+        return self.until != "pretext"
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the chain comes to use the few labels."""
+        return self.until in ("finetune", "distill")
 
     @model_validator(mode="after")
     def _rounds_differ(self) -> Config:
@@ -246,7 +264,9 @@ class Config(Frozen):
         return self
 
 
-SECTIONS: tuple[str, ...] = tuple(n for n, f in Config.model_fields.items() if n not in ("recipe", "seed", "store"))
+SECTIONS: tuple[str, ...] = tuple(
+    n for n, f in Config.model_fields.items() if n not in ("recipe", "seed", "until", "store")
+)
 
 
 _EITHER = (("label_fraction", "labels_per_class"),)

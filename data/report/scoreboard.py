@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean, stdev
 
-from data.report.intervals import newcombe, wilson
+from data.intervals import newcombe, wilson
 
 PROPORTIONS = frozenset({"accuracy", "top1", "top5"})
 """Metrics that are a share of n images judged right: shown in per cent, with Wilson's interval."""

@@ -26,13 +26,15 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int = 3) -> Tensor:
     Args:
         scores: (B, K) z C^T, cosines, any float type; computed in float32, or float64 if given so, also under autocast.
         epsilon: weight of the codes' entropy, above 0; towards 0 codes become hard.
-        iterations: pairs of steps, at least 1.
+        iterations: pairs of steps; 0: softmax(scores / epsilon), without any share for a prototype.
 
     Returns:
         (B, K) codes without gradient: rows sum to 1, columns to B / K, but for what more iterations would mend.
     """
     with torch.autocast(scores.device.type, enabled=False):
         scores = scores if scores.dtype == torch.float64 else scores.float()
+        if iterations == 0:
+            return (scores / epsilon).softmax(dim=1)
         if 2 / epsilon <= EXPONENTS:  # cosines differ by 2 at most
             q = ((scores - 1) / epsilon).exp_()
             alpha = q.new_ones(len(q))

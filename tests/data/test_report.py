@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
 from data.errors import ArtifactError
+from data.intervals import newcombe, wilson
 from data.report import (
     ClusterQuality,
     Clusters,
@@ -37,7 +38,6 @@ from data.report import (
     scoreboard,
     sheets,
 )
-from data.report.intervals import newcombe, wilson
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -113,6 +113,34 @@ def test_codes_replace_clusters_only_where_they_are_asked_for(store: Store) -> N
     assert "codes" not in elsewhere.reads("scores")  # which are of other images than the assignments
 
 
+def test_a_chain_ends_where_it_is_told_to_and_measures_what_there_is(store: Store) -> None:
+    whole = Layout(store, configured(), PARTS)
+    ends = {
+        "pretext": ({"pretext", "embed"}, {"teacher"}),
+        "transfer": ({"cluster", "assign", "transfer"}, {"student-transferred"}),
+        "finetune": (
+            {"labels", "finetune-student", "finetune-teacher", "scratch"},
+            {"student-finetuned", "teacher-finetuned", "scratch"},
+        ),
+        "distill": ({"predict", "distill"}, {"student"}),
+    }
+    stages, models = {"manifest", "scores", "report"}, set()
+    for end, (further, measured) in ends.items():
+        stages, models = stages | further, models | measured
+        layout = Layout(store, configured(until=end), PARTS)
+        assert {name for name in layout.made if not name.startswith(("evaluate-", "embed-"))} == stages
+        assert layout.reads("scores") >= {f"evaluate-{name}" for name in models}
+        assert sum(name.startswith("evaluate-") for name in layout.made) == len(models)
+        same = set(layout.made) - {"scores", "report"}
+        assert all(layout.made[label] == whole.made[label] for label in same)  # nothing is asked otherwise
+    # where no student is trained, it doesn't matter of which images it would have been
+    teacher = Layout(
+        store, configured(until="pretext", pretext={"method": "swav"}, cluster={"data": "folder:c"}), PARTS
+    )
+    assert {"manifest-cluster", "embed-cluster"}.isdisjoint(teacher.made)
+    assert "codes" in teacher.reads("scores")
+
+
 def test_phases_of_a_transfer_are_stages_one_after_the_other(store: Store) -> None:
     config = configured(transfer={"method": "s2bnn"}, student={"backbone": "reactnet"})
     layout = Layout(store, config, PARTS)

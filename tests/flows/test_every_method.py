@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from models.methods.configs import PRETEXT, TRANSFER, Teacher
 from models.methods.simclr import SimCLRMethod
 from models.network import build_network
 from tasks import pretext as pretext_stage
-from tasks.config import Config
+from tasks.config import Config, Until
 from tasks.stage import Request
 from tasks.stage import run as build
 
@@ -146,6 +146,25 @@ def test_a_student_learns_the_codes_of_every_method_that_gives_some(method: str,
     measured = {row["evaluation"] for row in ran.result["scores"]}
     assert "codes" in measured
     assert "clusters" not in measured
+
+
+@pytest.mark.parametrize("end", get_args(Until))
+def test_a_chain_that_ends_early_still_reports(end: str, place: Path) -> None:
+    config = override(small(place), {"until": end})
+    ran = run_chain(config, f"until-{end}")
+    found_again(ran, config)
+    assert json.loads((ran.folder / "run.json").read_text())["status"] == "done"
+    last = {
+        "pretext": "teacher",
+        "transfer": "student-transferred",
+        "finetune": "student-finetuned",
+        "distill": "student",
+    }
+    measured = {row["model"] for row in ran.result["scores"] if row["metric"] == "top1"}
+    assert last[end] in measured
+    assert measured.isdisjoint(list(last.values())[list(last).index(end) + 1 :])
+    assert (ran.result["headline"] == {}) == (end != "distill")
+    assert all(row["cached"] for row in run_chain(config, f"until-{end}").result["stages"])
 
 
 @pytest.mark.parametrize("method", BY_LABELS)

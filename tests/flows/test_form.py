@@ -27,7 +27,7 @@ def resolved(**given: Any) -> Config:
 
 
 def test_every_section_is_a_parameter_and_the_recipe_a_choice(schema: dict[str, Any]) -> None:
-    assert {*SECTIONS, "recipe", "seed", "store", "method", "k", "epochs", "label_fraction"} == schema[
+    assert {*SECTIONS, "recipe", "seed", "until", "store", "method", "k", "epochs", "label_fraction"} == schema[
         "properties"
     ].keys()
     assert schema["properties"]["recipe"]["enum"] == list(NAMES)

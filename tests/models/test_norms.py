@@ -8,6 +8,8 @@ import torch
 from lightly.models.batchnorm import SplitBatchNorm as LightlySplit
 from torch import nn
 
+from models.ema import teacher_of
+from models.methods.configs.shared import MomentumTeacher
 from models.norms import MomentumBatchNorm, SplitBatchNorm, commit, replace_norms, set_alpha
 
 EPS = 1e-5
@@ -108,6 +110,31 @@ def test_the_second_view_does_not_see_the_first():
     assert torch.equal(before[0], after.running_mean)
     assert torch.equal(before[1], after.running_var)
     assert torch.equal(alone(b), after(b))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_without_the_lazy_update_each_view_is_a_step_of_plain_batch_norms_average(shape):
+    norm, torchs = filled(MomentumBatchNorm(shape[1], lazy=False)), filled(plain(shape, momentum=0.3))
+    norm.alpha = 0.3
+    for seed in range(4):
+        x = some(shape, seed)
+        y = norm(x)
+        torchs(x)
+        torch.testing.assert_close(norm.running_mean, torchs.running_mean)
+        torch.testing.assert_close(norm.running_var, torchs.running_var)
+    norm.commit()  # nothing is left to write
+    torch.testing.assert_close(norm.running_mean, torchs.running_mean)
+    lazy = filled(MomentumBatchNorm(shape[1]))
+    lazy.alpha = 0.3
+    assert not torch.allclose(lazy(x), y)
+
+
+def test_a_configuration_asks_for_either_update():
+    for lazy in (True, False):
+        teacher = teacher_of(
+            nn.Sequential(nn.BatchNorm1d(3)), MomentumTeacher(teacher_norm="momentum", lazy_update=lazy)
+        )
+        assert teacher[0].lazy is lazy
 
 
 def test_the_lazy_update_is_symmetric_in_the_views_and_needs_no_views():

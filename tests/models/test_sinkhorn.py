@@ -103,6 +103,14 @@ def test_small_epsilon_neither_overflows_nor_loses_an_image(dtype):
     torch.testing.assert_close(q[:3], torch.full((3, 4), 0.25))
 
 
+def test_without_iterations_codes_are_a_softmax_and_shares_are_unequal():
+    scores = torch.tensor([[0.9, 0.1, -0.3], [0.8, 0.2, 0.0]], dtype=torch.float64)
+    for epsilon in (0.03, 0.5):
+        q = sinkhorn(scores, epsilon, 0)
+        torch.testing.assert_close(q, (scores / epsilon).softmax(dim=1))
+        assert q.sum(dim=0)[0] > 1  # of two images three prototypes would get 2 / 3 each
+
+
 def test_codes_have_no_gradient():
     assert not sinkhorn(cosines(4, 3).requires_grad_(), 0.05).requires_grad
 

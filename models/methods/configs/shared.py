@@ -195,6 +195,10 @@ class MomentumTeacher(Frozen):
     )
     momentum_final: MomentumFinal = 1.0
     teacher_norm: TeacherNorm = "batch"
+    lazy_update: bool = Field(
+        True,
+        description="MomentumBN writes its statistics once an iteration, for all views; false: at every view, as an ordinary moving average.",
+    )
     norm_groups: int = Field(8, ge=1, le=1024, description="Groups of the batch for split batch norm (1 to 1024).")
 
 

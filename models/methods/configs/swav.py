@@ -45,7 +45,12 @@ class SwAV(SmallCrops, Views, Optimization, Teacher):
         le=10,
         description="Entropy epsilon of the codes (above 0, up to 10): 0.05 in the paper; less, 0.01 to 0.03, on small images, or where the loss stays at ln K.",
     )
-    sinkhorn_iterations: int = Field(3, ge=1, le=1000, description="Sinkhorn-Knopp iterations a step (1 to 1000).")
+    sinkhorn_iterations: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="Sinkhorn-Knopp iterations a step (0 to 1000); 0: no equal shares, codes are the softmax of the scores, which collapse.",
+    )
     hard_codes: bool = Field(
         False, description="Predict the largest entry of a code alone; soft ones are better online."
     )

@@ -1,8 +1,10 @@
-"""How sure a test accuracy is: intervals for one proportion and for the difference of two."""
+"""How sure a score is: intervals for one proportion, for the difference of two, and for a mean over seeds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
+from statistics import fmean, stdev
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the standard normal."""
@@ -30,3 +32,19 @@ def newcombe(p: float, n: int, q: float, m: int, z: float = Z95) -> tuple[float,
     low = p - q - sqrt((p - p_low) ** 2 + (q_high - q) ** 2)
     high = p - q + sqrt((p_high - p) ** 2 + (q - q_low) ** 2)
     return low, high
+
+
+def paired(differences: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of n >= 2 paired differences with Student's t interval (n - 1 degrees of freedom) -> (mean, low, high).
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    from scipy.special import stdtrit  # here, since it takes longer to import than the command line may
+
+    n = len(differences)
+    if n < 2:
+        raise ValueError(f"an interval of a mean needs two values or more, got {n}")
+    mean = fmean(differences)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * stdev(differences) / sqrt(n)
+    return mean, mean - half, mean + half

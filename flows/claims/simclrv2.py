@@ -1,0 +1,152 @@
+"""SimCLR and SimCLRv2 (Chen et al., arXiv 2002.05709 and 2006.10029): what contrast needs, and what few labels gain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.claims.claim import Arm, Claim, Scale, Score, Statement, above
+from flows.claims.settings import at_both, chain, simclr
+
+_V1, _V2 = "SimCLR", "SimCLRv2"
+_TEACHER = Score("linear", "teacher")
+_ONE_PERCENT = {"label_fraction": 0.01, "labels_per_class": None}
+
+
+def _teacher(scale: Scale) -> dict[str, Any]:
+    return chain(scale, until="pretext", pretext=simclr(scale))
+
+
+def _distilled(scale: Scale, width: float) -> dict[str, Any]:
+    """Distilled as in section 2.3: the teacher's probabilities, all images, no labels; the student starts untrained."""
+    own = {"init": "scratch", "temperature": 1.0} | ({"epochs": 6} if scale == "cpu" else {})
+    return chain(
+        scale,
+        until="distill",
+        pretext=simclr(scale),
+        data=_ONE_PERCENT,
+        student={"width": width},
+        transfer={"epochs": 1},
+        finetune={"baseline": False},
+        distill=own,
+    )
+
+
+DISTILLATION = Claim(
+    name="simclrv2-distillation",
+    paper=_V2,
+    statement="With 1 % of the labels, a small student taught by the fine-tuned teacher on all images is better than the same student fine-tuned on the labels.",
+    figure="ImageNet, 1 % of labels, ResNet-50: 68.9 % distilled, 57.9 % fine-tuned (12.3 % trained on labels alone)",
+    score=Score("few-label", "student"),
+    settings=at_both(lambda scale: _distilled(scale, 0.5)),
+    arms=(
+        Arm("distilled", {}),
+        Arm("fine-tuned", {}, Score("few-label", "student-finetuned")),
+        Arm("teacher", {}, Score("few-label", "teacher-finetuned")),
+    ),
+    tests=(above("distilled", "fine-tuned"),),
+    caution="The fine-tuned student comes from one epoch on clusters, the distilled one from an untrained network.",
+)
+
+SELF_DISTILLATION = Claim(
+    name="simclrv2-self-distillation",
+    paper=_V2,
+    statement="Distilled into a network of its own form, the fine-tuned teacher improves.",
+    figure="ImageNet, 1 % of labels, ResNet-152 3x with selective kernels: 76.6 % against 74.9 %",
+    score=Score("few-label", "student"),
+    settings=at_both(lambda scale: _distilled(scale, 1.0)),
+    arms=(Arm("distilled", {"distill": {"temperature": 0.1}}), Arm("teacher", {"distill": {"temperature": 0.1}}, Score("few-label", "teacher-finetuned"))),
+    tests=(above("distilled", "teacher"),),
+)  # fmt: skip
+
+
+def _bigger(scale: Scale) -> dict[str, Any]:
+    return chain(scale, until="finetune", pretext=simclr(scale), transfer={"epochs": 1}, finetune={"baseline": False})
+
+
+def _sized(width: float, fraction: float) -> dict[str, Any]:
+    steps = {"steps": 300 if fraction < 1 else 2000}
+    return {
+        "pretext": {"width": width},
+        "data": {"label_fraction": fraction, "labels_per_class": None},
+        "finetune": steps,
+    }
+
+
+BIGGER = Claim(
+    name="simclrv2-bigger",
+    paper=_V2,
+    statement="The fewer the labels, the more a bigger network gains.",
+    figure="ImageNet, ResNet-50 to ResNet-152 3x with selective kernels: +17.0 points at 1 % of labels, +3.9 supervised on all",
+    score=Score("few-label", "teacher-finetuned"),
+    settings=at_both(_bigger),
+    arms=tuple(
+        Arm(f"{name}-{labels}", _sized(width, fraction))
+        for name, width in (("small", 0.5), ("big", 1.5))
+        for labels, fraction in (("1", 0.01), ("100", 1.0))
+    ),
+    tests=(
+        above("big-1", "small-1", "the big network is better at 1 % of the labels"),
+        Statement(
+            "it gains more at 1 % than at all labels",
+            {"big-1": 1.0, "small-1": -1.0, "big-100": -1.0, "small-100": 1.0},
+            low=0.0,
+        ),
+    ),
+    caution="Both are trained for the same few epochs; sizes differ by nine times in parameters, in the paper by thirty.",
+)
+
+HEAD = Claim(
+    name="simclrv2-head",
+    paper=_V2,
+    statement="A deeper projection head, fine-tuned from its first layer, is better with few labels.",
+    figure="ImageNet, 1 % of labels: some points for three layers against two, fine-tuned from the first (figure 5)",
+    score=Score("few-label", "teacher-finetuned"),
+    settings=at_both(_bigger),
+    arms=(Arm("three-layers", {"pretext": {"head_layers": 3}}), Arm("two-layers", {"pretext": {"head_layers": 2}})),
+    tests=(above("three-layers", "two-layers"),),
+    caution="A three-layer head leaves its first layer to fine-tuning; a two-layer head, as in SimCLR, leaves none.",
+)
+
+AUGMENTATION = Claim(
+    name="simclr-augmentation",
+    paper=_V1,
+    statement="Random crops and colour distortion together matter most.",
+    figure="ImageNet, linear, ResNet-50 (figure 5): 55.8 % by both, 33.1 % and 18.8 % by either alone",
+    score=_TEACHER,
+    settings=at_both(_teacher),
+    arms=(
+        Arm("crop-and-colour", {}),
+        Arm("crop", {"pretext": {"jitter": 0.0, "grey": 0.0}}),
+        Arm("colour", {"pretext": {"crop_min": 1.0}}),
+    ),
+    tests=(above("crop-and-colour", "crop"), above("crop-and-colour", "colour")),
+)
+
+TEMPERATURE = Claim(
+    name="simclr-temperature",
+    paper=_V1,
+    statement="The temperature matters: cosines undivided are worse than divided by a suitable tau below 1.",
+    figure="ImageNet, linear (table 5): 64.4 % at tau 0.1, 60.7 % at 0.5, 58.0 % at 1",
+    score=_TEACHER,
+    settings=at_both(_teacher),
+    arms=tuple(Arm(f"tau-{tau:g}", {"pretext": {"temperature": tau}}) for tau in (0.1, 0.5, 1.0)),
+    tests=(above("tau-0.1", "tau-1"), above("tau-0.5", "tau-1")),
+)
+
+LONGER = Claim(
+    name="simclr-batch-epochs",
+    paper=_V1,
+    statement="More epochs help, and at few epochs larger batches do.",
+    figure="ImageNet, linear (figure 9): at 100 epochs about 57 % with batch 256, 64 % with 2048; near 69 % at 1000 epochs for all",
+    score=_TEACHER,
+    settings=at_both(_teacher),
+    arms=(
+        Arm("batch-256", {}),
+        Arm("batch-64", {"pretext": {"batch_size": 64}}),
+        Arm("half-the-epochs", {"pretext": {"epochs": 4}}),
+    ),
+    tests=(above("batch-256", "half-the-epochs"), above("batch-256", "batch-64")),
+    caution="Smaller batches take more steps in the same epochs, at the same rate.",
+)
+
+CLAIMS = (DISTILLATION, SELF_DISTILLATION, BIGGER, HEAD, AUGMENTATION, TEMPERATURE, LONGER)

@@ -1,0 +1,109 @@
+"""The flow `reproduce`: claims of the papers, each a few runs of the chain per seed and a verdict on their scores."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+from pydantic import Field
+
+from data.errors import PipelineError, StageError, UserError
+from flows.claims import CLAIMS, command_of, named, resolved
+from flows.claims.claim import Arm, Claim, Scale
+from flows.claims.record import page, read
+from flows.knowledge_transfer import knowledge_transfer
+from flows.run import to_yaml
+from tasks.config import Config
+
+ClaimName = Annotated[str, Field(json_schema_extra={"enum": list(CLAIMS)})]
+"""A drop-down in the forms."""
+OUTSIDE = {"recipe", "seed", "store", "compute"}
+"""Keys that tell a run's place from what is asked of it."""
+
+
+def _flow_run_name() -> str:
+    return f"reproduce-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+@flow(
+    name="reproduce",
+    flow_run_name=_flow_run_name,
+    validate_parameters=True,
+    persist_result=False,
+    result_serializer="json",
+)
+def reproduce(
+    claims: list[ClaimName] | None = None,
+    scale: Scale = "cpu",
+    seeds: Annotated[int, Field(ge=1, le=100)] = 3,
+    sources: dict[str, str] | None = None,
+    store: str = "store",
+    out: str | None = None,
+) -> dict[str, Any]:
+    """Put claims of the papers to the test: runs that differ in one thing, over seeds, and a verdict.
+
+    Args:
+        claims: Names of claims; empty: all.
+        scale: cpu (minutes a run on two cores) or gpu (hundreds of epochs).
+        seeds: Runs an arm (1 to 100); below 2 nothing can be told.
+        sources: Where images lie: cifar10, cifar10-test, imagenette, imagenette-test; what is left out comes from
+            torchvision.
+        store: Folder of the store.
+        out: Folder of the records and the page; None: claims in the store.
+
+    Returns:
+        verdicts by claim, and the page's place.
+
+    Raises:
+        ConfigError: a claim or a name of images is not known.
+        StageError: arms failed; the others are recorded.
+    """
+    chosen = named(claims)
+    folder = Path(out or Path(store) / "claims").expanduser().absolute()
+    failed: dict[str, str] = {}
+    verdicts = {}
+    for claim in chosen:
+        record = read(folder, claim.name, scale, command_of(claim, scale, seeds))
+        for seed in range(seeds):
+            known: dict[str, dict[str, Any]] = {}
+            for arm in claim.arms:
+                config = resolved(claim, arm, scale, sources or {})
+                asked = config.model_dump(mode="json", exclude=OUTSIDE)
+                if record.has(arm.name, asked, seed):
+                    continue
+                try:
+                    key = json.dumps(asked)
+                    if key not in known:  # several arms may be scores of one run
+                        known[key] = _run(claim, arm, config, seed, store, folder)
+                    result = known[key]
+                    score = claim.score_of(arm).of(result["scores"])
+                except UserError:
+                    raise
+                except PipelineError as error:  # the other arms are worth having
+                    get_run_logger().error("%s, %s, seed %d: %s", claim.name, arm.name, seed, error)
+                    failed[f"{claim.name} {arm.name} seed {seed}"] = str(error)
+                    continue
+                seconds = sum(row["seconds"] for row in result["stages"] if not row["cached"])
+                record.keep(arm.name, asked, seed, {"value": score, "seconds": round(seconds, 1), "run": result["run"]})
+                record.write(folder)
+        verdicts[claim.name] = claim.verdict(record.judged())
+    text = page(folder)
+    (folder / "claims.md").write_text(text)
+    create_markdown_artifact(text, key="claims", description="The papers' claims and what came out")
+    if failed:
+        raise StageError(f"{'; '.join(f'{name}: {text}' for name, text in failed.items())}; what came out is in {folder}")  # fmt: skip
+    return {"verdicts": verdicts, "page": str(folder / "claims.md")}
+
+
+def _run(claim: Claim, arm: Arm, config: Config, seed: int, store: str, folder: Path) -> dict[str, Any]:
+    """Run the chain as a flow of its own, from a recipe that anybody can run again."""
+    recipe = folder / "recipes" / f"{config.recipe}.yaml"
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    recipe.write_text(f"# {claim.paper}, claim {claim.name}, arm {arm.name}\n{to_yaml(config)}")
+    result: dict[str, Any] = knowledge_transfer(recipe=str(recipe), seed=seed, store=store)
+    return result

@@ -1,0 +1,237 @@
+"""Claims: that each can be run as it stands, how scores decide it, and what is kept of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Command
+from in_process import photographs
+from scipy import stats
+
+import flows.reproduce
+from data.errors import ArtifactError, ConfigError, StageError
+from data.intervals import paired
+from flows.__main__ import main
+from flows.claims import CLAIMS, named, resolved
+from flows.claims.claim import Arm, Claim, Score, Statement, above, alike, gains_less
+from flows.claims.record import page, read
+from flows.claims.settings import SOURCES
+from flows.estimate import estimate_claims
+from flows.recipes import recipe
+from tasks.config import Config
+
+ARMS = [(claim, arm) for claim in CLAIMS.values() for arm in claim.arms]
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+@pytest.mark.parametrize(("claim", "arm"), ARMS, ids=lambda value: value.name)
+def test_every_arm_is_a_configuration(claim: Claim, arm: Arm, scale: Any) -> None:
+    config = resolved(claim, arm, scale, {"cifar10": "folder:a", "imagenette": "folder:b"})
+    assert not any("{" in str(source) for source in (*config.data, config.cluster.data, config.assign.data))
+    assert config.data.train in ("folder:a", "folder:b")
+    model = claim.score_of(arm).model
+    needed = {"teacher": "pretext", "student-transferred": "transfer", "student": "distill"}.get(model, "finetune")
+    order = ("pretext", "transfer", "finetune", "distill")
+    assert order.index(config.until) >= order.index(needed)
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=lambda claim: claim.name)
+def test_every_claim_compares_arms_of_its_own_that_differ(claim: Claim) -> None:
+    names = [arm.name for arm in claim.arms]
+    assert len(set(names)) == len(names)
+    for test in claim.tests:
+        assert set(test.weights) <= set(names)
+        assert sum(test.weights.values()) == 0
+        assert (test.low, test.high) != (None, None)
+    told = {
+        (resolved(claim, arm, "cpu", {}).model_dump_json(exclude={"recipe"}), claim.score_of(arm)) for arm in claim.arms
+    }
+    assert len(told) == len(names)
+
+
+def test_an_unknown_claim_or_place_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="s2bnn-strategies"):
+        named(["s3bnn"])
+    with pytest.raises(ConfigError, match="imagenette-test"):
+        resolved(CLAIMS["transfer-jigsaw"], CLAIMS["transfer-jigsaw"].arms[0], "cpu", {"imagenet": "digits"})
+    for words, said in (
+        (["reproduce", "s3bnn"], "s3bnn"),
+        (["reproduce", "--images", "cifar=digits"], "cifar10-test"),
+        (["reproduce", "--images", "cifar10"], "NAME=SOURCE"),
+        (["reproduce", "--seeds", "0"], "--seeds 0"),
+        (["reproduce", "--scale", "tpu"], "tpu"),
+    ):
+        assert main(words) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_dry_run_prices_every_claim(tmp_path: Path) -> None:
+    chosen = [CLAIMS["simclrv2-distillation"], CLAIMS["transfer-deeper"]]
+    one, three = (estimate_claims(chosen, "cpu", seeds, {}, str(tmp_path)) for seeds in (1, 3))
+    # the three arms of a distillation are scores of one run; of the deeper one's three, two are
+    assert [row["runs"] for row in one] == [1, 2]
+    assert [row["runs"] for row in three] == [3, 6]
+    assert three[0]["cpu_hours"] == pytest.approx(3 * one[0]["cpu_hours"])
+    assert set(SOURCES) == {"cifar10", "cifar10-test", "imagenette", "imagenette-test"}
+
+
+@pytest.mark.parametrize("values", [[0.01, 0.02, 0.03], [0.5, -0.5], [0.1, 0.1, 0.1, 0.11, 0.4]])
+def test_the_interval_is_students(values: list[float]) -> None:
+    mean, low, high = paired(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert mean == pytest.approx(sum(values) / len(values))
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+
+
+def test_one_difference_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="two values"):
+        paired([0.1])
+
+
+@pytest.mark.parametrize(
+    ("test", "a", "b", "verdict"),
+    [
+        (above("a", "b"), [0.60, 0.61, 0.62], [0.50, 0.51, 0.53], "holds"),
+        (above("a", "b"), [0.50, 0.51, 0.53], [0.60, 0.61, 0.62], "does not hold"),
+        (above("a", "b"), [0.60, 0.40, 0.62], [0.50, 0.51, 0.53], "can't be told"),
+        (above("a", "b"), [0.60], [0.50], "can't be told"),
+        (alike("a", "b", 0.02), [0.501, 0.512, 0.531], [0.50, 0.51, 0.53], "holds"),
+        (alike("a", "b", 0.02), [0.60, 0.61, 0.63], [0.50, 0.51, 0.53], "does not hold"),
+        (alike("a", "b", 0.02), [0.40, 0.41, 0.43], [0.50, 0.51, 0.53], "does not hold"),
+        (alike("a", "b", 0.02), [0.52, 0.535, 0.545], [0.50, 0.51, 0.53], "can't be told"),
+        (gains_less("a", "b", 0.01), [0.40, 0.41, 0.43], [0.50, 0.51, 0.53], "holds"),
+        (gains_less("a", "b", 0.01), [0.60, 0.61, 0.63], [0.50, 0.51, 0.53], "does not hold"),
+    ],
+)
+def test_scores_decide(test: Statement, a: list[float], b: list[float], verdict: str) -> None:
+    scores = {"a": dict(enumerate(a)), "b": dict(enumerate(b))}
+    assert test.judge(scores).verdict == verdict
+
+
+def test_a_difference_of_differences_and_seeds_that_only_some_arms_have() -> None:
+    test = Statement("gains more", {"a": 1.0, "b": -1.0, "c": -1.0, "d": 1.0}, low=0.0)
+    scores = {"a": {0: 0.6, 1: 0.7, 2: 0.9}, "b": {0: 0.5, 1: 0.6}, "c": {1: 0.8, 0: 0.8}, "d": {0: 0.78, 1: 0.77}}
+    judged = test.judge(scores)
+    assert judged.contrasts == pytest.approx([0.08, 0.07])
+    assert judged.mean == pytest.approx(0.075)
+    assert test.judge({}).verdict == "can't be told"
+
+
+def test_a_claim_holds_where_all_of_it_does() -> None:
+    claim = CLAIMS["s2bnn-strategies"]
+    holds, fails, open_ = (
+        test.judge({"a": dict(enumerate(a)), "b": dict(enumerate(b))})
+        for test, a, b in (
+            (above("a", "b"), [0.6, 0.61], [0.5, 0.51]),
+            (above("b", "a"), [0.6, 0.61], [0.5, 0.51]),
+            (above("a", "b"), [0.6, 0.4], [0.5, 0.5]),
+        )
+    )
+    assert claim.verdict([holds, holds]) == "holds"
+    assert claim.verdict([holds, open_]) == "can't be told"
+    assert claim.verdict([open_, fails]) == "does not hold"
+
+
+ROWS = [
+    {"evaluation": "knn", "model": "teacher", "metric": "top1", "setting": "k=20 T=0.07 layer=features", "value": 0.4},
+    {"evaluation": "knn", "model": "teacher", "metric": "top1", "setting": "k=200 T=0.07 layer=features", "value": 0.3},
+    {"evaluation": "linear", "model": "teacher", "metric": "top1", "setting": "layer=features", "value": 0.5},
+]
+
+
+def test_the_score_that_counts() -> None:
+    assert Score("knn", "teacher", setting="k=200 ").of(ROWS) == 0.3
+    assert Score("knn", "teacher").of(ROWS) == 0.4
+    with pytest.raises(ArtifactError, match="few-label"):
+        Score("few-label", "student").of(ROWS)
+
+
+class Runs:
+    """Stands for the flow `knowledge_transfer`: keeps what was asked, answers with scores."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[tuple[Config, int]] = []
+        self.broken: set[str] = set()
+        monkeypatch.setattr(flows.reproduce, "knowledge_transfer", self)
+        monkeypatch.setattr(flows.reproduce, "create_markdown_artifact", lambda *_, **__: None)
+        monkeypatch.setattr(flows.reproduce, "get_run_logger", lambda: self)
+
+    def error(self, *said: object) -> None:
+        return None
+
+    def __call__(self, recipe: str, seed: int, store: str) -> dict[str, Any]:
+        config = globals()["recipe"](recipe)
+        self.asked.append((config, seed))
+        if config.recipe in self.broken:
+            raise StageError("out of memory")
+        value = {"soft": 0.62, "hard": 0.6}[config.recipe.removeprefix("swav-codes-")] + seed / 1000
+        stages = [{"cached": False, "seconds": 3.0}, {"cached": True, "seconds": 9.0}]
+        score = {"evaluation": "linear", "model": "teacher", "metric": "top1", "setting": "", "value": value, "n": 10}
+        return {"scores": [score], "stages": stages, "run": f"{config.recipe}-{seed}"}
+
+
+def test_arms_run_once_per_seed_and_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs(monkeypatch)
+    out = tmp_path / "out"
+
+    def reproduce(**over: Any) -> dict[str, Any]:
+        given = {"claims": ["swav-codes"], "seeds": 2, "out": str(out)} | over
+        result: dict[str, Any] = flows.reproduce.reproduce.fn(**given)
+        return result
+
+    result = reproduce()
+    assert [(config.recipe, seed) for config, seed in runs.asked] == [
+        ("swav-codes-soft", 0), ("swav-codes-hard", 0), ("swav-codes-soft", 1), ("swav-codes-hard", 1)
+    ]  # fmt: skip
+    assert [config.pretext.hard_codes for config, _ in runs.asked] == [False, True, False, True]  # type: ignore[union-attr]
+    assert result["verdicts"] == {"swav-codes": "holds"}
+    record = read(out, "swav-codes", "cpu", "")
+    assert record.scores() == {"soft": {0: 0.62, 1: 0.621}, "hard": {0: 0.6, 1: 0.601}}
+    assert record.arms["soft"]["seeds"]["0"]["seconds"] == 3.0
+    written = page(out)
+    assert "| [swav-codes](#swav-codes) | SwAV | **holds** | cpu | 2 |" in written
+    assert "| soft > hard | +2.0 | +2.0 to +2.0 | **holds** |" in written
+    assert "62.0" in written
+    assert written.count("not run yet") == len(CLAIMS) - 1
+    assert (out / "claims.md").read_text() == written
+
+    runs.asked.clear()
+    reproduce()
+    assert not runs.asked
+    reproduce(seeds=3)
+    assert [seed for _, seed in runs.asked] == [2, 2]
+    runs.asked.clear()
+    reproduce(sources={"cifar10": "folder:elsewhere"})  # other images: all anew
+    assert len(runs.asked) == 4
+
+
+def test_an_arm_that_fails_leaves_the_others_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs(monkeypatch)
+    runs.broken.add("swav-codes-soft")
+    with pytest.raises(StageError, match="swav-codes soft seed 0: out of memory"):
+        flows.reproduce.reproduce.fn(claims=["swav-codes"], seeds=1, out=str(tmp_path))
+    assert read(tmp_path, "swav-codes", "cpu", "").scores() == {"hard": {0: 0.6}}
+    assert "| soft | not run yet | 0 | |" in page(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_claim_is_put_to_the_test_by_real_runs(command: Command, tmp_path: Path) -> None:
+    photographs(tmp_path / "photographs", each=150)
+    images = [f"--images={name}=folder:{tmp_path / 'photographs'}" for name in ("cifar10", "cifar10-test")]
+    words = ["reproduce", "swav-codes", "--seeds", "2", *images, "--store", str(tmp_path / "store"), "--json"]
+    done = command(*words, timeout=600)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result["verdicts"]) == {"swav-codes"}
+    record = read(tmp_path / "store" / "claims", "swav-codes", "cpu", "")
+    assert {name: set(seeds) for name, seeds in record.scores().items()} == {"soft": {0, 1}, "hard": {0, 1}}
+    runs = sorted(path.name for path in (tmp_path / "store" / "runs").iterdir())
+    assert len(runs) == 4
+    by_hand = recipe(str(tmp_path / "store" / "claims" / "recipes" / "swav-codes-hard.yaml"))
+    assert by_hand.pretext.hard_codes  # type: ignore[union-attr]
+    again = command(*words)
+    assert json.loads(again.stdout)["verdicts"] == result["verdicts"]
+    assert len(list((tmp_path / "store" / "runs").iterdir())) == 4
