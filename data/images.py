@@ -238,6 +238,22 @@ def resize_square(pixels: Pixels, size: int) -> Pixels:
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)))
 
 
+def extent_within(width: int, height: int, side: int) -> tuple[int, int]:
+    """(width, height) of an image once its longer side is `side` px; the shorter has 1 px or more."""
+    scale = side / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def resize_within(pixels: Pixels, side: int) -> Pixels:
+    """The whole image, its longer side `side` px, at the top left of a black square, (side, side, 3) uint8."""
+    height, width, _ = pixels.shape
+    extent = extent_within(width, height, side)
+    square = np.zeros((side, side, 3), np.uint8)
+    resized = Image.fromarray(pixels).resize(extent, Image.Resampling.BICUBIC)
+    square[: extent[1], : extent[0]] = np.asarray(resized)
+    return square
+
+
 # Worker processes
 
 
@@ -323,6 +339,17 @@ class PackedImages(Images):
         return np.asarray(self._pixels[index])
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """What is kept of an image: its central square, or all of it within a square."""
+
+    size: int
+    whole: bool
+
+    def of(self, pixels: Pixels) -> Pixels:
+        return resize_within(pixels, self.size) if self.whole else resize_square(pixels, self.size)
+
+
 @dataclass
 class _Located:
     """Where the manifest's images lie; all lists have one item for each row."""
@@ -341,14 +368,14 @@ class _Work:
     entries: list[Entry]
     rows: list[int]
     sha256: list[str]
-    size: int
+    shape: _Shape
 
 
 class StreamedImages(Images):
     """Images too many to keep as pixels: read and decoded when asked for, by `workers` processes."""
 
-    def __init__(self, located: _Located, size: int, workers: int) -> None:
-        self.size = size
+    def __init__(self, located: _Located, shape: _Shape, workers: int) -> None:
+        self.size, self._shape = shape.size, shape
         self._located = located
         self._workers = workers if all(source.parallel for source in located.sources) else 0
         self._pool: ProcessPoolExecutor | None = None
@@ -373,7 +400,7 @@ class StreamedImages(Images):
             for start in range(0, len(own), share):
                 positions.append(own[start : start + share])
                 rows = [int(row) for row in index[positions[-1]]]
-                tasks.append(_work(self._located, source, rows, self.size))
+                tasks.append(_work(self._located, source, rows, self._shape))
         for where, pixels in zip(positions, spread(_decode_work, tasks, self._workers, self._pool), strict=True):
             out[where] = pixels
         return out
@@ -391,10 +418,11 @@ def open_images(
     size: int,
     cache: Path,
     workers: int = 0,
+    whole: bool = False,
     limit_bytes: int = 8 << 30,
     report: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """Pixels of all images of a manifest, each its central square of `size` px.
+    """Pixels of all images of a manifest, each its central square of `size` px, or all of it within such a square.
 
     Up to `limit_bytes` they are decoded once into a file under `cache`, named by content, so that equal images are
     decoded once however often and wherever from they are asked for. Two processes at once are safe. Above, images are
@@ -406,6 +434,7 @@ def open_images(
         size: side in pixels, as from `stored_size`.
         cache: a folder; made if missing.
         workers: processes that decode.
+        whole: nothing is cut off (`resize_within`); else the central square is taken.
         limit_bytes: of decoded pixels on disk.
         report: called with images done, and all, while they are decoded.
 
@@ -413,7 +442,8 @@ def open_images(
         DataError: an image is gone, or another than when the manifest was made.
         StoreError: the cache has no room.
     """
-    digest = hashlib.sha256(f"{DECODE_VERSION}\n{size}\n".encode())
+    shape = _Shape(size, whole)
+    digest = hashlib.sha256(f"{DECODE_VERSION}\n{size}\n{'whole' if whole else ''}".encode())
     hashes: list[str] = manifest["sha256"].to_pylist()
     digest.update("\n".join(hashes).encode())
     cache.mkdir(parents=True, exist_ok=True)
@@ -425,8 +455,8 @@ def open_images(
     if len(hashes) * size * size * 3 > limit_bytes:
         if not all(source.random_access for source in located.sources):
             located = _spool(located, cache / f"encoded-{digest.hexdigest()[:32]}.bin", report)
-        return StreamedImages(located, size, workers)
-    _pack(located, path, size, workers, report)
+        return StreamedImages(located, shape, workers)
+    _pack(located, path, shape, workers, report)
     return PackedImages(path)
 
 
@@ -456,16 +486,16 @@ def _role(name: str) -> Split:
     return name  # type: ignore[return-value]  # narrowed by the line above
 
 
-def _work(located: _Located, source: Source, rows: list[int], size: int) -> _Work:
-    return _Work(source, [located.entries[row] for row in rows], rows, [located.sha256[row] for row in rows], size)
+def _work(located: _Located, source: Source, rows: list[int], shape: _Shape) -> _Work:
+    return _Work(source, [located.entries[row] for row in rows], rows, [located.sha256[row] for row in rows], shape)
 
 
-def _tasks(located: _Located, size: int) -> Iterator[_Work]:
+def _tasks(located: _Located, shape: _Shape) -> Iterator[_Work]:
     """All rows, in each source's best order."""
     for number, source in enumerate(located.sources):
         row_of = {located.entries[row].uri: int(row) for row in np.flatnonzero(located.owner == number)}
         for batch in source.batches([located.entries[row] for row in row_of.values()], _BATCH):
-            yield _work(located, source, [row_of[entry.uri] for entry in batch], size)
+            yield _work(located, source, [row_of[entry.uri] for entry in batch], shape)
 
 
 def _contents(work: _Work) -> Iterator[bytes | Pixels]:
@@ -485,7 +515,7 @@ def _contents(work: _Work) -> Iterator[bytes | Pixels]:
 def _squares(work: _Work) -> Iterator[Pixels]:
     for entry, data in zip(work.entries, _contents(work), strict=True):
         try:
-            yield resize_square(decode(data), work.size)
+            yield work.shape.of(decode(data))
         except DataError as error:
             raise DataError(
                 f"{entry.uri!r} of {work.source.spec}: {error}, although it could be when the manifest was made; "
@@ -505,14 +535,16 @@ def _pack_work(task: tuple[_Work, Path]) -> int:
     return len(work.rows)
 
 
-def _pack(located: _Located, path: Path, size: int, workers: int, report: Callable[[int, int], None] | None) -> None:
+def _pack(
+    located: _Located, path: Path, shape: _Shape, workers: int, report: Callable[[int, int], None] | None
+) -> None:
     count = len(located.entries)
     inline = count < _INLINE or not all(source.parallel for source in located.sources)
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        _reserve(draft, (count, size, size, 3))
+        _reserve(draft, (count, shape.size, shape.size, 3))
         done = 0
-        for packed in spread(_pack_work, ((work, draft) for work in _tasks(located, size)), 0 if inline else workers):
+        for packed in spread(_pack_work, ((work, draft) for work in _tasks(located, shape)), 0 if inline else workers):
             done += packed
             if report is not None:
                 report(done, count)
@@ -541,7 +573,7 @@ def _spool(located: _Located, path: Path, report: Callable[[int, int], None] | N
     count = len(located.entries)
 
     def contents() -> Iterator[tuple[int, bytes]]:
-        for done, work in _counted(_tasks(located, 0)):
+        for done, work in _counted(_tasks(located, _Shape(0, False))):
             for row, data in zip(work.rows, _contents(work), strict=True):
                 assert isinstance(data, bytes), "sources that give pixels are read in any order"
                 yield row, data

@@ -60,6 +60,7 @@ class _Row(NamedTuple):
     entry: Entry
     measured: Measured
     label: int | None
+    annotation: str | None
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Manifest:
         rejected: schema `REJECTED`, in the same order; under train also those that would have been held out.
         classes: names of the classes; labels are positions in it. None without labels.
         parts: hashes of what stages may read: `train`, `unlabelled`, `test` (uri and content), `labels`,
-            `train_labels`, `test_labels` (split, uri, label with its name). An absent part has the hash of nothing.
+            `train_labels`, `test_labels` (split, uri, label with its name, or the hash of its annotations). An absent part has the hash of nothing.
         known: schema `KNOWN`, to be given to the next making.
         counts: `listed`, `read` (not remembered), `rejected`, `train`, `unlabelled`, `test`, `labelled` (train images
             with a label), `test_labelled`.
@@ -128,12 +129,13 @@ def make_manifest(
     rejected: list[tuple[str, str, str]] = []
     for role, source in sources.items():
         label_of = _relabel(source.classes, classes) if role != "unlabelled" else {}
-        for entry, found in zip(source.entries(), measured[role], strict=True):
+        told = source.annotations(source.entries()) if role != "unlabelled" else None
+        for position, (entry, found) in enumerate(zip(source.entries(), measured[role], strict=True)):
             if found.reason is not None:
                 rejected.append((role, entry.uri, found.reason))
             else:
                 label = None if entry.label is None else label_of.get(entry.label)
-                rows[role].append(_Row(entry, found, label))
+                rows[role].append(_Row(entry, found, label, told[position] if told else None))
     _bound_rejected(rejected, total, max_rejected)
     if test is None and hold_out:
         _hold_out(rows, seed)
@@ -361,12 +363,9 @@ def _images_table(rows: dict[Split, list[_Row]]) -> pa.Table:
 
 def _parts(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None) -> dict[str, str]:
     def labels(*splits: Split) -> str:
-        return _hash(
-            (split, row.entry.uri, str(row.label), classes[row.label] if classes else "")
-            for split in splits
-            for row in rows[split]
-            if row.label is not None
-        )
+        kept = [(split, row) for split in splits for row in rows[split]]
+        told = [(split, row.entry.uri, str(row.label), classes[row.label] if classes else "") for split, row in kept if row.label is not None]  # fmt: skip
+        return _hash(told + [(split, row.entry.uri, row.annotation) for split, row in kept if row.annotation is not None])  # fmt: skip
 
     parts: dict[str, str] = {}
     for split in SPLITS:

@@ -23,7 +23,7 @@ from flows.phrases import summary
 from flows.recipes import NAMES, override, parse_settings, recipe
 from flows.run import WATCHERS, stopped, to_yaml
 from flows.terminal import Terminal
-from tasks.config import Config, Protocol, methods
+from tasks.config import DOWNSTREAM, Config, Protocol, methods
 
 PROGRAM = "knowledge-transfer"
 INTERRUPTED = Interrupted.status
@@ -119,9 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     storing(sub)
     sub = command("evaluate", _evaluate, "measure one model: nearest neighbours, linear probe, accuracy")
     sub.add_argument("model", metavar="MODEL", help="a run's folder (its final student), a checkpoint's folder, or any folder with model.safetensors and model.json")  # fmt: skip
-    sub.add_argument("--data", required=True, metavar="SOURCE", help="training images: the bank of neighbours, the probe's labels")  # fmt: skip
+    sub.add_argument("--data", metavar="SOURCE", help="training images: the bank of neighbours, the probe's labels")
     sub.add_argument("--test", metavar="SOURCE", help="test images (default: 20 %% of --data held out)")
-    sub.add_argument("--protocols", nargs="+", choices=_protocols(), default=_protocols(), metavar="NAME", help=f"which evaluations: {', '.join(_protocols())} (default: all)")  # fmt: skip
+    sub.add_argument("--voc", metavar="SOURCE", help="photographs with boxes or masks, voc:PATH, to train the model further on")  # fmt: skip
+    sub.add_argument("--protocols", nargs="+", choices=_protocols(), metavar="NAME", help=f"which evaluations: {', '.join(_protocols())} (default: those of --data)")  # fmt: skip
     storing(sub)
     printing(sub)
     sub = command("reproduce", _reproduce, "put claims of the papers to the test")
@@ -162,11 +163,15 @@ def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
     from flows.model_folder import model_folder
 
     config = override(Config(), {"store": options.store} if options.store else {})
+    usual = [name for name in _protocols() if name not in DOWNSTREAM] if options.data else []
+    if not (options.protocols or usual):
+        raise ConfigError(f"evaluate: give --data SOURCE, or --voc SOURCE and --protocols of {', '.join(DOWNSTREAM)}")
     parameters = {
         "model": str(model_folder(options.model, Store(config.store))),
         "data": options.data,
         "test": options.test,
-        "protocols": options.protocols,
+        "voc": options.voc,
+        "protocols": options.protocols or usual,
         "store": str(Path(config.store).expanduser().absolute()),
     }
     return _flow("flows.evaluate", "evaluate", parameters, options.json, terminal)

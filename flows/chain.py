@@ -20,6 +20,7 @@ from tasks import (
     assign,
     cluster,
     codes,
+    detection,
     distill,
     embed,
     evaluate,
@@ -27,11 +28,13 @@ from tasks import (
     finetune,
     labels,
     manifest,
+    multi_label,
     predict,
     pretext,
     propagate,
     report,
     scores,
+    segmentation,
     transfer,
 )
 from tasks.config import Config
@@ -39,6 +42,12 @@ from tasks.stage import Request
 
 Handle = Any
 Plan = Callable[..., Request | Artifact]
+DOWNSTREAM: dict[str, Plan] = {
+    "detection": detection.plan,
+    "segmentation": segmentation.plan,
+    "multi-label": multi_label.plan,
+}
+"""Evaluations that train a network further."""
 
 
 class Step(Protocol):
@@ -272,7 +281,7 @@ class _Layout:
         config = self.config
         elsewhere = (config.assign.data or config.cluster.data) if config.transfers else None
         assigned = self.images_of(elsewhere, "assign")
-        evaluations = self.evaluate() if measure else {}
+        evaluations = (self.evaluate() if measure else {}) | self.downstream()
         pseudo_labels = {"clusters": self.made["cluster"], "assignments": self.made["assign"]} if "assign" in self.made else {}  # fmt: skip
         own = {} if elsewhere else self.having("codes")
         table = self.make("scores", partial(scores.plan, config), manifest=assigned, **pseudo_labels, **own, **evaluations)  # fmt: skip
@@ -289,6 +298,21 @@ class _Layout:
             **pseudo_labels,
             **self.having("labels", *trained),
         )
+
+    def downstream(self) -> dict[str, Handle]:
+        """Scores of what no label has touched, trained further on other photographs, and of the same from scratch."""
+        config = self.config
+        if not config.evaluate.downstream:
+            return {}
+        images = self.make("manifest-voc", partial(manifest.plan_voc, config))
+        name = "student-transferred" if config.transfers else "teacher"
+        found = {}
+        for protocol in config.evaluate.downstream:
+            for model, start in ((name, self.models[name]), ("scratch", None)):
+                inputs = {"manifest": images} | ({"checkpoint": start} if start is not None else {})
+                label = f"{protocol}-{model}"
+                found[label] = self.make(label, partial(DOWNSTREAM[protocol], config, model=model), **inputs)
+        return found
 
     def evaluate(self) -> dict[str, Handle]:
         """Scores of each model, by the label of the stage."""

@@ -25,9 +25,10 @@ from models.methods.configs import (
     Teacher,
     TransferConfig,
 )
+from models.methods.configs.downstream import Detection, MultiLabel, Segmentation
 
 Source = str
-_SOURCE = "digits, folder:PATH, parquet:PATH or torchvision:NAME; PATH may be any fsspec URL"
+_SOURCE = "digits, folder:PATH, parquet:PATH, torchvision:NAME or voc:PATH; PATH may be any fsspec URL"
 
 
 class Data(Frozen):
@@ -164,7 +165,9 @@ class Predict(Frozen):
     balance: bool = Field(True, description="Balance what is propagated to the classes' shares in the draw of labels.")
 
 
-Protocol = Literal["knn", "linear", "few-label", "clusters"]
+Protocol = Literal["knn", "linear", "few-label", "clusters", "detection", "segmentation", "multi-label"]
+DOWNSTREAM: tuple[Protocol, ...] = ("detection", "segmentation", "multi-label")
+"""Protocols that train a network further, on `evaluate.voc`."""
 
 
 class Evaluate(Frozen):
@@ -172,8 +175,15 @@ class Evaluate(Frozen):
 
     protocols: list[Protocol] = Field(
         ["knn", "linear", "few-label", "clusters"],
-        description="knn and linear use all train labels, as those protocols say; few-label is the accuracy of the trained classifiers; clusters compares pseudo-labels with true ones.",
+        description="knn and linear use all train labels, as those protocols say; few-label is the accuracy of the trained classifiers; clusters compares pseudo-labels with true ones; detection, segmentation and multi-label train the student further on evaluate.voc, beside the same network from scratch.",
     )
+    voc: Source | None = Field(
+        None,
+        description="Photographs with boxes or masks for detection, segmentation and multi-label: voc:PATH, a folder in PASCAL VOC's layout.",
+    )
+    detection: Detection = Detection()
+    segmentation: Segmentation = Segmentation()
+    multi_label: MultiLabel = MultiLabel()
     knn_neighbours: list[int] = Field(
         [20, 200],
         min_length=1,
@@ -183,6 +193,20 @@ class Evaluate(Frozen):
     knn_temperature: float = Field(
         0.07, gt=0, le=10, description="Temperature T of its votes exp(s / T) (above 0, up to 10)."
     )
+
+    @property
+    def downstream(self) -> list[Protocol]:
+        """The protocols among those asked for that train a network further."""
+        return [name for name in DOWNSTREAM if name in self.protocols]
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> Evaluate:
+        if self.downstream and not (self.voc or "").startswith("voc:"):
+            raise ValueError(
+                f"evaluate.protocols has {self.downstream[0]}, which needs photographs with annotations: set "
+                "evaluate.voc=voc:PATH, a folder in VOC's layout"
+            )
+        return self
 
 
 class Compute(Frozen):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from data.types import Artifact
-from tasks.config import Config
+from tasks.config import DOWNSTREAM, Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
@@ -32,12 +32,12 @@ def plan(
         model: its name in the run, which the scores carry.
     """
     settings = {
-        **config.evaluate.model_dump(),
+        **config.evaluate.model_dump(include={"protocols", "knn_neighbours", "knn_temperature"}),
         "model": model,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
     }
-    settings["protocols"] = sorted(set(settings["protocols"]) - {"clusters"})
+    settings["protocols"] = sorted(set(settings["protocols"]) - {"clusters", *DOWNSTREAM})
     inputs = {"manifest": manifest} | ({"checkpoint": checkpoint} if checkpoint else {})
     if train is not None and test is not None:
         inputs |= {"train": train, "test": test}

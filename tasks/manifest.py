@@ -19,6 +19,29 @@ def sources(config: Config, only: str | None = None) -> dict[str, str | None]:
     return {"train": config.data.train, "unlabelled": config.data.unlabelled, "test": config.data.test}
 
 
+def voc_sources(voc: str) -> dict[str, str | None]:
+    """Where the images of a folder in VOC's layout lie by role: without sets a fifth is held out for test.
+
+    Raises:
+        UserError: it isn't one, or can't be reached.
+    """
+    from data.voc import VocFolder
+
+    sets = VocFolder(voc, voc.removeprefix("voc:")).sets("test")
+    return {"train": voc, "unlabelled": None, "test": None if sets is None else voc}
+
+
+def plan_voc(config: Config) -> Request:
+    """Ask for the manifest of `evaluate.voc`, whose annotations are part of what its labels are hashed from."""
+    assert config.evaluate.voc is not None
+    where = voc_sources(config.evaluate.voc)
+    return STAGE.request(
+        settings={"hold_out": where["test"] is None},
+        seed=config.seed,
+        outside={"sources": where, "max_rejected": config.data.max_rejected},
+    )
+
+
 def plan(config: Config, only: str | None = None) -> Request:
     """Ask for the manifest of the run's data, or of another source, of which nothing is held out.
 

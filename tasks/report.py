@@ -95,7 +95,11 @@ def build(job: Job) -> Outcome:
             codes=learned == "codes",
             sheets=sheets,
             quality=_quality(scores, "codes" if learned == "codes" else "clusters"),
-            scores=tuple(Score(**row) for row in scores if row["evaluation"] in EVALUATIONS),
+            scores=tuple(
+                Score(**row)
+                for row in scores
+                if row["evaluation"] in EVALUATIONS and not row["setting"].startswith("class=")
+            ),
             costs=_costs(scores, models),
             models=models,
             classes=tuple(meta["classes"] or ()),

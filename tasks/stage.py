@@ -169,18 +169,23 @@ class Job:
         """Whether the artifact that such content names is there: then nothing need be written."""
         return self.store.has(self.request.artifact(self.store, content))
 
-    def images(self, size: int) -> Images:
-        """Pixels of the manifest's images by index, for networks that see `size` px."""
+    def images(self, size: int, *, whole: bool = False) -> Images:
+        """Pixels of the manifest's images by index, for networks that see `size` px.
+
+        Args:
+            size: side of the squares that are seen, px; some more are stored, for random crops.
+            whole: all of each image, within exactly `size` px.
+        """
         from data import images, schemas, tables
 
         manifest = self.request.inputs["manifest"]
-        stored = images.stored_size(size)
-        known = (manifest.fingerprint, stored)
+        stored = size if whole else images.stored_size(size)
+        known = (manifest.fingerprint, stored, whole)
         if known not in self.images_cache:
             table = tables.read_table(self.path("manifest") / "images.parquet", schemas.MANIFEST)
             sources = {role: source for role, source in self.request.outside["sources"].items() if source}
             self.images_cache[known] = images.open_images(
-                table, sources, stored, cache=self.store.cache("images"), workers=self.compute.workers
+                table, sources, stored, cache=self.store.cache("images"), workers=self.compute.workers, whole=whole
             )
         opened: Images = self.images_cache[known]
         return opened

@@ -35,6 +35,9 @@ EVALUATIONS: Mapping[str, str] = {
     "few-label": "Classifier, from the drawn labels",
     "linear": "Linear probe",
     "knn": "kNN",
+    "detection": "Detection, trained further",
+    "segmentation": "Segmentation, trained further",
+    "multi-label": "Classes in a photograph, trained further",
 }
 """Evaluations in the order of the table, as named in `scores.parquet` -> as shown."""
 
@@ -418,9 +421,9 @@ def number(value: float) -> str:
     return f"{value:.4g}".replace("-", "−") if isfinite(value) else str(value)
 
 
-def cell_value(cell: Cell, proportion: bool) -> str:
-    """A cell's value: per cent for proportions, else four digits."""
-    return percent(cell.value) if proportion else number(cell.value)
+def cell_value(cell: Cell, share: bool) -> str:
+    """A cell's value: per cent for shares, else four digits."""
+    return percent(cell.value) if share else number(cell.value)
 
 
 def _chart(data: ReportData, found: Board) -> dict[str, Any] | None:

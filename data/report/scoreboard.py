@@ -12,6 +12,11 @@ from data.intervals import newcombe, wilson
 PROPORTIONS = frozenset({"accuracy", "top1", "top5"})
 """Metrics that are a share of n images judged right: shown in per cent, with Wilson's interval."""
 
+MEANS = frozenset({"voc_map", "voc07_map", "coco_map", "coco_map75", "miou", "pixel_accuracy"})
+"""Metrics between 0 and 1 that are no share of n: shown in per cent, with the interval that their own rows give."""
+LOW, HIGH = "_low", "_high"
+"""What the metric of a row ends with that is an end of another's 95 % interval."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -41,6 +46,11 @@ class Column:
         """Whether the values are shares of images."""
         return self.metric in PROPORTIONS
 
+    @property
+    def share(self) -> bool:
+        """Whether the values lie between 0 and 1, the higher the better."""
+        return self.proportion or self.metric in MEANS
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -51,9 +61,9 @@ class Cell:
         spread: standard deviation over seeds, from two on.
         seeds: how many.
         n: images each value was measured on; the smallest if they differ.
-        low: lower end of the 95 % interval, for proportions.
+        low: lower end of the 95 % interval, for shares.
         high: upper end of it.
-        best: whether no other model of the column has a higher value; only for proportions.
+        best: whether no other model of the column has a higher value; only for shares.
     """
 
     value: float
@@ -107,19 +117,30 @@ def board(scores: Sequence[Score], models: Mapping[str, str], evaluations: Seque
     Values that are not finite are left out.
     """
     seen: dict[tuple[str, Column], list[Score]] = {}
+    bounds: dict[tuple[str, Column, str], float] = {}
     for score in scores:
-        if isfinite(score.value):
+        if not isfinite(score.value):
+            continue
+        for end in (LOW, HIGH):
+            metric = score.metric.removesuffix(end)
+            if metric != score.metric and metric in MEANS:
+                bounds[score.model, Column(score.evaluation, metric, score.split, score.setting), end] = score.value
+                break
+        else:
             column = Column(score.evaluation, score.metric, score.split, score.setting)
             seen.setdefault((score.model, column), []).append(score)
     columns = list(dict.fromkeys(column for _, column in seen))
     rank = {name: i for i, name in enumerate(evaluations)}
-    columns.sort(key=lambda c: (rank.get(c.evaluation, len(rank)), not c.proportion))
+    columns.sort(key=lambda c: (rank.get(c.evaluation, len(rank)), not c.share))
     names = {model for model, _ in seen}
     order = [
         *(m for m in models if m in names),
         *dict.fromkeys(s.model for s in scores if s.model in names - set(models)),
     ]
-    cells = {place: _cell(place[1], group) for place, group in seen.items()}
+    cells = {
+        (model, column): _cell(column, group, bounds.get((model, column, LOW)), bounds.get((model, column, HIGH)))
+        for (model, column), group in seen.items()
+    }
     top = {column: max(cell.value for (_, c), cell in cells.items() if c == column) for column in columns}
     count = {column: sum(c == column for _, c in cells) for column in columns}
     rows = []
@@ -127,7 +148,7 @@ def board(scores: Sequence[Score], models: Mapping[str, str], evaluations: Seque
         line: list[Cell | None] = []
         for column in columns:
             cell = cells.get((model, column))
-            if cell is not None and column.proportion and count[column] > 1 and cell.value == top[column]:
+            if cell is not None and column.share and count[column] > 1 and cell.value == top[column]:
                 cell = Cell(cell.value, cell.spread, cell.seeds, cell.n, cell.low, cell.high, best=True)
             line.append(cell)
         rows.append(Row(model, models.get(model, model), tuple(line)))
@@ -150,11 +171,12 @@ def headline(found: Board, evaluation: str, final: str, scratch: str) -> Headlin
     return None
 
 
-def _cell(column: Column, scores: Iterable[Score]) -> Cell:
+def _cell(column: Column, scores: Iterable[Score], low: float | None, high: float | None) -> Cell:
     group = list(scores)
     values = [score.value for score in group]
     value, n = fmean(values), min(score.n for score in group)
     spread = stdev(values) if len(values) > 1 else None
     bounded = column.proportion and n > 0 and 0 <= value <= 1
-    low, high = wilson(value, n) if bounded else (None, None)
+    if bounded:
+        low, high = wilson(value, n)
     return Cell(value, spread, len(values), n, low, high)

@@ -4,6 +4,7 @@
     folder:PATH               image files, in class sub-folders or not
     parquet:PATH              Parquet file, folder or glob in the Hugging Face layout
     torchvision:NAME          CIFAR10, STL10, ImageNet ...
+    voc:PATH                  photographs with boxes and masks, in PASCAL VOC's layout
 
 PATH may be any fsspec URL. A source lists and reads; it decodes nothing (that is `data.images`) and knows nothing of
 the manifest.
@@ -28,6 +29,7 @@ SOURCES: dict[str, str] = {
     "folder:PATH": "image files, in class sub-folders or not",
     "parquet:PATH": "a Parquet file, folder or glob: image (bytes, path), optional label",
     "torchvision:NAME": "CIFAR10, STL10, ImageNet ...: a local copy, or downloaded; NAME?root=FOLDER",
+    "voc:PATH": "PASCAL VOC's layout: JPEGImages, Annotations, SegmentationClass, ImageSets; or Penn-Fudan's",
 }
 """What `open_source` takes, with a line on each."""
 
@@ -118,6 +120,10 @@ class Source(ABC):
             )
         return [known[uri] for uri in uris]
 
+    def annotations(self, entries: Sequence[Entry]) -> list[str] | None:
+        """A hash of what is said about each image besides its label, one per entry; None in a source that says nothing."""
+        return None
+
     def stamp(self) -> str | None:
         """What changes whenever the images may have, told without listing them; None where only listing tells.
 
@@ -174,7 +180,7 @@ def open_source(spec: str, role: Split) -> Source:
         from data.sources.digits import DigitsSource
 
         return DigitsSource(spec, role)
-    if kind in ("folder", "parquet", "torchvision"):
+    if kind in ("folder", "parquet", "torchvision", "voc"):
         if not place:
             raise ConfigError(f"source {spec!r}: nothing after {kind}:; write {kind}:PLACE")
         if kind == "folder":
@@ -185,6 +191,10 @@ def open_source(spec: str, role: Split) -> Source:
             from data.sources.parquet import ParquetSource
 
             return ParquetSource(spec, place)
+        if kind == "voc":
+            from data.sources.voc import VocSource
+
+            return VocSource(spec, place, role)
         from data.sources.torchvision import TorchvisionSource
 
         return TorchvisionSource(spec, place, role)
