@@ -48,3 +48,20 @@ def paired(differences: Sequence[float], level: float = 0.95) -> tuple[float, fl
     mean = fmean(differences)
     half = float(stdtrit(n - 1, (1 + level) / 2)) * stdev(differences) / sqrt(n)
     return mean, mean - half, mean + half
+
+
+def paired_shares(first_only: int, second_only: int, n: int, z: float = Z95) -> tuple[float, float, float]:
+    """Difference p - q of two shares of the same n >= 1 trials (Agresti and Min 2005) -> (difference, low, high).
+
+    The difference is the plain one; the interval is Wald's after half a trial was added to each of the four outcomes, which
+    keeps its promise from small n on.
+
+    Args:
+        first_only: trials in which the first alone is right.
+        second_only: trials in which the second alone is.
+        n: all trials.
+        z: quantile of the standard normal.
+    """
+    a, b, m = first_only + 0.5, second_only + 0.5, n + 2
+    centre, half = (a - b) / m, z * sqrt((a + b) - (a - b) ** 2 / m) / m
+    return (first_only - second_only) / n, max(-1.0, centre - half), min(1.0, centre + half)

@@ -53,6 +53,25 @@ SCORES = pa.schema([
     _column("seed", pa.int64()),
     _column("n", pa.int64()),
 ])  # fmt: skip
+OUTCOMES = pa.schema([
+    _column("evaluation", pa.string()),
+    _column("model", pa.string()),
+    _column("metric", pa.string()),
+    _column("setting", pa.string()),
+    _column("index", pa.int64()),
+    _column("right", pa.bool_()),
+])  # fmt: skip
+"""Beside the scores of a model: which test images they are right about, so that models can be compared image by image."""
+LEADERBOARD = pa.schema([
+    *(_column(name, pa.string()) for name in ("entry", "pretext", "teacher", "transfer", "student")),
+    *(_column(name, pa.string()) for name in ("evaluation", "model", "metric", "setting")),
+    _column("value", pa.float64()),
+    _column("spread", pa.float64(), nullable=True),
+    _column("seeds", pa.int64()),
+    _column("n", pa.int64()),
+    *(_column(name, pa.float64(), nullable=True) for name in ("behind", "low", "high")),
+])  # fmt: skip
+"""Scores of several runs: mean and deviation over seeds, and the difference to the best with its 95 % interval."""
 
 
 def features(dim: int, model: str, layer: str) -> pa.Schema:

@@ -125,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--protocols", nargs="+", choices=_protocols(), metavar="NAME", help=f"which evaluations: {', '.join(_protocols())} (default: those of --data)")  # fmt: skip
     storing(sub)
     printing(sub)
+    sub = command("compare", _compare, "run several configurations and put them into one leaderboard")
+    sub.add_argument("recipes", nargs="+", metavar="RECIPE", help="names that `list` shows, or YAML files")
+    sub.add_argument("--vary", action="append", default=[], metavar="KEY=A,B", help="values of a key to compare, such as pretext.method=simclr,swav; may be repeated: all combinations")  # fmt: skip
+    configurable(sub)
+    sub.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each (default: 1)")
+    storing(sub)
+    printing(sub)
     sub = command("reproduce", _reproduce, "put claims of the papers to the test")
     sub.add_argument("claims", nargs="*", metavar="CLAIM", help="names that `list` shows (default: all)")
     sub.add_argument("--scale", choices=["cpu", "gpu"], default="cpu", help="minutes a run on two cores, or hundreds of epochs (default: cpu)")  # fmt: skip
@@ -175,6 +182,21 @@ def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
         "store": str(Path(config.store).expanduser().absolute()),
     }
     return _flow("flows.evaluate", "evaluate", parameters, options.json, terminal)
+
+
+def _compare(options: argparse.Namespace, terminal: Terminal) -> int:
+    from flows.variants import configurations, pairs, standings
+
+    vary = {key: text.split(",") for key, text in pairs("--vary", options.vary).items()}
+    settings = pairs("--set", options.settings)
+    named = [name if name in NAMES else str(Path(name).absolute()) for name in options.recipes]
+    configurations(named, vary, settings)  # refused before Prefect is imported
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds {options.seeds}: a configuration takes one run or more")
+    store = str(Path(options.store or Config().store).expanduser().absolute())
+    Store(store)
+    parameters = {"recipes": named, "vary": vary, "settings": settings, "seeds": options.seeds, "store": store}
+    return _flow("flows.compare", "compare", parameters, options.json, terminal, standings)
 
 
 def _reproduce(options: argparse.Namespace, terminal: Terminal) -> int:

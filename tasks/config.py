@@ -181,9 +181,11 @@ class Evaluate(Frozen):
         None,
         description="Photographs with boxes or masks for detection, segmentation and multi-label: voc:PATH, a folder in PASCAL VOC's layout.",
     )
-    detection: Detection = Detection()
-    segmentation: Segmentation = Segmentation()
-    multi_label: MultiLabel = MultiLabel()
+    detection: Detection = Field(Detection(), description="How a detector is trained on evaluate.voc.")
+    segmentation: Segmentation = Field(Segmentation(), description="How a segmenter is trained on evaluate.voc.")
+    multi_label: MultiLabel = Field(
+        MultiLabel(), description="How a classifier of photographs is trained on evaluate.voc."
+    )
     knn_neighbours: list[int] = Field(
         [20, 200],
         min_length=1,

@@ -9,7 +9,9 @@ from tasks.config import DOWNSTREAM, Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="evaluate", kind="scores", version=3, process="train")
+ALIGNED = 2048
+"""Images, at most, of which two views are compared."""
+STAGE = Stage(name="evaluate", kind="scores", version=4, process="train")
 
 
 def plan(
@@ -56,21 +58,31 @@ def build(job: Job) -> Outcome:
     import torch
 
     from data.checkpoints import read_description
-    from data.schemas import SCORES
+    from data.draws import key, permutation
+    from data.schemas import OUTCOMES, SCORES
     from data.tables import read_vectors, write_table
     from models.cost import operations, weight_bits
-    from models.evaluation.health import health
-    from models.evaluation.knn import knn_accuracy
+    from models.evaluation.health import alignment, health, uniformity
+    from models.evaluation.knn import knn_classes
     from models.evaluation.linear import linear_probe
     from tasks import training
 
     wish = job.settings
     classes = len(job.meta("manifest")["classes"])
     rows: list[tuple[Any, ...]] = []
+    outcomes: dict[str, list[Any]] = {name: [] for name in OUTCOMES.names}
     chosen: dict[str, Any] = {}
 
     def add(evaluation: str, metric: str, setting: str, value: float, n: int, split: str = "test") -> None:
         rows.append((evaluation, wish["model"], metric, split, setting, float(value), job.seed, n))
+
+    def classified(evaluation: str, setting: str, right: Any) -> None:
+        """Top-1 accuracy on the labelled test images, and which of them were right."""
+        add(evaluation, "top1", setting, right.mean(), len(right))
+        for name, value in zip(OUTCOMES.names, (evaluation, wish["model"], "top1", setting), strict=False):
+            outcomes[name].append(np.full(len(right), value, object))
+        outcomes["index"].append(index)
+        outcomes["right"].append(right)
 
     index, label = training.manifest_rows(job.path("manifest"), ("test",))
     index, label = index[label >= 0], label[label >= 0]
@@ -86,29 +98,32 @@ def build(job: Job) -> Outcome:
 
         bank, bank_labels = labelled("train", "train")
         queries, query_labels = labelled("test", "test")
-        for metric, value in health(bank.numpy()).items():
+        for metric, value in (health(bank.numpy()) | {"uniformity": uniformity(bank.numpy())}).items():
             add("health", metric, f"layer={layer}", value, len(bank), "train")
         if "knn" in wish["protocols"]:
             temperature = wish["knn_temperature"]
             ks = [k for k in wish["knn_neighbours"] if k <= len(bank)] or [len(bank)]
-            found = knn_accuracy(
-                bank, bank_labels, queries, query_labels, ks=ks, temperature=temperature, classes=classes
-            )
-            for k, value in found.items():
-                add("knn", "top1", f"k={k} T={temperature} layer={layer}", value, len(queries))
+            found = knn_classes(bank, bank_labels, queries, ks=ks, temperature=temperature, classes=classes)
+            for k, predicted in found.items():
+                classified("knn", f"k={k} T={temperature} layer={layer}", (predicted == query_labels).numpy())
         if "linear" in wish["protocols"]:
             probe = linear_probe(bank, bank_labels, queries, query_labels, classes=classes, seed=job.seed)
-            add("linear", "top1", f"layer={layer}", probe.accuracy, len(queries))
+            classified("linear", f"layer={layer}", (probe.predicted == query_labels).numpy())
             chosen["l2"] = probe.strength
     if "checkpoint" in job.request.inputs:
         trained, size = job.path("checkpoint"), wish["image_size"]
         network = training.load(trained)
         if "few-label" in wish["protocols"] and read_description(trained).get("class_names"):
             logits = training.embed(job, network, index, "logits", size)
-            add("few-label", "top1", "", float((logits.argmax(1) == label).mean()), len(label))
+            classified("few-label", "", logits.argmax(1) == label)
             if classes >= 100:
                 top5 = np.argpartition(-logits, 5, axis=1)[:, :5]
                 add("few-label", "top5", "", float((top5 == label[:, None]).any(1).mean()), len(label))
+        if "train" in job.request.inputs:
+            some, _ = training.manifest_rows(job.path("manifest"), ("train",))
+            some = np.sort(some[permutation(key(0, "alignment"), len(some))[:ALIGNED]])
+            seen = [training.embed(job, network, some, "features", size, view=f"view {n}") for n in range(2)]
+            add("health", "alignment", "layer=features", alignment(*seen), len(some), "train")
         each = operations(network, size)
         counted = {"weight_bits": weight_bits(network), "binary_operations": each.binary, "real_operations": each.real}
         for metric, count in counted.items():
@@ -116,4 +131,6 @@ def build(job: Job) -> Outcome:
     columns = (
         dict(zip(SCORES.names, zip(*rows, strict=True), strict=True)) if rows else {name: [] for name in SCORES.names}
     )
+    joined: dict[str, Any] = {name: np.concatenate(parts) if parts else [] for name, parts in outcomes.items()}
+    write_table(job.out / "outcomes.parquet", joined, OUTCOMES)
     return Outcome(rows=write_table(job.out / "scores.parquet", columns, SCORES), meta=chosen)

@@ -24,9 +24,9 @@ from data.order import Order, Repeated
 from data.schemas import CODES, LABELS, MANIFEST
 from data.tables import column, read_table, write_table
 from models.engine import History, TrainingReport, resolve_device, resolve_precision, train
-from models.inference import run
+from models.inference import augmented, run
 from models.method import Batch, Method
-from models.methods.configs import Finetune, Optimization
+from models.methods.configs import Finetune, Optimization, Views
 from models.methods.finetune import FinetuneMethod
 from models.network import Network
 from models.schedules import SCHEDULES
@@ -218,8 +218,19 @@ def _finetune_once(
     return method, fit(job, method, feed, config, epochs=1, stage=stage, part=stage)
 
 
-def embed(job: Job, network: Network, index: NDArray[np.int64], layer: str, size: int) -> NDArray[np.float32]:
-    """One layer of a network for some images, in memory: (N, D) float32."""
+def embed(
+    job: Job, network: Network, index: NDArray[np.int64], layer: str, size: int, view: str | None = None
+) -> NDArray[np.float32]:
+    """One layer of a network for some images, in memory: (N, D) float32.
+
+    Args:
+        job: of the stage.
+        network: which.
+        index: (N,) of the images.
+        layer: of the network.
+        size: side of what it sees, px.
+        view: name of a random view by the usual augmentations; None: the centre.
+    """
     device = resolve_device(job.compute.device)
     blocks = run(
         network,
@@ -230,6 +241,7 @@ def embed(job: Job, network: Network, index: NDArray[np.int64], layer: str, size
         size=size,
         device=device,
         precision=resolve_precision(job.settings["precision"], device),
+        views=None if view is None else augmented(Views(), 1, 0, view, size),
     )
     return np.concatenate([block for _, block in blocks])
 

@@ -1,13 +1,16 @@
-"""Signs of collapse in features, without labels: how many dimensions they really use."""
+"""The state of features, without labels: the dimensions they use, how evenly they fill the sphere, how still they keep."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data import draws
 from data.errors import ArtifactError
 
 _ROWS = 4096
+_EVEN = 4096
+"""Images, at most, between all of which uniformity is measured."""
 
 
 def health(x: NDArray[np.float32]) -> dict[str, float]:
@@ -44,3 +47,47 @@ def health(x: NDArray[np.float32]) -> dict[str, float]:
         "spread": float(np.sqrt(variance).mean() * np.sqrt(d)),
         "effective_rank": float(np.exp(-(share * np.log(share)).sum())),
     }
+
+
+def uniformity(x: NDArray[np.float32], t: float = 2.0) -> float:
+    """Log of the mean of exp(-t ‖z_i - z_j‖²) over pairs of unit vectors (Wang and Isola 2020, eq. 4).
+
+    Args:
+        x: (N, D) float, N >= 2; scaled to unit rows here. Of more than 4096 rows as many are drawn, always the same.
+        t: above 0; 2 in the paper.
+
+    Returns:
+        0 where all are alike, down to about -2 t (1 - 1 / D) where they fill the sphere evenly.
+
+    Raises:
+        ArtifactError: fewer than two vectors.
+    """
+    if len(x) < 2:
+        raise ArtifactError(f"uniformity of features: needs two vectors or more, got {len(x)}")
+    chosen = np.sort(draws.permutation(draws.key(0, "uniformity"), len(x))[:_EVEN])
+    z = _unit(x[chosen])
+    total = 0.0
+    for start in range(0, len(z), 512):
+        block = z[start : start + 512]
+        total += float(np.exp(-t * np.maximum(0, 2 - 2 * block @ z.T)).sum())
+    return float(np.log((total - len(z)) / (len(z) * (len(z) - 1))))  # an image and itself are no pair
+
+
+def alignment(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+    """Mean of ‖z_i - z'_i‖² over two views of each image, unit vectors (Wang and Isola 2020, eq. 3, alpha 2).
+
+    Args:
+        x: (N, D) float, features of a view of each image.
+        y: (N, D) float, of another.
+
+    Returns:
+        0 where both views are always alike, 2 where they have nothing in common.
+    """
+    return float(np.square(_unit(x) - _unit(y)).sum(axis=1).mean())
+
+
+def _unit(x: NDArray[np.float32]) -> NDArray[np.float64]:
+    x = x.astype(np.float64)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    unit: NDArray[np.float64] = x / np.where(length > 0, length, 1)
+    return unit

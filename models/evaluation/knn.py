@@ -18,7 +18,6 @@ _SIMILARITIES = 2**24
 """Similarities held at once, unless `chunk` says otherwise."""
 
 
-@torch.no_grad()
 def knn_accuracy(
     bank: Tensor,
     bank_labels: Tensor,
@@ -29,20 +28,34 @@ def knn_accuracy(
     classes: int | None = None,
     chunk: int | None = None,
 ) -> dict[int, float]:
-    """Share of the queries classified as labelled, for each k, from one pass.
+    """Share of the queries classified as labelled, k -> accuracy in [0, 1]; `query_labels` (M,), the rest `knn_classes`'."""
+    found = knn_classes(bank, bank_labels, queries, ks, temperature, classes, chunk)
+    return {k: float((predicted == query_labels).double().mean()) for k, predicted in found.items()}
+
+
+@torch.no_grad()
+def knn_classes(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    ks: Sequence[int] = (10, 20, 100, 200),
+    temperature: float = 0.07,
+    classes: int | None = None,
+    chunk: int | None = None,
+) -> dict[int, Tensor]:
+    """The class of each query, for each k, from one pass.
 
     Args:
         bank: (N, D) features of the training images; scaled to unit rows here, as are the queries.
         bank_labels: (N,) int64, 0 to classes - 1.
         queries: (M, D) features, on the bank's device.
-        query_labels: (M,) int64.
         ks: numbers of neighbours. Those above N are left out of the result.
         temperature: T, above 0.
         classes: number of classes; None: one more than the largest label of the bank.
         chunk: queries compared at once; None: as many as fit a fixed memory. Doesn't change the result.
 
     Returns:
-        k -> accuracy in [0, 1]. Of equal scores the lower class wins.
+        k -> (M,) int64. Of equal scores the lower class wins.
 
     Raises:
         DataError: no query, or no k that the bank has images for.
@@ -59,7 +72,7 @@ def knn_accuracy(
     bank = F.normalize(bank.float(), dim=1)
     queries = F.normalize(queries.float(), dim=1)
     chunk = chunk or max(1, _SIMILARITIES // len(bank))
-    correct = dict.fromkeys(ks, 0)
+    found = {k: bank_labels.new_empty(len(queries)) for k in ks}
     for start in range(0, len(queries), chunk):
         s, neighbour = (queries[start : start + chunk] @ bank.T).topk(ks[-1], dim=1)
         # Relative to the nearest one, which no prediction depends on: exp(1 / T) overflows for a small T.
@@ -70,5 +83,5 @@ def knn_accuracy(
         for k in ks:
             score.scatter_add_(1, label[:, used:k], weight[:, used:k])
             used = k
-            correct[k] += int((score.argmax(dim=1) == query_labels[start : start + chunk]).sum())
-    return {k: n / len(queries) for k, n in correct.items()}
+            found[k][start : start + chunk] = score.argmax(dim=1)
+    return found

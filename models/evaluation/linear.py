@@ -41,6 +41,7 @@ class LinearProbe:
         validation: strength -> accuracy on the validation part; empty if there was nothing to choose by.
         weight: (D, C) float32, for features as given (not standardised).
         bias: (C,) float32.
+        predicted: (M,) int64, the class of each test image.
     """
 
     accuracy: float
@@ -48,6 +49,7 @@ class LinearProbe:
     validation: dict[float, float]
     weight: Tensor
     bias: Tensor
+    predicted: Tensor
 
 
 def linear_probe(
@@ -117,8 +119,9 @@ def linear_probe(
     solution = _fit(x, train_labels, classes, strength, iterations, start, _FINE, basis)
     weight = solution[:-1] * scale[:, None]
     bias = solution[-1] - mean @ weight
-    accuracy = _accuracy((test.float() - mean) * scale, test_labels, solution[:-1], solution[-1])
-    return LinearProbe(accuracy, strength, scores, weight, bias)
+    predicted = _classes((test.float() - mean) * scale, solution[:-1], solution[-1])
+    accuracy = float((predicted == test_labels).double().mean())
+    return LinearProbe(accuracy, strength, scores, weight, bias, predicted)
 
 
 def _held_back(labels: Tensor, share: float, seed: int) -> Tensor:
@@ -184,4 +187,8 @@ def _basis(x: Tensor) -> Basis:
 
 
 def _accuracy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> float:
-    return float((torch.addmm(bias, x, weight).argmax(dim=1) == y).double().mean())
+    return float((_classes(x, weight, bias) == y).double().mean())
+
+
+def _classes(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.addmm(bias, x, weight).argmax(dim=1)
