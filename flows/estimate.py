@@ -223,7 +223,9 @@ class _Estimator:
         for record in (json.loads(path.read_text()) for path in records):
             config = record["config"]
             places = {role: config["data"][role] for role in wanted}
-            if label != "manifest":  # of cluster.data or assign.data
+            if label == "manifest-voc":
+                places = wanted | {"train": config["evaluate"].get("voc")}
+            elif label != "manifest":  # of cluster.data or assign.data
                 section = label.removeprefix("manifest-")
                 places = {
                     "train": config[section]["data"] or config["cluster"]["data"],
@@ -448,6 +450,23 @@ def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
     images, cost = _images(inputs), inputs["checkpoint"].cost if "checkpoint" in inputs else None
     width = inputs["train"].width if "train" in inputs else 0
     return _Size(7, 3e3, images.test * ((cost.forward if cost else 0.0) + 2.0 * images.train * width))
+
+
+def _downstream(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
+    """Training further: the backbone at the photographs' size; heads are not counted."""
+    wish, of_student = request.settings["training"], estimator.config.transfers
+    network: Any = estimator.config.student if of_student or "checkpoint" not in inputs else estimator.config.pretext
+    size = request.settings["image_size"]
+    cost = _classifier(network.backbone, network.width, size, 2)
+    area = (wish.get("side", size) / size) ** 2
+    images = _images(inputs)
+    passes = wish["steps"] * wish["batch_size"] * cost.step + images.test * cost.forward
+    estimator._assume("detection, segmentation: the backbone alone; heads come on top")
+    return _Size(10, 3e3, passes * area)
+
+
+for _name in ("detection", "segmentation", "multi_label"):
+    _SIZES[_name] = _downstream
 
 
 @_size_of("scores")

@@ -16,6 +16,7 @@ from voc_folder import divide, draw_shapes
 from data.draws import Draws
 from data.errors import ConfigError
 from data.tables import read_table
+from flows.estimate import estimate
 from flows.recipes import override
 from models.evaluation.boxes import Truth
 from models.method import Batch, Progress
@@ -88,6 +89,15 @@ def test_the_transferred_student_is_measured_beside_the_same_from_scratch(place:
     again = run_chain(config, "downstream")
     assert again.made == ran.made
     assert all(row["cached"] for row in again.result["stages"])
+
+
+def test_a_dry_run_finds_what_is_there(place: Path) -> None:
+    config = small(place)
+    ran = run_chain(config, "dry")
+    planned = estimate(config)
+    assert [row.stage for row in planned.rows] == list(ran.made)
+    assert all(row.in_store for row in planned.rows)
+    assert all(row.operations > 0 for row in planned.rows if row.stage.startswith(("detection", "segmentation")))
 
 
 def test_a_changed_box_renews_what_reads_boxes(place: Path) -> None:
