@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+HELD = 2**26
+"""Values of exp(L) that are held in float64 rather than made anew in every iteration: 512 MiB."""
 EXPONENTS = 70.0
 """Largest range of L that is exponentiated: e^-70 = 4e-31, and its products with N and K, are normal float32 numbers."""
 
@@ -58,13 +60,54 @@ def prototype_scaling(
     An image's label is argmax_k (L_ik + beta_k); alpha doesn't matter for it.
 
     Args:
-        blocks: called once an iteration; yields L as blocks (n, K), each time the same in the same order.
+        blocks: yields L as blocks (n, K), each time the same in the same order. Called once where all of exp(L) may be
+            held, else once an iteration.
         iterations: at most so many, at least 1.
         tolerance: stop once sum_i |c_i / c_i' - 1| between two iterations is below; 0: never.
 
     Returns:
         (K,) float64.
     """
+    held = _held(blocks())
+    if held is not None:
+        beta = _scaled(*held, iterations, tolerance)
+        if beta is not None:
+            return beta
+    return _streamed(blocks, iterations, tolerance)
+
+
+def _held(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """exp(L_ik - m_i) (N, K) and m_i = max_k L_ik (N,), float64, if they are no more than `HELD` values."""
+    found, values = [], 0
+    for block in blocks:
+        values += block.numel()
+        if values > HELD:
+            return None
+        found.append(block.double())
+    L = torch.cat(found)
+    m = L.max(dim=1).values
+    return L.sub_(m[:, None]).exp_(), m
+
+
+def _scaled(P: Tensor, m: Tensor, iterations: int, tolerance: float) -> Tensor | None:
+    """`prototype_scaling` by two matrix-vector products an iteration; None where a sum vanishes in float64."""
+    N, K = P.shape
+    alpha = torch.zeros_like(m)
+    beta = math.log(N / K) - (m.exp() @ P).log()
+    for _ in range(1, iterations):
+        if not bool(beta.isfinite().all()):
+            return None
+        shift = beta.max()
+        row = P @ (beta - shift).exp()
+        old, alpha = alpha, -(row.log() + shift + m)
+        beta = math.log(N / K) - (row.reciprocal() @ P).log() + shift
+        if float(torch.expm1(old - alpha).abs().sum()) < tolerance:
+            break
+    return beta if bool(beta.isfinite().all()) else None
+
+
+def _streamed(blocks: Callable[[], Iterable[Tensor]], iterations: int, tolerance: float) -> Tensor:
+    """`prototype_scaling` on logarithms, holding a block at a time."""
     beta: Tensor | None = None
     old: list[Tensor] = []
     for _ in range(iterations):

@@ -11,6 +11,7 @@ from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
+from models.losses import sinkhorn as losses
 from models.losses.sinkhorn import prototype_scaling, sinkhorn
 
 
@@ -131,7 +132,7 @@ def test_labels_of_a_data_set_are_those_of_the_codes(iterations):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 25])
-def test_scalings_and_their_end_are_those_of_selas_algorithm(steps):
+def test_scalings_and_their_end_are_those_of_selas_algorithm(steps, monkeypatch):
     """r = (1/K) / (P c), c = (1/N) / (P^T r) in floats, until sum |c / c' - 1| is below the tolerance."""
     log_p = F.log_softmax(5 * cosines(40, 6, seed=2), dim=1)
     P, N, K = np.exp(3 * log_p.numpy()).T, 40, 6
@@ -146,14 +147,32 @@ def test_scalings_and_their_end_are_those_of_selas_algorithm(steps):
         calls.append(1)
         return torch.split(3 * log_p, 9)
 
-    beta = prototype_scaling(blocks, tolerance=change * (1 + 1e-6))
     # A pass computes c from the last r, and then the next r: it ends one r after the loop above.
-    assert len(calls) == steps + 1
-    np.testing.assert_allclose(beta.exp().numpy(), 1 / K / (P @ c), rtol=1e-9)
-    assert beta.dtype == torch.float64
+    expected = 1 / K / (P @ c)
+    held = prototype_scaling(blocks, tolerance=change * (1 + 1e-6))
+    assert len(calls) == 1
+    further = prototype_scaling(blocks, tolerance=change * (1 - 1e-6))
+    monkeypatch.setattr(losses, "HELD", 100)  # in blocks, of which not all are held
     calls.clear()
-    prototype_scaling(blocks, tolerance=change * (1 - 1e-6))
-    assert len(calls) == steps + 2
+    beta = prototype_scaling(blocks, tolerance=change * (1 + 1e-6))
+    assert len(calls) == steps + 1 + 1  # the first finds that there are too many
+    for found in (held, beta):
+        np.testing.assert_allclose(found.exp().numpy(), expected, rtol=1e-9)
+        assert found.dtype == torch.float64
+    calls.clear()
+    torch.testing.assert_close(prototype_scaling(blocks, tolerance=change * (1 - 1e-6)), further)
+    assert len(calls) == steps + 2 + 1
+
+
+def test_what_vanishes_in_float64_is_scaled_on_logarithms():
+    L = 2000 * F.log_softmax(3 * cosines(20, 4, seed=5), dim=1)  # down to e^-8000
+    assert (
+        not bool((L - L.max(dim=1, keepdim=True).values).exp().sum(dim=0).log().isfinite().all())
+        or float(L.min()) < -745
+    )
+    beta = prototype_scaling(in_blocks(L, 6), iterations=50)
+    assert bool(beta.isfinite().all())
+    torch.testing.assert_close(beta, losses._streamed(in_blocks(L, 6), 50, 0.0))
 
 
 def test_at_large_lambda_labels_are_the_best_equal_partition():
