@@ -9,7 +9,7 @@ features enter at embed; `learns_from` tells what transfer reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -27,14 +27,17 @@ from tasks import (
     external,
     finetune,
     labels,
+    layers,
     manifest,
     multi_label,
+    nonlinear,
     predict,
     pretext,
     propagate,
     report,
     scores,
     segmentation,
+    stability,
     transfer,
 )
 from tasks.config import Config
@@ -106,6 +109,22 @@ class NotNeeded:
 
 Skip = Callable[[NotNeeded], None]
 """Is told of each stage that this run does without."""
+
+
+def label_draws(config: Config) -> Iterator[tuple[str, int, Config]]:
+    """The draws of `label-efficiency`: how many labels, which draw, and the configuration that draws them.
+
+    None is the run's own draw, which the recipe may have been tuned on.
+    """
+    amounts: list[tuple[str, dict[str, Any]]] = [
+        *((f"{100 * share:g}pc", {"label_fraction": share, "labels_per_class": None}) for share in config.evaluate.label_fractions),
+        *((f"{n}each", {"label_fraction": None, "labels_per_class": n}) for n in config.evaluate.labels_per_class),
+    ]  # fmt: skip
+    first = (config.seed if config.data.label_seed is None else config.data.label_seed) + 1
+    for amount, update in amounts:
+        for draw in range(config.evaluate.label_draws):
+            data = config.data.model_copy(update={**update, "label_seed": 1000 * first + draw})
+            yield amount, draw, config.model_copy(update={"data": data})
 
 
 def chain(config: Config, step: Step, look: Look, skip: Skip = lambda stage: None) -> dict[str, Handle]:
@@ -281,7 +300,10 @@ class _Layout:
         config = self.config
         elsewhere = (config.assign.data or config.cluster.data) if config.transfers else None
         assigned = self.images_of(elsewhere, "assign")
-        evaluations = (self.evaluate() if measure else {}) | self.downstream()
+        evaluations = ((self.evaluate() | self.look_closer()) if measure else {}) | self.downstream()
+        if "stability" in config.evaluate.protocols and "cluster" in self.made:
+            features = self.features_of(config.cluster.data, "cluster")
+            evaluations["stability"] = self.make("stability", partial(stability.plan, config), features=features)
         pseudo_labels = {"clusters": self.made["cluster"], "assignments": self.made["assign"]} if "assign" in self.made else {}  # fmt: skip
         own = {} if elsewhere else self.having("codes")
         table = self.make("scores", partial(scores.plan, config), manifest=assigned, **pseudo_labels, **own, **evaluations)  # fmt: skip
@@ -298,6 +320,45 @@ class _Layout:
             **pseudo_labels,
             **self.having("labels", *trained),
         )
+
+    def look_closer(self) -> dict[str, Handle]:
+        """What else is asked of the models that no label has touched: probes of layers, other draws of few labels."""
+        config, images = self.config, self.made["manifest"]
+        wished = set(config.evaluate.protocols)
+        found = {}
+        for name in ("teacher", "student-transferred"):
+            model = self.models.get(name)
+            if model is None:
+                continue
+            inputs = {"manifest": images, "checkpoint": model}
+            for protocol, plan in (("layers", layers.plan), ("nonlinear", nonlinear.plan)):
+                if protocol in wished:
+                    label = f"{protocol}-{name}"
+                    found[label] = self.make(label, partial(plan, config, model=name), **inputs)
+        if "label-efficiency" in wished:
+            found |= self.draw_labels("student-transferred" if config.transfers else "teacher")
+        return found
+
+    def draw_labels(self, name: str) -> dict[str, Handle]:
+        """Few labels, drawn anew several times, fine-tuned and with frozen features.
+
+        Args:
+            name: of the model that is tuned.
+        """
+        images, found = self.made["manifest"], {}
+        if self.models[name] is None:
+            return {}
+        few = self.config.evaluate.model_copy(update={"protocols": ["few-label"]})
+        measured = self.config.model_copy(update={"evaluate": few})
+        for amount, draw, config in label_draws(self.config):
+            labelled = self.make(f"labels-{amount}-draw{draw}", partial(labels.plan, config), manifest=images)
+            for how in ("tuned", "frozen"):
+                tuning = config.model_copy(update={"finetune": config.finetune.model_copy(update={"freeze": how == "frozen", "learning_rates": []})})  # fmt: skip
+                place = f"{amount}-draw{draw}-{how}"
+                tuned = self.make(f"finetune-{place}", partial(finetune.plan, tuning, role="student"), manifest=images, labels=labelled, checkpoint=self.models[name])  # fmt: skip
+                told = {"evaluation": "label-efficiency", "setting": f"labels={amount} {how}", "seed": draw}
+                found[f"evaluate-{place}"] = self.make(f"evaluate-{place}", partial(evaluate.plan, measured, model=name, told=told), manifest=images, checkpoint=tuned)  # fmt: skip
+        return found
 
     def downstream(self) -> dict[str, Handle]:
         """Scores of what no label has touched, trained further on other photographs, and of the same from scratch."""

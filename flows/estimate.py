@@ -469,6 +469,30 @@ for _name in ("detection", "segmentation", "multi_label"):
     _SIZES[_name] = _downstream
 
 
+@_size_of("layers")
+def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
+    images, cost, wish = _images(inputs), inputs["checkpoint"].cost, request.settings
+    assert cost is not None
+    maps = len([name for name in cost.widths if name not in ("features", "logits")])
+    probes = 6.0 * 9216 * 5 * images.classes * maps  # five rates, forward and backward
+    return _Size(maps, 3e3, images.labelled * wish["epochs"] * (cost.forward + probes))
+
+
+@_size_of("nonlinear")
+def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
+    images, cost, wish = _images(inputs), inputs["checkpoint"].cost, request.settings["nonlinear"]
+    assert cost is not None
+    trainings = max(1, len(wish["layers"]))
+    return _Size(1 + trainings, 3e3, 3 * cost.forward * images.labelled * wish["epochs"] * trainings)
+
+
+@_size_of("stability")
+def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
+    wish, given = request.settings, inputs["features"]
+    d = min(wish["pca"] or given.width, given.width)
+    return _Size(2, 3e3, 2.0 * given.rows * wish["k"] * d * wish["iterations"] * wish["seeds"])
+
+
 @_size_of("scores")
 def _(estimator: _Estimator, request: Request, inputs: Inputs) -> _Size:
     return _Size(sum(given.rows for given in inputs.values() if given.artifact.kind == "scores"), 5e3)

@@ -169,6 +169,10 @@ class Network(nn.Module):
         output = next(output for name, output in self._outputs(x) if name == layer)
         return pooled(output) if output.ndim == 4 else output.float()
 
+    def maps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(B, 3, S, S) float32 in [0, 1] -> name and (B, c, h, w) of the backbone's layers in order, as they are asked for."""
+        return self.backbone.outputs(self._seen(x))
+
     def last_map(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) float32 in [0, 1] -> (B, D, h, w): the backbone's last map, before it is averaged."""
         return list(self.backbone.layers(self._seen(x)).values())[-1]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from data.errors import DataError
 from data.types import Artifact
 from tasks.config import Config
 from tasks.stage import Job, Outcome, Request, Stage
+
+if TYPE_CHECKING:
+    from models.clustering.space import ClusterSpace
 
 STAGE = Stage(name="cluster", kind="clusters", version=3, process="plain")
 
@@ -19,18 +25,20 @@ def plan(config: Config, features: Artifact) -> Request:
     return STAGE.request(settings=settings, inputs={"features": features}, seed=seed)
 
 
-def build(job: Job) -> Outcome:
-    """Fit the clustering space on all features, then K-means in it."""
-    from dataclasses import asdict
+def clustering_points(job: Job, wish: dict[str, Any]) -> tuple[NDArray[np.float32], ClusterSpace]:
+    """The job's features in clustering space, (N, d) in order of index, and that space, fitted to them.
 
-    from data import schemas
-    from data.checkpoints import write_arrays
-    from data.store import write_json
-    from data.tables import iterate_vectors, write_table
-    from models.clustering.kmeans import kmeans
+    Args:
+        job: has the input `features`.
+        wish: `k`, `pca`, `normalise` and `whitening`.
+
+    Raises:
+        DataError: fewer images than clusters.
+    """
+    from data.tables import iterate_vectors
     from models.clustering.space import fit_space
 
-    wish, features = job.settings, job.path("features")
+    features = job.path("features")
     index = np.concatenate([block for block, _ in iterate_vectors(features)])
     if wish["k"] > len(index):
         raise DataError(
@@ -52,6 +60,21 @@ def build(job: Job) -> Outcome:
         y[row[at : at + len(block)]] = block
         at += len(block)
     assert y is not None
+    return y, space
+
+
+def build(job: Job) -> Outcome:
+    """Fit the clustering space on all features, then K-means in it."""
+    from dataclasses import asdict
+
+    from data import schemas
+    from data.checkpoints import write_arrays
+    from data.store import write_json
+    from data.tables import write_table
+    from models.clustering.kmeans import kmeans
+
+    wish = job.settings
+    y, space = clustering_points(job, wish)
     found = kmeans(
         y,
         wish["k"],
@@ -74,12 +97,12 @@ def build(job: Job) -> Outcome:
         "objective": found.objective,
         "grown": [asdict(sample) for sample in found.grown],
         "trained_on": found.trained_on,
-        "of": len(index),
+        "of": len(y),
         "empty": found.empty,
         "seed": job.seed,
     }
     write_json(job.out / "clusters.json", info)
     for sample in found.grown:
         job.log(f"k-means: outset from {sample.points} images, {sample.iterations} iterations, objective there {sample.objective:.5g}")  # fmt: skip
-    job.log(f"k-means: k = {k}, trained on {found.trained_on} of {len(index)} images, {len(found.objective)} iterations, objective {found.objective[-1]:.5g}, {found.empty} empty")  # fmt: skip
+    job.log(f"k-means: k = {k}, trained on {found.trained_on} of {len(y)} images, {len(found.objective)} iterations, objective {found.objective[-1]:.5g}, {found.empty} empty")  # fmt: skip
     return Outcome(rows=k, meta={"trained_on": found.trained_on, "empty": found.empty})

@@ -25,7 +25,7 @@ from models.methods.configs import (
     Teacher,
     TransferConfig,
 )
-from models.methods.configs.downstream import Detection, MultiLabel, Segmentation
+from models.methods.configs.downstream import Detection, MultiLabel, NonLinear, Segmentation
 
 Source = str
 _SOURCE = "digits, folder:PATH, parquet:PATH, torchvision:NAME or voc:PATH; PATH may be any fsspec URL"
@@ -165,7 +165,21 @@ class Predict(Frozen):
     balance: bool = Field(True, description="Balance what is propagated to the classes' shares in the draw of labels.")
 
 
-Protocol = Literal["knn", "linear", "few-label", "clusters", "detection", "segmentation", "multi-label"]
+Protocol = Literal[
+    "knn",
+    "linear",
+    "few-label",
+    "clusters",
+    "layers",
+    "nonlinear",
+    "label-efficiency",
+    "stability",
+    "detection",
+    "segmentation",
+    "multi-label",
+]
+UNLABELLED_MODELS: tuple[Protocol, ...] = ("layers", "nonlinear", "label-efficiency")
+"""Protocols that look at what no label has touched: the teacher, and the student after transfer."""
 DOWNSTREAM: tuple[Protocol, ...] = ("detection", "segmentation", "multi-label")
 """Protocols that train a network further, on `evaluate.voc`."""
 
@@ -175,8 +189,24 @@ class Evaluate(Frozen):
 
     protocols: list[Protocol] = Field(
         ["knn", "linear", "few-label", "clusters"],
-        description="knn and linear use all train labels, as those protocols say; few-label is the accuracy of the trained classifiers; clusters compares pseudo-labels with true ones; detection, segmentation and multi-label train the student further on evaluate.voc, beside the same network from scratch.",
+        description="knn and linear use all train labels, as those protocols say; few-label is the accuracy of the trained classifiers; clusters compares pseudo-labels with true ones; layers probes each layer, nonlinear trains an MLP and what is above a layer; label-efficiency draws several few labels anew; stability clusters with other seeds; detection, segmentation and multi-label train the student further on evaluate.voc, beside the same network from scratch.",
     )
+    layer_epochs: int = Field(
+        10, ge=1, le=1000, description="Passes over the labelled images in probes of layers (1 to 1000)."
+    )
+    nonlinear: NonLinear = Field(NonLinear(), description="How the protocol nonlinear trains.")
+    label_fractions: list[float] = Field(
+        [0.01, 0.1],
+        max_length=16,
+        description="Shares of the labels in label-efficiency (at most 16, each above 0, up to 1).",
+    )
+    labels_per_class: list[int] = Field(
+        [], max_length=16, description="Labels of each class in label-efficiency (at most 16, each 1 or more)."
+    )
+    label_draws: int = Field(
+        3, ge=1, le=100, description="Draws of each number of labels in label-efficiency (1 to 100)."
+    )
+    stability_seeds: int = Field(3, ge=2, le=100, description="Clusterings compared with each other (2 to 100).")
     voc: Source | None = Field(
         None,
         description="Photographs with boxes or masks for detection, segmentation and multi-label: voc:PATH, a folder in PASCAL VOC's layout.",

@@ -58,11 +58,14 @@ class Entry:
     def enter(self, run: str, seed: int, rows: Iterable[Mapping[str, Any]], outcomes: Iterable[Path]) -> None:
         """A run's scores, and the files that tell which images its models are right about."""
         self.runs.append(run)
+        found: dict[Column, list[float]] = {}
         for row in rows:
             if row["split"] == "test":
                 at = (row["evaluation"], row["model"], row["metric"], row["setting"])
-                self.values.setdefault(at, {})[seed] = row["value"]
+                found.setdefault(at, []).append(row["value"])  # several: draws of few labels
                 self.n[at] = row["n"]
+        for at, values in found.items():
+            self.values.setdefault(at, {})[seed] = fmean(values)
         for path in outcomes:
             table = read_table(path)
             keys = list(zip(*(column(table, name).tolist() for name in LEADERBOARD.names[5:9]), strict=True))

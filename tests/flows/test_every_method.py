@@ -357,3 +357,31 @@ def test_a_run_shows_its_warnings_in_the_end_and_in_the_report(place: Path) -> N
         assert warning.startswith("pretext: all outputs were alike after epoch 1 of 1")
         assert ran.events["pretext"]["warnings"] == [warning]
         assert warning in (ran.folder / "report.html").read_text()
+
+
+def test_a_closer_look_at_what_no_label_has_touched(place: Path) -> None:
+    closer = {
+        "protocols": ["layers", "nonlinear", "label-efficiency", "stability"],
+        "layer_epochs": 1,
+        "nonlinear": {"epochs": 1, "batch_size": 32, "hidden": 8},
+        "label_fractions": [0.2],
+        "labels_per_class": [3],
+        "label_draws": 2,
+        "stability_seeds": 2,
+    }
+    config = override(small(place, evaluate=closer), {"until": "transfer"})
+    ran = run_chain(config, "closer")
+    found_again(ran, config)
+    rows = [(row["evaluation"], row["model"], row["setting"], row["seed"]) for row in ran.result["scores"]]
+    for model in ("teacher", "student-transferred"):
+        assert [s for e, m, s, _ in rows if (e, m) == ("layers", model)] == [f"layer=conv{i}" for i in (1, 2, 3)]
+        assert [s for e, m, s, _ in rows if (e, m) == ("nonlinear", model)] == ["mlp hidden=8", "frozen up to conv2"]
+    drawn = {(s, seed) for e, m, s, seed in rows if (e, m) == ("label-efficiency", "student-transferred")}
+    assert drawn == {(f"labels={n} {how}", draw) for n in ("20pc", "3each") for how in ("tuned", "frozen") for draw in (0, 1)}  # fmt: skip
+    assert {s for e, _, s, _ in rows if e == "stability"} == {"k=6 seeds=2"}
+    first, second = (read_table(ran.path(f"labels-3each-draw{draw}") / "labels.parquet") for draw in (0, 1))
+    assert first.num_rows == second.num_rows == 6
+    assert not first.equals(second)
+    frozen, tuned = (ran.store.meta(ran.made[f"finetune-3each-draw0-{how}"]) for how in ("frozen", "tuned"))
+    assert (frozen["config"]["finetune"]["freeze"], tuned["config"]["finetune"]["freeze"]) == (True, False)
+    assert "Few labels, drawn anew" in (ran.folder / "report.html").read_text()

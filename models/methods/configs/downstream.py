@@ -10,6 +10,7 @@ from data.types import Frozen
 from models.methods.configs.shared import (
     BatchSize,
     CropMin,
+    Epochs,
     Grey,
     Jitter,
     LearningRate,
@@ -76,6 +77,28 @@ class MultiLabel(Views, Optimization, FineTuning):
 
     learning_rate: LearningRate = 0.001
     weight_decay: WeightDecay = 1e-06
+    crop_min: CropMin = 0.25
+    jitter: Jitter = 0.0
+    grey: Grey = 0.0
+
+
+class Above(Frozen):
+    """What only the non-linear probe has. Listed last among its bases, so that these fields come first in forms."""
+
+    layers: list[str] = Field(
+        [],
+        max_length=64,
+        description="Layers up to which the network stands still while all above is trained from scratch (at most 64); empty: the one in the middle.",
+    )
+    epochs: Epochs = 10
+    batch_size: BatchSize = 256
+    hidden: int = Field(1024, ge=2, le=65_536, description="Width of the MLP on the last features (2 to 65536).")
+
+
+class NonLinear(Views, Optimization, Above):
+    """What a non-linear classifier makes of frozen layers: an MLP, and the layers above one trained from scratch."""
+
+    learning_rate: LearningRate = 0.05
     crop_min: CropMin = 0.25
     jitter: Jitter = 0.0
     grey: Grey = 0.0
