@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from benchmarks.record import Comparison, middle, read
 
 HEAD = """# Performance
 
-Made by `python -m benchmarks --page` from `benchmarks/records/`; what is not measured is not here. Contestants take turns in
+Made by `python -m benchmarks --page` from `benchmarks/records/` and `benchmarks/remarks.md`; what is not measured is not here. Contestants take turns in
 one run. A ratio is ours against the peer within a round: the median over rounds, and the range. Above 1 ours is faster.
 """
 OURS, PEER = "#0b6e4f", "#8a8f98"
@@ -24,7 +25,7 @@ def write_page(records: Path, page: Path) -> None:
     """
     newest: dict[str, Path] = {}
     for folder in sorted(records.iterdir()):
-        if folder.is_dir() and any(folder.glob("*.json")) and _holds(folder):
+        if folder.is_dir() and _holds(folder):
             newest[folder.name.partition("_")[2]] = folder
     images = page.parent / "images" / "performance"
     images.mkdir(parents=True, exist_ok=True)
@@ -34,11 +35,18 @@ def write_page(records: Path, page: Path) -> None:
         parts.append(_machine(machine, folder, found, images))
     if not any("gpu" in about["environment"] and about["environment"]["gpu"] for f in newest.values() for _, about in read(f)):  # fmt: skip
         parts.append("## On a GPU\n\nNot measured yet: no claim is made.\n")
+    parts.append((Path(__file__).parent / "remarks.md").read_text())
     page.write_text("\n".join(parts))
 
 
 def _holds(folder: Path) -> bool:
-    return not (folder / "summary.md").exists() and not (folder / "scores.csv").exists()
+    """Whether a record is of speed: others hold scores, or claims."""
+    return any("settings" in told and "better" in told for told in map(_told, folder.glob("*.json")))
+
+
+def _told(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def _machine(machine: str, folder: Path, found: list[tuple[Comparison, dict[str, Any]]], images: Path) -> str:

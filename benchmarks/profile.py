@@ -1,0 +1,127 @@
+"""Where the time goes: views, a training step, K-means. Prints a table of shares.
+
+    python -m benchmarks.profile views|step|kmeans
+
+To profile an earlier state, run this file with PYTHONPATH at a worktree of it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+SHOWN = 10
+
+
+def main() -> None:
+    """One of them."""
+    {"views": views, "step": step, "kmeans": kmeans}[sys.argv[1]]()
+
+
+def views() -> None:
+    """SimCLR's two views of 64 images at 96 px, one core."""
+    import torch
+
+    from benchmarks.speed.views import photographs
+    from data.draws import Draws
+    from data.images import stored_size
+    from models.augment import two_views
+    from models.methods.configs.shared import Views
+
+    torch.set_num_threads(1)
+    images = torch.from_numpy(np.stack(photographs(stored_size(96), 64)))
+    config = Views(jitter=0.5, jitter_probability=0.8, grey=0.2, blur=0.5)
+
+    def run() -> None:
+        for epoch in range(5):
+            two_views(images, Draws(0, "profile", epoch, np.arange(64)), config, 96)
+
+    _operators(run, 2 * 64 * 5, "view")
+
+
+def step() -> None:
+    """Steps of the recipe cifar10's teacher, all cores."""
+    import torch
+
+    from benchmarks.speed.views import photographs
+    from flows.recipes.cifar10 import CONFIG
+    from models.engine import train
+    from models.method import Batch
+    from models.methods.simclr import SimCLRMethod
+
+    pixels = np.stack(photographs(32, 1024))
+
+    class Feed:
+        steps_per_epoch = 12
+
+        def batch(self, epoch: int, step: int) -> Batch:
+            rows = np.arange(step * 256, (step + 1) * 256) % len(pixels)
+            return Batch(torch.from_numpy(pixels[rows]), torch.from_numpy(rows))
+
+    def run() -> None:
+        method: Any = SimCLRMethod(CONFIG.pretext, 32, 0)  # type: ignore[arg-type]  # the recipe's is SimCLR's
+        train(
+            method, Feed(), epochs=1, seed=0, stage="profile", schedule=lambda step, steps: 1.0,
+            device=torch.device("cpu"), precision="bf16",
+        )  # fmt: skip
+
+    _operators(run, 12, "step")
+
+
+def _operators(run: Callable[[], None], n: int, what: str) -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    run()
+    began = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - began
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        run()
+    rows = sorted(seen.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    total = sum(row.self_cpu_time_total for row in rows)
+    print(f"{1000 * seconds / n:.3g} ms a {what} (not profiled)\n\n| operator | share of CPU time | calls a {what} |\n| --- | ---: | ---: |")  # fmt: skip
+    for row in rows[:SHOWN]:
+        print(f"| {row.key} | {100 * row.self_cpu_time_total / total:.1f} % | {row.count / n:.3g} |")
+
+
+def kmeans() -> None:
+    """325,000 x 256 into 500, a power-law mixture of unit vectors."""
+    from benchmarks.speed.kmeans import mixture
+    from models.clustering import kmeans as module
+
+    spent: dict[str, float] = defaultdict(float)
+    calls: dict[str, int] = defaultdict(int)
+
+    def timed(name: str) -> None:
+        inner = getattr(module, name)
+
+        def outer(*args: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return inner(*args, **options)
+            finally:
+                spent[name] += time.perf_counter() - began
+                calls[name] += 1
+
+        setattr(module, name, outer)
+
+    x = mixture(325_000)
+    for name in ("_start", "_assign", "_accumulate", "nearest_two"):
+        if hasattr(module, name):
+            timed(name)
+    began = time.perf_counter()
+    found = module.kmeans(x, 500, iterations=20, seed=0)
+    seconds = time.perf_counter() - began
+    print(f"{seconds:.3g} s, {len(found.objective)} iterations over all points, objective {found.objective[-1]:.6f}\n")
+    print("| part | share of the time | calls |\n| --- | ---: | ---: |")
+    for name, value in sorted(spent.items(), key=lambda item: -item[1]):
+        print(f"| {name} | {100 * value / seconds:.1f} % | {calls[name]} |")
+
+
+if __name__ == "__main__":
+    main()
