@@ -27,12 +27,13 @@ import numpy as np
 from benchmarks.record import Comparison, rounds
 
 N, D, K = 1_300_000, 256, 2000
-CONTESTANTS = ("ours", "faiss.Kmeans, all points", "faiss.SuperKmeans, all points", "faiss.Kmeans, its sample")
+CONTESTANTS = ("ours", "faiss.Kmeans, all points")
+OTHERS = ("faiss.SuperKmeans, all points", "faiss.Kmeans, its sample")
+"""Once each, where there are three rounds or more."""
+TOLERANCE = 1e-3
 SETTINGS = {
-    "ours": "kmeans(iterations=20, tolerance=1e-4)",
-    "faiss.Kmeans, all points": "niter=20, max_points_per_centroid=10**9, seed=0",
-    "faiss.SuperKmeans, all points": "niter=20, max_points_per_centroid=10**9, seed=0",
-    "faiss.Kmeans, its sample": "niter=20, seed=0: 256 points a centroid",
+    "ours": f"kmeans(iterations=20, tolerance={TOLERANCE:g})",
+    "faiss.Kmeans, all points": "niter=20, max_points_per_centroid=10**9, early_stop_threshold=0, seed=0",
 }
 
 
@@ -100,7 +101,7 @@ def _compare(kind: str, make: Callable[[int], np.ndarray], folder: Path, n: int,
     np.save(path, x)
     shape, size = x.shape, x.nbytes
     del x
-    seen: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
+    seen: dict[str, list[dict[str, Any]]] = {name: [] for name in (*CONTESTANTS, *OTHERS)}
 
     def run(name: str) -> Callable[[], float]:
         def once() -> float:
@@ -112,6 +113,8 @@ def _compare(kind: str, make: Callable[[int], np.ndarray], folder: Path, n: int,
         return once
 
     values = rounds({name: run(name) for name in CONTESTANTS}, times)
+    if times >= 3:
+        rounds({name: run(name) for name in OTHERS}, 1)
     path.unlink()
     target = np.median([found["objective"] for found in seen[CONTESTANTS[1]]])
     product = float(np.median([found["product_seconds"] for found in seen["ours"]]))
@@ -120,8 +123,10 @@ def _compare(kind: str, make: Callable[[int], np.ndarray], folder: Path, n: int,
             "objective_excess_percent": [100 * (found["objective"] / target - 1) for found in all_found],
             "iterations": [found["iterations"] for found in all_found],
             "peak_over_vectors": [found["peak_bytes"] / size for found in all_found],
+            "seconds": [found["seconds"] for found in all_found],
         }
         for name, all_found in seen.items()
+        if all_found
     }
     return Comparison(
         name=f"kmeans-{kind}",
@@ -132,7 +137,10 @@ def _compare(kind: str, make: Callable[[int], np.ndarray], folder: Path, n: int,
         settings=SETTINGS,
         goal=2.0,
         limit=(product, "one matrix product of all points with all centroids"),
-        notes=["Ours stops by its tolerance; how far each objective lies above that of faiss on all points is given."],
+        notes=[
+            "Ours stops by its tolerance. Given are how far each objective, over all points, lies above that of faiss on "
+            "all points, and the process's peak memory over the size of the vectors."
+        ],
         extra=extra,
     )
 
@@ -146,7 +154,7 @@ def main(contestant: str, path: str, k: int) -> None:
     if contestant == "ours":
         from models.clustering.kmeans import kmeans
 
-        found = kmeans(x, k, iterations=20, tolerance=1e-4, seed=0)
+        found = kmeans(x, k, iterations=20, tolerance=TOLERANCE, seed=0)
         centroids, iterations = found.centroids, len(found.objective)
     else:
         whole = {} if "sample" in contestant else {"max_points_per_centroid": 10**9}
@@ -154,6 +162,8 @@ def main(contestant: str, path: str, k: int) -> None:
         made = (faiss.SuperKmeans if "Super" in contestant else faiss.Kmeans)(
             x.shape[1], k, niter=20, seed=0, **whole, **gpu
         )
+        if hasattr(made.cp, "early_stop_threshold"):
+            made.cp.early_stop_threshold = 0.0
         made.train(x)
         centroids, iterations = made.centroids, 20
     seconds = time.perf_counter() - began
