@@ -264,8 +264,9 @@ def _list(options: argparse.Namespace, terminal: Terminal) -> int:
     }
     for title, entries in rows.items():
         print(title)
+        width = max(20, *(len(name) + 1 for name in entries))
         for name, text in entries.items():
-            print(f"  {name:<28}{text}".rstrip())
+            print(f"  {name:<{width}}{text}".rstrip())
     return 0
 
 
