@@ -7,7 +7,7 @@ The tile and picture tasks (jigsaw, jigsaw++, colorization, inpainting) see Imag
 every teacher is `smallconv`, its epochs such that training takes the minutes at the pace of a few trial steps. Each runs
 through the whole chain; what follows the teacher is short and equal for all, since the table is about teachers: kNN and
 linear probe of their features, NMI of their clusters, and what one student made of them. Raw pixels and a network with
-random weights enter as external features. The transfer rows start from simclr's teacher, and it is their transfer that
+random weights (on Imagenette too) enter as external features. The transfer rows start from simclr's teacher, and it is their transfer that
 takes the minutes. One seed; intervals are bootstrapped over the test images. Writes table.md, scores.csv and
 environment.json, a row after each method, and goes on where it stopped; a row whose trial had misjudged the pace is made
 again. With --at-once 2 two methods train side by side,
@@ -172,7 +172,8 @@ def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namesp
     by = name.removeprefix("transfer:") if name.startswith("transfer:") else "pseudo-labels"
     method = "simclr" if by != "pseudo-labels" else name
     trained = method in PRETEXT and issubclass(PRETEXT[method], Teacher)
-    data = "imagenette" if method in TILES else "cifar10"
+    method, _, elsewhere = method.partition(", ")  # an untrained network on the data of the tile and picture tasks
+    data = elsewhere or ("imagenette" if method in TILES else "cifar10")
     facts, (train, test) = DATA[data], sources[data]
     images = pq.read_metadata(train.removeprefix("parquet:")).num_rows
     size, epochs, seconds = facts["image_size"], 0, 60 * options.minutes
@@ -198,7 +199,9 @@ def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namesp
         epochs = epochs or pretext["epochs"]
     elif method != "hog":
         pretext = {"method": "external"} | {
-            "features": features_of(method, (train, test), size, options.store / "external" / method.replace(" ", "-"))
+            "features": features_of(
+                method, (train, test), size, options.store / "external" / name.replace(", ", "-").replace(" ", "-")
+            )
         }
     values = {
         **SHORT,
@@ -271,7 +274,7 @@ def main() -> None:
         for data, (train, test) in {"cifar10": options.cifar, "imagenette": options.imagenette}.items()
     }
     trained = [name for name, model in PRETEXT.items() if issubclass(model, Teacher)]
-    rows = ["raw pixels", "random weights", "hog", *trained, *(f"transfer:{name}" for name in TRANSFER if name != "pseudo-labels")]  # fmt: skip
+    rows = ["raw pixels", "random weights", "random weights, imagenette", "hog", *trained, *(f"transfer:{name}" for name in TRANSFER if name != "pseudo-labels")]  # fmt: skip
     made = rows_of(options.out)
     short = {row["method"] for row in made if 0 < float(row["seconds"]) < ENOUGH * 60 * options.minutes}
     done = {row["method"] for row in made} - short

@@ -124,7 +124,7 @@ def prefect(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
 def test_deployments_are_as_written(prefect: Prefect) -> None:
     written = {row["name"]: row for row in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
     found = {row["name"]: row for row in prefect.ask("/deployments/filter", limit=50)}
-    assert written.keys() == found.keys() == {"knowledge-transfer", "nightly", "evaluate"}
+    assert written.keys() == found.keys() == {"knowledge-transfer", "nightly", "compare", "evaluate"}
     for name, deployment in found.items():
         assert deployment["entrypoint"] == written[name]["entrypoint"]
         assert deployment["tags"] == written[name]["tags"]
