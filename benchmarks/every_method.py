@@ -50,7 +50,7 @@ DATA: dict[str, dict[str, Any]] = {
     "imagenette": {"image_size": 96, "labels_per_class": 50, "views": 96, "k": 100},
 }
 RESAMPLES = 10_000
-ENOUGH = 0.6
+ENOUGH = 0.8
 """Share of the minutes below which a row is made again, with the pace that it has shown."""
 _WRITING = Lock()
 
