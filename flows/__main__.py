@@ -23,7 +23,7 @@ from flows.phrases import summary
 from flows.recipes import NAMES, override, parse_settings, recipe
 from flows.run import WATCHERS, stopped, to_yaml
 from flows.terminal import Terminal
-from tasks.config import DOWNSTREAM, Config, Protocol, methods
+from tasks.config import CLOSER, DOWNSTREAM, USUAL, Config, Protocol, methods
 
 PROGRAM = "knowledge-transfer"
 INTERRUPTED = Interrupted.status
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", metavar="SOURCE", help="training images: the bank of neighbours, the probe's labels")
     sub.add_argument("--test", metavar="SOURCE", help="test images (default: 20 %% of --data held out)")
     sub.add_argument("--voc", metavar="SOURCE", help="photographs with boxes or masks, voc:PATH, to train the model further on")  # fmt: skip
-    sub.add_argument("--protocols", nargs="+", choices=_protocols(), metavar="NAME", help=f"which evaluations: {', '.join(_protocols())} (default: those of --data)")  # fmt: skip
+    sub.add_argument("--protocols", nargs="+", choices=_protocols(), metavar="NAME", help=f"which evaluations: {', '.join(_protocols())} (default: {', '.join(USUAL)})")  # fmt: skip
     storing(sub)
     printing(sub)
     sub = command("compare", _compare, "run several configurations and put them into one leaderboard")
@@ -145,8 +145,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _protocols() -> list[str]:
-    """Those that look at a model, not at a run's clusters."""
-    return [name for name in get_args(Protocol) if name != "clusters"]
+    """Those that a model alone can be measured by."""
+    return [*USUAL, *CLOSER, *DOWNSTREAM]
 
 
 def _run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -170,7 +170,7 @@ def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
     from flows.model_folder import model_folder
 
     config = override(Config(), {"store": options.store} if options.store else {})
-    usual = [name for name in _protocols() if name not in DOWNSTREAM] if options.data else []
+    usual = list(USUAL) if options.data else []
     if not (options.protocols or usual):
         raise ConfigError(f"evaluate: give --data SOURCE, or --voc SOURCE and --protocols of {', '.join(DOWNSTREAM)}")
     parameters = {

@@ -45,6 +45,8 @@ from tasks.stage import Request
 
 Handle = Any
 Plan = Callable[..., Request | Artifact]
+CLOSER: dict[str, Plan] = {"layers": layers.plan, "nonlinear": nonlinear.plan}
+"""Evaluations that look into a network."""
 DOWNSTREAM: dict[str, Plan] = {
     "detection": detection.plan,
     "segmentation": segmentation.plan,
@@ -331,7 +333,7 @@ class _Layout:
             if model is None:
                 continue
             inputs = {"manifest": images, "checkpoint": model}
-            for protocol, plan in (("layers", layers.plan), ("nonlinear", nonlinear.plan)):
+            for protocol, plan in CLOSER.items():
                 if protocol in wished:
                     label = f"{protocol}-{name}"
                     found[label] = self.make(label, partial(plan, config, model=name), **inputs)

@@ -12,7 +12,7 @@ from prefect import flow, runtime
 from data.errors import ConfigError, DataError
 from data.store import Store
 from data.types import Artifact
-from flows.chain import DOWNSTREAM, Handle, Look, Skip, Step
+from flows.chain import CLOSER, DOWNSTREAM, Handle, Look, Skip, Step
 from flows.execute import execute
 from flows.model_folder import image_size, model_folder, stored
 from flows.recipes import override
@@ -21,7 +21,7 @@ from tasks import evaluate as measure
 from tasks.config import Compute, Config
 from tasks.stage import Request
 
-Measured = Literal["knn", "linear", "few-label", "detection", "segmentation", "multi-label"]
+Measured = Literal["knn", "linear", "few-label", "layers", "nonlinear", "detection", "segmentation", "multi-label"]
 
 
 def _flow_run_name() -> str:
@@ -118,6 +118,9 @@ def layout(config: Config, folder: Path, step: Step, look: Look, skip: Skip) -> 
                 for part in ("train", "test")
             }
         found["evaluate"] = make("evaluate", partial(measure.plan, config, model="model"), **inputs)
+        for protocol in sorted(CLOSER.keys() & wished):
+            plan = partial(CLOSER[protocol], config, model="model")
+            found[protocol] = make(protocol, plan, manifest=images, checkpoint=checkpoint)
     if config.evaluate.downstream:
         images = make("manifest-voc", partial(manifest.plan_voc, config))
         for protocol in config.evaluate.downstream:

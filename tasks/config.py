@@ -178,8 +178,10 @@ Protocol = Literal[
     "segmentation",
     "multi-label",
 ]
-UNLABELLED_MODELS: tuple[Protocol, ...] = ("layers", "nonlinear", "label-efficiency")
-"""Protocols that look at what no label has touched: the teacher, and the student after transfer."""
+USUAL: tuple[Protocol, ...] = ("knn", "linear", "few-label")
+"""Protocols that measure a model in seconds."""
+CLOSER: tuple[Protocol, ...] = ("layers", "nonlinear")
+"""Protocols that look into a network."""
 DOWNSTREAM: tuple[Protocol, ...] = ("detection", "segmentation", "multi-label")
 """Protocols that train a network further, on `evaluate.voc`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from models.methods.detection import DetectionMethod
 from models.methods.multi_label import MultiLabelMethod
 from models.methods.segmentation import SegmentationMethod
 from models.network import build_network
-from tasks.config import Config
+from tasks.config import USUAL, Config
 
 QUICK = {"optimizer": "adamw", "learning_rate": 1e-3, "steps": 2, "batch_size": 4}
 NAMES = [f"{number:03}" for number in range(12)]
@@ -208,6 +208,14 @@ def test_a_multi_label_classifier_learns_one_batch_and_ignores_difficult_classes
     assert method.loss(given, Progress(0, 1, 0, 1)).total.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)  # fmt: skip
     first, last = falls(method, batch, 20)
     assert last < first
+
+
+def test_the_command_offers_what_the_flow_takes() -> None:
+    from flows.__main__ import _protocols
+    from flows.evaluate import Measured
+
+    assert set(_protocols()) == set(get_args(Measured))
+    assert set(USUAL) < set(_protocols())
 
 
 @pytest.mark.slow
