@@ -19,6 +19,7 @@ from flows.claims.record import page, read
 from flows.knowledge_transfer import knowledge_transfer
 from flows.run import to_yaml
 from tasks.config import Config
+from tasks.stage import libraries
 
 ClaimName = Annotated[str, Field(json_schema_extra={"enum": list(CLAIMS)})]
 """A drop-down in the forms."""
@@ -73,13 +74,16 @@ def reproduce(
             known: dict[str, dict[str, Any]] = {}
             for arm in claim.arms:
                 config = resolved(claim, arm, scale, sources or {})
-                asked = config.model_dump(mode="json", exclude=OUTSIDE)
+                named_only = resolved(
+                    claim, arm, scale, {name: _name(place) for name, place in (sources or {}).items()}
+                )
+                asked = named_only.model_dump(mode="json", exclude=OUTSIDE)
                 if record.has(arm.name, asked, seed):
                     continue
                 try:
                     key = json.dumps(asked)
                     if key not in known:  # several arms may be scores of one run
-                        known[key] = _run(claim, arm, config, seed, store, folder)
+                        known[key] = _run(claim, arm, config, seed, store)
                     result = known[key]
                     score = claim.score_of(arm).of(result["scores"])
                 except UserError:
@@ -89,6 +93,7 @@ def reproduce(
                     failed[f"{claim.name} {arm.name} seed {seed}"] = str(error)
                     continue
                 seconds = sum(row["seconds"] for row in result["stages"] if not row["cached"])
+                record.libraries = libraries()
                 record.keep(arm.name, asked, seed, {"value": score, "seconds": round(seconds, 1), "run": result["run"]})
                 record.write(folder)
         verdicts[claim.name] = claim.verdict(record.judged())
@@ -100,9 +105,15 @@ def reproduce(
     return {"verdicts": verdicts, "page": str(folder / "claims.md")}
 
 
-def _run(claim: Claim, arm: Arm, config: Config, seed: int, store: str, folder: Path) -> dict[str, Any]:
+def _name(source: str) -> str:
+    """A source without its folder: records tell what was read, and are the same wherever it lies."""
+    scheme, sign, place = source.partition(":")
+    return f"{scheme}{sign}{Path(place).name}"
+
+
+def _run(claim: Claim, arm: Arm, config: Config, seed: int, store: str) -> dict[str, Any]:
     """Run the chain as a flow of its own, from a recipe that anybody can run again."""
-    recipe = folder / "recipes" / f"{config.recipe}.yaml"
+    recipe = Path(store).expanduser().absolute() / "claims" / "recipes" / f"{config.recipe}.yaml"
     recipe.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(f"# {claim.paper}, claim {claim.name}, arm {arm.name}\n{to_yaml(config)}")
     result: dict[str, Any] = knowledge_transfer(recipe=str(recipe), seed=seed, store=store)

@@ -23,9 +23,9 @@ class Record:
         claim: its name.
         scale: of the trainings.
         command: that made it.
-        arms: arm -> configuration (without seed, places and devices), and seed -> score, its test images `n`, and the
-            seconds that the run's own stages took to compute.
-        libraries: versions of what scores depend on, and what it ran on.
+        arms: arm -> configuration (without seed, places and devices), and seed -> score, the run's
+            name, and the seconds that its own stages took to compute.
+        libraries: versions of what scores depend on, at the last run.
     """
 
     claim: str
