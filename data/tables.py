@@ -152,7 +152,7 @@ def read_vectors(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
 def iterate_vectors(folder: Path, rows: int = 1 << 15) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Blocks (index (B,), vectors (B, D)) of a features or probabilities artifact, in file order."""
     for file in sorted(folder.glob("part-*.parquet")):
-        with pq.ParquetFile(file, pre_buffer=False) as parquet:
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
             for batch in parquet.iter_batches(batch_size=rows):
                 yield batch.column(0).to_numpy(zero_copy_only=False), _matrix(batch.column(1))
 

@@ -11,16 +11,24 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def prefetch(make: Callable[[Item], Result], items: Iterable[Item], depth: int = 2) -> Generator[Result]:
-    """Yield make(item) in order; up to `depth` results are made ahead, all by one thread, so `make` needs no lock.
+def prefetch(
+    make: Callable[[Item], Result], items: Iterable[Item], depth: int = 2, threads: ThreadPoolExecutor | None = None
+) -> Generator[Result]:
+    """Yield make(item) in order; up to `depth` results are made ahead.
 
-    An exception of `make` is raised where its result is due. Closing the generator waits for the item being made.
+    An exception of `make` is raised where its result is due. Closing the generator waits for the items being made.
+
+    Args:
+        make: called by the threads.
+        items: advanced by whoever takes the results.
+        depth: how many are made, or being made, beyond the one that is due.
+        threads: that make them, closed with the generator; None: one, so that `make` needs no lock.
     """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as thread:
+    with threads or ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
         pending: deque[Future[Result]] = deque()
         try:
             for item in items:
-                pending.append(thread.submit(make, item))
+                pending.append(pool.submit(make, item))
                 if len(pending) > depth:
                     yield pending.popleft().result()
             while pending:

@@ -20,16 +20,18 @@ def plan(clusters: Artifact, features: Artifact) -> Request:
 
 
 def build(job: Job) -> Outcome:
-    """Read features block by block, write assignments block by block."""
+    """Read features block by block, write assignments block by block; as many are searched at once as there are cores."""
+    from contextlib import closing
+
     from data.schemas import ASSIGNMENTS
     from data.tables import AssignmentWriter, iterate_vectors
-    from models.clustering.nearest import nearest_two
+    from models.clustering.nearest import BLOCK, nearest_in_blocks
 
     space, centroids = read_clusters(job.path("clusters"))
     total = job.meta("features")["rows"]
-    with AssignmentWriter(job.out, ASSIGNMENTS) as out:
-        for index, x in iterate_vectors(job.path("features")):
-            cluster, distance, runner_up = nearest_two(space.apply(x), centroids)
+    found = nearest_in_blocks(iterate_vectors(job.path("features"), rows=BLOCK), space.apply, centroids)
+    with AssignmentWriter(job.out, ASSIGNMENTS) as out, closing(found):
+        for index, cluster, distance, runner_up in found:
             out.write(index=index, cluster=cluster, distance=distance, runner_up=runner_up)
             job.report(done=out.rows, total=total)
     return Outcome(rows=out.rows)

@@ -11,7 +11,7 @@ N points x of d dimensions, k centroids c; objective = 1/N sum_i min_j ‖x_i - 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -22,7 +22,7 @@ from scipy import sparse
 
 from data import draws
 from data.errors import DataError
-from models.clustering.nearest import CentroidIndex, Device, check_points, nearest_two
+from models.clustering.nearest import CentroidIndex, Device, check_points, nearest_two, searchers
 
 _START_POINTS, _LEAST_START_POINTS = 64, 8
 """Points per centroid, at most and at least, among which k-means++ looks for the start ..."""
@@ -120,11 +120,11 @@ def kmeans(
         raise DataError(f"cluster.k is {k}, but there are only {len(x)} vectors to cluster: lower cluster.k")
     index = CentroidIndex(x.shape[1], device)
     best: KMeans | None = None
-    with ThreadPoolExecutor(max(1, min(_STRIPES, faiss.omp_get_max_threads()))) as threads:
+    with searchers(device) as threads:
         for restart in range(restarts):
             key = draws.key(seed, "kmeans", restart)
             centroids, grown = _grow(x, k, key, index, threads)
-            found = _lloyd(x, centroids, iterations, tolerance, key, index, threads, report)
+            found = _lloyd(_Selection(x), centroids, iterations, tolerance, key, index, threads, report)
             found = replace(found, grown=grown)
             if best is None or found.objective[-1] < best.objective[-1]:
                 best = replace(found, restart=restart)
@@ -134,18 +134,38 @@ def kmeans(
     return replace(best, sizes=sizes, empty=int((sizes == 0).sum()))
 
 
+@dataclass(frozen=True)
+class _Selection:
+    """Rows of a matrix, taken as they are asked for: samples are up to a quarter of all points, and not copied.
+
+    Attributes:
+        x: (N, d) float32.
+        rows: (n,) int64, which of them, ascending; None: all.
+    """
+
+    x: NDArray[np.float32]
+    rows: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.x if self.rows is None else self.rows)
+
+    def __getitem__(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Those of the selection's rows."""
+        return self.x[which if self.rows is None else self.rows[which]]
+
+
 def _grow(
-    x: NDArray[np.float32], k: int, key: int, index: CentroidIndex, threads: ThreadPoolExecutor
+    x: NDArray[np.float32], k: int, key: int, index: CentroidIndex, threads: Executor
 ) -> tuple[NDArray[np.float32], list[Sample]]:
     """The start: k-means++ on a small sample, then Lloyd's algorithm on growing ones. -> (k, d), and the samples."""
     grown: list[Sample] = []
     points = _START_POINTS * k
     if _LARGEST_SAMPLE * points > len(x):
-        return _start(x, k, key), grown
+        return _start(_Selection(x), k, key), grown
     order = draws.permutation(draws.key(key, "grow"), len(x))
     centroids: NDArray[np.float32] | None = None
     while _LARGEST_SAMPLE * points <= len(x):
-        part = x[np.sort(order[:points])]
+        part = _Selection(x, np.sort(order[:points]))
         if centroids is None:
             centroids = _start(part, k, key)
         found = _lloyd(part, centroids, _SAMPLE_ITERATIONS, _SAMPLE_FALL, draws.key(key, points), index, threads)
@@ -157,19 +177,19 @@ def _grow(
 
 
 def _lloyd(
-    x: NDArray[np.float32],
+    x: _Selection,
     centroids: NDArray[np.float32],
     iterations: int,
     tolerance: float,
     key: int,
     index: CentroidIndex,
-    threads: ThreadPoolExecutor,
+    threads: Executor,
     report: Callable[[int, float], None] = lambda iteration, objective: None,
 ) -> KMeans:
     """Iterations from given centroids."""
     k = len(centroids)
     squares = float(sum(np.square(x[s], dtype=np.float64).sum() for s in _blocks(0, len(x), k)))
-    cluster, distance = _assign(index, x, centroids)
+    cluster, distance = _assign(index, x, centroids, threads)
     sums, sizes = _accumulate(x, cluster, k, threads)
     objective: list[float] = []
     for iteration in range(1, iterations + 1):
@@ -180,7 +200,7 @@ def _lloyd(
         moved[empty[: len(chosen)]] = x[chosen]
 
         before = cluster
-        cluster, distance = _assign(index, x, moved)
+        cluster, distance = _assign(index, x, moved, threads)
         moved_sums, moved_sizes = _accumulate(x, cluster, k, threads)
         c = moved.astype(np.float64)
         total = squares - 2 * float((c * moved_sums).sum()) + float(moved_sizes @ np.square(c).sum(axis=1))
@@ -196,11 +216,13 @@ def _lloyd(
     return KMeans(centroids, sizes, objective, [], int((sizes == 0).sum()), len(x), restart=0)
 
 
-def _start(x: NDArray[np.float32], k: int, key: int) -> NDArray[np.float32]:
+def _start(selection: _Selection, k: int, key: int) -> NDArray[np.float32]:
     """k-means++ among a sample of the points. -> (k, d)."""
     points = min(max(_START_DISTANCES // k, _LEAST_START_POINTS * k), _START_POINTS * k)
-    if len(x) > points:
-        x = x[np.sort(draws.permutation(draws.key(key, "start"), len(x))[:points])]
+    if len(selection) > points:
+        x = selection[np.sort(draws.permutation(draws.key(key, "start"), len(selection))[:points])]
+    else:
+        x = selection[:]
     start = faiss.ClusteringInitialization(x.shape[1], k)  # type: ignore[attr-defined]  # not in faiss' stubs
     start.method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
     start.seed = key % 2**31
@@ -210,11 +232,10 @@ def _start(x: NDArray[np.float32], k: int, key: int) -> NDArray[np.float32]:
 
 
 def _assign(
-    index: CentroidIndex, x: NDArray[np.float32], centroids: NDArray[np.float32]
+    index: CentroidIndex, x: _Selection, centroids: NDArray[np.float32], threads: Executor
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     index.place(centroids)
-    distance, cluster = index.search(x, 1)
-    return cluster[:, 0], distance[:, 0]
+    return index.nearest(x, threads)
 
 
 def _far_points(distance: NDArray[np.float32], n: int, key: int) -> NDArray[np.int64]:
@@ -238,12 +259,12 @@ def _blocks(start: int, stop: int, k: int) -> list[slice]:
 
 
 def _accumulate(
-    x: NDArray[np.float32], cluster: NDArray[np.int64], k: int, threads: ThreadPoolExecutor
+    x: _Selection, cluster: NDArray[np.int64], k: int, threads: Executor
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Sum (k, d) and number (k,) of each cluster's points."""
 
     def stripe(ends: tuple[int, int]) -> NDArray[np.float64]:
-        sums = np.zeros((k, x.shape[1]))
+        sums = np.zeros((k, x.x.shape[1]))
         for rows in _blocks(*ends, k):
             members = sparse.csc_matrix(  # (k, rows), a single 1 in each column
                 (np.ones(rows.stop - rows.start), cluster[rows], np.arange(rows.stop - rows.start + 1)),
@@ -254,7 +275,7 @@ def _accumulate(
 
     stripes = min(_STRIPES, -(-len(x) // _ROWS))
     ends = np.linspace(0, len(x), stripes + 1).astype(int).tolist()
-    total = np.zeros((k, x.shape[1]))
+    total = np.zeros((k, x.x.shape[1]))
     for sums in threads.map(stripe, pairwise(ends)):
         total += sums
     return total, np.bincount(cluster, minlength=k).astype(np.int64)

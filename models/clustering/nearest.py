@@ -7,20 +7,26 @@ few candidates found once more by their differences.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import ArtifactError, ConfigError
+from models.prefetch import prefetch
 
 Device = Literal["auto", "cpu", "cuda"]
 
-_ROWS = 65_536
-"""Points given to faiss at once."""
+BLOCK = 16_384
+"""Points that a thread searches for at once."""
 _CANDIDATES = 4
-"""Centroids measured again per point. More than two, so that a near tie in float32 is still decided exactly."""
+"""Centroids found per point. More than two, so that a near tie in float32 is still decided exactly."""
+_MEASURED = 2048
+"""Points whose differences to their candidates are taken at once: as many as stay in a core's cache."""
 
 
 def on_gpu(device: Device) -> bool:
@@ -46,8 +52,8 @@ def check_points(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
     if x.ndim != 2:
         raise ArtifactError(f"{name}: expected a matrix of one vector per row, got shape {x.shape}")
     x = np.ascontiguousarray(x, dtype=np.float32)
-    for start in range(0, len(x), _ROWS):
-        bad = np.flatnonzero(~np.isfinite(x[start : start + _ROWS]).all(axis=1))
+    for start in range(0, len(x), BLOCK):
+        bad = np.flatnonzero(~np.isfinite(x[start : start + BLOCK]).all(axis=1))
         if len(bad):
             raise ArtifactError(
                 f"{name}: row {start + bad[0]} holds a value that is not finite; remake the features, and look at the "
@@ -56,10 +62,48 @@ def check_points(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return x
 
 
+class Points(Protocol):
+    """What gives rows of a matrix (n, d) float32: an array, or a selection of one's rows that is never copied whole."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.float32]: ...
+
+
+def searchers(device: Device = "auto") -> ThreadPoolExecutor:
+    """Threads that search, as many as faiss would use, each alone on its part: no waiting for one another in between.
+
+    On a GPU it is one thread. To be closed by the caller.
+
+    Raises:
+        ConfigError: cuda was asked for and faiss sees none.
+    """
+    if on_gpu(device):
+        return ThreadPoolExecutor(1)
+    alone = partial(faiss.omp_set_num_threads, 1)
+    return ThreadPoolExecutor(_threads(device), thread_name_prefix="search", initializer=alone)
+
+
+def _threads(device: Device) -> int:
+    return 1 if on_gpu(device) else max(1, faiss.omp_get_max_threads())
+
+
+def parts(n: int) -> list[slice]:
+    """0 to n in the parts that `searchers` work on. They don't depend on the number of threads, nor does any result."""
+    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+
+
 class CentroidIndex:
-    """Exact L2 search among k centroids, on the CPU or on the first GPU (never on all of them)."""
+    """Exact L2 search among k centroids, on the CPU or on the first GPU (never on all of them).
+
+    Attributes:
+        shift: (d,) float32, the centroids' mean, to which everything is shifted for the search.
+        largest: squared length of the longest centroid after that.
+    """
 
     _index: Any
+    shift: NDArray[np.float32]
+    largest: float
 
     def __init__(self, d: int, device: Device = "auto") -> None:
         """Search in d dimensions; `place` gives the centroids."""
@@ -73,18 +117,66 @@ class CentroidIndex:
 
     def place(self, centroids: NDArray[np.float32]) -> None:
         """Replace the centroids. (k, d) float32."""
-        self._shift = centroids.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.shift = centroids.mean(axis=0, dtype=np.float64).astype(np.float32)
+        shifted = np.ascontiguousarray(centroids - self.shift)
+        self.largest = float(_squares(shifted).max())
         self._index.reset()
-        self._index.add(np.ascontiguousarray(centroids - self._shift))
+        self._index.add(shifted)
 
     def search(self, y: NDArray[np.float32], m: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """(n, d) float32 -> squared distances (n, m) float32, ascending and at least 0, and centroids (n, m) int64."""
-        distance = np.empty((len(y), m), np.float32)
-        centroid = np.empty((len(y), m), np.int64)
-        for start in range(0, len(y), _ROWS):
-            rows = slice(start, start + _ROWS)
-            self._index.search(y[rows] - self._shift, m, D=distance[rows], I=centroid[rows])
+        """(n, d) float32 -> squared distances (n, m) float32, ascending and at least 0, and centroids (n, m) int64.
+
+        All by the calling thread; on the CPU several may search at once.
+        """
+        distance, centroid = self._index.search(y - self.shift, m)
         return np.maximum(distance, 0, out=distance), centroid
+
+    def nearest(self, y: Points, threads: Executor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The nearest centroid (n,) int64 of each point, and the squared distance (n,) float32 as the search has it."""
+        cluster, distance = np.empty(len(y), np.int64), np.empty(len(y), np.float32)
+
+        def find(rows: slice) -> None:
+            found, near = self.search(y[rows], 1)
+            cluster[rows], distance[rows] = near[:, 0], found[:, 0]
+
+        list(threads.map(find, parts(len(y))))
+        return cluster, distance
+
+
+class NearestTwo:
+    """The nearest of given centroids and the distances to it and to the second nearest: what `nearest_two` does in parts."""
+
+    def __init__(self, centroids: NDArray[np.float32], device: Device = "auto") -> None:
+        """Among centroids (k, d) float32, k >= 1.
+
+        Raises:
+            ArtifactError: a value is not finite.
+            ConfigError: cuda was asked for and faiss sees none.
+        """
+        self.centroids = check_points("centroids", centroids)
+        self._index = CentroidIndex(centroids.shape[1], device)
+        self._index.place(self.centroids)
+
+    def __call__(self, y: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+        """See `nearest_two`. All by the calling thread; on the CPU several may search at once.
+
+        Raises:
+            ArtifactError: a value is not finite, or points and centroids differ in width.
+        """
+        y, (k, d) = check_points("points", y), self.centroids.shape
+        if y.shape[1] != d:
+            raise ArtifactError(f"points have {y.shape[1]} columns, centroids {d}: made in other spaces")
+        found, near = self._index.search(y, min(k, _CANDIDATES))
+        cluster, squares = _two_of(y, self.centroids, near[:, :2])
+        if near.shape[1] > 2:
+            # What is found differs from the distance by rounding alone, at most this: d products, each of a unit in the
+            # last place of ‖y‖² + ‖c‖², and ‖y‖² <= 2 (‖y - c‖² + ‖c‖²). A third candidate within it of the second may
+            # be nearer in truth.
+            bound = d * 2.0**-22 * (2 * found[:, 0] + 3 * self._index.largest)
+            tied = np.flatnonzero(found[:, 2] - found[:, 1] <= bound)
+            cluster[tied], squares[tied] = _two_of(y[tied], self.centroids, near[tied])
+        runner_up = squares[:, 1] if k > 1 else np.full(len(y), np.inf, np.float32)
+        return cluster.astype(np.int32), squares[:, 0], runner_up
 
 
 def nearest_two(
@@ -105,30 +197,61 @@ def nearest_two(
         ArtifactError: a value is not finite, or points and centroids differ in width.
         ConfigError: cuda was asked for and faiss sees none.
     """
-    y, centroids = check_points("points", y), check_points("centroids", centroids)
-    if y.shape[1] != centroids.shape[1]:
-        raise ArtifactError(f"points have {y.shape[1]} columns, centroids {centroids.shape[1]}: made in other spaces")
-    k, d = centroids.shape
-    index = CentroidIndex(d, device)
-    index.place(centroids)
-    cluster = np.empty(len(y), np.int32)
-    distance = np.empty(len(y), np.float32)
-    runner_up = np.full(len(y), np.inf, np.float32)
-    size = max(1, 2**22 // d)
-    for start in range(0, len(y), size):
-        rows = slice(start, start + size)
-        _, near = index.search(y[rows], min(k, _CANDIDATES))
-        near.sort(axis=1)  # by id, so that a stable sort by distance leaves the lower id first
-        measured = np.stack([_squared(y[rows] - centroids[near[:, j]]) for j in range(near.shape[1])], axis=1)
-        order = np.argsort(measured, axis=1, kind="stable")[:, :2]
-        cluster[rows] = np.take_along_axis(near, order[:, :1], axis=1)[:, 0]
-        measured = np.take_along_axis(measured, order, axis=1)
-        distance[rows] = measured[:, 0]
-        if k > 1:
-            runner_up[rows] = measured[:, 1]
+    measure = NearestTwo(centroids, device)
+    with searchers(device) as threads:
+        found = list(threads.map(lambda rows: measure(y[rows]), parts(len(y)) or [slice(0, 0)]))
+    cluster, distance, runner_up = (np.concatenate(column) for column in zip(*found, strict=True))
     return cluster, distance, runner_up
 
 
-def _squared(difference: NDArray[np.float32]) -> NDArray[np.float32]:
-    squares: NDArray[np.float32] = np.einsum("nd,nd->n", difference, difference)
+def nearest_in_blocks(
+    blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
+    place: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    centroids: NDArray[np.float32],
+    device: Device = "auto",
+) -> Generator[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]]:
+    """`nearest_two` of a stream; a few blocks more than there are searching threads are in memory.
+
+    Args:
+        blocks: index (n,) and vectors (n, D), advanced by the caller's thread; best with `BLOCK` rows each.
+        place: brings vectors into clustering space, by the searching threads.
+        centroids: (k, d) float32, k >= 1.
+        device: where faiss searches.
+
+    Yields:
+        index, cluster, distance and runner_up of each block, in order.
+
+    Raises:
+        ArtifactError: a value is not finite, or points and centroids differ in width.
+        ConfigError: cuda was asked for and faiss sees none.
+    """
+    nearest = NearestTwo(centroids, device)
+
+    def find(block: tuple[NDArray[np.int64], NDArray[np.float32]]) -> tuple[NDArray[Any], ...]:
+        return block[0], *nearest(place(block[1]))
+
+    yield from prefetch(find, blocks, depth=_threads(device), threads=searchers(device))  # type: ignore[misc]
+
+
+def _two_of(
+    y: NDArray[np.float32], centroids: NDArray[np.float32], candidates: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The nearest of a few candidates (n, m), the lower id of equals, and the two smallest squared distances (n, 2)."""
+    candidates = np.sort(candidates, axis=1)  # by id, so that a stable sort by distance leaves the lower id first
+    measured = np.empty(candidates.shape, np.float32)
+    difference = np.empty((min(_MEASURED, len(y)), y.shape[1]), np.float32)
+    for start in range(0, len(y), _MEASURED):
+        rows = slice(start, min(start + _MEASURED, len(y)))
+        part = difference[: rows.stop - rows.start]
+        for j in range(candidates.shape[1]):
+            np.take(centroids, candidates[rows, j], axis=0, out=part, mode="clip")  # ids are valid: no buffering
+            np.subtract(y[rows], part, out=part)
+            measured[rows, j] = _squares(part)
+    order = np.argsort(measured, axis=1, kind="stable")[:, :2]
+    nearest = np.take_along_axis(candidates, order[:, :1], axis=1)[:, 0]
+    return nearest, np.take_along_axis(measured, order, axis=1)
+
+
+def _squares(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    squares: NDArray[np.float32] = np.einsum("nd,nd->n", x, x)
     return squares

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from data.errors import ArtifactError, ConfigError
-from models.clustering.nearest import nearest_two
+from models.clustering.nearest import BLOCK, nearest_in_blocks, nearest_two
 
 
 def brute(y, c):
@@ -37,6 +37,46 @@ def test_keeps_small_distances_between_large_vectors():
     np.testing.assert_array_equal(cluster, expected)
     np.testing.assert_allclose(distance, two[:, 0], rtol=1e-4)
     assert (nearest_two(c, c, "cpu")[1] == 0).all()
+
+
+def test_the_search_alone_may_rank_a_near_tie_third():
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((4000, 96), dtype=np.float32)
+    direction = rng.standard_normal((3, 96))
+    # three centroids at nearly the same distance of every point, a few units in the last place apart
+    c = np.vstack([1e-4 * direction, 30 + rng.standard_normal((9, 96))]).astype(np.float32)
+    index = faiss.IndexFlatL2(96)
+    index.add(c - c.mean(axis=0))
+    alone = index.search(y - c.mean(axis=0), 3)[1]
+    expected, two = brute(y, c)
+    assert (alone[:, 2] == expected).any()  # or this tests nothing
+    cluster, distance, runner_up = nearest_two(y, c, "cpu")
+    decided = two[:, 1] - two[:, 0] > 1e-5 * two[:, 0]  # beyond the rounding of float32 distances
+    assert decided.mean() > 0.5
+    np.testing.assert_array_equal(cluster[decided], expected[decided])
+    np.testing.assert_allclose(distance, two[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(runner_up, two[:, 1], rtol=1e-5)
+
+
+def test_neither_threads_nor_blocks_change_a_bit():
+    rng = np.random.default_rng(1)
+    y, c = rng.standard_normal((2 * BLOCK + 77, 24), dtype=np.float32), rng.standard_normal((50, 24), dtype=np.float32)
+    whole = nearest_two(2 * y, c, "cpu")
+    usual = faiss.omp_get_max_threads()
+    try:
+        for threads in (1, 3):
+            faiss.omp_set_num_threads(threads)
+            for found, expected in zip(nearest_two(2 * y, c, "cpu"), whole, strict=True):
+                np.testing.assert_array_equal(found, expected)
+            at = range(0, len(y), BLOCK)
+            blocks = ((np.arange(start, min(start + BLOCK, len(y))), y[start : start + BLOCK]) for start in at)
+            parts = list(nearest_in_blocks(blocks, lambda x: 2 * x, c, "cpu"))
+            index, *found = (np.concatenate(column) for column in zip(*parts, strict=True))
+            np.testing.assert_array_equal(index, np.arange(len(y)))
+            for got, expected in zip(found, whole, strict=True):
+                np.testing.assert_array_equal(got, expected)
+    finally:
+        faiss.omp_set_num_threads(usual)
 
 
 def test_ties_go_to_the_lower_id():
