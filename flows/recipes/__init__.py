@@ -14,6 +14,8 @@ from tasks.config import Config, merge, resolve
 NAMES: tuple[str, ...] = (
     "digits",
     "cifar10",
+    "bccd",
+    "penn-fudan",
     "imagenet-paper",
     "simclrv2-imagenet",
     "momentum2-imagenet",

@@ -21,7 +21,7 @@ from models.prefetch import prefetch
 
 Device = Literal["auto", "cpu", "cuda"]
 
-BLOCK = 16_384
+BLOCK = 8_192
 """Points that a thread searches for at once."""
 _CANDIDATES = 4
 """Centroids found per point. More than two, so that a near tie in float32 is still decided exactly."""
