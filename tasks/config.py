@@ -7,7 +7,7 @@ those. A recipe (flows/recipes) is a `Config`; so is a YAML file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -196,6 +196,16 @@ class Evaluate(Frozen):
     layer_epochs: int = Field(
         10, ge=1, le=1000, description="Passes over the labelled images in probes of layers (1 to 1000)."
     )
+    layer_rates: list[Annotated[float, Field(gt=0, le=1000)]] = Field(
+        [0.1, 0.3, 1.0, 3.0, 10.0],
+        min_length=1,
+        max_length=16,
+        description="Learning rates of probes of layers, trained side by side, the best chosen on a tenth of the training labels (1 to 16, each above 0, up to 1000).",
+    )
+    layer_standardise: bool = Field(
+        True,
+        description="Bring each value of a layer to mean 0 and equal variance first, so that rates mean the same everywhere; otherwise probes see layers as they are.",
+    )
     nonlinear: NonLinear = Field(NonLinear(), description="How the protocol nonlinear trains.")
     label_fractions: list[float] = Field(
         [0.01, 0.1],
@@ -224,8 +234,11 @@ class Evaluate(Frozen):
         max_length=16,
         description="Values of k of the weighted nearest-neighbour classifier (1 to 16 of them).",
     )
-    knn_temperature: float = Field(
-        0.07, gt=0, le=10, description="Temperature T of its votes exp(s / T) (above 0, up to 10)."
+    knn_temperatures: list[Annotated[float, Field(gt=0, le=10)]] = Field(
+        [0.07],
+        min_length=1,
+        max_length=16,
+        description="Temperatures T of its votes exp(s / T) (1 to 16, each above 0, up to 10); each is tried with each k.",
     )
 
     @property

@@ -36,7 +36,7 @@ def plan(
         told: evaluation, setting and seed that the accuracy of its classifier is to carry, where it is not the run's own.
     """
     settings = {
-        **config.evaluate.model_dump(include={"protocols", "knn_neighbours", "knn_temperature"}),
+        **config.evaluate.model_dump(include={"protocols", "knn_neighbours", "knn_temperatures"}),
         "model": model,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
@@ -104,10 +104,9 @@ def build(job: Job) -> Outcome:
         for metric, value in (health(bank.numpy()) | {"uniformity": uniformity(bank.numpy())}).items():
             add("health", metric, f"layer={layer}", value, len(bank), "train")
         if "knn" in wish["protocols"]:
-            temperature = wish["knn_temperature"]
             ks = [k for k in wish["knn_neighbours"] if k <= len(bank)] or [len(bank)]
-            found = knn_classes(bank, bank_labels, queries, ks=ks, temperature=temperature, classes=classes)
-            for k, predicted in found.items():
+            found = knn_classes(bank, bank_labels, queries, ks, wish["knn_temperatures"], classes)
+            for (k, temperature), predicted in found.items():
                 classified("knn", f"k={k} T={temperature} layer={layer}", (predicted == query_labels).numpy())
         if "linear" in wish["protocols"]:
             probe = linear_probe(bank, bank_labels, queries, query_labels, classes=classes, seed=job.seed)

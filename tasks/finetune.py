@@ -80,6 +80,8 @@ def build(job: Job) -> Outcome:
                 student["backbone"], size, width=student["width"], classes=classes, seed=key(job.seed, "student")
             )
         network = training.load(job.path("checkpoint"))
-        return network.with_classifier(classes, keep_fc=wish.keep_fc, keep_head=1, seed=key(job.seed, "classifier"))
+        return network.with_classifier(
+            classes, keep_fc=wish.keep_fc, keep_head=wish.keep_head, seed=key(job.seed, "classifier")
+        )
 
     return training.finetune(job, wish, start)

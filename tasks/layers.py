@@ -7,7 +7,7 @@ from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="layers", kind="scores", version=1, process="train")
+STAGE = Stage(name="layers", kind="scores", version=2, process="train")
 
 
 def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str) -> Request:
@@ -22,6 +22,8 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str
     return STAGE.request(
         settings={
             "epochs": config.evaluate.layer_epochs,
+            "rates": config.evaluate.layer_rates,
+            "standardise": config.evaluate.layer_standardise,
             "model": model,
             "image_size": config.data.image_size,
             "precision": config.compute.precision,
@@ -60,6 +62,8 @@ def build(job: Job) -> Outcome:
         len(job.meta("manifest")["classes"]),
         size=wish["image_size"],
         epochs=wish["epochs"],
+        rates=wish["rates"],
+        standardise=wish["standardise"],
         seed=job.seed,
         device=device,
         autocast=resolve_precision(wish["precision"], device) == "bf16",
@@ -67,6 +71,7 @@ def build(job: Job) -> Outcome:
         interrupted=stop,
     )
     rows = [("top1", f"layer={score.layer}", float(score.right.mean())) for score in found]
+    rows += [("top1_at_rate", f"layer={score.layer} rate={rate:g}", value) for score in found for rate, value in score.at_rates.items()]  # fmt: skip
     outcome = publish(job, "layers", rows, int(scored.sum()))
     outcome.meta = {
         score.layer: {"values": score.values, "rate": score.rate, "validation": score.validation} for score in found

@@ -13,6 +13,8 @@ from data.store import write_json
 from flows.claims import CLAIMS
 from flows.claims.claim import Claim, Judged, Scale
 from flows.phrases import duration
+from flows.recipes import override
+from tasks.config import Config
 
 
 @dataclass
@@ -47,14 +49,14 @@ class Record:
 
     def keep(self, arm: str, config: Mapping[str, Any], seed: int, found: dict[str, Any]) -> None:
         """Enter a score; those of another configuration are dropped."""
-        if self.arms.get(arm, {}).get("config") != config:
+        if not _same(self.arms.get(arm, {}).get("config"), config):
             self.arms[arm] = {"config": dict(config), "seeds": {}}
         self.arms[arm]["seeds"][str(seed)] = found
 
     def has(self, arm: str, config: Mapping[str, Any], seed: int) -> bool:
         """Whether the score of a run is here already."""
         known = self.arms.get(arm, {})
-        return known.get("config") == config and str(seed) in known["seeds"]
+        return _same(known.get("config"), config) and str(seed) in known["seeds"]
 
     def write(self, folder: Path) -> None:
         """To `folder/<claim>-<scale>.json`, with the verdict for whoever reads only that."""
@@ -62,6 +64,25 @@ class Record:
         told = {"verdict": claim.verdict(judged), "tests": [asdict(test) for test in judged]}
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path_of(folder, self.claim, self.scale), asdict(self) | told)
+
+
+def _same(known: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> bool:
+    """Whether a recorded configuration asks for the same. Keys that came or went since count as left at their defaults."""
+    if known is None:
+        return False
+    methods = {name: {"method": asked[name]["method"]} for name in ("pretext", "transfer") if name in asked}
+    usual = override(Config(), methods).model_dump(mode="json") if methods else {}
+
+    def same(known: Any, asked: Any, usual: Any) -> bool:
+        if not isinstance(known, Mapping) or not isinstance(asked, Mapping):
+            return bool(known == asked)
+        usual = usual if isinstance(usual, Mapping) else {}
+        return all(
+            same(known[key], value, usual.get(key)) if key in known else key in usual and value == usual[key]
+            for key, value in asked.items()
+        )
+
+    return same(known, asked, usual)
 
 
 def path_of(folder: Path, claim: str, scale: Scale) -> Path:

@@ -14,6 +14,8 @@ SOURCES: dict[str, str] = {
     "cifar10-test": "torchvision:CIFAR10",
     "imagenette": "torchvision:Imagenette",
     "imagenette-test": "torchvision:Imagenette",
+    "bccd": "voc:BCCD",
+    "penn-fudan": "voc:PennFudanPed",
 }
 """Names of images in settings, written in braces -> where they come from unless told otherwise."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flows.claims.claim import Arm, Claim, Scale, Score, above, alike, gains_less
-from flows.claims.settings import EVALUATE, IMAGENETTE, MUON, at_both, chain, simclr
+from flows.claims.settings import EVALUATE, IMAGENETTE, MUON, SGD, at_both, chain, simclr
+from flows.recipes import bccd, penn_fudan
 
 _PAPER = "Knowledge transfer"
 _STUDENT = Score("linear", "student-transferred")
@@ -102,4 +104,42 @@ HOG = Claim(
     tests=(above("learned", "hog"),),
 )
 
-CLAIMS = (JIGSAW, DEEPER, NUMBER, ACROSS, HOG)
+
+def _downstream(scale: Scale) -> dict[str, Any]:
+    """The student of `bccd` and `penn-fudan`, which is a wider network's clusters' on photographs."""
+    found = bccd.CONFIG.model_dump(include={"pretext", "embed", "cluster", "transfer", "student"})
+    evaluate = {"voc": "{bccd}", **bccd.CONFIG.evaluate.model_dump(include={"detection"})}
+    if scale == "gpu":
+        found |= {"pretext": simclr(scale), "student": {"backbone": "alexnet"}}
+        found["transfer"] |= {"epochs": 100, **SGD}
+        evaluate["detection"] |= {"steps": 5000, "side": 640, "anchors": [32, 64, 128, 256]}
+    side = {"cpu": 64, "gpu": 128}[scale]
+    return {**found, "data": {**IMAGENETTE, "image_size": side}, "evaluate": evaluate, "until": "transfer"}
+
+
+_CUT = penn_fudan.CONFIG.evaluate.model_dump(include={"segmentation"})
+_ROWS: dict[str, tuple[Score, dict[str, Any]]] = {
+    "classification": (Score("multi-label", "", "voc_map"), {"protocols": ["multi-label"], "multi_label": {"steps": 400}}),
+    "detection": (Score("detection", "", "voc_map"), {"protocols": ["detection"]}),
+    "detection-multi-scale": (Score("detection", "", "voc_map"), {"protocols": ["detection"], "detection": {"scales": [0.75, 1.0]}}),
+    "segmentation": (Score("segmentation", "", "miou"), {"protocols": ["segmentation"], "voc": "{penn-fudan}", **_CUT}),
+}  # fmt: skip
+"""The paper's four rows: what counts, and how it is asked for."""
+
+DOWNSTREAM = Claim(
+    name="transfer-downstream",
+    paper=_PAPER,
+    statement="The student is a better start than random weights for classification, detection at one and several scales, and segmentation.",
+    figure="AlexNet by Jigsaw++ with VGG-16's clusters: VOC07 classification 72.5, detection 56.5 (multi-scale 57.2) mAP, VOC12 segmentation 42.6 mIoU",
+    score=Score("detection", "student-transferred", "voc_map"),
+    settings=at_both(_downstream),
+    arms=tuple(
+        Arm(f"{row}-{name}", {"evaluate": asked}, replace(score, model=model))
+        for row, (score, asked) in _ROWS.items()
+        for name, model in (("student", "student-transferred"), ("scratch", "scratch"))
+    ),
+    tests=tuple(above(f"{row}-student", f"{row}-scratch") for row in _ROWS),
+    caution="A small network on cells and pedestrians, some hundreds of steps; the paper's rows in shape, not in size.",
+)
+
+CLAIMS = (JIGSAW, DEEPER, NUMBER, ACROSS, HOG, DOWNSTREAM)

@@ -24,7 +24,7 @@ CONFIG = Config(
     transfer=PseudoLabels(epochs=12, batch_size=128, crop_min=0.3, **PHOTO, **MUON),
     student=Student(backbone="smallconv", width=1.0),
     evaluate=Evaluate(
-        protocols=("knn", "linear", "detection"),
+        protocols=["knn", "linear", "detection"],
         voc="voc:BCCD",
         detection=Detection(side=320, steps=300, batch_size=4, anchors=[16, 32, 64, 128], learning_rate=0.02, warmup=0.1),
     ),

@@ -12,7 +12,7 @@ from tasks.config import Evaluate
 CONFIG = bccd.CONFIG.model_copy(
     update={
         "evaluate": Evaluate(
-            protocols=("knn", "linear", "segmentation"),
+            protocols=["knn", "linear", "segmentation"],
             voc="voc:PennFudanPed",
             segmentation=Segmentation(side=320, steps=300, batch_size=4, learning_rate=0.02, warmup=0.1),
         )

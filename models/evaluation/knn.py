@@ -29,8 +29,8 @@ def knn_accuracy(
     chunk: int | None = None,
 ) -> dict[int, float]:
     """Share of the queries classified as labelled, k -> accuracy in [0, 1]; `query_labels` (M,), the rest `knn_classes`'."""
-    found = knn_classes(bank, bank_labels, queries, ks, temperature, classes, chunk)
-    return {k: float((predicted == query_labels).double().mean()) for k, predicted in found.items()}
+    found = knn_classes(bank, bank_labels, queries, ks, (temperature,), classes, chunk)
+    return {k: float((predicted == query_labels).double().mean()) for (k, _), predicted in found.items()}
 
 
 @torch.no_grad()
@@ -39,23 +39,23 @@ def knn_classes(
     bank_labels: Tensor,
     queries: Tensor,
     ks: Sequence[int] = (10, 20, 100, 200),
-    temperature: float = 0.07,
+    temperatures: Sequence[float] = (0.07,),
     classes: int | None = None,
     chunk: int | None = None,
-) -> dict[int, Tensor]:
-    """The class of each query, for each k, from one pass.
+) -> dict[tuple[int, float], Tensor]:
+    """The class of each query, for each k and temperature, from one pass.
 
     Args:
         bank: (N, D) features of the training images; scaled to unit rows here, as are the queries.
         bank_labels: (N,) int64, 0 to classes - 1.
         queries: (M, D) features, on the bank's device.
         ks: numbers of neighbours. Those above N are left out of the result.
-        temperature: T, above 0.
+        temperatures: values of T, each above 0.
         classes: number of classes; None: one more than the largest label of the bank.
         chunk: queries compared at once; None: as many as fit a fixed memory. Doesn't change the result.
 
     Returns:
-        k -> (M,) int64. Of equal scores the lower class wins.
+        (k, T) -> (M,) int64. Of equal scores the lower class wins.
 
     Raises:
         DataError: no query, or no k that the bank has images for.
@@ -72,16 +72,17 @@ def knn_classes(
     bank = F.normalize(bank.float(), dim=1)
     queries = F.normalize(queries.float(), dim=1)
     chunk = chunk or max(1, _SIMILARITIES // len(bank))
-    found = {k: bank_labels.new_empty(len(queries)) for k in ks}
+    found = {(k, T): bank_labels.new_empty(len(queries)) for T in temperatures for k in ks}
     for start in range(0, len(queries), chunk):
         s, neighbour = (queries[start : start + chunk] @ bank.T).topk(ks[-1], dim=1)
-        # Relative to the nearest one, which no prediction depends on: exp(1 / T) overflows for a small T.
-        weight = ((s - s[:, :1]) / temperature).exp()
         label = bank_labels[neighbour]
-        score = weight.new_zeros(len(s), classes)
-        used = 0
-        for k in ks:
-            score.scatter_add_(1, label[:, used:k], weight[:, used:k])
-            used = k
-            found[k][start : start + chunk] = score.argmax(dim=1)
+        for T in temperatures:
+            # Relative to the nearest one, which no prediction depends on: exp(1 / T) overflows for a small T.
+            weight = ((s - s[:, :1]) / T).exp()
+            score = weight.new_zeros(len(s), classes)
+            used = 0
+            for k in ks:
+                score.scatter_add_(1, label[:, used:k], weight[:, used:k])
+                used = k
+                found[k, T][start : start + chunk] = score.argmax(dim=1)
     return found

@@ -46,6 +46,7 @@ class LayerScore:
         rate: the learning rate that was chosen.
         validation: accuracy by which it was.
         right: (M,) bool, which test images it is right about.
+        at_rates: each rate -> test accuracy with it, in [0, 1]; for looking at, nothing is chosen by it.
     """
 
     layer: str
@@ -53,6 +54,7 @@ class LayerScore:
     rate: float
     validation: float
     right: NDArray[np.bool_]
+    at_rates: dict[float, float]
 
 
 def pooled_map(x: Tensor) -> Tensor:
@@ -72,6 +74,7 @@ def layer_probes(
     size: int,
     epochs: int = 10,
     rates: Sequence[float] = RATES,
+    standardise: bool = True,
     seed: int = 0,
     device: torch.device | None = None,
     autocast: bool = False,
@@ -89,6 +92,7 @@ def layer_probes(
         size: side of what the network sees, px: the centre of each image.
         epochs: over the training part.
         rates: learning rates, tried side by side; half a cosine to 0.
+        standardise: bring each value to mean 0 and equal variance, vectors to about unit length; else as they are.
         seed: of order and validation part.
         device: where to compute; None: where the network is.
         autocast: forward passes in bf16.
@@ -114,7 +118,9 @@ def layer_probes(
 
     some = fit[draws.permutation(draws.key(seed, "layers", "calibration"), len(fit))[:_CALIBRATION]]
     blocks = [maps(index[np.sort(some)[s : s + _BATCH]]) for s in range(0, len(some), _BATCH)]
-    probes = {name: _Probe(torch.cat([block[name] for block in blocks]), classes, rates) for name in blocks[0]}
+    probes = {
+        name: _Probe(torch.cat([block[name] for block in blocks]), classes, rates, standardise) for name in blocks[0]
+    }
     del blocks
     batch, per_epoch = min(_BATCH, len(fit)), max(1, len(fit) // _BATCH)
     steps = epochs * per_epoch
@@ -140,8 +146,9 @@ def layer_probes(
     for name, probe in probes.items():
         accuracy = torch.cat([block[name] for block in judged], dim=1).double().mean(dim=1)
         best = int(accuracy.argmax())
-        hits = torch.cat([block[name][best] for block in tested]).cpu().numpy()
-        found.append(LayerScore(name, probe.values, rates[best], float(accuracy[best]), hits))
+        hits = torch.cat([block[name] for block in tested], dim=1).cpu().numpy()
+        at_rates = dict(zip(rates, hits.mean(axis=1).tolist(), strict=True))
+        found.append(LayerScore(name, probe.values, rates[best], float(accuracy[best]), hits[best], at_rates))
     network.train(mode)
     return found
 
@@ -149,9 +156,10 @@ def layer_probes(
 class _Probe:
     """Softmax regressions of one layer, one a rate: momentum SGD, gradients written out."""
 
-    def __init__(self, some: Tensor, classes: int, rates: Sequence[float]) -> None:
+    def __init__(self, some: Tensor, classes: int, rates: Sequence[float], standardise: bool) -> None:
         self.values = some.shape[1]
         self.mean = some.mean(dim=0)
+        self.standardise = standardise
         deviation = (some - self.mean).square().mean(dim=0).sqrt()
         known = deviation > 1e-5 * (1 + self.mean.abs())
         # Of unit length on average, so that rates mean the same for every layer.
@@ -161,9 +169,12 @@ class _Probe:
         self.weight, self.bias = some.new_zeros(R, self.values, classes), some.new_zeros(R, 1, classes)
         self.velocity = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
 
+    def _placed(self, x: Tensor) -> Tensor:
+        return (x - self.mean) * self.scale if self.standardise else x
+
     def step(self, x: Tensor, y: Tensor, factor: float) -> None:
         """One update of all on (B, values), (B,)."""
-        x = (x - self.mean) * self.scale
+        x = self._placed(x)
         p = torch.baddbmm(self.bias, x.expand(len(self.rates), -1, -1), self.weight).softmax(dim=2)
         p[:, torch.arange(len(y), device=y.device), y] -= 1
         p /= len(y)
@@ -174,7 +185,7 @@ class _Probe:
 
     def classes(self, x: Tensor) -> Tensor:
         """(B, values) -> (R, B) int64."""
-        x = (x - self.mean) * self.scale
+        x = self._placed(x)
         return torch.baddbmm(self.bias, x.expand(len(self.rates), -1, -1), self.weight).argmax(dim=2)
 
 

@@ -21,7 +21,7 @@ from flows.claims.record import page, read
 from flows.claims.settings import SOURCES
 from flows.estimate import estimate_claims
 from flows.recipes import recipe
-from tasks.config import Config
+from tasks.config import DOWNSTREAM, Config
 
 ARMS = [(claim, arm) for claim in CLAIMS.values() for arm in claim.arms]
 
@@ -34,6 +34,8 @@ def test_every_arm_is_a_configuration(claim: Claim, arm: Arm, scale: Any) -> Non
     assert config.data.train in ("folder:a", "folder:b")
     model = claim.score_of(arm).model
     needed = {"teacher": "pretext", "student-transferred": "transfer", "student": "distill"}.get(model, "finetune")
+    if claim.score_of(arm).evaluation in DOWNSTREAM:
+        needed = "transfer"
     order = ("pretext", "transfer", "finetune", "distill")
     assert order.index(config.until) >= order.index(needed)
 
@@ -75,7 +77,7 @@ def test_a_dry_run_prices_every_claim(tmp_path: Path) -> None:
     assert [row["runs"] for row in one] == [1, 2]
     assert [row["runs"] for row in three] == [3, 6]
     assert three[0]["cpu_hours"] == pytest.approx(3 * one[0]["cpu_hours"])
-    assert set(SOURCES) == {"cifar10", "cifar10-test", "imagenette", "imagenette-test"}
+    assert set(SOURCES) == {"cifar10", "cifar10-test", "imagenette", "imagenette-test", "bccd", "penn-fudan"}
 
 
 @pytest.mark.parametrize("values", [[0.01, 0.02, 0.03], [0.5, -0.5], [0.1, 0.1, 0.1, 0.11, 0.4]])
@@ -206,6 +208,23 @@ def test_arms_run_once_per_seed_and_only_what_is_missing(tmp_path: Path, monkeyp
     runs.asked.clear()
     reproduce(sources={"cifar10": "folder:elsewhere"})  # other images: all anew
     assert len(runs.asked) == 4
+
+
+def test_a_record_outlives_new_keys_of_the_configuration(tmp_path: Path) -> None:
+    claim = CLAIMS["swav-codes"]
+    asked = resolved(claim, claim.arms[1], "cpu", {}).model_dump(mode="json")
+    record = read(tmp_path, "swav-codes", "cpu", "")
+    older = json.loads(json.dumps(asked))
+    del older["evaluate"]["layer_rates"], older["pretext"]["queue"]
+    older["evaluate"]["gone_since"] = 3
+    record.keep("hard", older, 0, {"value": 0.5, "seconds": 1.0, "run": "a"})
+    assert record.has("hard", asked, 0)
+    assert not record.has("hard", asked, 1)
+    assert not record.has("hard", asked | {"image": 1}, 0)  # new, and no default to compare with
+    asked["pretext"]["queue"] = 512  # new, and not at its default
+    assert not record.has("hard", asked, 0)
+    asked["pretext"]["queue"], asked["pretext"]["epochs"] = 0, 9
+    assert not record.has("hard", asked, 0)
 
 
 def test_an_arm_that_fails_leaves_the_others_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

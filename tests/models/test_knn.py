@@ -4,7 +4,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from data.errors import ArtifactError, DataError
-from models.evaluation.knn import knn_accuracy
+from models.evaluation.knn import knn_accuracy, knn_classes
 
 
 @pytest.fixture
@@ -36,6 +36,16 @@ def test_equals_a_loop_over_the_formula(data):
             score[y[j]] += float(torch.exp(s[j] / 0.1))
         right += max(range(5), key=lambda c: score[c]) == target
     assert knn_accuracy(x, y, q, t, ks=[20], temperature=0.1) == {20: right / len(q)}
+
+
+def test_each_temperature_of_one_pass_is_as_alone(data):
+    x, y, q, _ = data
+    together = knn_classes(x, y, q, (1, 20, 200), (0.02, 0.07, 1.0))
+    assert set(together) == {(k, T) for k in (1, 20, 200) for T in (0.02, 0.07, 1.0)}
+    for T in (0.02, 0.07, 1.0):
+        for place, alone in knn_classes(x, y, q, (1, 20, 200), (T,)).items():
+            assert torch.equal(together[place], alone)
+    assert not torch.equal(together[200, 0.02], together[200, 1.0])
 
 
 def test_one_neighbour_on_the_bank_itself_is_perfect(data):

@@ -56,6 +56,27 @@ def test_each_layer_is_read_as_well_as_logistic_regression_reads_it(data):
         assert score.right.shape == (N,)
 
 
+def test_accuracy_at_each_rate_and_the_one_that_counts(data):
+    network = build_network("smallconv", 16, seed=0, width=0.25)
+    for score in probe(data, network, epochs=3, rates=(0.1, 3.0)):
+        assert list(score.at_rates) == [0.1, 3.0]
+        assert score.at_rates[score.rate] == score.right.mean()
+
+
+def test_layers_as_they_are_want_rates_by_their_scale(data):
+    """A map ten times as large, classified as it is, learns as much at a hundredth of the rate; standardised, at the same."""
+    network = build_network("smallconv", 16, seed=0, width=0.25).eval()
+    larger = build_network("smallconv", 16, seed=0, width=0.25).eval()
+    with torch.no_grad():
+        norm = next(m for m in larger.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+        norm.weight.mul_(10)
+        norm.bias.mul_(10)
+    usual, other = (probe(data, n, epochs=3, standardise=False, rates=(0.01, 1e-4))[0] for n in (network, larger))
+    assert other.at_rates[1e-4] == pytest.approx(usual.at_rates[0.01], abs=0.02)
+    usual, other = (probe(data, n, epochs=3, rates=(1.0,))[0] for n in (network, larger))
+    assert other.at_rates[1.0] == pytest.approx(usual.at_rates[1.0], abs=0.02)
+
+
 def test_the_network_is_left_as_it_is_to_the_bit(data):
     network = build_network("smallconv", 16, seed=0, width=0.25).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -35,6 +35,12 @@ class FewLabels(Frozen):
     keep_fc: bool = Field(
         False, description="Keep the fully connected layers learned on pseudo-labels instead of drawing them anew."
     )
+    keep_head: int = Field(
+        1,
+        ge=0,
+        le=2,
+        description="Layers of a projection head kept under the classifier, as far as there are (0 to 2): 1 fine-tunes from SimCLRv2's middle layer, 0 from the features.",
+    )
     baseline: bool = Field(
         True, description="Also train the student from scratch on the same labels, to show what the chain bought."
     )
