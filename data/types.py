@@ -17,6 +17,7 @@ Kind = Literal[
     "probabilities",
     "scores",
     "report",
+    "drift",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 

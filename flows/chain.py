@@ -1,6 +1,6 @@
 """The chain: which stages there are, in which order, and what each reads. No arithmetic, no Prefect.
 
-`chain(config, step, look)` calls `step(label, plan, **inputs)` for every stage. What `step` answers with stands for an
+`chain(config, hooks)` calls `hooks.step(label, plan, **inputs)` for every stage. What `step` answers with stands for an
 artifact that may not exist yet (a future in the flow) and may be given as an input to later stages.
 
 Which stages a method needs is said by the type of its configuration: a `Teacher` is trained, a `Descriptor` and `External`
@@ -9,7 +9,7 @@ features enter at embed; `learns_from` tells what transfer reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -84,14 +84,14 @@ class Facts:
     test: int
 
     @classmethod
-    def of(cls, manifest: dict[str, Any]) -> Facts:
+    def of(cls, manifest: Mapping[str, Any]) -> Facts:
         """Read them in a manifest's meta.json."""
         counts = manifest["counts"]
         return cls(counts["train"] + counts["unlabelled"], counts["labelled"], counts["test_labelled"])
 
 
-Look = Callable[[Handle], Facts]
-"""Waits for a manifest and says what is in it."""
+Look = Callable[[Handle], Mapping[str, Any]]
+"""Waits for an artifact and says what its meta.json does; of a manifest at least its `counts`."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,24 @@ class NotNeeded:
     reads: tuple[str, ...]
 
 
-Skip = Callable[[NotNeeded], None]
-"""Is told of each stage that this run does without."""
+@dataclass(frozen=True)
+class Hooks:
+    """What a layout asks of whoever runs it.
+
+    Attributes:
+        step: makes a stage.
+        look: waits for an artifact and says what its meta.json does.
+        skip: is told of each stage that this run does without.
+        review: has a person look at clusters and assignments, where the configuration asks for it -> another k, or None
+            to go on.
+        decided: is told what a rerun keeps of an earlier run (`flows.pin.Decision`).
+    """
+
+    step: Step
+    look: Look
+    skip: Callable[[NotNeeded], None] = lambda stage: None
+    review: Callable[[Config, Handle, Handle], int | None] = lambda config, clusters, assignments: None
+    decided: Callable[[Any], None] = lambda decision: None
 
 
 def label_draws(config: Config) -> Iterator[tuple[str, int, Config]]:
@@ -129,23 +145,31 @@ def label_draws(config: Config) -> Iterator[tuple[str, int, Config]]:
             yield amount, draw, config.model_copy(update={"data": data})
 
 
-def chain(config: Config, step: Step, look: Look, skip: Skip = lambda stage: None) -> dict[str, Handle]:
+FEW_LABELS = ("finetune-", "distill", "scratch")
+"""How the stages' labels begin that train on the few labels."""
+
+
+def chain(
+    config: Config, hooks: Hooks, *, made: dict[str, Handle] | None = None, kept: dict[str, Artifact] | None = None
+) -> dict[str, Handle]:
     """Lay out the whole chain.
 
     Args:
         config: of the run.
-        step: makes a stage.
-        look: waits for a manifest and says what is in it.
-        skip: is told of stages that are not needed.
+        hooks: of whoever runs it.
+        made: label -> handle of stages that are laid out already: the manifest, and what was measured beforehand.
+        kept: label -> artifact, what an earlier run has trained and this one is given.
 
     Returns:
         label -> handle, every stage of the run.
     """
-    layout = _Layout(config, step, skip)
-    facts = look(layout.make("manifest", partial(manifest.plan, config)))
+    layout = Layout(config, hooks, made=made or {}, kept=kept or {})
+    images = layout.made.get("manifest")
+    facts = Facts.of(hooks.look(layout.make("manifest", partial(manifest.plan, config)) if images is None else images))
     layout.teach()
     if config.transfers:
         layout.transfer()
+        config = layout.config  # a person may have chosen another k
     if config.tunes and facts.labelled:
         layout.learn_labels(facts)
     layout.conclude(measure=bool(facts.labelled and facts.test))
@@ -153,33 +177,39 @@ def chain(config: Config, step: Step, look: Look, skip: Skip = lambda stage: Non
 
 
 @dataclass
-class _Layout:
+class Layout:
     """The chain as far as it is laid out.
 
     Attributes:
         made: label -> handle.
+        kept: label -> artifact that is given rather than made.
         models: those that are evaluated; the teacher's is None where no network was trained.
         sources: other places of images -> what the labels of their stages end with.
         not_needed: stages left out.
     """
 
     config: Config
-    step: Step
-    skip: Skip
+    hooks: Hooks
     made: dict[str, Handle] = field(default_factory=dict)
+    kept: dict[str, Artifact] = field(default_factory=dict)
     models: dict[str, Handle] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     not_needed: list[NotNeeded] = field(default_factory=list)
 
     def make(self, label: str, plan: Plan, after: Handle = None, **inputs: Handle) -> Handle:
-        self.made[label] = self.step(label, plan, after=after, **inputs)
+        """Ask for a stage; for what is kept, whatever its plan."""
+        if label in self.kept:
+            plan = partial(_given, self.kept[label])
+        self.made[label] = self.hooks.step(label, plan, after=after, **inputs)
         return self.made[label]
 
     def leave_out(self, stage: str, because: str, *reads: str) -> None:
+        """Say that a stage is not needed by a setting; `reads` are the labels of what it would read."""
         self.not_needed.append(NotNeeded(stage, because, reads))
-        self.skip(self.not_needed[-1])
+        self.hooks.skip(self.not_needed[-1])
 
     def having(self, *labels: str) -> dict[str, Handle]:
+        """Those of the stages that are laid out."""
         return {label: self.made[label] for label in labels if label in self.made}
 
     def teach(self) -> None:
@@ -226,9 +256,7 @@ class _Layout:
         config = self.config
         learns_from = config.transfer.learns_from
         if learns_from == "assignments":
-            clusters = self.make("cluster", partial(cluster.plan, config), features=self.features_of(config.cluster.data, "cluster"))  # fmt: skip
-            features = self.features_of(config.assign.data or config.cluster.data, "assign")
-            learned = {"assignments": self.make("assign", assign.plan, clusters=clusters, features=features)}
+            learned = {"assignments": self.cluster()}
         else:
             because = "transfer.labels codes" if learns_from == "codes" else f"transfer.method {config.transfer.method}"
             self.leave_out("cluster", because, "embed")
@@ -240,8 +268,36 @@ class _Layout:
             learned["checkpoint"] = self.make(f"transfer-{phase}", partial(transfer.plan, config, phase=phase), **learned)  # fmt: skip
         self.models["student-transferred"] = self.make("transfer", partial(transfer.plan, config, phase=last), **learned)  # fmt: skip
 
+    def cluster(self) -> Handle:
+        """Clusters and assignments; where a person is to look at them, anew for each other k that comes of it."""
+        end, config = "", self.config
+        clustered = self.features_of(config.cluster.data, "cluster")
+        while True:
+            clusters = self.make(f"cluster{end}", partial(cluster.plan, self.config), features=clustered)
+            features = self.features_of(config.assign.data or config.cluster.data, "assign")
+            assigned = self.make(f"assign{end}", assign.plan, clusters=clusters, features=features)
+            k = self.hooks.review(self.config, clusters, assigned) if config.review and not self.kept else None
+            if k is None:
+                self.made |= {"cluster": clusters, "assign": assigned}
+                return assigned
+            end = f"-k{k}"
+            self.config = self.config.model_copy(update={"cluster": self.config.cluster.model_copy(update={"k": k})})
+
+    def keep_learned(self) -> None:
+        """What the few labels were for, as an earlier run has trained it."""
+        names = {"finetune-student": "student-finetuned", "finetune-teacher": "teacher-finetuned", "distill": "student", "scratch": "scratch"}  # fmt: skip
+        for label, name in names.items():
+            if label in self.kept:
+                self.models[name] = self.make(label, _nothing, manifest=self.made["manifest"])
+        for stage in ("labels", "predict") + (("propagate",) if self.config.predict.neighbours else ()):
+            if stage == "labels" or "distill" in self.kept:
+                self.leave_out(stage, "pin.enabled", "manifest")
+
     def learn_labels(self, facts: Facts) -> None:
         """What the few labels are for: fine-tuning, distillation, the baseline."""
+        if "finetune-student" in self.kept:
+            self.keep_learned()
+            return
         config, images, student = self.config, self.made["manifest"], self.models["student-transferred"]
         draw = self.make("labels", partial(labels.plan, config), manifest=images)
         few = partial(finetune.plan, config)
@@ -399,3 +455,12 @@ class _Layout:
                 continue
             found[f"evaluate-{name}"] = self.make(f"evaluate-{name}", partial(evaluate.plan, config, model=name), after=last, **inputs)  # fmt: skip
         return found
+
+
+def _given(artifact: Artifact, **inputs: Artifact) -> Artifact:
+    """The plan of what is kept."""
+    return artifact
+
+
+def _nothing(**inputs: Artifact) -> Artifact:
+    raise AssertionError("a plan of what is kept is never asked")

@@ -17,7 +17,7 @@ from data.errors import ConfigError
 from data.sources import open_source
 from data.store import Store
 from data.types import Artifact, Split
-from flows.chain import Facts, NotNeeded, Plan, chain
+from flows.chain import Hooks, NotNeeded, Plan, chain
 from flows.claims import resolved
 from flows.claims.claim import Claim, Scale
 from flows.phrases import duration
@@ -180,9 +180,16 @@ class _Estimator:
         self.rows.append(Row(label, request.kind, reads, size.rows, size.bytes, size.operations, there))
         return _Planned(label, artifact, known, size.rows, size.images, size.cost, size.width)
 
-    def look(self, manifest: _Planned) -> Facts:
-        assert manifest.images is not None
-        return Facts(manifest.images.all, manifest.images.labelled, manifest.images.test_labelled)
+    def look(self, manifest: _Planned) -> dict[str, Any]:
+        images = manifest.images
+        assert images is not None
+        counts = {
+            "train": images.all,
+            "unlabelled": 0,
+            "labelled": images.labelled,
+            "test_labelled": images.test_labelled,
+        }
+        return {"counts": counts}
 
     def count(self, sources: dict[str, str | None], hold_out: bool) -> _Images:
         train, labelled, classes = self._count(sources["train"], "train")
@@ -248,7 +255,7 @@ def estimate(config: Config) -> Estimate:
     """
     root = Path(config.store).expanduser()
     estimator = _Estimator(config, Store(root) if (root / "artifacts").exists() else None)
-    chain(config, estimator.step, estimator.look, estimator.not_needed.append)
+    chain(config, Hooks(estimator.step, estimator.look, estimator.not_needed.append))
     estimator._assume(f"GPU: {GPU}")
     estimator._assume(f"CPU: {_cores()} cores of this machine, {CORE_RATE / 1e9:.0f} GFLOP/s reached on each")
     estimator._assume("reading, decoding and augmenting images is not counted; vectors are float32")

@@ -12,7 +12,7 @@ from prefect import flow, runtime
 from data.errors import ConfigError, DataError
 from data.store import Store
 from data.types import Artifact
-from flows.chain import CLOSER, DOWNSTREAM, Handle, Look, Skip, Step
+from flows.chain import CLOSER, DOWNSTREAM, Facts, Handle, Hooks
 from flows.execute import execute
 from flows.model_folder import image_size, model_folder, stored
 from flows.recipes import override
@@ -78,15 +78,13 @@ def evaluate(
     return result
 
 
-def layout(config: Config, folder: Path, step: Step, look: Look, skip: Skip) -> dict[str, Handle]:
+def layout(config: Config, folder: Path, hooks: Hooks) -> dict[str, Handle]:
     """Lay out the stages of an evaluation: features of the model, then its scores.
 
     Args:
         config: data and evaluations.
         folder: of the model.
-        step: makes a stage.
-        look: waits for a manifest and says what is in it.
-        skip: is told of nothing here: no stage is left out.
+        hooks: of whoever runs it.
 
     Returns:
         label -> handle.
@@ -97,7 +95,7 @@ def layout(config: Config, folder: Path, step: Step, look: Look, skip: Skip) -> 
     made: dict[str, Handle] = {}
 
     def make(label: str, plan: Any, **inputs: Handle) -> Handle:
-        made[label] = step(label, plan, **inputs)
+        made[label] = hooks.step(label, plan, **inputs)
         return made[label]
 
     def model() -> Artifact | Request:
@@ -108,7 +106,7 @@ def layout(config: Config, folder: Path, step: Step, look: Look, skip: Skip) -> 
     checkpoint = make("model", model)
     if wished - set(config.evaluate.downstream):
         images = make("manifest", partial(manifest.plan, config))
-        facts = look(images)
+        facts = Facts.of(hooks.look(images))
         if not (facts.labelled and facts.test):
             raise DataError(f"evaluate: {config.data.test or config.data.train} has no labels; give each class its sub-folder or a label column")  # fmt: skip
         inputs = {"manifest": images, "checkpoint": checkpoint}

@@ -9,21 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prefect import task
+from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import CancelledRun
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Cancelled, Completed
 
-from data.errors import Interrupted, PipelineError
+from data.errors import ConfigError, Interrupted, PipelineError
 from data.types import Artifact
-from flows import page
-from flows.chain import Facts, Look, NotNeeded, Plan, Skip, Step
-from flows.run import WATCHERS, Run, stopped
+from flows import gpu, page
+from flows.chain import Hooks, NotNeeded, Plan
+from flows.review import ask
+from flows.run import WATCHERS, Origin, Run, stopped
 from tasks.config import Config
 
-Layout = Callable[[Step, Look, Skip], dict[str, PrefectFuture[Artifact]]]
+Layout = Callable[[Hooks], dict[str, PrefectFuture[Artifact]]]
 
 
 def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
@@ -38,11 +39,20 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
         What `Run.finish` says.
 
     Raises:
-        UserError: the user's mistake.
+        UserError: the user's mistake; a review was asked for where nobody can give it.
         StageError: a stage failed.
         Interrupted: somebody asked to stop.
     """
-    with Run(config, name, [page.Page(), *WATCHERS]) as run:
+    deployment = runtime.deployment.name
+    if config.review and deployment is None:
+        raise ConfigError(
+            "review = true needs a run of a deployment, on whose page a person can answer; set review=false"
+        )
+    scheduled = runtime.flow_run.scheduled_start_time
+    origin = Origin(deployment, scheduled.isoformat(timespec="seconds") if deployment else None)
+    with Run(config, name, [page.Page(), *WATCHERS], origin) as run:
+        if deployment is not None and gpu.on_gpu(config.compute):
+            run.workers.slot = gpu.slot
         futures: list[PrefectFuture[Any]] = []
 
         def step(label: str, plan: Plan, /, *, after: Any = None, **inputs: Any) -> PrefectFuture[Artifact]:
@@ -69,11 +79,18 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
 
             futures.append(stage.submit())
 
-        def look(manifest: PrefectFuture[Artifact]) -> Facts:
-            return Facts.of(run.store.meta(manifest.result()))
+        def look(made: PrefectFuture[Artifact]) -> dict[str, Any]:
+            return run.store.meta(made.result())
+
+        def review(asked: Config, clusters: PrefectFuture[Artifact], assigned: PrefectFuture[Artifact]) -> int | None:
+            assigned.result()
+            k = ask(asked.cluster.k, str(run.store.folder(clusters.result())))
+            if k is not None:
+                run.choose_k(k)
+            return k
 
         try:
-            made = layout(step, look, skip)
+            made = layout(Hooks(step, look, skip, review, run.decide))
             wait(futures)
             _raise_first(futures)
             return run.finish({label: future.result() for label, future in made.items()})

@@ -12,9 +12,10 @@ from pydantic import Field
 from data.errors import ConfigError
 from flows.chain import chain
 from flows.execute import execute
+from flows.pin import find, pinned_chain
 from flows.recipes import NAMES, override, recipe
 from models.methods.configs import PRETEXT, Distill, Finetune, PretextConfig, TransferConfig
-from tasks.config import Assign, Cluster, Compute, Config, Data, Embed, Evaluate, Predict, Student, Until
+from tasks.config import Assign, Cluster, Compute, Config, Data, Embed, Evaluate, Pin, Predict, Student, Until
 
 Recipe = Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})]
 """A drop-down in the forms; the command line may give a YAML file too."""
@@ -33,6 +34,8 @@ def resolve_parameters(parameters: dict[str, Any]) -> Config:
         if name in Config.model_fields and name != "recipe" and value is not None:
             over[name] = value.model_dump(exclude_unset=True) if hasattr(value, "model_dump") else value
     shortcuts = (
+        ("train", "data", "train"),
+        ("test", "data", "test"),
         ("method", "pretext", "method"),
         ("k", "cluster", "k"),
         ("epochs", "pretext", "epochs"),
@@ -69,6 +72,8 @@ def _flow_run_name() -> str:
 def knowledge_transfer(
     recipe: Recipe = "digits",
     seed: Annotated[int, Field(ge=0)] | None = None,
+    train: Annotated[str, Field(min_length=1)] | None = None,
+    test: Annotated[str, Field(min_length=1)] | None = None,
     method: MethodName | None = None,
     k: Annotated[int, Field(ge=1)] | None = None,
     epochs: Annotated[int, Field(ge=1)] | None = None,
@@ -85,6 +90,8 @@ def knowledge_transfer(
     distill: Distill | None = None,
     evaluate: Evaluate | None = None,
     until: Until | None = None,
+    pin: Pin | None = None,
+    review: bool | None = None,
     compute: Compute | None = None,
     store: str | None = None,
 ) -> dict[str, Any]:
@@ -94,6 +101,9 @@ def knowledge_transfer(
         recipe: Where every setting starts from. What stays None is as in the recipe; a section that is opened in the
             form counts with all the values it then shows.
         seed: Seed of everything that has none of its own (0 or more). None: as in the recipe.
+        train: Training images: digits, folder:PATH, parquet:PATH or torchvision:NAME; PATH may be any fsspec URL. None:
+            as in the recipe, or as opened under data.
+        test: Test images, same forms. None: as in the recipe, or as opened under data.
         method: Pretext method, with its usual parameters. None: as in the recipe, or as opened under pretext.
         k: Number of clusters (1 or more). None: as in the recipe.
         epochs: Epochs of pretext training (1 or more). None: as in the recipe.
@@ -111,6 +121,9 @@ def knowledge_transfer(
         evaluate: What is measured. None: as in the recipe.
         until: Where the chain ends: pretext (the teacher alone), transfer (the student without any label), finetune
             (both on the few labels) or distill (all of it). None: as in the recipe.
+        pin: Whether a rerun keeps what was trained while the images have changed little. None: as in the recipe.
+        review: Wait after clustering for a person's word on the clusters, given on the run's page. None: as in the
+            recipe.
         compute: Where and how to compute. None: as in the recipe.
         store: Folder of the store. None: as in the recipe, beside the project.
 
@@ -118,4 +131,5 @@ def knowledge_transfer(
         The run's name, folder, scores and stages.
     """
     config = resolve_parameters(runtime.flow_run.parameters)
-    return execute(config, runtime.flow_run.name or run_name(config), partial(chain, config))
+    layout = partial(pinned_chain, config, find(config)) if config.pin.enabled else partial(chain, config)
+    return execute(config, runtime.flow_run.name or run_name(config), layout)

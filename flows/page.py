@@ -22,6 +22,7 @@ from prefect.logging import get_run_logger
 
 from data.store import Meta
 from data.types import Artifact
+from flows import events, history
 from flows.phrases import amount, duration, left_out, percent, status
 from flows.run import Run
 
@@ -63,6 +64,9 @@ class Page:
                         event["key"], _picture(event["title"], base64.b64decode(event["png"])), event["title"]
                     )
                 )
+            case "decided":
+                _say(f"rerun: {'pinned, ' if event['pinned'] else ''}{event['because']}")
+                _guarded(lambda: _markdown("rerun", _decision(event), "Whether what was trained earlier is kept"))
             case "skipped":
                 _say(f"{label}: not needed by {event['because']}")
             case "made":
@@ -73,9 +77,27 @@ class Page:
                 _guarded(lambda: self._made(label, event))
 
     def end(self, run: Run, result: dict[str, Any] | None, error: BaseException | None) -> None:
-        """Show the scores and say where the report lies."""
+        """Show the scores and how they changed, what runs came to over time, and where the report lies; tell automations."""
         if result is not None:
-            _guarded(lambda: _results(result))
+            _guarded(lambda: self._results(run, result))
+        elif isinstance(error, Exception):
+            _guarded(lambda: events.failed(run, error))
+
+    def _results(self, run: Run, result: dict[str, Any]) -> None:
+        runs = history.past(run.store, run.record)
+        now = history.of(run.store, run.record, result["scores"])
+        before = runs[-1] if runs else None
+        _results(result, before)
+        events.finished(run, result)
+        if before is not None:
+            if events.score_dropped(run, now, before, run.config.evaluate.alert):
+                _say(
+                    f"the score fell by more than {percent(run.config.evaluate.alert)} against {before.name}",
+                    warning=True,
+                )
+            _table("history", history.table([*runs, now]), "Runs of this recipe, the newest first")
+            plot = self._draw("history_png", [*runs, now])
+            _markdown("history-plot", _picture("Runs over time", plot), "Score, images and drift over time")
 
     def _progress(self, label: str, event: dict[str, Any]) -> None:
         now, share, text = time.monotonic(), 100 * event["done"] / event["total"], f"{label}: {status(event)}"
@@ -134,19 +156,43 @@ class Page:
 
         if name == "loss_curve_png":
             values = [figures.LogRow(**row) for row in values]
+        if name == "history_png":
+            values = [_night(run) for run in values]
         with self._drawing:
             drawn: bytes = getattr(figures, name)(values)
         return drawn
 
 
-def _results(result: dict[str, Any]) -> None:
-    columns = ("evaluation", "model", "metric", "split", "setting", "value", "n")
-    rows = [{name: row[name] for name in columns} | {"value": round(row["value"], 4)} for row in result["scores"]]
-    create_table_artifact(
-        rows, key="scores", description="All scores of the run; shares between 0 and 1 unless named otherwise."
-    )
+def _night(run: history.Past) -> Any:
+    from data.report.figures import Night
+
+    score = None if run.leading is None else run.leading[1]
+    shares = {name: run.figure(name) for name in ("share", "shift", "far")}
+    return Night(run.time, run.images, score, **shares, pinned=bool(run.rerun.get("pinned")))
+
+
+def _decision(event: dict[str, Any]) -> str:
+    kept = f"What run `{event['earlier']}` trained is **{'kept' if event['pinned'] else 'not kept'}**: " if event["earlier"] else ""  # fmt: skip
+    lines = [f"{kept}{event['because']}.", "", "| | |", "| --- | --- |"]
+    for name, value in event["figures"].items():
+        lines.append(f"| {name} | {value if isinstance(value, int) else f'{value:.4g}'} |")
+    return "\n".join(lines)
+
+
+def _results(result: dict[str, Any], before: history.Past | None) -> None:
+    columns = ("evaluation", "model", "metric", "split", "setting")
+    rows = []
+    for row in result["scores"]:
+        known = before.scores.get(tuple(row[name] for name in columns)) if before else None
+        change = {} if known is None else {"change": round(row["value"] - known, 4)}
+        rows.append({name: row[name] for name in columns} | {"value": round(row["value"], 4), **change, "n": row["n"]})
+    than = f" change: against {before.name}." if before else ""
+    _table("scores", rows, f"All scores of the run; shares between 0 and 1 unless named otherwise.{than}")
     head = result["headline"]
     lines = []
+    stages = len(result["stages"])
+    if all(row["cached"] for row in result["stages"]):
+        lines.append(f"**Nothing was new**: all {stages} stages were in the store.")
     if "student" in head:
         lines.append(f"**{percent(head['student'])}** of the test images right: the final student.")
     if "gain" in head:
@@ -166,6 +212,10 @@ def _state(event: dict[str, Any]) -> str:
 
 def _picture(title: str, png: bytes) -> str:
     return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def _table(key: str, rows: list[dict[str, Any]], description: str) -> None:
+    create_table_artifact(rows, key=key, description=description)
 
 
 def _markdown(key: str, text: str, description: str) -> None:

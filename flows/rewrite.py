@@ -10,7 +10,8 @@ from typing import Any
 from data.errors import ConfigError
 from data.store import Store, write_json
 from data.types import Artifact
-from flows.chain import Facts, Plan, chain
+from flows.chain import FEW_LABELS, Hooks, Plan, chain
+from flows.pin import TRAINED
 from tasks.config import Config, resolve
 from tasks.stage import Request
 from tasks.workers import Workers
@@ -40,18 +41,28 @@ def rewrite_report(named: str, store: str | None) -> Path:
             earlier = [row for row in record["stages"] if row["stage"] != "report"]
             run = {"name": record["name"], "started": record["started"], "stages": earlier}
             return _report(opened, config, folder, plan(**inputs), run)
+        label = next((chosen for chosen in (f"{label}-k{config.cluster.k}", label) if chosen in rows), label)
         if label not in rows:
             raise ConfigError(
                 f"run {folder.name!r} has no stage {label} (it is {record['status']}); run it again first"
             )
-        return Artifact(kind=rows[label]["kind"], fingerprint=rows[label]["fingerprint"])
+        return _taken(rows[label])
 
-    report = chain(config, recorded, lambda manifest: Facts.of(opened.meta(manifest)))["report"]
+    kept = {}
+    if record.get("pinned"):
+        trained = [label for label, row in rows.items() if row["kind"] in TRAINED]
+        own = FEW_LABELS if "labels" in rows else ()  # it has learned from labels itself
+        kept = {label: _taken(rows[label]) for label in trained if not label.startswith(own)}
+    report = chain(config, Hooks(recorded, opened.meta), kept=kept)["report"]
     if "report" in rows:
         rows["report"] |= {"fingerprint": report.fingerprint, "path": report.path}
         write_json(folder / "run.json", record)
     shutil.copyfile(opened.folder(report) / "report.html", folder / "report.html")
     return folder / "report.html"
+
+
+def _taken(row: dict[str, Any]) -> Artifact:
+    return Artifact(kind=row["kind"], fingerprint=row["fingerprint"])
 
 
 def _report(store: Store, config: Config, folder: Path, request: Request | Artifact, run: dict[str, Any]) -> Artifact:

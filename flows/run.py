@@ -11,10 +11,11 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import yaml
 
@@ -25,6 +26,9 @@ from tasks.config import Config
 from tasks.recall import Recall
 from tasks.stage import Request
 from tasks.workers import Workers
+
+if TYPE_CHECKING:
+    from flows.pin import Decision
 
 
 class Watcher(Protocol):
@@ -39,7 +43,7 @@ class Watcher(Protocol):
         `event["event"]` is skipped (because: this run does without the stage); started; running (its turn has come: it is not cached); progress (done, total, and what the
         stage knows of epoch, epochs, rate in images/s, eta in s, loss, learning_rate, data_share); log (text); figure
         (key, title, png in base64); made (stage, kind, fingerprint, path, cached, seconds, rows, computed_in, warnings);
-        or failed (text).
+        or failed (text). Of the rerun as a whole: decided (pinned, because, earlier, figures).
         """
 
     def end(self, run: Run, result: dict[str, Any] | None, error: BaseException | None) -> None:
@@ -50,6 +54,19 @@ WATCHERS: list[Watcher] = []
 """Who looks on at runs of this process besides Prefect's page: the command line puts its display here."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a run comes from.
+
+    Attributes:
+        deployment: its name on Prefect's server, or None.
+        scheduled: the time it was to begin, ISO 8601.
+    """
+
+    deployment: str | None
+    scheduled: str | None
+
+
 class Run:
     """One execution of a flow. A context manager: however it ends, the record says so and no child is left.
 
@@ -57,9 +74,10 @@ class Run:
         config: resolved.
         name: of the run; made unique by a number if taken.
         watchers: get every event, from whichever thread.
+        origin: the deployment it is a run of; None: somebody called.
     """
 
-    def __init__(self, config: Config, name: str, watchers: Sequence[Watcher]) -> None:
+    def __init__(self, config: Config, name: str, watchers: Sequence[Watcher], origin: Origin | None = None) -> None:
         self.config, self.store, self._watchers = config, Store(config.store), tuple(watchers)
         self.result: dict[str, Any] | None = None
         self.folder = _new_folder(self.store.root / "runs", name)
@@ -75,6 +93,10 @@ class Run:
             "started": _now(),
             "finished": None,
             "status": "running",
+            "deployment": origin.deployment if origin else None,
+            "scheduled": origin.scheduled if origin else None,
+            "pinned": False,
+            "rerun": None,
             "config": config.model_dump(),
             "stages": [],
         }
@@ -97,6 +119,21 @@ class Run:
         with self._lock:
             self._skipped[label] = because
         self._watch(label, {"event": "skipped", "because": because})
+
+    def decide(self, decision: Decision) -> None:
+        """Enter what a rerun keeps of an earlier run."""
+        with self._lock:
+            self._record |= {"pinned": decision.pinned, "rerun": decision.as_json()}
+            self._save()
+        self._watch("rerun", {"event": "decided", **decision.as_json()})
+
+    def choose_k(self, k: int) -> None:
+        """Enter the number of clusters that a person chose in review."""
+        self.config = self.config.model_copy(update={"cluster": self.config.cluster.model_copy(update={"k": k})})
+        with self._lock:
+            self._record["config"] = self.config.model_dump()
+            self._save()
+        (self.folder / "config.yaml").write_text(to_yaml(self.config))
 
     def make(self, label: str, request: Request | Artifact) -> tuple[Artifact, bool]:
         """Make a stage's artifact, or find it made, and enter it into the record.
@@ -157,6 +194,12 @@ class Run:
             return {"name": self.name, "started": self._record["started"], "stages": list(self._record["stages"])}
 
     @property
+    def record(self) -> dict[str, Any]:
+        """run.json so far."""
+        with self._lock:
+            return {**self._record, "stages": [dict(row) for row in self._record["stages"]]}
+
+    @property
     def stages(self) -> list[dict[str, Any]]:
         """The record's stages so far."""
         with self._lock:
@@ -169,8 +212,8 @@ class Run:
             made: label -> artifact, all stages; `scores` among them, and `report` if there is one.
 
         Returns:
-            JSON values: run, folder, report (a path or None), scores (rows), headline, stages, not_needed (stage ->
-            the setting that makes it needless), warnings.
+            JSON values: run, folder, report (a path or None), scores (rows), headline, stages, pinned, not_needed (stage
+            -> the setting that makes it needless), warnings.
         """
         from data.tables import read_table
 
@@ -187,6 +230,7 @@ class Run:
             "headline": headline(rows),
             "scores": rows,
             "stages": self.stages,
+            "pinned": self._record["pinned"],
             "not_needed": dict(self._skipped),
             "warnings": [text for row in self.stages for text in self._warnings[row["stage"]]],
         }

@@ -62,6 +62,10 @@ class Terminal:
                     self._advance(label, event)
                 case "log":
                     self._print(f"  {label:<{WIDTH}} {escape(event['text'])}")
+                case "decided":
+                    done = "kept from" if event["pinned"] else "not kept from"
+                    earlier = f"what was trained is {done} {event['earlier']}: " if event["earlier"] else ""
+                    self._print(f"  {label:<{WIDTH}} {escape(earlier + event['because'])}")
                 case "skipped":
                     self._print(f"[dim]– {label:<{WIDTH}} not needed by {escape(event['because'])}[/dim]")
                 case "made":

@@ -241,6 +241,13 @@ class Evaluate(Frozen):
         description="Temperatures T of its votes exp(s / T) (1 to 16, each above 0, up to 10); each is tried with each k.",
     )
 
+    alert: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="The event knowledge-transfer.score.dropped is emitted where the leading score falls by more than this against the run before (0 to 1).",
+    )
+
     @property
     def downstream(self) -> list[Protocol]:
         """The protocols among those asked for that train a network further."""
@@ -254,6 +261,33 @@ class Evaluate(Frozen):
                 "evaluate.voc=voc:PATH, a folder in VOC's layout"
             )
         return self
+
+
+class Pin(Frozen):
+    """Whether a rerun keeps what an earlier run of the same configuration has trained, while the images changed little."""
+
+    enabled: bool = Field(
+        False,
+        description="Keep the earlier teacher, clusters and student as long as the limits below hold; else all is trained anew on today's images.",
+    )
+    growth: float = Field(
+        0.1,
+        ge=0,
+        le=10,
+        description="Train anew where more images than this are new, changed or gone, as a share of those trained on (0 to 10).",
+    )
+    shift: float = Field(
+        0.1,
+        ge=0,
+        le=10,
+        description="Train anew where the mean squared distance to the centroids has shifted by more than this share of it (0 to 10).",
+    )
+    far: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Train anew where more images than this share lie farther from their centroid than 99 % did (0 to 1).",
+    )
 
 
 class Compute(Frozen):
@@ -286,10 +320,15 @@ class Config(Frozen):
     predict: Predict = Predict()
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
+    pin: Pin = Pin()
     compute: Compute = Compute()
     until: Until = Field(
         "distill",
         description="Where the chain ends: pretext (the teacher alone, or its features), transfer (the student without any label), finetune (both on the few labels), distill (all of it). What there is by then is evaluated.",
+    )
+    review: bool = Field(
+        False,
+        description="Wait after clustering until a person has looked at the clusters on the run's page and says go on, or names another k. Needs a Prefect server.",
     )
     store: str = Field("store", min_length=1, description="Folder of the store: artifacts and runs.")
 
@@ -336,7 +375,7 @@ class Config(Frozen):
 
 
 SECTIONS: tuple[str, ...] = tuple(
-    n for n, f in Config.model_fields.items() if n not in ("recipe", "seed", "until", "store")
+    n for n, f in Config.model_fields.items() if n not in ("recipe", "seed", "until", "review", "store")
 )
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data.types import Artifact
 from models.methods.configs import PRETEXT
 from tasks.config import Config
+from tasks.earlier import Candidate, Rows, most_rows
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage, require
 
@@ -89,13 +89,12 @@ def build(job: Job) -> Outcome:
     index, _ = training.manifest_rows(job.path("manifest"), SPLITS[job.settings["part"]])
     source = _network(job) if "checkpoint" in job.request.inputs else _descriptor(job)
     schema = schemas.features(source.dim, source.model, source.layer)
-    earlier = _earlier(job, index)
+    earlier = _earlier(job)
     taken = np.zeros(0, np.int64)
     with VectorWriter(job.out, schema) as out:
         if earlier is not None:
-            folder, new_of = earlier
-            taken = np.sort(np.fromiter(new_of.values(), np.int64, len(new_of)))
-            for old, block in iterate_vectors(folder):
+            taken, new_of = earlier.taken, earlier.index_of
+            for old, block in iterate_vectors(earlier.folder):
                 kept = [row for row, i in enumerate(old.tolist()) if i in new_of]
                 if kept:
                     out.write(np.array([new_of[i] for i in old[kept].tolist()], np.int64), block[kept])
@@ -190,20 +189,8 @@ def _descriptor(job: Job) -> _Source:
     return _Source(given["method"], job.settings["layer"], dim, blocks, {"device": str(device)})
 
 
-def _earlier(job: Job, index: NDArray[np.int64]) -> tuple[Path, dict[int, int]] | None:
-    """The artifact made in the same way (all but the images is equal) that has the most of these, told by content.
-
-    Returns:
-        Its folder, and its index -> index in this manifest; None if no artifact has any.
-    """
-    import numpy as np
-
-    from data.schemas import MANIFEST
-    from data.tables import column, read_table
-
-    def contents(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-        table = read_table(folder / "images.parquet", MANIFEST)
-        return column(table, "index"), column(table, "sha256").astype(str)
+def _earlier(job: Job) -> Rows | None:
+    """Rows of an artifact made in the same way: all but the images is equal."""
 
     def way(settings: dict[str, Any], inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         others = {name: value for name, value in settings.items() if name not in ("part", "seed")}
@@ -211,23 +198,11 @@ def _earlier(job: Job, index: NDArray[np.int64]) -> tuple[Path, dict[int, int]] 
 
     request = job.request
     same = way(request.settings, {name: given.model_dump() for name, given in request.inputs.items()})
-    here, sha = contents(job.path("manifest"))
-    wanted = dict(zip(sha[np.isin(here, index)].tolist(), here[np.isin(here, index)].tolist(), strict=True))
-    best: tuple[Path, dict[int, int]] | None = None
-    for path in sorted((job.store.root / "artifacts" / "features").glob("*/meta.json")):
+    candidates = []
+    for path in (job.store.root / "artifacts" / "features").glob("*/meta.json"):
         meta = json.loads(path.read_text())
         version = meta["stage"], meta["version"]
-        if version != (request.stage, request.version) or way(meta["config"], meta["inputs"]) != same:
-            continue
-        manifest = job.store.folder(Artifact.model_validate(meta["inputs"]["manifest"]))
-        if not (manifest / "images.parquet").exists():
-            continue
-        theirs, their_sha = contents(manifest)
-        splits = dict(zip(theirs.tolist(), column(read_table(manifest / "images.parquet"), "split"), strict=True))
-        found: dict[str, int] = {}
-        for i, s in zip(theirs.tolist(), their_sha.tolist(), strict=True):
-            if s in wanted and splits[i] in SPLITS[meta["config"]["part"]]:
-                found.setdefault(s, i)
-        if found and (best is None or len(found) > len(best[1])):
-            best = path.parent, {i: wanted[s] for s, i in found.items()}
-    return best
+        if version == (request.stage, request.version) and way(meta["config"], meta["inputs"]) == same:
+            manifest = Artifact.model_validate(meta["inputs"]["manifest"])
+            candidates.append(Candidate(path, manifest, SPLITS[meta["config"]["part"]]))
+    return most_rows(job.store, request.inputs["manifest"], SPLITS[job.settings["part"]], candidates)

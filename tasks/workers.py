@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -34,6 +34,9 @@ class Workers:
         store: where artifacts go.
         compute: device, precision, workers.
         log: file that gets everything the children print.
+
+    Attributes:
+        slot: held while a stage is made, such as a GPU's; given whether this is to stop.
     """
 
     def __init__(self, store: Store, compute: Compute, log: Path) -> None:
@@ -41,6 +44,7 @@ class Workers:
         self._children: dict[Process, subprocess.Popen[str]] = {}
         self._turn = threading.Lock()
         self._stopping = False
+        self.slot: Callable[[Callable[[], bool]], AbstractContextManager[None]] = lambda stopping: nullcontext()
 
     def __enter__(self) -> Self:
         return self
@@ -67,21 +71,22 @@ class Workers:
         with self._turn:
             if self._stopping:
                 raise Interrupted("stopped")
-            listen({"event": "running"})
-            child = self._child(request.process)
-            assert child.stdin is not None
-            assert child.stdout is not None
-            message = {
-                "store": str(self.store.root),
-                "compute": self.compute.model_dump(),
-                "request": request.model_dump(),
-            }
-            try:
-                child.stdin.write(json.dumps(message) + "\n")
-                child.stdin.flush()
-            except BrokenPipeError:
-                pass  # it died: the loop below finds out how
-            return self._await(child, child.stdout, request, label, listen)
+            with self.slot(lambda: self._stopping):
+                listen({"event": "running"})
+                child = self._child(request.process)
+                assert child.stdin is not None
+                assert child.stdout is not None
+                message = {
+                    "store": str(self.store.root),
+                    "compute": self.compute.model_dump(),
+                    "request": request.model_dump(),
+                }
+                try:
+                    child.stdin.write(json.dumps(message) + "\n")
+                    child.stdin.flush()
+                except BrokenPipeError:
+                    pass  # it died: the loop below finds out how
+                return self._await(child, child.stdout, request, label, listen)
 
     def _await(
         self, child: subprocess.Popen[str], events: IO[str], request: Request, label: str, listen: Listener

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from io import BytesIO, StringIO
 from math import isfinite
 from typing import Any, NamedTuple, cast
@@ -90,6 +91,18 @@ class LogRow(NamedTuple):
     value: float
 
 
+class Night(NamedTuple):
+    """A run among others over time. Shares between 0 and 1; None where there is none."""
+
+    time: datetime
+    images: int
+    score: float | None
+    share: float | None
+    shift: float | None
+    far: float | None
+    pinned: bool
+
+
 @dataclass(frozen=True)
 class Bar:
     """One model's score as a dot with its interval, all in [0, 1]; `colour` is a key of LIGHT."""
@@ -135,6 +148,12 @@ def cluster_sizes_png(sizes: Sequence[int] | NDArray[np.int64]) -> bytes:
     """The same as PNG, at most 200 kB."""
     with _style():
         return _png(_cluster_sizes(np.asarray(sizes, np.int64)))
+
+
+def history_png(nights: Sequence[Night]) -> bytes:
+    """Score, number of images, and what has changed among them, run by run."""
+    with _style():
+        return _png(_history(nights))
 
 
 def objective_svg(objective: Sequence[float], prefix: str) -> str:
@@ -228,6 +247,33 @@ def _curve(axes: Axes, rows: Sequence[LogRow], colour: str, by_epoch: bool) -> N
         x, y = (np.array([a[piece].mean() for piece in pieces]) for a in (x, y))
         axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(x, y, color=colour, marker="o" if len(rows) == 1 else "", markersize=4)
+
+
+def _history(nights: Sequence[Night]) -> Figure:
+    figure = Figure(figsize=(7.2, 4.6))
+    score, images, drift = figure.subplots(3, 1, sharex=True)
+    at = range(len(nights))  # runs, not days: reruns of an hour would lie on each other
+
+    def line(axes: Axes, values: Sequence[float | None], colour: str, label: str | None = None) -> None:
+        axes.plot(at, [np.nan if value is None else value for value in values], color=LIGHT[colour], label=label)
+
+    line(score, [night.score for night in nights], "second")
+    trained = [i for i in at if not nights[i].pinned and nights[i].score is not None]
+    score.plot(trained, [nights[i].score for i in trained], "o", color=LIGHT["second"], markersize=4)
+    score.set_ylabel("score\n(dots: trained anew)")
+    score.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    line(images, [night.images for night in nights], "first")
+    images.set_ylabel("images")
+    images.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    images.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    for name, colour, label in (("share", "first", "new, changed, gone"), ("shift", "second", "shift"), ("far", "third", "far")):  # fmt: skip
+        line(drift, [getattr(night, name) for night in nights], colour, label)
+    drift.set_ylabel("drift")
+    drift.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    drift.legend(frameon=False, ncols=3, loc="upper left", fontsize=8)
+    shown = sorted({0, len(nights) // 2, len(nights) - 1})
+    drift.set_xticks(shown, [f"{nights[i].time:%Y-%m-%d %H:%M}" for i in shown])
+    return figure
 
 
 def _scores(bars: Sequence[Bar]) -> Figure:

@@ -12,7 +12,8 @@ from sklearn.datasets import load_sample_images
 
 from data.store import Store
 from data.types import Artifact
-from flows.chain import Facts, NotNeeded, Plan, chain
+from flows.chain import Hooks, NotNeeded, Plan, chain
+from flows.pin import find, pinned_chain
 from flows.run import Run
 from tasks.config import Config
 from tasks.stage import Request, run
@@ -86,13 +87,11 @@ def run_chain(config: Config, name: str = "run") -> Made:
         def step(label: str, plan: Plan, /, *, after: Any = None, **inputs: Artifact) -> Artifact:
             return record.make(label, plan(**inputs))[0]
 
-        def look(manifest: Artifact) -> Facts:
-            return Facts.of(record.store.meta(manifest))
-
         def skip(gone: NotNeeded) -> None:
             record.skip(gone.stage, gone.because)
 
-        made = chain(config, step, look, skip)
+        hooks = Hooks(step, record.store.meta, skip, decided=record.decide)
+        made = pinned_chain(config, find(config), hooks) if config.pin.enabled else chain(config, hooks)
         return Made(made, record.finish(made), events, record.store)
 
 

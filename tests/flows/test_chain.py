@@ -10,7 +10,7 @@ import pytest
 from data.errors import ConfigError
 from data.store import Store, write_json
 from data.types import Artifact
-from flows.chain import Facts, NotNeeded, Plan, chain
+from flows.chain import Hooks, NotNeeded, Plan, chain
 from flows.recipes import override
 from tasks.config import Config
 from tasks.stage import Request
@@ -31,10 +31,10 @@ class Layout:
         self.requests: dict[str, Request] = {}
         self.after: dict[str, Artifact | None] = {}
         self.not_needed: list[NotNeeded] = []
-        self.made: dict[str, Artifact] = chain(config, self.step, self.look, self.not_needed.append)
+        self.made: dict[str, Artifact] = chain(config, Hooks(self.step, self.look, self.not_needed.append))
 
-    def look(self, images: Artifact) -> Facts:
-        return Facts.of(self.store.meta(images))
+    def look(self, images: Artifact) -> dict[str, Any]:
+        return self.store.meta(images)
 
     def step(self, label: str, plan: Plan, /, *, after: Artifact | None = None, **inputs: Artifact) -> Artifact:
         assert label not in self.requests

@@ -27,9 +27,20 @@ def resolved(**given: Any) -> Config:
 
 
 def test_every_section_is_a_parameter_and_the_recipe_a_choice(schema: dict[str, Any]) -> None:
-    assert {*SECTIONS, "recipe", "seed", "until", "store", "method", "k", "epochs", "label_fraction"} == schema[
-        "properties"
-    ].keys()
+    assert {
+        *SECTIONS,
+        "recipe",
+        "seed",
+        "train",
+        "test",
+        "until",
+        "review",
+        "store",
+        "method",
+        "k",
+        "epochs",
+        "label_fraction",
+    } == schema["properties"].keys()
     assert schema["properties"]["recipe"]["enum"] == list(NAMES)
     assert not schema.get("required")
 

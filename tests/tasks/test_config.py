@@ -59,7 +59,7 @@ def test_every_field_has_a_sentence_for_the_form() -> None:
     for name, model in schema["$defs"].items():
         for key, field in model["properties"].items():
             assert field.get("description", "").endswith("."), f"{name}.{key}"
-    assert set(SECTIONS) == set(schema["properties"]) - {"recipe", "seed", "until", "store"}
+    assert set(SECTIONS) == set(schema["properties"]) - {"recipe", "seed", "until", "review", "store"}
 
 
 def test_configuration_needs_no_heavy_library() -> None:
