@@ -141,6 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="DIR", help="folder of the records and the page (default: claims in the store)")
     sub.add_argument("--dry-run", action="store_true", help="say how many runs there are and what they cost")
     printing(sub)
+    sub = command("prefect-setup", _prefect_setup, "make what the configured Prefect server needs: work pool, GPU limit, automation")  # fmt: skip
+    sub.add_argument("--gpus", type=int, default=1, metavar="N", help="stages that may compute on the workers' GPUs at once (default: 1)")  # fmt: skip
     return parser
 
 
@@ -222,6 +224,19 @@ def _reproduce(options: argparse.Namespace, terminal: Terminal) -> int:
         "out": options.out,
     }
     return _flow("flows.reproduce", "reproduce", parameters, options.json, terminal, claims.summary)
+
+
+def _prefect_setup(options: argparse.Namespace, terminal: Terminal) -> int:
+    from flows import embedded
+
+    if options.gpus < 0:
+        raise ConfigError(f"--gpus {options.gpus}: no fewer than 0")
+    if not embedded.configure():
+        raise ConfigError("prefect-setup: no Prefect server is configured; start one by `prefect server start` and set PREFECT_API_URL, such as http://127.0.0.1:4200/api")  # fmt: skip
+    setup = importlib.import_module("flows.prefect_setup")
+    print("\n".join(setup.prefect_setup(options.gpus)))
+    print("next: prefect --no-prompt deploy --all; prefect worker start --pool knowledge-transfer")
+    return 0
 
 
 def _flow(

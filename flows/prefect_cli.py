@@ -14,6 +14,8 @@ from prefect.plugins import register_hook
 DEPLOYMENTS = {
     "knowledge-transfer": "knowledge-transfer/knowledge-transfer",
     "nightly": "knowledge-transfer/nightly",
+    "smoke": "knowledge-transfer/smoke",
+    "compare": "compare/compare",
     "evaluate": "evaluate/evaluate",
 }
 _TAKE_A_VALUE = {"-p", "--param", "--params", "--tag", "--flow-run-name", "--job-variable", "--start-in", "--start-at"}
