@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("views", "step", "kmeans", "assign", "vectors", "sinkhorn", "orchestration", "growth")
+NAMES = ("views", "step", "kmeans", "assign", "vectors", "sinkhorn", "norms", "orchestration", "growth")
 ROOT = Path(__file__).parent
 
 
@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
     parser.add_argument("--rounds", type=int, default=3, help="how often contestants take turns (default 3)")
     parser.add_argument("--vectors", type=int, help="instead of 1.3 million, for a first look")
+    parser.add_argument("--kind", choices=["mixture", "features"], help="of kmeans: one of its two sets alone")
     parser.add_argument("--out", type=Path, help="folder of the record; default: benchmarks/records/<date>_<machine>")
     parser.add_argument("--scratch", type=Path, help="folder for some GB of vectors; default: the system's")
     parser.add_argument("--page", action="store_true", help="only write docs/performance.md")
@@ -44,13 +45,21 @@ def main() -> int:
     if options.here:
         (name,) = options.names
         measured = import_module(f"benchmarks.speed.{name}").measure(options)
-        record.write(measured, options.out, f"python -m benchmarks {name} --rounds {options.rounds}")
+        record.write(
+            measured,
+            options.out,
+            f"python -m benchmarks {name} --rounds {options.rounds}"
+            + (f" --kind {options.kind}" if options.kind else ""),
+        )
         return 0
     failed = 0
     for name in options.names or NAMES:
         print(f"{name} ...", file=sys.stderr, flush=True)
         words = [
-            w for key in ("vectors", "scratch") if (given := getattr(options, key)) for w in (f"--{key}", str(given))
+            w
+            for key in ("vectors", "scratch", "kind")
+            if (given := getattr(options, key))
+            for w in (f"--{key}", str(given))
         ]
         command = [sys.executable, "-m", "benchmarks", name, "--here", "--rounds", str(options.rounds), "--out", str(options.out), *words]  # fmt: skip
         failed += subprocess.run(command).returncode != 0

@@ -17,6 +17,7 @@ from tasks.config import Compute
 
 SLOT = "gpu"
 """Name of the limit on the server."""
+DEVICES = Path("/dev")
 _ASK = 5.0
 """Seconds after which somebody who waits looks whether it is to stop."""
 
@@ -24,7 +25,7 @@ _ASK = 5.0
 def on_gpu(compute: Compute) -> bool:
     """Whether stages of a run may compute on a GPU of this machine; without importing torch."""
     if compute.device == "auto":
-        return any(Path("/dev").glob("nvidia[0-9]*"))
+        return any(DEVICES.glob("nvidia[0-9]*"))
     return compute.device == "cuda"
 
 

@@ -7,6 +7,8 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -44,6 +46,7 @@ class Page:
 
     def __init__(self) -> None:
         self._bars: dict[str, _Bar] = {}
+        self._filling = ThreadPoolExecutor(1, thread_name_prefix="page")  # stages need not wait for their artifacts
         self._drawing = threading.Lock()  # matplotlib's settings are the process's
 
     def begin(self, run: Run) -> None:
@@ -74,18 +77,20 @@ class Page:
                 _say(f"{label}: {took}, {amount(event)}, {event['path']}")
                 for text in event["warnings"]:
                     _say(text, warning=True)
-                _guarded(lambda: self._made(label, event))
+                self._filling.submit(copy_context().run, _guarded, lambda: self._made(label, event))
 
     def end(self, run: Run, result: dict[str, Any] | None, error: BaseException | None) -> None:
         """Show the scores and how they changed, what runs came to over time, and where the report lies; tell automations."""
+        self._filling.shutdown()
         if result is not None:
             _guarded(lambda: self._results(run, result))
         elif isinstance(error, Exception):
             _guarded(lambda: events.failed(run, error))
 
     def _results(self, run: Run, result: dict[str, Any]) -> None:
-        runs = history.past(run.store, run.record)
-        now = history.of(run.store, run.record, result["scores"])
+        record = run.record
+        runs = history.past(run.store, record) if record["deployment"] else []  # else there is no page to look at
+        now = history.of(run.store, record, result["scores"])
         before = runs[-1] if runs else None
         _results(result, before)
         events.finished(run, result)

@@ -22,7 +22,7 @@ from tasks.config import Config
 
 TRAINED = ("checkpoint", "clusters")
 """Kinds that are kept."""
-GROWTH = ("images", "before", "new", "changed", "gone", "relabelled", "share")
+GROWTH = ("images", "before", "new", "changed", "gone", "relabelled", "same", "share")
 DRIFT = ("mean", "mean_before", "shift", "far", "far_before")
 """Figures of the stages of these names."""
 _OWN = {"recipe", "store", "compute", "pin", "review"}
@@ -110,8 +110,8 @@ def pinned_chain(config: Config, earlier: Earlier | None, hooks: Hooks) -> dict[
     made["growth"] = hooks.step("growth", partial(growth.plan, before=earlier.manifest), manifest=images)
     figures = _figures(hooks.look(made["growth"]), GROWTH)
     limits, because = config.pin, ""
-    if figures["share"] == 0:
-        because = "the images are those it was trained on"  # and its artifacts have the names that are asked for
+    if figures["same"]:
+        because = "the images are those it was trained on"  # so its artifacts have the names that are asked for
     elif figures["share"] > limits.growth:
         because = f"{percent(figures['share'])} of the images are new, changed or gone, more than {percent(limits.growth)}"  # fmt: skip
     elif earlier.assignments is not None:

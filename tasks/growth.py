@@ -34,6 +34,8 @@ def build(job: Job) -> Outcome:
     label_of = dict(then.values())
     relabelled = sum(sha in theirs and label != label_of[sha] for sha, label in now.values())
     new = len(fresh) - changed
+    parts = (job.meta(name)["parts"] for name in ("manifest", "before"))
+    now_parts, then_parts = ({part: of[part] for part in ("train", "unlabelled")} for of in parts)
     figures = {
         "images": len(now),
         "before": len(then),
@@ -41,6 +43,7 @@ def build(job: Job) -> Outcome:
         "changed": changed,
         "gone": gone,
         "relabelled": relabelled,
+        "same": now_parts == then_parts,
         "share": (new + changed + gone) / max(1, len(then)),
     }
     write_json(job.out / "drift.json", figures)

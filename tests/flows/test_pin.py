@@ -16,6 +16,7 @@ from data.store import Store
 from data.tables import column, read_table
 from data.types import Artifact
 from flows.history import past, table
+from flows.pin import GROWTH
 from flows.recipes import override
 from flows.rewrite import rewrite_report
 from models.clustering.nearest import nearest_two
@@ -206,6 +207,17 @@ def test_what_is_gone_from_the_store_is_trained_anew(folder: Folder) -> None:
     assert record(folder.run())["rerun"]["earlier"] is None
 
 
+def test_another_name_is_neither_growth_nor_a_reason_to_train(folder: Folder) -> None:
+    first = folder.run()
+    folder.path("temple/004.png").rename(folder.path("temple/renamed.png"))
+    ran = folder.run()
+    told = record(ran)
+    assert told["pinned"]
+    assert (told["rerun"]["figures"]["share"], told["rerun"]["figures"]["same"]) == (0, False)
+    assert ran.made["pretext"] == first.made["pretext"]
+    assert ran.store.meta(ran.made["embed"])["rows_computed"] == 0
+
+
 def test_two_images_with_one_content(tmp_path: Path) -> None:
     """Copies are one image twice: each has its row, wherever it is taken from."""
     folder = Folder(tmp_path)
@@ -229,6 +241,6 @@ def test_growth_of_a_manifest_against_itself(tmp_path: Path) -> None:
 
     images = make(manifest_of(config, only=config.data.train))
     meta = store.meta(make(growth.plan(images, before=images)))
-    assert {name: meta[name] for name in ("images", "before", "new", "changed", "gone", "relabelled", "share")} == {
-        "images": 12, "before": 12, "new": 0, "changed": 0, "gone": 0, "relabelled": 0, "share": 0.0
+    assert {name: meta[name] for name in GROWTH} == {
+        "images": 12, "before": 12, "new": 0, "changed": 0, "gone": 0, "relabelled": 0, "same": True, "share": 0.0
     }  # fmt: skip

@@ -3,131 +3,29 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from conftest import ROOT
+from prefect_server import PARAMETERS, Prefect, prefect_command
 
 pytestmark = pytest.mark.slow
-
-PARAMETERS: dict[str, Any] = {
-    "k": 12,
-    "epochs": 1,
-    "pretext": {"width": 0.25},
-    "transfer": {"epochs": 1},
-    "student": {"width": 0.25},
-    "finetune": {"steps": 4},
-    "distill": {"epochs": 1},
-}
-START, WORK = 180.0, 600.0
-"""Seconds until the server answers, and for one run."""
-
-
-class Prefect:
-    """A server, and the `prefect` command pointed at it."""
-
-    def __init__(self, url: str, environment: dict[str, str]) -> None:
-        self.url, self.environment = url, {**environment, "PREFECT_API_URL": url}
-        # as installed: what is on the path must be what pip put there
-        del self.environment["PYTHONPATH"]
-
-    def __call__(self, *words: str, **more: str) -> str:
-        done = subprocess.run(
-            [*_prefect(), *words],
-            env={**self.environment, **more},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=WORK,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def ask(self, path: str, **body: Any) -> Any:
-        data = json.dumps(body).encode() if body else None
-        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-
-    def run(self, deployment: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Have a worker run a deployment once -> the flow run."""
-        given = [word for name, value in parameters.items() for word in ("-p", f"{name}={json.dumps(value)}")]
-        said = self("deployment", "run", deployment, *given)
-        run_id = said.partition("UUID: ")[2].split()[0]
-        self("worker", "start", "--pool", "knowledge-transfer", "--run-once", PREFECT_PLUGINS_ENABLED="false")
-        end = time.monotonic() + WORK
-        while (run := self.ask(f"/flow_runs/{run_id}"))["state_type"] not in ("COMPLETED", "FAILED", "CRASHED"):
-            assert time.monotonic() < end, run
-            time.sleep(1)
-        found: dict[str, Any] = run
-        return found
-
-    def stages(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        rows = self.ask("/task_runs/filter", flow_runs={"id": {"any_": [run["id"]]}})
-        return {row["name"]: row for row in rows}
-
-    def artifacts(self, run: dict[str, Any]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.ask(
-            "/artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}}, limit=200
-        )
-        return found
-
-
-def _prefect() -> list[str]:
-    beside = Path(sys.executable).with_name("prefect")
-    return [str(beside)] if beside.exists() else [sys.executable, "-m", "prefect"]
-
-
-@pytest.fixture(scope="module")
-def prefect(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    if not any(point.value == "flows.prefect_cli" for point in entry_points(group="prefect.plugins")):
-        pytest.skip("the project is not installed; pip install -e .")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("server")
-    prefect = Prefect(f"http://127.0.0.1:{port}/api", {**environment, "PREFECT_HOME": str(home)})
-    with (home / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [*_prefect(), "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env=prefect.environment,
-            cwd=home,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        end = time.monotonic() + START
-        while True:
-            assert server.poll() is None, (home / "server.log").read_text()
-            assert time.monotonic() < end, (home / "server.log").read_text()
-            try:
-                prefect.ask("/health")
-                break
-            except OSError:
-                time.sleep(0.5)
-        prefect("work-pool", "create", "knowledge-transfer", "--type", "process")
-        prefect("--no-prompt", "deploy", "--all")
-        yield prefect
-    finally:
-        server.terminate()
-        server.wait(60)
 
 
 def test_deployments_are_as_written(prefect: Prefect) -> None:
     written = {row["name"]: row for row in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
     found = {row["name"]: row for row in prefect.ask("/deployments/filter", limit=50)}
-    assert written.keys() == found.keys() == {"knowledge-transfer", "nightly", "compare", "evaluate"}
+    assert written.keys() == found.keys() == {"knowledge-transfer", "nightly", "smoke", "compare", "evaluate"}
     for name, deployment in found.items():
         assert deployment["entrypoint"] == written[name]["entrypoint"]
         assert deployment["tags"] == written[name]["tags"]
+        assert deployment["description"].strip() == written[name]["description"].strip()
+        assert deployment["parameters"] == written[name].get("parameters", {})
+        assert deployment["work_pool_name"] == "knowledge-transfer"
+        assert deployment["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+        assert len(deployment["schedules"]) == len(written[name]["schedules"])
         assert deployment["enforce_parameter_schema"]
         assert deployment["global_concurrency_limit"]["limit"] == 1
         assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
@@ -135,6 +33,25 @@ def test_deployments_are_as_written(prefect: Prefect) -> None:
     assert not schedule["active"]
     assert schedule["schedule"]["cron"] == "0 2 * * *"
     assert schedule["schedule"]["timezone"] == "UTC"
+
+
+def test_setting_up_again_changes_nothing(prefect: Prefect) -> None:
+    def there() -> tuple[list[str], list[tuple[str, int]], list[str]]:
+        pools = [row["name"] for row in prefect.ask("/work_pools/filter", "POST")]
+        limits = [(row["name"], row["limit"]) for row in prefect.ask("/v2/concurrency_limits/filter", "POST")]
+        rules = [row["name"] for row in prefect.ask("/automations/filter", "POST") if row["enabled"]]
+        return sorted(pools), sorted(limits), sorted(rules)
+
+    before = there()
+    assert before[0] == ["knowledge-transfer"]
+    assert ("gpu", 1) in before[1]
+    assert before[2] == ["knowledge-transfer: a run without heartbeat has crashed"]
+    said = prefect.own("prefect-setup")
+    assert "gpu" in said
+    assert there() == before
+    prefect.own("prefect-setup", "--gpus", "2")
+    assert ("gpu", 2) in there()[1]
+    prefect.own("prefect-setup", "--gpus", "1")
 
 
 def test_deployment_run_then_again_from_the_store(prefect: Prefect, tmp_path: Path) -> None:
@@ -173,7 +90,7 @@ def test_deployment_run_then_again_from_the_store(prefect: Prefect, tmp_path: Pa
 
 def test_a_mistake_is_refused_by_the_server_and_by_the_flow(prefect: Prefect, tmp_path: Path) -> None:
     done = subprocess.run(
-        [*_prefect(), "deployment", "run", "knowledge-transfer", "-p", "k=0"],
+        [*prefect_command(), "deployment", "run", "knowledge-transfer", "-p", "k=0"],
         env=prefect.environment,
         cwd=ROOT,
         capture_output=True,
