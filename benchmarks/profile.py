@@ -2,7 +2,7 @@
 
     python -m benchmarks.profile views|step|kmeans
 
-To profile an earlier state, run this file with PYTHONPATH at a worktree of it.
+To profile an earlier state, run this file with PYTHONSAFEPATH=1 and PYTHONPATH at a worktree of it.
 """
 
 from __future__ import annotations

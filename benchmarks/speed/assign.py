@@ -108,8 +108,8 @@ def main(kind: str, folder: Path) -> None:
         def path(self, name: str) -> Path:
             return folder / name
 
-        def meta(self, name: str) -> dict[str, int]:
-            return {"rows": 0}
+        def meta(self, name: str) -> dict[str, Any]:
+            return {"rows": 0, "stage": "elsewhere"}
 
         def report(self, **event: Any) -> None:
             pass
