@@ -8,6 +8,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,3 +99,12 @@ def odd_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         packed.extractall(folder, filter="data")
     (inner,) = folder.iterdir()
     return inner
+
+
+@pytest.fixture(scope="session")
+def prefect(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Prefect server on a SQLite database of its own, with all deployments; the slow tests of flows share it."""
+    from prefect_server import serving
+
+    with serving(environment, tmp_path_factory.mktemp("server")) as prefect:
+        yield prefect

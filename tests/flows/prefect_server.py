@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,9 +123,16 @@ class Prefect:
             word = base64.b64encode(self.environment["PREFECT_API_AUTH_STRING"].encode()).decode()
             headers["Authorization"] = f"Basic {word}"
         request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            said = answer.read()
-        return json.loads(said) if said else None
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    said = answer.read()
+                return json.loads(said) if said else None
+            except urllib.error.HTTPError as error:  # a busy database: Prefect's own clients ask again, too
+                if error.code != 503 or time.monotonic() > end:
+                    raise
+                time.sleep(1)
 
     def deployment(self, name: str) -> dict[str, Any]:
         """By FLOW/DEPLOYMENT."""

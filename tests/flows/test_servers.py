@@ -11,6 +11,7 @@ import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect_server import PARAMETERS, Prefect, free_port, serving
@@ -33,10 +34,11 @@ def postgres(folder: Path) -> Iterator[str]:
     place = programs()
     if place is None:
         pytest.skip("PostgreSQL is not installed")
-    user = None
+    who: dict[str, Any] = {}
     if os.geteuid() == 0:  # which it refuses to run as
         names = [entry.pw_name for entry in pwd.getpwall()]
         user = "postgres" if "postgres" in names else "nobody"
+        who = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
         shutil.chown(folder, user)
         for parent in folder.parents:
             if parent.stat().st_mode & 0o001 == 0:
@@ -44,7 +46,7 @@ def postgres(folder: Path) -> Iterator[str]:
     port, data = free_port(), folder / "data"
 
     def do(name: str, *words: str) -> None:
-        done = subprocess.run([str(place / name), *words], user=user, capture_output=True, text=True, cwd="/")
+        done = subprocess.run([str(place / name), *words], **who, capture_output=True, text=True, cwd="/")
         assert done.returncode == 0, done.stdout + done.stderr
 
     do("initdb", "-D", str(data), "-U", "prefect", "-A", "trust", "--no-sync")
