@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ class Record:
         scale: of the trainings.
         command: that made it.
         arms: arm -> configuration (without seed, places and devices), and seed -> score, the run's
-            name, and the seconds that its own stages took to compute.
+            name, and the seconds that its own stages took to compute (None where they stood still in between).
         libraries: versions of what scores depend on, at the last run.
     """
 
@@ -151,7 +152,8 @@ def _section(claim: Claim, record: Record) -> list[str]:
         score, values = claim.score_of(arm), [found["value"] for found in seeds.values()]
         spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
         each = ", ".join(f"{100 * value:.1f}" for value in values)
-        took = duration(fmean(found["seconds"] for found in seeds.values()))
+        timed = [found["seconds"] for found in seeds.values() if found["seconds"] is not None]
+        took = duration(fmean(timed)) if timed else "not timed"
         lines.append(f"| {arm.name} | {100 * fmean(values):.1f}{spread} ({score.evaluation} of {score.model}: {each}) | {len(values)} | {took} |")  # fmt: skip
     lines += ["", "| test | contrast, points | 95 % interval | verdict |", "| --- | --- | --- | --- |"]
     for test in record.judged():
@@ -160,3 +162,7 @@ def _section(claim: Claim, record: Record) -> list[str]:
         else:
             lines.append(f"| {test.text} | {100 * test.mean:+.1f} | {100 * test.low:+.1f} to {100 * test.high:+.1f} | **{test.verdict}** |")  # fmt: skip
     return lines
+
+
+if __name__ == "__main__":  # python -m flows.claims.record FOLDER > docs/claims.md
+    print(page(Path(sys.argv[1])), end="")

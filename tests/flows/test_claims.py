@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command
+from conftest import ROOT, Command
 from in_process import photographs
 from scipy import stats
 
@@ -234,6 +234,12 @@ def test_an_arm_that_fails_leaves_the_others_recorded(tmp_path: Path, monkeypatc
         flows.reproduce.reproduce.fn(claims=["swav-codes"], seeds=1, out=str(tmp_path))
     assert read(tmp_path, "swav-codes", "cpu", "").scores() == {"hard": {0: 0.6}}
     assert "| soft | not run yet | 0 | |" in page(tmp_path)
+
+
+def test_the_page_is_the_newest_records() -> None:
+    newest = sorted((ROOT / "benchmarks" / "records").glob("*_claims"))[-1]
+    assert (ROOT / "docs" / "claims.md").read_text() == page(newest)
+    assert not [path.name for path in newest.glob("*.json") if "/" in json.loads(path.read_text())["command"]]
 
 
 @pytest.mark.slow

@@ -19,11 +19,11 @@ WITHIN = 30.0
 """Seconds from a cancel to the end of the work."""
 LONG: dict[str, Any] = {
     **{name: value for name, value in PARAMETERS.items() if name != "epochs"},
-    "pretext": {"width": 0.25, "epochs": 60},
+    "pretext": {"width": 0.25, "epochs": 150},
     "evaluate": {"protocols": ["clusters"]},
     "finetune": {"steps": 4, "baseline": False},
 }
-"""A training of some tens of seconds, and little else."""
+"""A training of more than a minute, which saves its state every 30 s, and little else."""
 STAGES: dict[str, dict[str, Any]] = {
     "pretext": {"pretext": {"width": 0.25, "epochs": 2000}},
     "cluster": {"pretext": {"method": "hog"}, "cluster": {"k": 1000, "iterations": 1000, "restarts": 100}},
