@@ -211,11 +211,16 @@ class Prefect:
         )
         return found
 
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """Events of a name, the newest first."""
-        found = self.ask("/events/filter", filter={"event": {"name": [name]}}, limit=50)
-        events: list[dict[str, Any]] = found["events"]
-        return events
+    def events(self, name: str, last: str) -> list[dict[str, Any]]:
+        """Events of a name, the newest first, once that of run `last` has arrived: they come some seconds late."""
+        end = time.monotonic() + 60
+        while True:
+            found = self.ask("/events/filter", filter={"event": {"name": [name]}}, limit=50)
+            events: list[dict[str, Any]] = found["events"]
+            if events and events[0]["payload"]["run"] == last:
+                return events
+            assert time.monotonic() < end, events
+            time.sleep(1)
 
 
 def prefect_command() -> list[str]:

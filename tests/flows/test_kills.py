@@ -118,7 +118,7 @@ def test_the_training_child_is_killed(prefect: Prefect, tmp_path: Path) -> None:
         found = prefect.until(run, seconds=60)
         assert found["state_type"] == "FAILED", found["state"]
         assert "SIGKILL (out of memory?)" in found["state"]["message"]
-        failed = prefect.events("knowledge-transfer.run.failed")
+        failed = prefect.events("knowledge-transfer.run.failed", found["name"])
         assert "SIGKILL" in failed[0]["payload"]["error"]
         retried(prefect, run, tmp_path)
 

@@ -133,7 +133,8 @@ def test_thirty_nights_and_two_by_the_clock(prefect: Prefect, tmp_path: Path) ->
     assert "What run" in artifacts["rerun"]["data"]
     scores = json.loads(artifacts["scores"]["data"])
     assert {row["change"] for row in scores} == {0}
-    finished = [event["payload"]["run"] for event in prefect.events("knowledge-transfer.run.finished")]
+    events = prefect.events("knowledge-transfer.run.finished", fired[1]["name"])
+    finished = [event["payload"]["run"] for event in events]
     assert finished[: len(NIGHTS) + 2] == [fired[1]["name"], fired[0]["name"], *runs[::-1]]
 
 
