@@ -129,8 +129,11 @@ def test_the_worker_is_killed(prefect: Prefect, tmp_path: Path) -> None:
         some_steps(prefect, run, tmp_path)
         worker.kill()
         worker.wait()
-        found = prefect.until(run)
-        assert found["state_name"] == "Completed", found["state"]["message"]  # the flow process goes on by itself
+        found = prefect.until(run, seconds=60)
+        assert found["state_type"] == "CRASHED", found["state"]  # its flow process ends with it
+        gone(run, 40)
+    with prefect.worker():
+        retried(prefect, run, tmp_path)
 
 
 def test_the_machine_of_the_worker_dies(prefect: Prefect, tmp_path: Path) -> None:
