@@ -40,6 +40,8 @@ def main() -> int:
         return 0
     from benchmarks import record
 
+    if options.scratch is not None:
+        options.scratch.mkdir(parents=True, exist_ok=True)
     if options.out is None:
         options.out = ROOT / "records" / f"{datetime.now(UTC):%Y-%m-%d}_{record.machine()}"
     if options.here:
