@@ -76,6 +76,10 @@ def _machine(machine: str, folder: Path, found: list[tuple[Comparison, dict[str,
     lines += ["", f"![Ratios to the peers, with their ranges](images/performance/{picture.name})", ""]
     for comparison, made in found:
         lines += _section(comparison, made, machine, images)
+    for what in sorted({path.stem.split("-")[1] for path in folder.glob("profile-*.md")}):
+        lines += [f"### Profile: {what}", ""]
+        for when in ("before", "after"):
+            lines += [f"{when.capitalize()}. {(folder / f'profile-{what}-{when}.md').read_text()}"]
     return "\n".join(lines)
 
 

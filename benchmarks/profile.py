@@ -1,16 +1,19 @@
 """Where the time goes: views, a training step, K-means. Prints a table of shares.
 
-    python -m benchmarks.profile views|step|kmeans
+    python -m benchmarks.profile views|step|kmeans > benchmarks/records/RECORD/profile-views-after.md
 
-To profile an earlier state, run this file with PYTHONSAFEPATH=1 and PYTHONPATH at a worktree of it.
+To profile an earlier state, run this file with PYTHONSAFEPATH=1 and PYTHONPATH at a worktree of it, and this worktree
+behind; its table is the record's profile-views-before.md. docs/performance.md shows both.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,11 @@ SHOWN = 10
 
 def main() -> None:
     """One of them."""
+    import models
+
+    folder = Path(models.__path__[0])
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True)
+    print(f"At commit `{commit.stdout.strip()}`: ", end="")
     {"views": views, "step": step, "kmeans": kmeans}[sys.argv[1]]()
 
 

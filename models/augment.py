@@ -250,12 +250,12 @@ def _crop_all(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_],
 
 def _crop_each(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int) -> Tensor:
     """The same rounded to whole values of uint8."""
-    x = torch.empty(len(images), 3, size, size)
+    x = np.empty((len(images), 3, size, size), dtype=np.float32)
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
         part = images[i : i + 1, top : top + height, left : left + width].permute(0, 3, 1, 2)
-        resized = F.interpolate(part, (size, size), mode="bilinear", antialias=True)
-        torch.div(resized[0].flip(2) if flip[i] else resized[0], 255, out=x[i])
-    return x
+        resized = F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0].numpy()
+        np.divide(resized[:, :, ::-1] if flip[i] else resized, np.float32(255), out=x[i])
+    return torch.from_numpy(x)
 
 
 def affine_maps(u: Floats, config: Views) -> Floats:
@@ -351,7 +351,7 @@ def _blend(x: Tensor, operation: NDArray[np.int64], f: Floats) -> None:
     a, to_mean, to_grey = _tensor(
         np.stack([f, np.where(operation == CONTRAST, 1 - f, 0), np.where(operation == SATURATION, 1 - f, 0)]), x.device
     ).view(3, -1, 1, 1, 1)
-    if np.isin(operation, (CONTRAST, SATURATION)).any():
+    if ((operation == CONTRAST) | (operation == SATURATION)).any():
         g = grey(x)
         t = torch.addcmul(to_mean * g.mean(dim=(2, 3), keepdim=True), to_grey, g)
         torch.addcmul(t, a, x, out=x)

@@ -139,6 +139,20 @@ class Prefect:
         found: dict[str, Any] = self.ask(f"/deployments/name/{name}")
         return found
 
+    @property
+    def pages(self) -> str:
+        """Where a browser finds its pages."""
+        return f"http://127.0.0.1:{self.port}/v2"
+
+    def logs(self, run: str) -> list[str]:
+        """What a flow run has logged, its stages too."""
+        found: list[str] = []
+        while rows := self.ask(
+            "/logs/filter", logs={"flow_run_id": {"any_": [run]}}, sort="TIMESTAMP_ASC", limit=200, offset=len(found)
+        ):
+            found += [row["message"] for row in rows]
+        return found
+
     def create(self, deployment: str, parameters: dict[str, Any], scheduled: str | None = None) -> str:
         """Ask for a run, due at once or at a time that has come -> its id."""
         details = {"scheduled_time": scheduled} if scheduled else {}
