@@ -3,14 +3,12 @@
     python -m benchmarks [NAME...]      runs all benchmarks of benchmarks/speed, or some, and writes a record
     python -m benchmarks --page         writes docs/performance.md anew from the newest record of each machine
 
-Needs the extra `bench`. Nothing else should run on the machine. Each benchmark has a process of its own,
-whose memory is kept as that of a stage's is.
+Needs the extra `bench`. Nothing else should run on the machine. Each benchmark has a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -41,7 +39,6 @@ def main() -> int:
         write_page(ROOT / "records", ROOT.parent / "docs" / "performance.md")
         return 0
     from benchmarks import record
-    from tasks.workers import KEPT_MEMORY
 
     if options.scratch is not None:
         options.scratch.mkdir(parents=True, exist_ok=True)
@@ -67,7 +64,7 @@ def main() -> int:
             for w in (f"--{key}", str(given))
         ]
         command = [sys.executable, "-m", "benchmarks", name, "--here", "--rounds", str(options.rounds), "--out", str(options.out), *words]  # fmt: skip
-        failed += subprocess.run(command, env={**KEPT_MEMORY, **os.environ}).returncode != 0
+        failed += subprocess.run(command).returncode != 0
     return failed
 
 

@@ -7,11 +7,13 @@ its median over rounds, and the range.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -77,6 +79,28 @@ def rounds(contestants: Mapping[str, Callable[[], float]], n: int) -> dict[str, 
             found[name].append(contestants[name]())
             print(f"  {name}: {found[name][-1]:.4g}", file=sys.stderr, flush=True)
     return found
+
+
+def apart(work: Callable[..., float], *given: Any, **variables: str) -> Callable[[], float]:
+    """Do `work(*given)` in a process of its own, with more environment variables: what glibc reads can't be changed later.
+
+    Args:
+        work: a function of a module, so that it can be found there.
+        given: its arguments.
+        variables: of the environment.
+    """
+
+    def run() -> float:
+        usual = dict(os.environ)
+        os.environ.update(variables)
+        try:
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                return pool.submit(work, *given).result()
+        finally:
+            os.environ.clear()
+            os.environ.update(usual)
+
+    return run
 
 
 def environment() -> dict[str, Any]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from benchmarks.record import Comparison, rounds
+from benchmarks.record import Comparison, apart, rounds
 from benchmarks.speed.views import photographs
+from tasks.workers import KEPT_MEMORY
 
 BATCH, SIZE = 256, 32
 BACKBONES = ("resnet18", "smallconv")
@@ -27,11 +28,8 @@ RATE, MOMENTUM = 0.06, 0.9
 
 def measure(options: Namespace) -> list[Comparison]:
     """Images a second with a big and a small network, and the loss curves of the small one."""
-    import torch
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    pixels = np.stack(photographs(SIZE, 4096))
-    found = [_step(name, pixels, options.rounds) for name in BACKBONES]
+    found = [_step(name, options.rounds) for name in BACKBONES]
+    pixels = _pixels()
     found[-1].extra["curves"] = {
         "ours": _ours("smallconv", pixels, CURVE)[1],
         "plain loop": _plain("smallconv", pixels, CURVE)[1],
@@ -39,24 +37,31 @@ def measure(options: Namespace) -> list[Comparison]:
     return found
 
 
-def _step(backbone: str, pixels: np.ndarray, n: int) -> Comparison:
+def rate(contestant: str, backbone: str) -> float:
+    """Images a second of "ours" or of the "plain loop"."""
     steps = WARM + STEPS[backbone]
+    at, _ = (_ours if contestant == "ours" else _plain)(backbone, _pixels(), steps)
+    return BATCH * (steps - WARM) / (at[-1] - at[WARM - 1])
 
-    def rate(run: Callable[[str, np.ndarray, int], tuple[list[float], list[float]]]) -> Callable[[], float]:
-        def timed() -> float:
-            at, _ = run(backbone, pixels, steps)
-            return BATCH * (steps - WARM) / (at[-1] - at[WARM - 1])
 
-        return timed
+def _pixels() -> np.ndarray:
+    import torch
 
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return np.stack(photographs(SIZE, 4096))
+
+
+def _step(backbone: str, n: int) -> Comparison:
+    theirs = "plain loop"
+    values = rounds({"ours": apart(rate, "ours", backbone, **KEPT_MEMORY), theirs: apart(rate, theirs, backbone)}, n)
     return Comparison(
         name=f"step-{backbone}",
         title=f"A step of SimCLR with {backbone}, {BATCH} images of {SIZE} px, all cores",
         unit="images/s",
         better="higher",
-        values=rounds({"ours": rate(_ours), "plain loop": rate(_plain)}, n),
+        values=values,
         settings={
-            "ours": "the engine: packed pixels, batched views, autocast as compute.precision auto chooses, channels-last",
+            "ours": "the engine: packed pixels, batched views, autocast as compute.precision auto chooses, channels-last, memory kept between steps",
             "plain loop": "float32, contiguous, SimCLRTransform an image in a DataLoader with a worker a core, NTXentLoss of lightly",
         },
         goal=2.5,

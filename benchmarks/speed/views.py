@@ -1,6 +1,6 @@
 """Random views: from images to a batch of two views each, on one core, against lightly's transforms in PIL.
 
-Ours at 32 and 96 px begins with packed pixels, lightly's with PIL images in memory; at 224 px both begin with JPEG files
+Each measurement is a process of its own. Ours at 32 and 96 px begins with packed pixels, lightly's with PIL images in memory; at 224 px both begin with JPEG files
 of 400 px. The distributions are the same, but for the border of the blur and its size.
 """
 
@@ -10,11 +10,11 @@ import io
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from benchmarks.record import Comparison, rounds
+from benchmarks.record import Comparison, apart, rounds
+from tasks.workers import KEPT_MEMORY
 
 SECONDS = 4.0
 """Each contestant works at least so long a round."""
@@ -25,11 +25,8 @@ BATCH = 128
 
 def measure(options: Namespace) -> list[Comparison]:
     """Two views at three sizes, then multi-crop (2 large, 6 small) at two."""
-    import torch
-
-    torch.set_num_threads(1)
-    found = [_two(size, options.rounds) for size in SIZES]
-    return found + [_many(size, options.rounds) for size in (32, 224)]
+    found = [_compare(size, False, options.rounds) for size in SIZES]
+    return found + [_compare(size, True, options.rounds) for size in (32, 224)]
 
 
 def photographs(side: int, n: int) -> list[np.ndarray]:
@@ -61,117 +58,100 @@ def jpegs(side: int, n: int) -> list[bytes]:
     return files
 
 
-def timed(batch: Callable[[int], int]) -> Callable[[], float]:
-    """Images a second of `batch(step)`, which returns how many it did; the first batch is not counted."""
-
-    def run() -> float:
-        batch(0)
-        began, done, step = time.perf_counter(), 0, 1
-        while (spent := time.perf_counter() - began) < SECONDS:
-            done += batch(step)
-            step += 1
-        return done / spent
-
-    return run
-
-
-def _ours(size: int, views: Callable[[Any, Any], Any]) -> Callable[[], float]:
+def ours(size: int, many: bool) -> float:
+    """Images a second: two views each, or multi-crop."""
     import torch
 
     from data.draws import Draws
     from data.images import decode, resize_square, stored_size
+    from models.augment import multi_crop, two_views
+    from models.methods.configs import SwAV
+    from models.methods.configs.shared import Views
 
+    torch.set_num_threads(1)
+    _, strength, blur = SIZES[size]
+    config = Views(jitter=strength, blur=blur)
+    crops = SwAV(crop_min=0.14, small_crops=6, jitter=strength, blur=blur)
     index = np.arange(BATCH)
     files = jpegs(400, BATCH) if size == 224 else None
     pixels = None if files else torch.from_numpy(np.stack(photographs(stored_size(size), BATCH)))
 
-    def batch(step: int) -> int:
+    def batch(step: int) -> None:
         images = pixels
         if files is not None:
             images = torch.from_numpy(np.stack([resize_square(decode(f), stored_size(size)) for f in files]))
-        views(images, Draws(0, "benchmark", step, index))
-        return BATCH
+        assert images is not None
+        draws = Draws(0, "benchmark", step, index)
+        if many:
+            multi_crop(images, draws, crops, crops, size)
+        else:
+            two_views(images, draws, config, size)
 
-    return timed(batch)
+    return _rate(batch)
 
 
-def _lightly(size: int, transform: Callable[[Any], Any]) -> Callable[[], float]:
+def lightly(size: int, many: bool) -> float:
+    """The same by lightly's transform of each image."""
     import torch
+    from lightly.transforms import SimCLRTransform, SwaVTransform
     from PIL import Image
 
     from data.images import stored_size
 
+    torch.set_num_threads(1)
+    _, strength, blur = SIZES[size]
+    transform = (
+        SwaVTransform(crop_sizes=(size, _small(size)), crop_counts=(2, 6), cj_strength=strength, gaussian_blur=blur)
+        if many
+        else SimCLRTransform(input_size=size, cj_strength=strength, gaussian_blur=blur)
+    )
     files = jpegs(400, BATCH) if size == 224 else None
     pictures = None if files else [Image.fromarray(p) for p in photographs(stored_size(size), BATCH)]
 
-    def batch(step: int) -> int:
+    def batch(step: int) -> None:
         # As ImageFolder does it: opened and converted for every view of an epoch.
         chosen = [Image.open(io.BytesIO(f)).convert("RGB") for f in files] if files else pictures
         assert chosen is not None
         made = [transform(picture) for picture in chosen]
         for views in zip(*made, strict=True):
             torch.stack(views)
-        return BATCH
 
-    return timed(batch)
-
-
-def _two(size: int, n: int) -> Comparison:
-    from lightly.transforms import SimCLRTransform
-
-    from models.augment import two_views
-    from models.methods.configs.shared import Views
-
-    goal, strength, blur = SIZES[size]
-    config = Views(jitter=strength, blur=blur)
-    transform = SimCLRTransform(input_size=size, cj_strength=strength, gaussian_blur=blur)
-    values = rounds(
-        {
-            "ours": _ours(size, lambda images, draws: two_views(images, draws, config, size)),
-            "lightly": _lightly(size, transform),
-        },
-        n,
-    )
-    start = "JPEG files of 400 px" if size == 224 else "decoded images in memory"
-    return Comparison(
-        name=f"views-{size}",
-        title=f"Two views an image at {size} px, from {start}, one core",
-        unit="images/s",
-        better="higher",
-        values=values,
-        settings={
-            "ours": f"two_views, batches of {BATCH}, jitter {strength}, blur {blur}",
-            "lightly": f"SimCLRTransform(input_size={size}, cj_strength={strength}, gaussian_blur={blur}) on PIL images",
-        },
-        goal=goal,
-    )
+    return _rate(batch)
 
 
-def _many(size: int, n: int) -> Comparison:
-    from lightly.transforms import SwaVTransform
-
-    from models.augment import multi_crop, small_side
+def _small(size: int) -> int:
+    from models.augment import small_side
     from models.methods.configs import SwAV
 
-    _, strength, blur = SIZES[size]
-    config = SwAV(crop_min=0.14, small_crops=6, jitter=strength, blur=blur)
-    small = small_side(config, size)
-    transform = SwaVTransform(crop_sizes=(size, small), crop_counts=(2, 6), cj_strength=strength, gaussian_blur=blur)
-    values = rounds(
-        {
-            "ours": _ours(size, lambda images, draws: multi_crop(images, draws, config, config, size)),
-            "lightly": _lightly(size, transform),
-        },
-        n,
-    )
+    return small_side(SwAV(small_crops=6), size)
+
+
+def _rate(batch: Callable[[int], None]) -> float:
+    batch(0)  # not counted
+    began, step = time.perf_counter(), 1
+    while (spent := time.perf_counter() - began) < SECONDS:
+        batch(step)
+        step += 1
+    return BATCH * (step - 1) / spent
+
+
+def _compare(size: int, many: bool, n: int) -> Comparison:
+    goal, strength, blur = SIZES[size]
+    values = rounds({"ours": apart(ours, size, many, **KEPT_MEMORY), "lightly": apart(lightly, size, many)}, n)
+    small = _small(size)
+    start = "JPEG files of 400 px" if size == 224 else "decoded images in memory"
+    what, of = ("multi_crop", f"SwaVTransform(crop_sizes=({size}, {small}), crop_counts=(2, 6), ") if many else ("two_views", f"SimCLRTransform(input_size={size}, ")  # fmt: skip
     return Comparison(
-        name=f"multi-crop-{size}",
-        title=f"Multi-crop, two at {size} px and six at {small} px an image, one core",
+        name=f"multi-crop-{size}" if many else f"views-{size}",
+        title=f"Multi-crop, two at {size} px and six at {small} px an image, from {start}, one core"
+        if many
+        else f"Two views an image at {size} px, from {start}, one core",
         unit="images/s",
         better="higher",
         values=values,
         settings={
-            "ours": f"multi_crop, batches of {BATCH}, jitter {strength}, blur {blur}",
-            "lightly": f"SwaVTransform(crop_sizes=({size}, {small}), crop_counts=(2, 6), cj_strength={strength}, gaussian_blur={blur})",
+            "ours": f"{what}, batches of {BATCH}, jitter {strength}, blur {blur}; memory kept between batches, as stages do",
+            "lightly": f"{of}cj_strength={strength}, gaussian_blur={blur}) on PIL images",
         },
+        goal=None if many else goal,
     )

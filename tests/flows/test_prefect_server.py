@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,32 @@ def test_a_mistake_is_refused_by_the_server_and_by_the_flow(prefect: Prefect, tm
     run = prefect.run("knowledge-transfer", {"data": {"train": "folder:/nowhere"}, "store": str(tmp_path)})
     assert run["state_name"] == "Failed"
     assert "/nowhere" in run["state"]["message"]
+
+
+def test_the_automation_of_the_run_book_stops_the_nights_when_the_score_drops(prefect: Prefect, tmp_path: Path) -> None:
+    (written,) = re.findall(r"```yaml\n(automations:.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL)
+    (tmp_path / "automation.yaml").write_text(written)
+    (name,) = (row["name"] for row in yaml.safe_load(written)["automations"])
+    deployment = prefect.deployment("knowledge-transfer/nightly")["id"]
+    common = {**PARAMETERS, "store": str(tmp_path / "store"), "pin": {"enabled": False}}
+
+    def paused() -> bool:
+        return bool(prefect.ask(f"/deployments/{deployment}")["paused"])
+
+    prefect("automation", "create", "--from-file", str(tmp_path / "automation.yaml"))
+    try:
+        good = prefect.run("nightly", {**common, "epochs": 20, "finetune": {"steps": 60}})
+        assert good["state_name"] == "Completed", good["state"]["message"]
+        assert not paused()
+        bad = prefect.run("nightly", {**common, "finetune": {"steps": 1, "learning_rate": 1e-6}})
+        assert bad["state_name"] == "Completed", bad["state"]["message"]
+        (dropped,) = prefect.events("knowledge-transfer.score.dropped", bad["name"])
+        assert dropped["payload"]["earlier_run"] == good["name"]
+        assert dropped["payload"]["drop"] > 0.02
+        end = time.monotonic() + 60
+        while not paused():
+            assert time.monotonic() < end
+            time.sleep(0.5)
+    finally:
+        prefect("--no-prompt", "automation", "delete", name)
+        prefect.send(f"/deployments/{deployment}/resume_deployment", "POST", None)
