@@ -133,7 +133,10 @@ def _plain(backbone: str, pixels: np.ndarray, steps: int) -> tuple[list[float], 
     criterion = NTXentLoss(temperature=method.config.temperature)
     optimizer = torch.optim.SGD(method.parameters(), lr=RATE, momentum=MOMENTUM)
     loader = torch.utils.data.DataLoader(
-        Pictures(), batch_sampler=list(batches()), num_workers=len(os.sched_getaffinity(0))
+        Pictures(),
+        batch_sampler=list(batches()),
+        num_workers=len(os.sched_getaffinity(0)),
+        multiprocessing_context="fork",
     )
     at, losses = [], []
     for first, second in loader:
