@@ -26,6 +26,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often contestants take turns (default 3)")
     parser.add_argument("--vectors", type=int, help="instead of 1.3 million, for a first look")
     parser.add_argument("--kind", choices=["mixture", "features"], help="of kmeans: one of its two sets alone")
+    parser.add_argument("--images", help="of kmeans: a source whose augmented images make the features")
+    parser.add_argument("--model", type=Path, help="of kmeans: the checkpoint's folder that makes them")
+    parser.add_argument("--about", help="of kmeans: what these are, in words for the record")
     parser.add_argument("--out", type=Path, help="folder of the record; default: benchmarks/records/<date>_<machine>")
     parser.add_argument("--scratch", type=Path, help="folder for some GB of vectors; default: the system's")
     parser.add_argument("--page", action="store_true", help="only write docs/performance.md")
@@ -51,7 +54,9 @@ def main() -> int:
             measured,
             options.out,
             f"python -m benchmarks {name} --rounds {options.rounds}"
-            + (f" --kind {options.kind}" if options.kind else ""),
+            + (f" --kind {options.kind}" if options.kind else "")
+            + (" --images SOURCE" if options.images else "")
+            + (" --model FOLDER" if options.model else ""),
         )
         return 0
     failed = 0
@@ -59,7 +64,7 @@ def main() -> int:
         print(f"{name} ...", file=sys.stderr, flush=True)
         words = [
             w
-            for key in ("vectors", "scratch", "kind")
+            for key in ("vectors", "scratch", "kind", "images", "model", "about")
             if (given := getattr(options, key))
             for w in (f"--{key}", str(given))
         ]

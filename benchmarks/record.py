@@ -103,6 +103,17 @@ def apart(work: Callable[..., float], *given: Any, **variables: str) -> Callable
     return run
 
 
+def forget_peak() -> None:
+    """Let the peak of this process's memory begin anew: a child starts with that of the process it was forked from."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process in bytes since then (getrusage's can't begin anew)."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(status["VmHWM"].split()[0])
+
+
 def environment() -> dict[str, Any]:
     """Machine, versions, commit."""
     import torch

@@ -137,7 +137,8 @@ class Page:
                 f"| reads {name} | {given['kind']} `{given['fingerprint'][:12]}` |"
                 for name, given in meta["inputs"].items()
             ),
-            f"| place | `{store.folder(made)}` |",
+            f"| place | `{store.folder(made).relative_to(store.root)}` |",  # in one it runs out of its column
+            f"| store | `{store.root}` |",
             *(f"| **warning** | {text} |" for text in event["warnings"]),
         ]
         if not event["cached"]:  # a rerun is to be quick, and these are in the report

@@ -2,8 +2,9 @@
 
 Each contestant has a process of its own, which reads the same vectors from disk. Objectives are over all points. Peers:
 faiss.Kmeans on all points (max_points_per_centroid raised), with its silent sample of 256 points a centroid, and
-faiss.SuperKmeans on all points. Two sets: a power-law mixture of Gaussians, and features of an untrained network of
-augmented photographs, both scaled to unit length as the chain clusters them.
+faiss.SuperKmeans on all points. Two sets, both scaled to unit length as the chain clusters them: a power-law mixture of
+Gaussians, and features of augmented images: `--images` through `--model`, such as CIFAR-10 through a teacher of the
+chain, or else two sample photographs through an untrained network.
 
     python -m benchmarks.speed.kmeans CONTESTANT VECTORS K     one contestant, as JSON
 """
@@ -18,12 +19,13 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.record import Comparison, rounds
+from benchmarks.record import Comparison, forget_peak, peak_memory, rounds
 
 N, D, K = 1_300_000, 256, 2000
 CONTESTANTS = ("ours", "faiss.Kmeans, all points")
@@ -41,8 +43,13 @@ def measure(options: Namespace) -> list[Comparison]:
     n = options.vectors or N
     k = min(K, n // 40)
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
-        chosen = {kind: make for kind, make in SETS.items() if options.kind in (None, kind)}
-        return [_compare(kind, make, Path(name), n, k, options.rounds) for kind, make in chosen.items()]
+        sets = {"mixture": mixture, "features": partial(features, images=options.images, model=options.model)}
+        of = f"features of {options.about}" if options.about else "features"
+        return [
+            _compare(kind, of if kind == "features" else kind, make, Path(name), n, k, options.rounds)
+            for kind, make in sets.items()
+            if options.kind in (None, kind)
+        ]
 
 
 def mixture(n: int, d: int = D) -> np.ndarray:
@@ -59,18 +66,23 @@ def mixture(n: int, d: int = D) -> np.ndarray:
     return x
 
 
-def features(n: int, d: int = D) -> np.ndarray:
-    """Unit features of random views of photographs, means and maxima of an untrained network's map. (n, d) float32."""
-    code = (
-        "import sys; from benchmarks.speed.kmeans import write_features; write_features(int(sys.argv[1]), sys.argv[2])"
-    )
+def features(n: int, images: str | None = None, model: Path | None = None) -> np.ndarray:
+    """Unit features of random views of images, means and maxima of a network's last map. (n, d) float32.
+
+    Args:
+        n: views; each image is seen in turn.
+        images: a source of images; None: two sample photographs.
+        model: a checkpoint's folder; None: an untrained network.
+    """
+    code = "import sys; from benchmarks.speed.kmeans import write_features; write_features(int(sys.argv[1]), *sys.argv[2:])"
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
-        subprocess.run([sys.executable, "-c", code, str(n), file.name], check=True)  # torch and faiss don't mix
+        words = [str(n), file.name, images or "", str(model or "")]
+        subprocess.run([sys.executable, "-c", code, *words], check=True)  # torch and faiss don't mix
         x: np.ndarray = np.load(file.name)
     return x
 
 
-def write_features(n: int, path: str, d: int = D) -> None:
+def write_features(n: int, path: str, images: str, model: str) -> None:
     """The other process's side of `features`."""
     import torch
 
@@ -79,26 +91,36 @@ def write_features(n: int, path: str, d: int = D) -> None:
     from models.augment import random_view
     from models.methods.configs.shared import Views
     from models.network import build_network
+    from tasks.training import load
 
-    network = build_network("smallconv", 32, seed=0, width=1.0).eval()
-    half = network.output_dim
-    assert d == 2 * half
-    pixels = torch.from_numpy(np.stack(photographs(64, 2000)))
-    x, config = np.empty((n, d), np.float32), Views(jitter=0.5)
+    network = load(Path(model)) if model else build_network("smallconv", 32, seed=0, width=1.0)
+    network.eval()
+    pixels = _decoded(images) if images else np.stack(photographs(64, 2000))
+    x, config = np.empty((n, 2 * network.backbone.feature_dim), np.float32), Views(jitter=0.5)
     for start in range(0, n, 2000):
         rows = np.arange(start, min(start + 2000, n))
+        seen = torch.from_numpy(pixels[rows % len(pixels)])
         with torch.inference_mode():
-            views = random_view(pixels[: len(rows)], Draws(0, "benchmark", 0, rows), "view", config, 32)
+            views = random_view(seen, Draws(0, "benchmark", 0, rows), "view", config, 32)
             with torch.autocast("cpu", torch.bfloat16):
                 last = list(network.maps(views))[-1][1].float().flatten(2)
             x[rows] = torch.nn.functional.normalize(torch.cat([last.mean(2), last.amax(2)], 1)).numpy()
     np.save(path, x)
 
 
-SETS: dict[str, Callable[[int], np.ndarray]] = {"mixture": mixture, "features": features}
+def _decoded(images: str) -> np.ndarray:
+    """All images of a source, as squares of 32 px."""
+    from data.images import decode, resize_square
+    from data.sources import open_source
+
+    source = open_source(images, "train")
+    batches = source.batches(source.entries(), 1000)
+    return np.stack([resize_square(decode(found), 32) for entries in batches for found in source.read(entries)])
 
 
-def _compare(kind: str, make: Callable[[int], np.ndarray], folder: Path, n: int, k: int, times: int) -> Comparison:
+def _compare(
+    kind: str, what: str, make: Callable[[int], np.ndarray], folder: Path, n: int, k: int, times: int
+) -> Comparison:
     path = folder / f"{kind}.npy"
     x = make(n)
     np.save(path, x)
@@ -136,7 +158,7 @@ def _compare(kind: str, make: Callable[[int], np.ndarray], folder: Path, n: int,
     }
     return Comparison(
         name=f"kmeans-{kind}",
-        title=f"K-means, {n:,} x {shape[1]} into {k:,}, {kind}",
+        title=f"K-means, {n:,} x {shape[1]} into {k:,}, {what}",
         unit="s",
         better="lower",
         values=values,
@@ -160,7 +182,7 @@ def main(contestant: str, path: str, k: int) -> None:
     """One contestant: prints seconds, the objective over all points, iterations, peak memory."""
     import faiss
 
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of whoever started us
+    forget_peak()
     x, marks = np.load(path), []
     began = time.perf_counter()
     if contestant == "ours":
@@ -182,8 +204,7 @@ def main(contestant: str, path: str, k: int) -> None:
         made.train(x)
         centroids, iterations = made.centroids, 20
     seconds = time.perf_counter() - began
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    peak = 1024 * int(status["VmHWM"].split()[0])
+    peak = peak_memory()
     index = faiss.IndexFlatL2(x.shape[1])
     index.add(centroids)
     total = sum(float(index.search(x[s : s + 65_536], 1)[0].sum(dtype=np.float64)) for s in range(0, len(x), 65_536))
