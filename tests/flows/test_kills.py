@@ -124,13 +124,16 @@ def test_the_training_child_is_killed(prefect: Prefect, tmp_path: Path) -> None:
 
 
 def test_the_worker_is_killed(prefect: Prefect, tmp_path: Path) -> None:
+    longer = {
+        "pretext": {"width": 0.25, "epochs": 450}
+    }  # it must not end before the next line of log, at which the run ends
     with prefect.worker() as worker:
-        run = prefect.create("knowledge-transfer/knowledge-transfer", {**LONG, "store": str(tmp_path)})
+        run = prefect.create("knowledge-transfer/knowledge-transfer", {**LONG, **longer, "store": str(tmp_path)})
         some_steps(prefect, run, tmp_path)
         worker.kill()
         worker.wait()
         found = prefect.until(run, seconds=60)
-        assert found["state_type"] == "CRASHED", found["state"]  # its flow process ends with it
+        assert found["state_type"] == "CRASHED", found["state"]
         gone(run, 40)
     with prefect.worker():
         retried(prefect, run, tmp_path)
