@@ -31,9 +31,8 @@ N, D, K = 1_300_000, 256, 2000
 CONTESTANTS = ("ours", "faiss.Kmeans, all points")
 OTHERS = ("faiss.SuperKmeans, all points", "faiss.Kmeans, its sample")
 """Once each on the mixture, where there are three rounds or more."""
-TOLERANCE = 1e-3
 SETTINGS = {
-    "ours": f"kmeans(iterations=20, tolerance={TOLERANCE:g})",
+    "ours": "kmeans(iterations=20)",
     "faiss.Kmeans, all points": "niter=20, max_points_per_centroid=10**9, early_stop_threshold=0, seed=0",
 }
 
@@ -167,8 +166,9 @@ def _compare(
         goal=2.0,
         limit=(product, "one matrix product of all points with all centroids"),
         notes=[
-            "Ours stops by its tolerance. Given are how far each objective, over all points, lies above that of faiss on "
-            "all points, and the process's peak memory over the size of the vectors.",
+            "Both do 20 iterations over all points. Given are how far each objective, over all points, lies above that of "
+            "faiss on all points, when ours came within 0.1 % of it, and the process's peak memory over the size of the "
+            "vectors.",
             *short,
         ],
         extra=extra,
@@ -191,7 +191,7 @@ def main(contestant: str, path: str, k: int) -> None:
         from models.clustering.kmeans import kmeans
 
         found = kmeans(
-            x, k, iterations=20, tolerance=TOLERANCE, seed=0,
+            x, k, iterations=20, seed=0,
             report=lambda i, objective: marks.append((time.perf_counter() - began, objective)),
         )  # fmt: skip
         centroids, iterations = found.centroids, len(found.objective)

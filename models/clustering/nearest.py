@@ -23,6 +23,8 @@ Device = Literal["auto", "cpu", "cuda"]
 
 BLOCK = 8_192
 """Points that a thread searches for at once."""
+_TOGETHER = 2048
+"""Points of one cluster searched for at once, when they are searched for by clusters."""
 _CANDIDATES = 4
 """Centroids found per point. More than two, so that a near tie in float32 is still decided exactly."""
 _MEASURED = 2048
@@ -67,7 +69,7 @@ class Points(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: slice, /) -> NDArray[np.float32]: ...
+    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> NDArray[np.float32]: ...
 
 
 def searchers(device: Device = "auto") -> ThreadPoolExecutor:
@@ -97,17 +99,20 @@ class CentroidIndex:
     """Exact L2 search among k centroids, on the CPU or on the first GPU (never on all of them).
 
     Attributes:
+        on_gpu: where it searches.
         shift: (d,) float32, the centroids' mean, to which everything is shifted for the search.
         largest: squared length of the longest centroid after that.
     """
 
     _index: Any
+    on_gpu: bool
     shift: NDArray[np.float32]
     largest: float
 
     def __init__(self, d: int, device: Device = "auto") -> None:
         """Search in d dimensions; `place` gives the centroids."""
-        if on_gpu(device):
+        self.on_gpu = on_gpu(device)
+        if self.on_gpu:
             self._resources = faiss.StandardGpuResources()  # must outlive the index
             config = faiss.GpuIndexFlatConfig()
             config.device = 0
@@ -117,6 +122,7 @@ class CentroidIndex:
 
     def place(self, centroids: NDArray[np.float32]) -> None:
         """Replace the centroids. (k, d) float32."""
+        self._centroids = centroids
         self.shift = centroids.mean(axis=0, dtype=np.float64).astype(np.float32)
         shifted = np.ascontiguousarray(centroids - self.shift)
         self.largest = float(_squares(shifted).max())
@@ -140,6 +146,46 @@ class CentroidIndex:
             cluster[rows], distance[rows] = near[:, 0], found[:, 0]
 
         list(threads.map(find, parts(len(y))))
+        return cluster, distance
+
+    def nearest_of_neighbours(
+        self, y: Points, own: NDArray[np.int64], m: int, threads: Executor
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The nearest among the m centroids nearest to a point's own (k²-means, Agustsson, Timofte and Van Gool 2017).
+
+        It need not be the nearest of all, but is never further than the own one, which is among the m. m / k of the
+        work of `nearest`, as the points of a cluster are searched for together. On the CPU.
+
+        Args:
+            y: n points.
+            own: (n,) int64, a centroid of each point.
+            m: 1 to k.
+            threads: see `searchers`.
+
+        Returns:
+            As `nearest`.
+        """
+        c, k = self._centroids, len(self._centroids)
+        found = list(threads.map(lambda rows: self.search(c[rows], m)[1], parts(k)))
+        neighbours = np.concatenate(found)
+        lost = np.flatnonzero((neighbours != np.arange(k)[:, None]).all(axis=1))  # behind m others in its place
+        neighbours[lost, -1] = lost
+
+        order = np.argsort(own, kind="stable")
+        ends = np.searchsorted(own, np.arange(k + 1), sorter=order)
+        cluster, distance = np.empty(len(y), np.int64), np.empty(len(y), np.float32)
+
+        def find(of: int) -> None:
+            candidates = neighbours[of]
+            centroids = c[candidates] - c[of]
+            for start in range(ends[of], ends[of + 1], _TOGETHER):
+                rows = order[start : min(start + _TOGETHER, ends[of + 1])]
+                points = y[rows]
+                points -= c[of]  # near 0, and so are the candidates: few digits are lost
+                squares, near = faiss.knn(points, centroids, 1)
+                cluster[rows], distance[rows] = candidates[near[:, 0]], np.maximum(squares[:, 0], 0)
+
+        list(threads.map(find, range(k)))
         return cluster, distance
 
 

@@ -92,6 +92,7 @@ class Form:
         """Start the run, and open its page, whose link is shown for a moment only."""
         with self.page.expect_response("**/create_flow_run") as made:
             self.page.get_by_role("button", name="Submit").click()
+        assert made.value.ok, (made.value.text(), made.value.request.post_data)
         self.page.goto(f"{self.pages}/runs/flow-run/{made.value.json()['id']}")
 
 

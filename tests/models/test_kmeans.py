@@ -3,8 +3,8 @@ import pytest
 from sklearn.cluster import KMeans as Oracle
 
 from data.errors import ArtifactError, DataError
-from models.clustering.kmeans import kmeans
-from models.clustering.nearest import nearest_two
+from models.clustering.kmeans import _accumulate, _Selection, _update, kmeans
+from models.clustering.nearest import CentroidIndex, nearest_two, searchers
 
 
 def blobs(n=1200, k=12, d=8, seed=0, spread=0.3):
@@ -144,6 +144,76 @@ def test_tolerance_ends_where_the_objective_falls_by_less():
     assert found == full[: len(found)]
     fall = 1 - np.array(full[1:]) / full[:-1]
     assert len(found) == 2 + int(np.flatnonzero(fall <= 1e-3)[0])
+
+
+def mixture(n=24_000, k=600, d=64, seed=0):
+    """Unit vectors around more centres than there are clusters, their shares falling by a power law."""
+    rng = np.random.default_rng(seed)
+    share = 1 / np.arange(1, 2 * k + 1) ** 0.8
+    x = rng.standard_normal((2 * k, d))[rng.choice(2 * k, n, p=share / share.sum())] + 0.5 * rng.standard_normal((n, d))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """Number of centroids that each search of many points looked among: None for all."""
+    made = []
+    nearest, nearest_of_neighbours = CentroidIndex.nearest, CentroidIndex.nearest_of_neighbours
+
+    def among_all(index, y, threads):
+        made.append(None)
+        return nearest(index, y, threads)
+
+    def among_neighbours(index, y, own, m, threads):
+        made.append(m)
+        return nearest_of_neighbours(index, y, own, m, threads)
+
+    monkeypatch.setattr(CentroidIndex, "nearest", among_all)
+    monkeypatch.setattr(CentroidIndex, "nearest_of_neighbours", among_neighbours)
+    return made
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_clusters_look_among_neighbours_and_lose_nothing(seed, searches, monkeypatch):
+    x = mixture(seed=seed)
+    found = kmeans(x, 600, iterations=20, seed=seed, device="cpu")
+    assert searches[:2] == [None, None]  # the start's, and one at least until the clusters have settled
+    assert searches.count(64) >= 10
+    cluster, distance, _ = nearest_two(x, found.centroids, "cpu")
+    np.testing.assert_array_equal(found.sizes, np.bincount(cluster, minlength=600))
+    assert found.objective[-1] == pytest.approx(distance.mean(dtype=np.float64), rel=1e-6)
+    assert (np.diff(found.objective) < 0).all()
+    again = kmeans(x, 600, iterations=20, seed=seed, device="cpu")
+    assert (again.centroids.tobytes(), again.objective) == (found.centroids.tobytes(), found.objective)
+
+    monkeypatch.setattr("models.clustering.kmeans._neighbours", lambda k, n: 0)
+    whole = kmeans(x, 600, iterations=20, seed=seed, device="cpu")
+    assert found.objective[-1] < 1.003 * whole.objective[-1]
+
+
+def test_ends_where_no_point_changes_among_all_centroids(searches):
+    x = mixture()
+    found = kmeans(x, 600, iterations=1000, seed=0, device="cpu")
+    assert len(found.objective) < 1000
+    assert 64 in searches
+    assert searches[-1] is None
+    oracle = Oracle(600, init=found.centroids, n_init=1, max_iter=300, tol=0, algorithm="lloyd").fit(x)
+    assert found.objective[-1] == pytest.approx(oracle.inertia_ / len(x), rel=1e-5)
+
+
+def test_sums_follow_the_points_that_change_their_cluster():
+    rng = np.random.default_rng(0)
+    x = _Selection(rng.standard_normal((20_000, 7)).astype(np.float32))
+    before = rng.integers(0, 9, len(x))
+    with searchers("cpu") as threads:
+        for share in (0.0, 0.01, 0.4, 0.9):
+            cluster = np.where(rng.random(len(x)) < share, rng.integers(0, 10, len(x)), before)
+            sums, sizes = _accumulate(x, before, 10, threads)
+            found, counted = _update(x, before, cluster, sums, sizes, threads)
+            np.testing.assert_allclose(
+                found, [x.x[cluster == c].sum(0, dtype=np.float64) for c in range(10)], atol=1e-9
+            )
+            np.testing.assert_array_equal(counted, np.bincount(cluster, minlength=10))
 
 
 def test_prints_nothing(capfd):

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from data.errors import ArtifactError, ConfigError
-from models.clustering.nearest import BLOCK, nearest_in_blocks, nearest_two
+from models.clustering.nearest import BLOCK, CentroidIndex, nearest_in_blocks, nearest_two, searchers
 
 
 def brute(y, c):
@@ -56,6 +56,36 @@ def test_the_search_alone_may_rank_a_near_tie_third():
     np.testing.assert_array_equal(cluster[decided], expected[decided])
     np.testing.assert_allclose(distance, two[:, 0], rtol=1e-5)
     np.testing.assert_allclose(runner_up, two[:, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0, 1000])
+@pytest.mark.parametrize("m", [1, 5, 40])
+def test_the_nearest_of_neighbours_is_that_of_brute_force_among_them(offset, m):
+    rng = np.random.default_rng(m)
+    c = (offset + rng.standard_normal((40, 12))).astype(np.float32)
+    y = (offset + rng.standard_normal((6000, 12))).astype(np.float32)
+    own = np.where(rng.random(len(y)) < 0.6, 3, rng.integers(0, 39, len(y)))  # 3 has more than a block, 39 none
+    index = CentroidIndex(12, "cpu")
+    index.place(c)
+    with searchers("cpu") as threads:
+        cluster, distance = index.nearest_of_neighbours(y, own, m, threads)
+    between, far = (cdist(a.astype(np.float64), c.astype(np.float64), "sqeuclidean") for a in (c, y))
+    allowed = np.argsort(between, axis=1, kind="stable")[:, :m]
+    among = np.full(far.shape, np.inf)
+    np.put_along_axis(among, allowed[own], np.take_along_axis(far, allowed[own], axis=1), axis=1)
+    np.testing.assert_array_equal(cluster, among.argmin(axis=1))
+    np.testing.assert_allclose(distance, among.min(axis=1), rtol=1e-3 if offset else 1e-5)
+
+
+def test_a_point_keeps_its_centroid_among_many_equal_ones():
+    c = np.repeat(np.float32([[0, 0], [9, 9]]), 20, axis=0)
+    own = np.tile(np.arange(40), 30)
+    index = CentroidIndex(2, "cpu")
+    index.place(c)
+    with searchers("cpu") as threads:
+        cluster, distance = index.nearest_of_neighbours(c[own] + np.float32(0.1), own, 4, threads)
+    assert (cluster // 20 == own // 20).all()
+    np.testing.assert_allclose(distance, 0.02, rtol=1e-4)
 
 
 def test_neither_threads_nor_blocks_change_a_bit():
