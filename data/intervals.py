@@ -28,7 +28,17 @@ def newcombe(p: float, n: int, q: float, m: int, z: float = Z95) -> tuple[float,
     For independent samples. Two models scored on the same images mostly fail on the same ones, so that the interval of
     their difference is, if anything, narrower than this.
     """
-    (p_low, p_high), (q_low, q_high) = wilson(p, n, z), wilson(q, m, z)
+    return difference(p, wilson(p, n, z), q, wilson(q, m, z))
+
+
+def difference(
+    p: float, p_interval: tuple[float, float], q: float, q_interval: tuple[float, float]
+) -> tuple[float, float]:
+    """Interval of p - q from the interval of each (Zou and Donner 2008), of the same level -> (low, high).
+
+    For independent estimates; what `newcombe` does with Wilson's intervals.
+    """
+    (p_low, p_high), (q_low, q_high) = p_interval, q_interval
     low = p - q - sqrt((p - p_low) ** 2 + (q_high - q) ** 2)
     high = p - q + sqrt((p_high - p) ** 2 + (q - q_low) ** 2)
     return low, high

@@ -180,6 +180,22 @@ def _reached(marks: list[list[float]], objective: float) -> float | None:
     return next((seconds for seconds, value in marks if value <= objective), None)
 
 
+def _product(x: np.ndarray, centroids: np.ndarray) -> float:
+    """Seconds that all points times all centroids take, by blocks whose results stay in cache; the best of three turns."""
+    rows = min(2048, len(x))
+    turns, out, starts = (
+        [],
+        np.empty((rows, len(centroids)), np.float32),
+        range(0, min(len(x), 65_536) - rows + 1, rows),
+    )
+    for _ in range(3):
+        began = time.perf_counter()
+        for start in starts:
+            np.matmul(x[start : start + rows], centroids.T, out=out)
+        turns.append((time.perf_counter() - began) * len(x) / (rows * len(starts)))
+    return min(turns)
+
+
 def main(contestant: str, path: str, k: int) -> None:
     """One contestant: prints seconds, the objective over all points, iterations, peak memory."""
     import faiss
@@ -210,9 +226,7 @@ def main(contestant: str, path: str, k: int) -> None:
     index = faiss.IndexFlatL2(x.shape[1])
     index.add(centroids)
     total = sum(float(index.search(x[s : s + 65_536], 1)[0].sum(dtype=np.float64)) for s in range(0, len(x), 65_536))
-    part, began = np.ascontiguousarray(x[:65_536]), time.perf_counter()
-    part @ centroids.T
-    product = (time.perf_counter() - began) * len(x) / len(part)
+    product = _product(x, centroids)
     print(json.dumps({
         "seconds": seconds, "objective": total / len(x), "iterations": iterations, "peak_bytes": peak,
         "product_seconds": product, "marks": marks,

@@ -45,7 +45,12 @@ EVALUATIONS: Mapping[str, str] = {
 """Evaluations in the order of the table, as named in `scores.parquet` -> as shown."""
 
 FINAL = "student"
-"""The model of the headline."""
+"""The model at the end of the chain."""
+DECIDING = (
+    ("few-label", FINAL),
+    *((evaluation, "student-transferred") for evaluation in ("detection", "segmentation", "multi-label")),
+)
+"""(evaluation, model) that a headline may be about, the first first."""
 
 ALL_LABELS = frozenset({"linear", "knn"})
 """Protocols whose bank is all of train, with all its labels."""
@@ -255,8 +260,7 @@ class ReportData:
         models: models as named in `scores`, in order -> as shown.
         evaluations: evaluations as named in `scores`, in order -> as shown.
         all_labels: evaluations that use all train labels, whatever the draw.
-        deciding: the evaluation of the headline.
-        final: the model of the headline.
+        deciding: (evaluation, model) of the headline: the first of these that was scored.
         scratch: the baseline of the headline.
     """
 
@@ -283,8 +287,7 @@ class ReportData:
     models: Mapping[str, str] = field(default_factory=lambda: MODELS)
     evaluations: Mapping[str, str] = field(default_factory=lambda: EVALUATIONS)
     all_labels: frozenset[str] = ALL_LABELS
-    deciding: str = "few-label"
-    final: str = FINAL
+    deciding: tuple[tuple[str, str], ...] = DECIDING
     scratch: str = "scratch"
 
 
@@ -307,7 +310,8 @@ def render(data: ReportData) -> str:
     }
     template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
     found = scoreboard.board(data.scores, data.models, tuple(data.evaluations))
-    first = scoreboard.headline(found, data.deciding, data.final, data.scratch)
+    candidates = (scoreboard.headline(found, evaluation, model, data.scratch) for evaluation, model in data.deciding)
+    first = next((candidate for candidate in candidates if candidate is not None), None)
     return template.render(
         data=data,
         light=figures.LIGHT,

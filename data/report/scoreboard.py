@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean, stdev
 
-from data.intervals import newcombe, wilson
+from data.intervals import difference, wilson
 
 PROPORTIONS = frozenset({"accuracy", "top1", "top5"})
 """Metrics that are a share of n images judged right: shown in per cent, with Wilson's interval."""
@@ -74,6 +74,11 @@ class Cell:
     high: float | None
     best: bool = False
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends, for shares."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -97,13 +102,15 @@ class Headline:
     """What the chain bought: the final student, the same network trained on the same labels alone, and the difference.
 
     Attributes:
+        model: which is the final student.
         column: what was measured.
         final: the final student's score.
         scratch: the baseline's, if there is one.
         difference: final - scratch, in [-1, 1].
-        interval: 95 % interval of the difference (Newcombe).
+        interval: 95 % interval of the difference, where both have one (Newcombe; Zou and Donner).
     """
 
+    model: str
     column: Column
     final: Cell
     scratch: Cell | None
@@ -156,18 +163,19 @@ def board(scores: Sequence[Score], models: Mapping[str, str], evaluations: Seque
 
 
 def headline(found: Board, evaluation: str, final: str, scratch: str) -> Headline | None:
-    """The first proportion of `evaluation` on the test images, or None where the final student has none."""
+    """The first share of `evaluation` on the test images, or None where the final student has none."""
     by_model = {row.model: row for row in found.rows}
     if final not in by_model:
         return None
     for i, column in enumerate(found.columns):
         cell = by_model[final].cells[i]
-        if column.evaluation == evaluation and column.split == "test" and column.proportion and cell is not None:
+        if column.evaluation == evaluation and column.split == "test" and column.share and cell is not None:
             other = by_model[scratch].cells[i] if scratch in by_model else None
             if other is None:
-                return Headline(column, cell, None, None, None)
-            interval = newcombe(cell.value, cell.n, other.value, other.n)
-            return Headline(column, cell, other, cell.value - other.value, interval)
+                return Headline(final, column, cell, None, None, None)
+            ends = cell.interval, other.interval
+            interval = difference(cell.value, ends[0], other.value, ends[1]) if ends[0] and ends[1] else None
+            return Headline(final, column, cell, other, cell.value - other.value, interval)
     return None
 
 

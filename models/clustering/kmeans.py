@@ -226,7 +226,7 @@ def _lloyd(
             found, distance = index.nearest(x, threads)
         else:
             found, distance = index.nearest_of_neighbours(x, cluster, m, threads)
-        settled = settled or np.count_nonzero(cluster != found) <= _SETTLED * len(x)
+        settled = settled or int(np.count_nonzero(cluster != found)) <= _SETTLED * len(x)
         moved_sums, moved_sizes = _update(x, cluster, found, sums, sizes, threads)
         c = moved.astype(np.float64)
         total = squares - 2 * float((c * moved_sums).sum()) + float(moved_sizes @ np.square(c).sum(axis=1))

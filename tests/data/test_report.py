@@ -574,6 +574,31 @@ def test_verdict(final: float, scratch: float, word: str) -> None:
     assert document.verdict(found) == word
 
 
+@pytest.mark.parametrize(
+    ("student", "scratch", "sentence"),
+    [
+        (0.80, 0.50, "lifts it from 50.0 % to 80.0 %"),
+        (0.50, 0.80, "below an untrained start: 50.0 % against 80.0 %"),
+        (0.62, 0.60, "with 72 test images the two can't be told apart"),
+    ],
+)
+def test_the_headline_of_a_detector(student: float, scratch: float, sentence: str) -> None:
+    scores = []
+    for model, value in (("student-transferred", student), ("scratch", scratch)):
+        for metric, at in (("voc_map", value), ("voc_map_low", value - 0.04), ("voc_map_high", value + 0.03)):
+            scores.append(Score("detection", model, metric, "test", "side=320", at, 0, 72))
+        scores.append(Score("knn", model, "accuracy", "test", "k=20", 0.9, 0, 500))
+    text = re.sub(r"\s+", " ", "".join(Page(render(bare(scores=tuple(scores), counts=Counts(10, 0, 72)))).text))
+    assert "Detection, trained further: voc_map" in text
+    assert sentence in text
+    found = scoreboard.headline(
+        scoreboard.board(scores, document.MODELS), "detection", "student-transferred", "scratch"
+    )
+    assert found is not None
+    up, down = np.hypot(0.03, 0.04), -np.hypot(0.04, 0.03)
+    assert found.interval == pytest.approx((student - scratch + down, student - scratch + up))
+
+
 def test_board_orders_models_averages_seeds_and_drops_what_is_not_finite() -> None:
     scores = [
         Score("knn", "other", "accuracy", "test", "k=5", 0.9, 0, 50),

@@ -22,6 +22,8 @@ sync_api = pytest.importorskip("playwright.sync_api")
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SOON, LONG = 60_000, 600_000
 """Milliseconds that a page may take to show something, and a run to get somewhere."""
+PRESSES = 5
+"""Of a button whose request may meet a busy database."""
 STAGES = {
     "manifest", "pretext", "embed", "cluster", "assign", "transfer", "embed-teacher-test", "embed-student-transferred",
     "embed-student-transferred-test", "evaluate-teacher", "evaluate-student-transferred", "scores", "report",
@@ -89,10 +91,17 @@ class Form:
         self.page.get_by_role("option", name=value, exact=True).click()
 
     def submit(self) -> None:
-        """Start the run, and open its page, whose link is shown for a moment only."""
-        with self.page.expect_response("**/create_flow_run") as made:
-            self.page.get_by_role("button", name="Submit").click()
-        assert made.value.ok, (made.value.text(), made.value.request.post_data)
+        """Start the run, and open its page, whose link is shown for a moment only.
+
+        SQLite may be written to by another of the server's transactions meanwhile: the page then says *Service
+        Unavailable*, the form stays filled, and one presses again.
+        """
+        for _ in range(PRESSES):
+            with self.page.expect_response("**/create_flow_run") as made:
+                self.page.get_by_role("button", name="Submit").click()
+            if made.value.status != 503:
+                break
+        assert made.value.ok, made.value.text()
         self.page.goto(f"{self.pages}/runs/flow-run/{made.value.json()['id']}")
 
 

@@ -124,9 +124,8 @@ def test_the_training_child_is_killed(prefect: Prefect, tmp_path: Path) -> None:
 
 
 def test_the_worker_is_killed(prefect: Prefect, tmp_path: Path) -> None:
-    longer = {
-        "pretext": {"width": 0.25, "epochs": 450}
-    }  # it must not end before the next line of log, at which the run ends
+    # pretext must not end before the run's next line of log, at which it ends without its worker
+    longer = {"pretext": {"width": 0.25, "epochs": 450}}
     with prefect.worker() as worker:
         run = prefect.create("knowledge-transfer/knowledge-transfer", {**LONG, **longer, "store": str(tmp_path)})
         some_steps(prefect, run, tmp_path)
