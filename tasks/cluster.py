@@ -15,7 +15,7 @@ from tasks.stage import Job, Outcome, Request, Stage
 if TYPE_CHECKING:
     from models.clustering.space import ClusterSpace
 
-STAGE = Stage(name="cluster", kind="clusters", version=3, process="plain")
+STAGE = Stage(name="cluster", kind="clusters", version=4, process="plain")
 
 
 def plan(config: Config, features: Artifact) -> Request:

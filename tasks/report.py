@@ -10,7 +10,7 @@ from tasks.config import Config
 from tasks.manifest import sources
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="report", kind="report", version=3, process="plain")
+STAGE = Stage(name="report", kind="report", version=4, process="plain")
 
 _SHEET_IMAGE = 64
 """Side of the images on contact sheets, px, unless the stored ones are smaller."""

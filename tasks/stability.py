@@ -6,7 +6,7 @@ from data.types import Artifact
 from tasks.config import Config
 from tasks.stage import Job, Outcome, Request, Stage
 
-STAGE = Stage(name="stability", kind="scores", version=1, process="plain")
+STAGE = Stage(name="stability", kind="scores", version=2, process="plain")
 
 
 def plan(config: Config, features: Artifact) -> Request:
