@@ -220,7 +220,8 @@ def _lloyd(
         chosen = _far_points(distance, len(empty), draws.key(key, "empty", iteration))
         moved[empty[: len(chosen)]] = x[chosen]
 
-        among_all = m == 0 or not settled or near == _NEAR_ITERATIONS
+        # a centroid that was put somewhere else is nobody's neighbour yet
+        among_all = m == 0 or not settled or near == _NEAR_ITERATIONS or len(chosen) > 0
         index.place(moved)
         if among_all:
             found, distance = index.nearest(x, threads)

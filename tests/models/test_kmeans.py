@@ -3,7 +3,7 @@ import pytest
 from sklearn.cluster import KMeans as Oracle
 
 from data.errors import ArtifactError, DataError
-from models.clustering.kmeans import _accumulate, _Selection, _update, kmeans
+from models.clustering.kmeans import _accumulate, _lloyd, _Selection, _update, kmeans
 from models.clustering.nearest import CentroidIndex, nearest_two, searchers
 
 
@@ -199,6 +199,16 @@ def test_ends_where_no_point_changes_among_all_centroids(searches):
     assert searches[-1] is None
     oracle = Oracle(600, init=found.centroids, n_init=1, max_iter=300, tol=0, algorithm="lloyd").fit(x)
     assert found.objective[-1] == pytest.approx(oracle.inertia_ / len(x), rel=1e-5)
+
+
+def test_centroids_that_fill_empty_clusters_are_found_among_all(searches):
+    x, index = mixture(), CentroidIndex(64, "cpu")
+    start = np.vstack([x[:590], np.full((10, 64), 1e3)]).astype(np.float32)
+    with searchers("cpu") as threads:
+        found = _lloyd(_Selection(x), start, 6, 0.0, 0, index, threads, settled=True)
+    assert searches[:3] == [None, None, 64]  # the start, ten centroids put elsewhere, and from then on neighbours
+    assert found.empty == 0
+    assert (np.diff(found.objective) < 0).all()
 
 
 def test_sums_follow_the_points_that_change_their_cluster():
