@@ -22,21 +22,14 @@ def wilson(p: float, n: int, z: float = Z95) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def newcombe(p: float, n: int, q: float, m: int, z: float = Z95) -> tuple[float, float]:
-    """Newcombe's hybrid score interval (1998, method 10) for p - q, from Wilson's of each -> (low, high) in [-1, 1].
-
-    For independent samples. Two models scored on the same images mostly fail on the same ones, so that the interval of
-    their difference is, if anything, narrower than this.
-    """
-    return difference(p, wilson(p, n, z), q, wilson(q, m, z))
-
-
 def difference(
     p: float, p_interval: tuple[float, float], q: float, q_interval: tuple[float, float]
 ) -> tuple[float, float]:
     """Interval of p - q from the interval of each (Zou and Donner 2008), of the same level -> (low, high).
 
-    For independent estimates; what `newcombe` does with Wilson's intervals.
+    From Wilson's intervals it is Newcombe's hybrid score interval (1998, method 10). For independent estimates: two models
+    scored on the same images mostly fail on the same ones, so that the interval of their difference is, if anything,
+    narrower than this.
     """
     (p_low, p_high), (q_low, q_high) = p_interval, q_interval
     low = p - q - sqrt((p - p_low) ** 2 + (q_high - q) ** 2)

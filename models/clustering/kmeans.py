@@ -34,7 +34,7 @@ _START_DISTANCES = 2**24
 _GROWTH = 2
 """A sample against the one before."""
 _LARGEST_SAMPLE = 4
-"""Samples are copies, so none has more than one in so many of the points; where none is that small, all points begin."""
+"""No sample has more than one in so many of the points; where none is that small, all points begin."""
 _SAMPLE_ITERATIONS, _SAMPLE_FALL = 10, 1e-3
 """On a sample: at most so many iterations, and none after one by which the objective fell by less than this share."""
 _SETTLED = 0.1

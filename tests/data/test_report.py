@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
 from data.errors import ArtifactError
-from data.intervals import newcombe, wilson
+from data.intervals import difference, wilson
 from data.report import (
     ClusterQuality,
     Clusters,
@@ -548,6 +548,10 @@ def test_points(difference: float, text: str) -> None:
 def test_wilson_equals_scipy(right: int, n: int) -> None:
     expected = binomtest(right, n).proportion_ci(0.95, "wilson")
     assert wilson(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def newcombe(p: float, n: int, q: float, m: int) -> tuple[float, float]:
+    return difference(p, wilson(p, n), q, wilson(q, m))
 
 
 def test_newcombe_equals_the_paper() -> None:
