@@ -6,7 +6,6 @@ What is already in the store is known where an earlier run listed the same sourc
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from models.cost import Cost
 
 GPU, GPU_RATE = "one NVIDIA H100, 250 TFLOP/s reached (a quarter of its bf16 peak)", 250e12
-CORE_RATE = 25e9
-"""Operations a second that one CPU core reaches in float32 convolutions, about."""
+CPU_SHARE = 0.25
+"""Of a convolution's speed that trainings reach, with all that is done besides."""
 
 PUBLISHED: dict[str, tuple[int, int, int, int]] = {
     "CIFAR10": (50_000, 0, 10_000, 10),
@@ -38,8 +37,10 @@ PUBLISHED: dict[str, tuple[int, int, int, int]] = {
     "ImageNet": (1_281_167, 0, 50_000, 1000),
     "Imagenette": (9_469, 0, 3_925, 10),
     "STL10": (5_000, 100_000, 8_000, 10),
+    "BCCD": (292, 0, 72, 3),
+    "PennFudanPed": (170, 0, 0, 1),
 }
-"""torchvision's data sets: train, unlabelled and test images, classes, as their publishers state them."""
+"""Train, unlabelled and test images, classes, as publishers state them of torchvision's data sets and claims' photographs."""
 
 HELD_OUT = 0.2
 """Share of train that becomes test where there is no test source."""
@@ -70,16 +71,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run to come."""
+    """A run to come; `cpu_rate` is what this CPU reaches, operations a second."""
 
     recipe: str
     rows: list[Row]
     not_needed: list[NotNeeded]
     assumptions: list[str]
+    cpu_rate: float
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
-        return {**asdict(self), "hours": {"gpu": self._hours(GPU_RATE), "cpu": self._hours(_cpu_rate())}}
+        return {**asdict(self), "hours": {"gpu": self._hours(GPU_RATE), "cpu": self._hours(self.cpu_rate)}}
 
     def as_text(self) -> str:
         """A table, its sums and what they assume."""
@@ -93,7 +95,7 @@ class Estimate:
                 _bytes(row.size),
                 f"{row.operations:.1e}",
                 duration(row.operations / GPU_RATE),
-                duration(row.operations / _cpu_rate()),
+                duration(row.operations / self.cpu_rate),
                 known[row.in_store],
                 ", ".join(row.reads),
             )
@@ -107,7 +109,7 @@ class Estimate:
             )
             for line in lines
         ]
-        total = f"to compute: {duration(3600 * self._hours(GPU_RATE))} on a GPU, or {duration(3600 * self._hours(_cpu_rate()))} on this CPU; to store: {_bytes(sum(row.size for row in self.rows if not row.in_store))}"  # fmt: skip
+        total = f"to compute: {duration(3600 * self._hours(GPU_RATE))} on a GPU, or {duration(3600 * self._hours(self.cpu_rate))} on this CPU; to store: {_bytes(sum(row.size for row in self.rows if not row.in_store))}"  # fmt: skip
         gone = [f"{stage.stage}: not needed by {stage.because}" for stage in self.not_needed]
         return "\n".join([*(line.rstrip() for line in table), *gone, "", total, *(f"- {text}" for text in self.assumptions)])  # fmt: skip
 
@@ -204,8 +206,9 @@ class _Estimator:
         """Images, labelled ones, classes."""
         if source is None:
             return 0, 0, 0
-        name = source.removeprefix("torchvision:").partition("?")[0]
-        if source.startswith("torchvision:") and name in PUBLISHED:
+        kind, _, place = source.partition(":")
+        name = place.partition("?")[0]
+        if name in PUBLISHED and (kind == "torchvision" or (kind == "voc" and not Path(place).exists())):
             train, unlabelled, test, classes = PUBLISHED[name]
             self._assume(f"{source}: as published, {train:,} train, {unlabelled:,} unlabelled and {test:,} test images")
             n = {"train": train, "unlabelled": unlabelled or train, "test": test}[role]
@@ -253,13 +256,16 @@ def estimate(config: Config) -> Estimate:
         DataError: a source can't be listed and its size is not published either.
         ConfigError: a network can't be built for the images.
     """
+    from models.cost import convolution_rate
+
     root = Path(config.store).expanduser()
     estimator = _Estimator(config, Store(root) if (root / "artifacts").exists() else None)
     chain(config, Hooks(estimator.step, estimator.look, estimator.not_needed.append))
     estimator._assume(f"GPU: {GPU}")
-    estimator._assume(f"CPU: {_cores()} cores of this machine, {CORE_RATE / 1e9:.0f} GFLOP/s reached on each")
+    precision, rate = convolution_rate(config.compute.precision)
+    estimator._assume(f"CPU: this machine's, {CPU_SHARE * rate / 1e9:.0f} GFLOP/s reached (a quarter of a convolution's in {precision}, just measured)")  # fmt: skip
     estimator._assume("reading, decoding and augmenting images is not counted; vectors are float32")
-    return Estimate(config.recipe, estimator.rows, estimator.not_needed, estimator.assumptions)
+    return Estimate(config.recipe, estimator.rows, estimator.not_needed, estimator.assumptions, CPU_SHARE * rate)
 
 
 def estimate_claims(
@@ -282,14 +288,6 @@ def estimate_claims(
         hours = {f"{name}_hours": seeds * sum(each[name] for each in found) for name in ("gpu", "cpu")}
         rows.append({"claim": claim.name, "runs": seeds * len(configs), **hours})
     return rows
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _cpu_rate() -> float:
-    return CORE_RATE * _cores()
 
 
 def _bytes(size: float) -> str:

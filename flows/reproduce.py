@@ -12,10 +12,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from data.errors import PipelineError, StageError, UserError
-from flows.claims import CLAIMS, command_of, named, resolved
+from data.errors import DataError, PipelineError, StageError, UserError
+from data.sources import open_source
+from flows.claims import CLAIMS, command_of, images_of, named, resolved
 from flows.claims.claim import Arm, Claim, Scale
 from flows.claims.record import page, read
+from flows.claims.settings import SOURCES
 from flows.knowledge_transfer import knowledge_transfer
 from flows.run import to_yaml
 from tasks.config import Config
@@ -62,9 +64,11 @@ def reproduce(
 
     Raises:
         ConfigError: a claim or a name of images is not known.
+        DataError: images are not there; nothing has been run.
         StageError: arms failed; the others are recorded.
     """
     chosen = named(claims)
+    _look(chosen, scale, {**SOURCES, **(sources or {})})
     folder = Path(out or Path(store) / "claims").expanduser().absolute()
     failed: dict[str, str] = {}
     verdicts = {}
@@ -103,6 +107,15 @@ def reproduce(
     if failed:
         raise StageError(f"{'; '.join(f'{name}: {text}' for name, text in failed.items())}; what came out is in {folder}")  # fmt: skip
     return {"verdicts": verdicts, "page": str(folder / "claims.md")}
+
+
+def _look(chosen: list[Claim], scale: Scale, sources: dict[str, str]) -> None:
+    """All images that claims use are there: better missed now than after hours."""
+    for name in images_of(chosen, scale):
+        try:
+            open_source(sources[name], "train").entries()
+        except DataError as error:
+            raise DataError(f"images {name}: {error}; --images {name}=SOURCE says where they are") from None
 
 
 def _name(source: str) -> str:

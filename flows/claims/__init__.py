@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from data.errors import ConfigError
@@ -49,6 +49,21 @@ def resolved(claim: Claim, arm: Arm, scale: Scale, sources: Mapping[str, str]) -
     config = override(Config(), _placed(claim.settings[scale], {**SOURCES, **sources}))
     config = override(config, _placed(arm.settings, {**SOURCES, **sources}))
     return config.model_copy(update={"recipe": f"{claim.name}-{arm.name}"})
+
+
+def images_of(claims: Iterable[Claim], scale: Scale) -> list[str]:
+    """Names of the images that claims use, in the order of `SOURCES`."""
+    used = {name for claim in claims for given in (claim.settings[scale], *(arm.settings for arm in claim.arms)) for name in _named(given)}  # fmt: skip
+    return [name for name in SOURCES if name in used]
+
+
+def _named(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Names of images in nested settings: what stands in braces."""
+    for value in settings.values():
+        if isinstance(value, Mapping):
+            yield from _named(value)
+        elif isinstance(value, str) and value[:1] == "{":
+            yield value[1:-1]
 
 
 def _placed(settings: Mapping[str, Any], sources: Mapping[str, str]) -> dict[str, Any]:

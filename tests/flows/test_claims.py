@@ -15,7 +15,7 @@ import flows.reproduce
 from data.errors import ArtifactError, ConfigError, StageError
 from data.intervals import paired
 from flows.__main__ import main
-from flows.claims import CLAIMS, named, resolved
+from flows.claims import CLAIMS, images_of, named, resolved
 from flows.claims.claim import Arm, Claim, Score, Statement, above, alike, gains_less
 from flows.claims.record import page, read
 from flows.claims.settings import SOURCES
@@ -160,6 +160,7 @@ class Runs:
         monkeypatch.setattr(flows.reproduce, "knowledge_transfer", self)
         monkeypatch.setattr(flows.reproduce, "create_markdown_artifact", lambda *_, **__: None)
         monkeypatch.setattr(flows.reproduce, "get_run_logger", lambda: self)
+        monkeypatch.setattr(flows.reproduce, "_look", lambda *_: None)
 
     def error(self, *said: object) -> None:
         return None
@@ -240,6 +241,27 @@ def test_the_page_is_the_newest_records() -> None:
     newest = sorted((ROOT / "benchmarks" / "records").glob("*_claims"))[-1]
     assert (ROOT / "docs" / "claims.md").read_text() == page(newest)
     assert not [path.name for path in newest.glob("*.json") if "/" in json.loads(path.read_text())["command"]]
+
+
+def test_images_that_are_not_there_are_missed_before_anything_runs(command: Command, tmp_path: Path) -> None:
+    photographs(tmp_path / "photographs", each=2)
+    names = ("cifar10", "cifar10-test", "imagenette", "imagenette-test")
+    images = [f"--images={name}=folder:{tmp_path / 'photographs'}" for name in names]
+    done = command("reproduce", "transfer-across", "transfer-downstream", *images, "--store", str(tmp_path / "store"))
+    assert done.returncode == 2
+    assert "images bccd: voc:BCCD" in done.stderr.splitlines()[-1]
+    assert "--images bccd=SOURCE" in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "store").glob("runs/*"))
+
+
+def test_a_dry_run_needs_no_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = estimate_claims(list(CLAIMS.values()), "cpu", 1, {}, str(tmp_path / "store"))
+    assert [row["claim"] for row in found] == list(CLAIMS)
+    assert all(row["cpu_hours"] > 0 for row in found)
+    assert images_of([CLAIMS["transfer-downstream"]], "cpu") == ["imagenette", "imagenette-test", "bccd", "penn-fudan"]
+    assert set(images_of(CLAIMS.values(), "gpu")) == set(SOURCES)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow
