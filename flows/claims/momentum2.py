@@ -44,7 +44,7 @@ NORMS = Claim(
         above("momentum", "none", "MomentumBN is better than statistics of groups"),
         alike("momentum", "both", 0.015, "MomentumBN equals the whole batch's within 1.5 points"),
     ),
-    caution="BYOL learns slowly: in so few epochs differences are those of early training.",
+    caution="BYOL learns slowly: in so few epochs differences are those of early training. What synchronised statistics cost in time is in [performance](performance.md): a step of BYOL in two processes.",
 )
 
 LAZY = Claim(

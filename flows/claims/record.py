@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
@@ -12,7 +13,7 @@ from typing import Any
 
 from data.store import write_json
 from flows.claims import CLAIMS
-from flows.claims.claim import Claim, Judged, Scale
+from flows.claims.claim import Claim, Judged, Scale, Verdict
 from flows.phrases import duration
 from flows.recipes import override
 from tasks.config import Config
@@ -129,7 +130,9 @@ def page(folder: Path) -> str:
             lines.append(f"| [{name}](#{name}) | {claim.paper} | not run yet | | |")
         for record in of_claim:
             seeds = min((len(arm["seeds"]) for arm in record.arms.values()), default=0)
-            lines.append(f"| [{name}](#{name}) | {claim.paper} | **{claim.verdict(record.judged())}** | {record.scale} | {seeds} |")  # fmt: skip
+            judged = record.judged()
+            verdict = f"**{claim.verdict(judged)}**{_parts(judged)}"
+            lines.append(f"| [{name}](#{name}) | {claim.paper} | {verdict} | {record.scale} | {seeds} |")
     for name, claim in CLAIMS.items():
         lines += ["", f"## {name}", "", f"{claim.paper}: {claim.statement}", "", f"The paper: {claim.figure}.", ""]
         of_claim = [record for (other, _), record in found.items() if other == name]
@@ -140,6 +143,14 @@ def page(folder: Path) -> str:
         if claim.caution:
             lines += ["", claim.caution]
     return "\n".join(lines) + "\n"
+
+
+def _parts(judged: Sequence[Judged]) -> str:
+    """How a claim's tests came out, where they differ."""
+    words: dict[Verdict, str] = {"holds": "held", "does not hold": "failed", "can't be told": "open"}
+    count = Counter(test.verdict for test in judged)
+    told = ", ".join(f"{count[verdict]} {word}" for verdict, word in words.items() if count[verdict])
+    return f" (tests: {told})" if len(count) > 1 else ""
 
 
 def _section(claim: Claim, record: Record) -> list[str]:

@@ -228,6 +228,17 @@ def test_a_record_outlives_new_keys_of_the_configuration(tmp_path: Path) -> None
     assert not record.has("hard", asked, 0)
 
 
+def test_the_page_counts_how_the_tests_of_a_claim_came_out(tmp_path: Path) -> None:
+    record = read(tmp_path, "s2bnn-strategies", "cpu", "")
+    values = {"distill": (0.50, 0.51), "contrastive+distill": (0.40, 0.41), "contrastive": (0.30, 0.50)}
+    for arm, scores in values.items():
+        for seed, value in enumerate(scores):
+            record.keep(arm, {}, seed, {"value": value, "seconds": None, "run": "a"})
+    record.write(tmp_path)
+    line = "| [s2bnn-strategies](#s2bnn-strategies) | S2-BNN | **can't be told** (tests: 1 held, 1 open) | cpu | 2 |"
+    assert line in page(tmp_path)
+
+
 def test_an_arm_that_fails_leaves_the_others_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Runs(monkeypatch)
     runs.broken.add("swav-codes-soft")
