@@ -41,8 +41,9 @@ JIGSAW = Claim(
 
 
 def _student(scale: Scale) -> dict[str, Any]:
-    """A narrow student of the clusters of a SimCLR teacher."""
-    return chain(scale, until="transfer", pretext=simclr(scale))
+    """A narrow student of the clusters of a SimCLR teacher, trained for as many epochs as the teacher."""
+    pretext = simclr(scale)
+    return chain(scale, until="transfer", pretext=pretext, transfer={"epochs": pretext["epochs"]})
 
 
 _OWN = {"pretext": {"width": 0.5}}
@@ -64,7 +65,7 @@ DEEPER = Claim(
         above("deep-clusters", "own-clusters"),
         gains_less("own-clusters", "pretext-itself", 0.01),
     ),
-    caution="The pretext task is SimCLR, and the larger network is wider by three times, not deeper.",
+    caution="The pretext task is SimCLR, and the larger network is wider by three times, not deeper. Students are trained for as many epochs as their teachers.",
 )
 
 NUMBER = Claim(
