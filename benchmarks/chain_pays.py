@@ -68,7 +68,8 @@ class Images:
     """Pixels and labels of a run's manifest, read once with the project's own decoder."""
 
     def __init__(self, result: dict[str, Any], store: Path) -> None:
-        from data.images import open_images, stored_size
+        from data.decode import stored_size
+        from data.images import open_images
         from data.schemas import MANIFEST
         from data.tables import column, read_table
 

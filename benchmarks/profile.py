@@ -36,8 +36,8 @@ def views() -> None:
     import torch
 
     from benchmarks.speed.views import photographs
+    from data.decode import stored_size
     from data.draws import Draws
-    from data.images import stored_size
     from models.augment import two_views
     from models.methods.configs.shared import Views
 

@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data import draws
+from data.decode import content_sha256, decode
 from data.errors import DataError
-from data.images import content_sha256, decode, spread
 from data.schemas import MANIFEST, REJECTED
 from data.sources import UNKNOWN_TIME, Entry, Pixels, Source, open_source
+from data.spread import spread
 from data.types import SPLITS, Split
 
 HELD_OUT = 0.2

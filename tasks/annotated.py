@@ -11,9 +11,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from data.decode import extent_within
 from data.draws import key
 from data.errors import DataError
-from data.images import extent_within
 from data.schemas import MANIFEST, SCORES
 from data.tables import column, read_table, write_table
 from data.types import Split

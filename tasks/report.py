@@ -265,7 +265,7 @@ class _Assigned:
         """Images of about a dozen clusters, those nearest to the centroid first."""
         import numpy as np
 
-        from data import images
+        from data import decode, images
         from data.report.document import ClusterSheet
         from data.report.sheets import choose, nearest
 
@@ -280,7 +280,7 @@ class _Assigned:
         wanted = np.concatenate([rows[c] for c, _ in chosen])
         some = np.unique(self.index[wanted])
         table = self.manifest.take(np.searchsorted(self.manifest["index"].to_numpy(), some))
-        side = min(_SHEET_IMAGE, images.stored_size(self.job.settings["config"]["data"]["image_size"]))
+        side = min(_SHEET_IMAGE, decode.stored_size(self.job.settings["config"]["data"]["image_size"]))
         where = {role: place for role, place in self.job.request.outside["sources"].items() if place}
         opened = images.open_images(table, where, side, cache=self.job.store.cache("sheets"))
         pixels = opened.read(np.searchsorted(some, self.index[wanted]))

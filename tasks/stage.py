@@ -176,10 +176,10 @@ class Job:
             size: side of the squares that are seen, px; some more are stored, for random crops.
             whole: all of each image, within exactly `size` px.
         """
-        from data import images, schemas, tables
+        from data import decode, images, schemas, tables
 
         manifest = self.request.inputs["manifest"]
-        stored = size if whole else images.stored_size(size)
+        stored = size if whole else decode.stored_size(size)
         known = (manifest.fingerprint, stored, whole)
         if known not in self.images_cache:
             table = tables.read_table(self.path("manifest") / "images.parquet", schemas.MANIFEST)

@@ -109,7 +109,7 @@ def write_features(n: int, path: str, images: str, model: str) -> None:
 
 def _decoded(images: str) -> np.ndarray:
     """All images of a source, as squares of 32 px."""
-    from data.images import decode, resize_square
+    from data.decode import decode, resize_square
     from data.sources import open_source
 
     source = open_source(images, "train")

@@ -62,8 +62,8 @@ def ours(size: int, many: bool) -> float:
     """Images a second: two views each, or multi-crop."""
     import torch
 
+    from data.decode import decode, resize_square, stored_size
     from data.draws import Draws
-    from data.images import decode, resize_square, stored_size
     from models.augment import multi_crop, two_views
     from models.methods.configs import SwAV
     from models.methods.configs.shared import Views
@@ -96,7 +96,7 @@ def lightly(size: int, many: bool) -> float:
     from lightly.transforms import SimCLRTransform, SwaVTransform
     from PIL import Image
 
-    from data.images import stored_size
+    from data.decode import stored_size
 
     torch.set_num_threads(1)
     _, strength, blur = SIZES[size]

@@ -6,7 +6,7 @@
     torchvision:NAME          CIFAR10, STL10, ImageNet ...
     voc:PATH                  photographs with boxes and masks, in PASCAL VOC's layout
 
-PATH may be any fsspec URL. A source lists and reads; it decodes nothing (that is `data.images`) and knows nothing of
+PATH may be any fsspec URL. A source lists and reads; it decodes nothing (that is `data.decode`) and knows nothing of
 the manifest.
 """
 

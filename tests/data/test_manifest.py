@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from data import manifest as module
+from data.decode import content_sha256
 from data.errors import DataError
-from data.images import content_sha256
 from data.manifest import HELD_OUT, KNOWN, held_out, make_manifest, read_known, write_known
 from data.schemas import MANIFEST, REJECTED
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from voc_folder import divide, draw_shapes
 
+from data.decode import extent_within, resize_within
 from data.errors import DataError
-from data.images import extent_within, open_images, resize_within
+from data.images import open_images
 from data.manifest import make_manifest
 from data.sources import open_source
 from data.voc import VOID, VocFolder

@@ -60,7 +60,7 @@ def test_descriptors_of_new_images_are_the_only_ones_computed(store: Store, tmp_
 def test_descriptors_see_the_central_square_that_networks_see(store: Store, tmp_path: Path) -> None:
     import torch
 
-    from data.images import resize_square, stored_size
+    from data.decode import resize_square, stored_size
     from models.hog import descriptor
     from models.methods.configs import HOG
 
