@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,8 +97,8 @@ def reproduce(
                     get_run_logger().error("%s, %s, seed %d: %s", claim.name, arm.name, seed, error)
                     failed[f"{claim.name} {arm.name} seed {seed}"] = str(error)
                     continue
-                seconds = sum(row["seconds"] for row in result["stages"] if not row["cached"])
-                record.libraries = libraries()
+                seconds = sum(row["computed_in"] for row in result["stages"])
+                record.libraries, record.threads = libraries(), _threads()
                 record.keep(arm.name, asked, seed, {"value": score, "seconds": round(seconds, 1), "run": result["run"]})
                 record.write(folder)
         verdicts[claim.name] = claim.verdict(record.judged())
@@ -107,6 +108,11 @@ def reproduce(
     if failed:
         raise StageError(f"{'; '.join(f'{name}: {text}' for name, text in failed.items())}; what came out is in {folder}")  # fmt: skip
     return {"verdicts": verdicts, "page": str(folder / "claims.md")}
+
+
+def _threads() -> int:
+    """That torch takes in the processes of stages."""
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
 def _look(chosen: list[Claim], scale: Scale, sources: dict[str, str]) -> None:

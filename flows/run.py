@@ -181,12 +181,13 @@ class Run:
             "cached": cached,
             "seconds": round(seconds, 3),
             "rows": meta["rows"],
+            "computed_in": meta["seconds"],
         }
         with self._lock:
             self._record["stages"].append(row)
             self._warnings[label] = warnings
             self._save()
-        self._watch(label, {"event": "made", **row, "computed_in": meta["seconds"], "warnings": warnings})
+        self._watch(label, {"event": "made", **row, "warnings": warnings})
         return made, cached
 
     def _so_far(self) -> dict[str, Any]:

@@ -28,8 +28,9 @@ class Record:
         scale: of the trainings.
         command: that made it.
         arms: arm -> configuration (without seed, places and devices), and seed -> score, the run's
-            name, and the seconds that its own stages took to compute (None where they stood still in between).
+            name, and the seconds that its stages took to compute, whenever that was (None where they stood still in between).
         libraries: versions of what scores depend on, at the last run.
+        threads: that a run computed with, at the last one; None: not known.
     """
 
     claim: str
@@ -37,6 +38,7 @@ class Record:
     command: str
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
+    threads: int | None = None
 
     def scores(self) -> dict[str, dict[int, float]]:
         """Score by arm and seed."""
@@ -96,7 +98,7 @@ def read(folder: Path, claim: str, scale: Scale, command: str) -> Record:
     """The record so far, or an empty one."""
     path = path_of(folder, claim, scale)
     known = json.loads(path.read_text()) if path.exists() else {}
-    return Record(claim, scale, command, known.get("arms", {}), known.get("libraries", {}))
+    return Record(claim, scale, command, known.get("arms", {}), known.get("libraries", {}), known.get("threads"))
 
 
 def page(folder: Path) -> str:
@@ -106,7 +108,7 @@ def page(folder: Path) -> str:
         folder: of records.
     """
     found = {
-        (name, scale): Record(**{key: told[key] for key in Record.__dataclass_fields__})
+        (name, scale): Record(**{key: told[key] for key in Record.__dataclass_fields__ if key in told})
         for name in CLAIMS
         for scale in ("cpu", "gpu")
         if (path := path_of(folder, name, scale)).exists()
@@ -154,7 +156,13 @@ def _parts(judged: Sequence[Judged]) -> str:
 
 
 def _section(claim: Claim, record: Record) -> list[str]:
-    lines = [f"Scale {record.scale}, `{record.command}`:", "", "| arm | score | seeds | a run |", "| --- | --- | --- | --- |"]  # fmt: skip
+    threads = f" ({record.threads} thread{'s' * (record.threads > 1)})" if record.threads else ""
+    lines = [
+        f"Scale {record.scale}, `{record.command}`:",
+        "",
+        f"| arm | score | seeds | a run{threads} |",
+        "| --- | --- | --- | --- |",
+    ]
     for arm in claim.arms:
         seeds = record.arms.get(arm.name, {}).get("seeds", {})
         if not seeds:

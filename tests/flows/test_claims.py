@@ -171,7 +171,10 @@ class Runs:
         if config.recipe in self.broken:
             raise StageError("out of memory")
         value = {"soft": 0.62, "hard": 0.6}[config.recipe.removeprefix("swav-codes-")] + seed / 1000
-        stages = [{"cached": False, "seconds": 3.0}, {"cached": True, "seconds": 9.0}]
+        stages = [
+            {"cached": False, "seconds": 3.0, "computed_in": 2.5},
+            {"cached": True, "seconds": 0.1, "computed_in": 9.0},
+        ]
         score = {"evaluation": "linear", "model": "teacher", "metric": "top1", "setting": "", "value": value, "n": 10}
         return {"scores": [score], "stages": stages, "run": f"{config.recipe}-{seed}"}
 
@@ -193,7 +196,7 @@ def test_arms_run_once_per_seed_and_only_what_is_missing(tmp_path: Path, monkeyp
     assert result["verdicts"] == {"swav-codes": "holds"}
     record = read(out, "swav-codes", "cpu", "")
     assert record.scores() == {"soft": {0: 0.62, 1: 0.621}, "hard": {0: 0.6, 1: 0.601}}
-    assert record.arms["soft"]["seeds"]["0"]["seconds"] == 3.0
+    assert record.arms["soft"]["seeds"]["0"]["seconds"] == 11.5
     written = page(out)
     assert "| [swav-codes](#swav-codes) | SwAV | **holds** | cpu | 2 |" in written
     assert "| soft > hard | +2.0 | +2.0 to +2.0 | **holds** |" in written
