@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from base64 import b64encode
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from data.errors import DataError, PipelineError, StageError, UserError
 from data.sources import open_source
 from flows.claims import CLAIMS, command_of, images_of, named, resolved
 from flows.claims.claim import Arm, Claim, Scale
-from flows.claims.record import page, read
+from flows.claims.record import page, picture, read, write_page
 from flows.claims.settings import SOURCES
 from flows.knowledge_transfer import knowledge_transfer
 from flows.run import to_yaml
@@ -102,9 +103,9 @@ def reproduce(
                 record.keep(arm.name, asked, seed, {"value": score, "seconds": round(seconds, 1), "run": result["run"]})
                 record.write(folder)
         verdicts[claim.name] = claim.verdict(record.judged())
-    text = page(folder)
-    (folder / "claims.md").write_text(text)
-    create_markdown_artifact(text, key="claims", description="The papers' claims and what came out")
+    write_page(folder, folder / "claims.md", folder / "claims.png")
+    shown = f"data:image/png;base64,{b64encode(picture(folder)).decode()}"
+    create_markdown_artifact(page(folder, shown), key="claims", description="The papers' claims and what came out")
     if failed:
         raise StageError(f"{'; '.join(f'{name}: {text}' for name, text in failed.items())}; what came out is in {folder}")  # fmt: skip
     return {"verdicts": verdicts, "page": str(folder / "claims.md")}

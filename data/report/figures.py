@@ -114,6 +114,19 @@ class Bar:
     colour: str = "first"
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """A difference with its interval, in points, and where it was to lie: above `least`, below `most`, or between."""
+
+    label: str
+    mean: float
+    low: float
+    high: float
+    least: float | None
+    most: float | None
+    colour: str = "neutral"
+
+
 def loss_curve_svg(rows: Sequence[LogRow], prefix: str) -> str:
     """Loss and, where logged, learning rate of one training. `prefix`: for ids, once a page."""
     with _style():
@@ -154,6 +167,12 @@ def history_png(nights: Sequence[Night]) -> bytes:
     """Score, number of images, and what has changed among them, run by run."""
     with _style():
         return _png(_history(nights))
+
+
+def contrasts_png(contrasts: Sequence[Contrast]) -> bytes:
+    """Differences with their intervals, a row each, and behind each the range in which it was to lie."""
+    with _style():
+        return _png(_contrasts(contrasts))
 
 
 def objective_svg(objective: Sequence[float], prefix: str) -> str:
@@ -305,6 +324,39 @@ def _scores(bars: Sequence[Bar]) -> Figure:
         # Room at the right for the last value.
         axes.set_xlim(max(0.0, low - pad), high + 3.2 * pad)
         axes.set_xticks([t for t in axes.get_xticks() if low - pad <= t <= min(1.0, high + pad)])
+    return figure
+
+
+def _contrasts(contrasts: Sequence[Contrast]) -> Figure:
+    figure = Figure(figsize=(9.0, 0.7 + 0.3 * max(1, len(contrasts))))
+    axes = figure.subplots()
+    reach = min(15.0, 1.3 * max((abs(contrast.mean) for contrast in contrasts), default=1.0) + 2)
+    for y, contrast in enumerate(contrasts):
+        colour, beyond = LIGHT[contrast.colour], abs(contrast.mean) > reach
+        least = -reach if contrast.least is None else contrast.least
+        most = reach if contrast.most is None else contrast.most
+        axes.fill_betweenx([y - 0.42, y + 0.42], least, most, color=LIGHT["second"], alpha=0.1, linewidth=0)
+        axes.plot([contrast.low, contrast.high], [y, y], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+        axes.plot(
+            [float(np.clip(contrast.mean, -0.97 * reach, 0.97 * reach))],
+            [y],
+            color=colour,
+            marker=("<" if contrast.mean < 0 else ">") if beyond else "o",
+            markersize=7 if beyond else 6,
+        )
+        axes.annotate(
+            f"{contrast.mean:+.1f}", (reach, y), (7, 0), textcoords="offset points", va="center", annotation_clip=False
+        )
+    axes.axvline(0, color=LIGHT["muted"], linewidth=0.8)
+    axes.set_yticks(range(len(contrasts)), [contrast.label for contrast in contrasts], parse_math=False)
+    axes.tick_params(axis="y", length=0, labelcolor=LIGHT["ink"])
+    axes.set_ylim(len(contrasts) - 0.4, -0.6)
+    axes.set_xlim(-reach, reach)
+    axes.grid(True, axis="x")
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.0f}" if value else "0"))
+    axes.set_xlabel("difference of scores, points")
     return figure
 
 

@@ -101,19 +101,46 @@ def read(folder: Path, claim: str, scale: Scale, command: str) -> Record:
     return Record(claim, scale, command, known.get("arms", {}), known.get("libraries", {}), known.get("threads"))
 
 
-def page(folder: Path) -> str:
-    """All claims as Markdown: what a paper says, what came out here, and the verdict.
+def _found(folder: Path) -> dict[tuple[str, Scale], Record]:
+    """Claim and scale -> record, of those that are there."""
+    scales: tuple[Scale, ...] = ("cpu", "gpu")
+    return {
+        (name, scale): Record(**{key: told[key] for key in Record.__dataclass_fields__ if key in told})
+        for name in CLAIMS
+        for scale in scales
+        if (path := path_of(folder, name, scale)).exists()
+        for told in [json.loads(path.read_text())]
+    }
+
+
+def picture(folder: Path) -> bytes:
+    """All tests that have an interval, as PNG: it, and the range in which it was to lie.
 
     Args:
         folder: of records.
     """
-    found = {
-        (name, scale): Record(**{key: told[key] for key in Record.__dataclass_fields__ if key in told})
-        for name in CLAIMS
-        for scale in ("cpu", "gpu")
-        if (path := path_of(folder, name, scale)).exists()
-        for told in [json.loads(path.read_text())]
-    }
+    from data.report.figures import Contrast, contrasts_png
+
+    colours: dict[Verdict, str] = {"holds": "second", "does not hold": "third", "can't be told": "neutral"}
+    rows = []
+    for (name, scale), record in _found(folder).items():
+        for test, judged in zip(CLAIMS[name].tests, record.judged(), strict=True):
+            if judged.mean is None or judged.low is None or judged.high is None:
+                continue
+            label = f"{name}{'' if scale == 'cpu' else ', gpu'}: {test.text}"
+            least, most = (None if end is None else 100 * end for end in (test.low, test.high))
+            rows.append(Contrast(label, 100 * judged.mean, 100 * judged.low, 100 * judged.high, least, most, colours[judged.verdict]))  # fmt: skip
+    return contrasts_png(rows)
+
+
+def page(folder: Path, picture: str | None = None) -> str:
+    """All claims as Markdown: what a paper says, what came out here, and the verdict.
+
+    Args:
+        folder: of records.
+        picture: where that of `picture` lies, as a link; None: it is left out.
+    """
+    found = _found(folder)
     lines = [
         "# The papers' claims, put to the test",
         "",
@@ -123,6 +150,7 @@ def page(folder: Path) -> str:
         "in per cent. Intervals are not corrected for the number of tests: of twenty that are on the border of truth one comes out",
         "wrong. At the cpu scale trainings take minutes, and what only shows in long ones can't show.",
         "",
+        *((f"![Each test's contrast with its interval]({picture})", "", _LEGEND, "") if picture else ()),
         "| claim | paper | verdict | scale | seeds |",
         "| --- | --- | --- | --- | --- |",
     ]
@@ -145,6 +173,9 @@ def page(folder: Path) -> str:
         if claim.caution:
             lines += ["", claim.caution]
     return "\n".join(lines) + "\n"
+
+
+_LEGEND = "Each test's contrast with its 95 % interval, and shaded where the claim says that it lies. Green: it holds; orange: it does not; grey: can't be told."  # fmt: skip
 
 
 def _parts(judged: Sequence[Judged]) -> str:
@@ -183,5 +214,17 @@ def _section(claim: Claim, record: Record) -> list[str]:
     return lines
 
 
-if __name__ == "__main__":  # python -m flows.claims.record FOLDER > docs/claims.md
-    print(page(Path(sys.argv[1])), end="")
+def write_page(folder: Path, target: Path, image: Path) -> None:
+    """The page and its picture.
+
+    Args:
+        folder: of records.
+        target: the page.
+        image: the picture, in the page's folder or below.
+    """
+    image.write_bytes(picture(folder))
+    target.write_text(page(folder, image.relative_to(target.parent).as_posix()))
+
+
+if __name__ == "__main__":  # python -m flows.claims.record FOLDER docs/claims.md docs/images/claims.png
+    write_page(*(Path(word) for word in sys.argv[1:]))

@@ -839,6 +839,7 @@ def test_pictures_for_prefect_are_small_png_files(data: ReportData) -> None:
         figures.loss_curve_png(data.logs["pretext"]),
         figures.cluster_sizes_png(data.clusters.sizes),
         figures.scores_png([figures.Bar("student", 0.9, 0.8, 0.95)]),
+        figures.contrasts_png([figures.Contrast("a > b", 2.0, -1.0, 5.0, 0.0, None)]),
         figures.contact_sheet_png(photos, [f"cluster {i}: $mixed" for i in range(3)]),
         figures.contact_sheet_png([sheet.images for sheet in data.sheets], [str(s.majority) for s in data.sheets]),
     ]
@@ -847,6 +848,23 @@ def test_pictures_for_prefect_are_small_png_files(data: ReportData) -> None:
         image = Image.open(BytesIO(picture))
         assert image.format == "PNG"
         assert min(image.size) > 100
+
+
+def test_contrasts_are_drawn_where_they_lie_and_what_is_far_off_at_the_edge() -> None:
+    near = figures.Contrast("a = b within 1.5 points", -1.0, -4.0, 2.0, -1.5, 1.5)
+    far = figures.Contrast("c > d", 40.0, 35.0, 45.0, 0.0, None, "second")
+    (axes,) = figures._contrasts([near, far]).axes
+    intervals, dots = axes.lines[:-1:2], axes.lines[1:-1:2]  # the last is the line at 0
+    assert [list(line.get_xdata()) for line in intervals] == [[-4.0, 2.0], [35.0, 45.0]]
+    assert [line.get_marker() for line in dots] == ["o", ">"]
+    assert dots[0].get_xdata() == [-1.0]
+    assert 0.9 * 15 < dots[1].get_xdata()[0] < axes.get_xlim()[1] == 15
+    wanted = [
+        (band.get_paths()[0].vertices[:, 0].min(), band.get_paths()[0].vertices[:, 0].max())
+        for band in axes.collections
+    ]
+    assert wanted == [(-1.5, 1.5), (0.0, 15.0)]
+    assert [text.get_text() for text in axes.texts] == ["-1.0", "+40.0"]
 
 
 def test_contact_sheet_for_prefect_shows_the_pixels() -> None:

@@ -202,7 +202,8 @@ def test_arms_run_once_per_seed_and_only_what_is_missing(tmp_path: Path, monkeyp
     assert "| soft > hard | +2.0 | +2.0 to +2.0 | **holds** |" in written
     assert "62.0" in written
     assert written.count("not run yet") == len(CLAIMS) - 1
-    assert (out / "claims.md").read_text() == written
+    assert (out / "claims.md").read_text() == page(out, "claims.png")
+    assert (out / "claims.png").read_bytes().startswith(b"\x89PNG")
 
     runs.asked.clear()
     reproduce()
@@ -253,7 +254,7 @@ def test_an_arm_that_fails_leaves_the_others_recorded(tmp_path: Path, monkeypatc
 
 def test_the_page_is_the_newest_records() -> None:
     newest = sorted((ROOT / "benchmarks" / "records").glob("*_claims"))[-1]
-    assert (ROOT / "docs" / "claims.md").read_text() == page(newest)
+    assert (ROOT / "docs" / "claims.md").read_text() == page(newest, "images/claims.png")
     assert not [path.name for path in newest.glob("*.json") if "/" in json.loads(path.read_text())["command"]]
 
 
