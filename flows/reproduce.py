@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64encode
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,14 +85,15 @@ def reproduce(
                     claim, arm, scale, {name: _name(place) for name, place in (sources or {}).items()}
                 )
                 asked = named_only.model_dump(mode="json", exclude=OUTSIDE)
-                if record.has(arm.name, asked, seed):
+                score = claim.score_of(arm)
+                if record.has(arm.name, asked, seed, score):
                     continue
                 try:
                     key = json.dumps(asked)
                     if key not in known:  # several arms may be scores of one run
                         known[key] = _run(claim, arm, config, seed, store)
                     result = known[key]
-                    score = claim.score_of(arm).of(result["scores"])
+                    value = score.of(result["scores"])
                 except UserError:
                     raise
                 except PipelineError as error:  # the other arms are worth having
@@ -100,7 +102,8 @@ def reproduce(
                     continue
                 seconds = sum(row["computed_in"] for row in result["stages"])
                 record.libraries, record.threads = libraries(), _threads()
-                record.keep(arm.name, asked, seed, {"value": score, "seconds": round(seconds, 1), "run": result["run"]})
+                found = {"value": value, "score": asdict(score), "seconds": round(seconds, 1), "run": result["run"]}
+                record.keep(arm.name, asked, seed, found)
                 record.write(folder)
         verdicts[claim.name] = claim.verdict(record.judged())
     write_page(folder, folder / "claims.md", folder / "claims.png")

@@ -8,7 +8,7 @@ from flows.claims.claim import Arm, Claim, Scale, Score, above, alike
 from flows.claims.settings import at_both, chain, teacher
 
 _PAPER = "Momentum² Teacher"
-_TEACHER = Score("knn", "teacher", setting="k=20 ")
+_TEACHER = Score("linear", "teacher")
 
 
 def _byol(scale: Scale, **own: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from data.store import write_json
 from flows.claims import CLAIMS
-from flows.claims.claim import Claim, Judged, Scale, Verdict
+from flows.claims.claim import Claim, Judged, Scale, Score, Verdict
 from flows.phrases import duration
 from flows.recipes import override
 from tasks.config import Config
@@ -28,7 +28,8 @@ class Record:
         scale: of the trainings.
         command: that made it.
         arms: arm -> configuration (without seed, places and devices), and seed -> score, the run's
-            name, and the seconds that its stages took to compute, whenever that was (None where they stood still in between).
+            name, of what the score is (`claim.Score`), and the seconds that its stages took to compute, whenever that was
+            (None where they stood still in between).
         libraries: versions of what scores depend on, at the last run.
         threads: that a run computed with, at the last one; None: not known.
     """
@@ -57,10 +58,12 @@ class Record:
             self.arms[arm] = {"config": dict(config), "seeds": {}}
         self.arms[arm]["seeds"][str(seed)] = found
 
-    def has(self, arm: str, config: Mapping[str, Any], seed: int) -> bool:
-        """Whether the score of a run is here already."""
+    def has(self, arm: str, config: Mapping[str, Any], seed: int, score: Score) -> bool:
+        """Whether this score of a run is here already; one that does not say of what it is counts as this."""
         known = self.arms.get(arm, {})
-        return _same(known.get("config"), config) and str(seed) in known["seeds"]
+        if not _same(known.get("config"), config) or str(seed) not in known["seeds"]:
+            return False
+        return bool(known["seeds"][str(seed)].get("score", asdict(score)) == asdict(score))
 
     def write(self, folder: Path) -> None:
         """To `folder/<claim>-<scale>.json`, with the verdict for whoever reads only that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -223,13 +224,14 @@ def test_a_record_outlives_new_keys_of_the_configuration(tmp_path: Path) -> None
     del older["evaluate"]["layer_rates"], older["pretext"]["queue"]
     older["evaluate"]["gone_since"] = 3
     record.keep("hard", older, 0, {"value": 0.5, "seconds": 1.0, "run": "a"})
-    assert record.has("hard", asked, 0)
-    assert not record.has("hard", asked, 1)
-    assert not record.has("hard", asked | {"image": 1}, 0)  # new, and no default to compare with
+    score = claim.score
+    assert record.has("hard", asked, 0, score)
+    assert not record.has("hard", asked, 1, score)
+    assert not record.has("hard", asked | {"image": 1}, 0, score)  # new, and no default to compare with
     asked["pretext"]["queue"] = 512  # new, and not at its default
-    assert not record.has("hard", asked, 0)
+    assert not record.has("hard", asked, 0, score)
     asked["pretext"]["queue"], asked["pretext"]["epochs"] = 0, 9
-    assert not record.has("hard", asked, 0)
+    assert not record.has("hard", asked, 0, score)
 
 
 def test_the_page_counts_how_the_tests_of_a_claim_came_out(tmp_path: Path) -> None:
@@ -241,6 +243,15 @@ def test_the_page_counts_how_the_tests_of_a_claim_came_out(tmp_path: Path) -> No
     record.write(tmp_path)
     line = "| [s2bnn-strategies](#s2bnn-strategies) | S2-BNN | **can't be told** (tests: 1 held, 1 open) | cpu | 2 |"
     assert line in page(tmp_path)
+
+
+def test_a_score_of_something_else_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    claim = CLAIMS["swav-codes"]
+    record = read(tmp_path, "swav-codes", "cpu", "")
+    linear, knn = claim.score, Score("knn", "teacher")
+    record.keep("hard", {}, 0, {"value": 0.5, "score": asdict(linear), "seconds": 1.0, "run": "a"})
+    assert record.has("hard", {}, 0, linear)
+    assert not record.has("hard", {}, 0, knn)
 
 
 def test_an_arm_that_fails_leaves_the_others_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
