@@ -16,7 +16,14 @@ _STUDENT = Score("linear", "student-transferred")
 def _puzzle(scale: Scale) -> dict[str, Any]:
     """A puzzle on photographs large enough for nine tiles."""
     usual = {
-        "cpu": {"backbone": "smallconv", "epochs": 6, "batch_size": 64, **MUON, "learning_rate": 0.02},
+        "cpu": {
+            "backbone": "smallconv",
+            "tile_features": 128,
+            "epochs": 14,
+            "batch_size": 64,
+            **MUON,
+            "learning_rate": 0.02,
+        },
         "gpu": {"backbone": "vgg16_bn", "epochs": 200, "batch_size": 128, "learning_rate": 0.03},
     }
     pretext = {"method": "jigsaw++", **usual[scale]}
