@@ -53,10 +53,12 @@ class Record:
         return [test.judge(scores) for test in CLAIMS[self.claim].tests]
 
     def keep(self, arm: str, config: Mapping[str, Any], seed: int, found: dict[str, Any]) -> None:
-        """Enter a score; those of another configuration are dropped."""
+        """Enter a score; those of another configuration, or of something else, are dropped."""
         if not _same(self.arms.get(arm, {}).get("config"), config):
             self.arms[arm] = {"config": dict(config), "seeds": {}}
-        self.arms[arm]["seeds"][str(seed)] = found
+        of = found.get("score")
+        others = {name: known for name, known in self.arms[arm]["seeds"].items() if known.get("score", of) == of}
+        self.arms[arm]["seeds"] = others | {str(seed): found}
 
     def has(self, arm: str, config: Mapping[str, Any], seed: int, score: Score) -> bool:
         """Whether this score of a run is here already; one that does not say of what it is counts as this."""

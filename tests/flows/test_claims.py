@@ -252,6 +252,8 @@ def test_a_score_of_something_else_is_not_taken_for_this_one(tmp_path: Path) -> 
     record.keep("hard", {}, 0, {"value": 0.5, "score": asdict(linear), "seconds": 1.0, "run": "a"})
     assert record.has("hard", {}, 0, linear)
     assert not record.has("hard", {}, 0, knn)
+    record.keep("hard", {}, 1, {"value": 0.4, "score": asdict(knn), "seconds": 1.0, "run": "b"})
+    assert record.scores() == {"hard": {1: 0.4}}
 
 
 def test_an_arm_that_fails_leaves_the_others_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
