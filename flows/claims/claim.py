@@ -99,16 +99,16 @@ def above(better: str, worse: str, text: str | None = None) -> Statement:
 
 def alike(one: str, other: str, within: float, text: str | None = None) -> Statement:
     """They differ by less than `within`."""
-    return Statement(
-        text or f"{one} = {other} within {100 * within:g} points", {one: 1.0, other: -1.0}, -within, within
-    )
+    return Statement(text or f"{one} = {other} within {_points(within)}", {one: 1.0, other: -1.0}, -within, within)
 
 
 def gains_less(one: str, other: str, than: float, text: str | None = None) -> Statement:
     """`one` is not better than `other` by as much as `than`."""
-    return Statement(
-        text or f"{one} gains less than {100 * than:g} points on {other}", {one: 1.0, other: -1.0}, high=than
-    )
+    return Statement(text or f"{one} gains less than {_points(than)} on {other}", {one: 1.0, other: -1.0}, high=than)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:g} point{'s' * (share != 0.01)}"
 
 
 @dataclass(frozen=True)
