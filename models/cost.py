@@ -1,4 +1,4 @@
-"""What networks cost, counted without running them: parameters, bits, and operations per image.
+"""What networks cost, counted without running them: parameters, bits, and operations per image; and what a CPU can do.
 
 Networks are built on torch's meta device, where tensors have shapes and no content. In `Cost` a multiply-add counts two;
 in `Operations` one, as the field counts where it compares 1-bit networks.
