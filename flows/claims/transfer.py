@@ -110,6 +110,7 @@ HOG = Claim(
     settings=at_both(_student),
     arms=(Arm("learned", {}), Arm("hog", {"pretext": {"method": "hog"}})),
     tests=(above("learned", "hog"),),
+    caution="Eight epochs are little for a network, and at 32 px edges say much.",
 )
 
 
