@@ -19,7 +19,7 @@ from data.errors import DataError, PipelineError, StageError, UserError
 from data.sources import open_source
 from flows.claims import CLAIMS, command_of, images_of, named, resolved
 from flows.claims.claim import Arm, Claim, Scale
-from flows.claims.record import page, picture, read, write_page
+from flows.claims.record import page, read, write_page
 from flows.claims.settings import SOURCES
 from flows.knowledge_transfer import knowledge_transfer
 from flows.run import to_yaml
@@ -107,7 +107,7 @@ def reproduce(
                 record.write(folder)
         verdicts[claim.name] = claim.verdict(record.judged())
     write_page(folder, folder / "claims.md", folder / "claims.png")
-    shown = f"data:image/png;base64,{b64encode(picture(folder)).decode()}"
+    shown = f"data:image/png;base64,{b64encode((folder / 'claims.png').read_bytes()).decode()}"
     create_markdown_artifact(page(folder, shown), key="claims", description="The papers' claims and what came out")
     if failed:
         raise StageError(f"{'; '.join(f'{name}: {text}' for name, text in failed.items())}; what came out is in {folder}")  # fmt: skip

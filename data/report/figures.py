@@ -310,12 +310,7 @@ def _scores(bars: Sequence[Bar]) -> Figure:
             va="center",
             annotation_clip=False,
         )
-    axes.set_yticks(range(len(bars)), [bar.label for bar in bars], parse_math=False)
-    axes.tick_params(axis="y", length=0, labelcolor=LIGHT["ink"])
-    axes.set_ylim(len(bars) - 0.4, -0.6)
-    axes.grid(True, axis="x")
-    axes.grid(False, axis="y")
-    axes.spines["left"].set_visible(False)
+    _rows(axes, [bar.label for bar in bars])
     axes.xaxis.set_major_formatter(PercentFormatter(1, symbol="\u202f%"))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     if bars:
@@ -325,6 +320,16 @@ def _scores(bars: Sequence[Bar]) -> Figure:
         axes.set_xlim(max(0.0, low - pad), high + 3.2 * pad)
         axes.set_xticks([t for t in axes.get_xticks() if low - pad <= t <= min(1.0, high + pad)])
     return figure
+
+
+def _rows(axes: Axes, labels: Sequence[str]) -> None:
+    """A named row each, from the top."""
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.tick_params(axis="y", length=0, labelcolor=LIGHT["ink"])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.grid(True, axis="x")
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
 
 
 def _contrasts(contrasts: Sequence[Contrast]) -> Figure:
@@ -348,13 +353,8 @@ def _contrasts(contrasts: Sequence[Contrast]) -> Figure:
             f"{contrast.mean:+.1f}", (reach, y), (7, 0), textcoords="offset points", va="center", annotation_clip=False
         )
     axes.axvline(0, color=LIGHT["muted"], linewidth=0.8)
-    axes.set_yticks(range(len(contrasts)), [contrast.label for contrast in contrasts], parse_math=False)
-    axes.tick_params(axis="y", length=0, labelcolor=LIGHT["ink"])
-    axes.set_ylim(len(contrasts) - 0.4, -0.6)
+    _rows(axes, [contrast.label for contrast in contrasts])
     axes.set_xlim(-reach, reach)
-    axes.grid(True, axis="x")
-    axes.grid(False, axis="y")
-    axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.0f}" if value else "0"))
     axes.set_xlabel("difference of scores, points")
     return figure
