@@ -111,7 +111,7 @@ def epochs_for(method: Any, batch_size: int, size: int, images: int, seconds: fl
 
 def transfer_for(by: str, student: dict[str, Any], size: int, views: int) -> tuple[dict[str, Any], Any, int]:
     """The settings of a transfer method, and its first phase about to learn from random weights, and its batch."""
-    from models.methods.configs import TRANSFER
+    from models.configs import TRANSFER
     from models.methods.pretext import trainer
     from models.network import build_network
 
@@ -165,7 +165,7 @@ def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namesp
     """The row of a method: its chain, and what it scored."""
     import torch
 
-    from models.methods.configs import PRETEXT, TRANSFER, Teacher
+    from models.configs import PRETEXT, TRANSFER, Teacher
     from models.methods.pretext import make_pretext
 
     torch.set_num_threads(threads)
@@ -257,7 +257,7 @@ def keep(name: str, made: list[dict[str, Any]], order: list[str], out: Path, fut
 
 def main() -> None:
     """Run what is missing, write the table."""
-    from models.methods.configs import PRETEXT, TRANSFER, Teacher
+    from models.configs import PRETEXT, TRANSFER, Teacher
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True)

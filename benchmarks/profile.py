@@ -39,7 +39,7 @@ def views() -> None:
     from data.decode import stored_size
     from data.draws import Draws
     from models.augment import two_views
-    from models.methods.configs.shared import Views
+    from models.configs.shared import Views
 
     torch.set_num_threads(1)
     images = torch.from_numpy(np.stack(photographs(stored_size(96), 64)))

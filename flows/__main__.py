@@ -227,13 +227,13 @@ def _reproduce(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _prefect_setup(options: argparse.Namespace, terminal: Terminal) -> int:
-    from flows import embedded
+    from flows.server import embedded
 
     if options.gpus < 0:
         raise ConfigError(f"--gpus {options.gpus}: no fewer than 0")
     if not embedded.configure():
         raise ConfigError("prefect-setup: no Prefect server is configured; start one by `prefect server start` and set PREFECT_API_URL, such as http://127.0.0.1:4200/api")  # fmt: skip
-    setup = importlib.import_module("flows.prefect_setup")
+    setup = importlib.import_module("flows.server.prefect_setup")
     print("\n".join(setup.prefect_setup(options.gpus)))
     print("next: prefect --no-prompt deploy --all; prefect worker start --pool knowledge-transfer")
     return 0
@@ -248,7 +248,7 @@ def _flow(
     said: Callable[[dict[str, Any]], list[str]] = summary,
 ) -> int:
     """Run a flow, on the configured server or on one of its own, and print what came out."""
-    from flows import embedded
+    from flows.server import embedded
 
     configured = embedded.configure()
     if not configured:
@@ -266,7 +266,7 @@ def _flow(
 def _list(options: argparse.Namespace, terminal: Terminal) -> int:
     from data.sources import SOURCES
     from flows.claims import CLAIMS
-    from models.methods.configs import BACKBONES
+    from models.configs import BACKBONES
 
     rows: dict[str, dict[str, str]] = {
         "recipes": {name: _first(importlib.import_module(f"flows.recipes.{name.replace('-', '_')}")) for name in NAMES},

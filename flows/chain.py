@@ -15,8 +15,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from data.types import Artifact
-from models.methods.configs import External, Teacher
-from tasks import (
+from models.configs import External, Teacher
+from tasks.config import Config
+from tasks.stage import Request
+from tasks.stages import (
     assign,
     cluster,
     codes,
@@ -40,8 +42,6 @@ from tasks import (
     stability,
     transfer,
 )
-from tasks.config import Config
-from tasks.stage import Request
 
 Handle = Any
 Plan = Callable[..., Request | Artifact]

@@ -51,7 +51,7 @@ def compare(
     Returns:
         winner (a name, or None), board, folder.
     """
-    from data.report.leaderboard import Entry, leaderboard, table, write
+    from tasks.report.leaderboard import Entry, leaderboard, table, write
 
     opened = Store(store)
     folder = opened.root / "comparisons" / str(runtime.flow_run.name or _flow_run_name())

@@ -13,13 +13,13 @@ from data.errors import ConfigError, DataError
 from data.store import Store
 from data.types import Artifact
 from flows.chain import CLOSER, DOWNSTREAM, Facts, Handle, Hooks
-from flows.execute import execute
 from flows.model_folder import image_size, model_folder, stored
 from flows.recipes import override
-from tasks import adopt, embed, manifest, scores
-from tasks import evaluate as measure
+from flows.server.execute import execute
 from tasks.config import Compute, Config
 from tasks.stage import Request
+from tasks.stages import adopt, embed, manifest, scores
+from tasks.stages import evaluate as measure
 
 Measured = Literal["knn", "linear", "few-label", "layers", "nonlinear", "detection", "segmentation", "multi-label"]
 

@@ -11,10 +11,10 @@ from pydantic import Field
 
 from data.errors import ConfigError
 from flows.chain import chain
-from flows.execute import execute
 from flows.pin import find, pinned_chain
 from flows.recipes import NAMES, override, recipe
-from models.methods.configs import PRETEXT, Distill, Finetune, PretextConfig, TransferConfig
+from flows.server.execute import execute
+from models.configs import PRETEXT, Distill, Finetune, PretextConfig, TransferConfig
 from tasks.config import Assign, Cluster, Compute, Config, Data, Embed, Evaluate, Pin, Predict, Student, Until
 
 Recipe = Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})]

@@ -17,8 +17,8 @@ from data.store import Store
 from data.types import Artifact
 from flows.chain import FEW_LABELS, Handle, Hooks, Layout, chain
 from flows.phrases import percent
-from tasks import assign, drift, growth, manifest
 from tasks.config import Config
+from tasks.stages import assign, drift, growth, manifest
 
 TRAINED = ("checkpoint", "clusters")
 """Kinds that are kept."""

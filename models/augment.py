@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.draws import Draws
-from models.methods.configs.shared import AsymmetricViews, SmallCrops, Views
+from models.configs.shared import AsymmetricViews, SmallCrops, Views
 
 GREY = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in luma, as in torchvision (ITU-R BT.601, rounded)."""

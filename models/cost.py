@@ -18,8 +18,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.backbones.reactnet import BinaryConvolution, binary_convolutions
+from models.configs import Descriptor, Teacher, Transfer
 from models.engine import Precision, resolve_precision
-from models.methods.configs import Descriptor, Teacher, Transfer
 from models.methods.pretext import make_pretext, trainer
 from models.network import Network, build_network
 

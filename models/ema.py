@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from models.configs.shared import MomentumTeacher
 from models.method import Progress
-from models.methods.configs.shared import MomentumTeacher
 from models.norms import commit, replace_norms, set_alpha
 from models.schedules import between, cosine
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from data.errors import ConfigError
-from models.methods.configs.hog import HOG
+from models.configs.hog import HOG
 
 _EPS = 1e-5
 _CLIP = 0.2

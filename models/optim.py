@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.methods.configs import Optimization
+from models.configs import Optimization
 
 MOMENTUM = 0.9
 

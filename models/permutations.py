@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data import draws
 from data.errors import ConfigError
-from models.methods.configs.jigsaw import LARGEST_GROUP, Construction
+from models.configs.jigsaw import LARGEST_GROUP, Construction
 
 TILES = 9
 

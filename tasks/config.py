@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from data.errors import ConfigError
 from data.types import Frozen
-from models.methods.configs import (
+from models.configs import (
     PRETEXT,
     TRANSFER,
     Backbone,
@@ -25,7 +25,7 @@ from models.methods.configs import (
     Teacher,
     TransferConfig,
 )
-from models.methods.configs.downstream import Detection, MultiLabel, NonLinear, Segmentation
+from models.configs.downstream import Detection, MultiLabel, NonLinear, Segmentation
 
 Source = str
 _SOURCE = "digits, folder:PATH, parquet:PATH, torchvision:NAME or voc:PATH; PATH may be any fsspec URL"

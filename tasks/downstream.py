@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from data.types import Artifact, Frozen
 from tasks.config import Config
-from tasks.manifest import voc_sources
 from tasks.stage import Request, Stage
+from tasks.stages.manifest import voc_sources
 
 
 def ask(

@@ -27,7 +27,7 @@ class Recall:
 
     def __init__(self, store: Store, request: Request) -> None:
         self.store = store
-        self.stamps: list[str | None] = importlib.import_module(f"tasks.{request.stage}").stamps(request)
+        self.stamps: list[str | None] = importlib.import_module(f"tasks.stages.{request.stage}").stamps(request)
         outside = {name: value for name, value in request.outside.items() if name != "run"}
         asked = request.model_copy(update={"outside": outside})
         self._kind = request.kind

@@ -39,7 +39,7 @@ class Stage:
     """A stage's identity.
 
     Attributes:
-        name: also the module `tasks.<name>`.
+        name: also the module `tasks.stages.<name>`.
         kind: what it makes.
         version: raised by hand when the meaning of its result changes; part of the fingerprint.
         process: where it is built.
@@ -210,7 +210,7 @@ def run(job_request: Request, store: Store, compute: Compute, tell: Callable[[di
     Returns:
         The artifact, and whether it was there already.
     """
-    build: Callable[[Job], Outcome] = importlib.import_module(f"tasks.{job_request.stage}").build
+    build: Callable[[Job], Outcome] = importlib.import_module(f"tasks.stages.{job_request.stage}").build
     wanted = job_request.artifact(store)
 
     def waiting() -> None:

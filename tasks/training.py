@@ -23,10 +23,10 @@ from data.images import Images
 from data.order import Order, Repeated
 from data.schemas import CODES, LABELS, MANIFEST
 from data.tables import column, read_table, write_table
+from models.configs import Finetune, Optimization, Views
 from models.engine import History, TrainingReport, resolve_device, resolve_precision, train
 from models.inference import augmented, run
 from models.method import Batch, Method
-from models.methods.configs import Finetune, Optimization, Views
 from models.methods.finetune import FinetuneMethod
 from models.network import Network
 from models.schedules import SCHEDULES

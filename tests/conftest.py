@@ -56,7 +56,7 @@ def environment(prefect_home: Path) -> dict[str, str]:
 def server(environment: dict[str, str]) -> Iterator[str]:
     """The address of a Prefect server that the commands of a session share, so that each need not start its own."""
     code = (
-        "import sys; from flows.embedded import EmbeddedServer, configure\n"
+        "import sys; from flows.server.embedded import EmbeddedServer, configure\n"
         "configure(); server = EmbeddedServer(); server.wait(); print(server.url, flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

@@ -85,7 +85,7 @@ def _prepare(folder: Path, n: int) -> None:
 def main(kind: str, folder: Path) -> None:
     """Prints the seconds, and for the stage how far memory rose above the imported process."""
     from data.tables import iterate_vectors
-    from tasks import assign
+    from tasks.stages import assign
 
     if kind == "product":
         _, centroids = assign.read_clusters(folder / "clusters")

@@ -88,7 +88,7 @@ def write_features(n: int, path: str, images: str, model: str) -> None:
     from benchmarks.speed.views import photographs
     from data.draws import Draws
     from models.augment import random_view
-    from models.methods.configs.shared import Views
+    from models.configs.shared import Views
     from models.network import build_network
     from tasks.training import load
 

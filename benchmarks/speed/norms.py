@@ -66,9 +66,9 @@ def main(kind: str, rank: int, port: int) -> None:
     import torch
     import torch.distributed as dist
 
+    from models.configs import BYOL, Momentum2
     from models.method import Batch, Progress
     from models.methods.byol import BYOLMethod, Momentum2Method
-    from models.methods.configs import BYOL, Momentum2
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=PROCESSES)

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.record import Comparison, rounds
 
 EMPTY = """
-from flows import embedded
+from flows.server import embedded
 assert not embedded.configure(), "a server is configured: this compares with the embedded one"
 server = embedded.EmbeddedServer()
 from prefect import flow

@@ -70,7 +70,7 @@ def _step(backbone: str, n: int) -> Comparison:
 
 
 def _network(backbone: str) -> Any:
-    from models.methods.configs import SimCLR
+    from models.configs import SimCLR
     from models.methods.simclr import SimCLRMethod
 
     config = SimCLR(

@@ -65,8 +65,8 @@ def ours(size: int, many: bool) -> float:
     from data.decode import decode, resize_square, stored_size
     from data.draws import Draws
     from models.augment import multi_crop, two_views
-    from models.methods.configs import SwAV
-    from models.methods.configs.shared import Views
+    from models.configs import SwAV
+    from models.configs.shared import Views
 
     torch.set_num_threads(1)
     _, strength, blur = SIZES[size]
@@ -121,7 +121,7 @@ def lightly(size: int, many: bool) -> float:
 
 def _small(size: int) -> int:
     from models.augment import small_side
-    from models.methods.configs import SwAV
+    from models.configs import SwAV
 
     return small_side(SwAV(small_crops=6), size)
 

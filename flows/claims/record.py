@@ -124,7 +124,7 @@ def picture(folder: Path) -> bytes:
     Args:
         folder: of records.
     """
-    from data.report.figures import Contrast, contrasts_png
+    from tasks.report.figures import Contrast, contrasts_png
 
     colours: dict[Verdict, str] = {"holds": "second", "does not hold": "third", "can't be told": "neutral"}
     rows = []

@@ -7,8 +7,8 @@ Photographs of anything may be given as data.train; BCCD (Shenggan's, 364 photog
 
 from typing import Any
 
-from models.methods.configs import PseudoLabels, SimCLR
-from models.methods.configs.downstream import Detection
+from models.configs import PseudoLabels, SimCLR
+from models.configs.downstream import Detection
 from tasks.config import Cluster, Config, Data, Embed, Evaluate, Student
 
 PHOTO: dict[str, Any] = {"view_size": 48, "flip": 0.5, "jitter": 0.5, "jitter_probability": 0.8, "grey": 0.2}

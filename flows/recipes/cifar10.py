@@ -7,7 +7,7 @@ Constants were chosen on train images; see docs/results.md for what comes out an
 
 from typing import Any
 
-from models.methods.configs import Distill, Finetune, PseudoLabels, SimCLR
+from models.configs import Distill, Finetune, PseudoLabels, SimCLR
 from tasks.config import Cluster, Config, Data, Embed, Evaluate, Predict, Student
 
 PHOTO: dict[str, Any] = {"view_size": 24, "flip": 0.5, "jitter": 0.5, "jitter_probability": 0.8, "grey": 0.2}

@@ -7,7 +7,7 @@ Constants were chosen on train images; see docs/results.md for what comes out an
 
 from typing import Any
 
-from models.methods.configs import Distill, Finetune, PseudoLabels, SimCLR
+from models.configs import Distill, Finetune, PseudoLabels, SimCLR
 from tasks.config import Cluster, Config, Data, Embed, Evaluate, Predict, Student
 
 STRONG: dict[str, Any] = {

@@ -10,7 +10,7 @@ clustered, after PCA-whitening to 256 dimensions and L2 normalisation (as DeepCl
 student's schedule, which is AlexNet's usual one.
 """
 
-from models.methods.configs import Distill, Finetune, JigsawPlusPlus, PseudoLabels
+from models.configs import Distill, Finetune, JigsawPlusPlus, PseudoLabels
 from tasks.config import Cluster, Config, Data, Embed, Predict, Student
 
 CONFIG = Config(

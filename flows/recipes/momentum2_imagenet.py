@@ -11,7 +11,7 @@ of 128 images, the teacher's MomentumBN the whole batch. On a larger GPU the aut
 pretext.learning_rate=0.2 pretext.norm_groups=8. What differs: docs/methods/momentum2.md. All after the teacher is ours.
 """
 
-from models.methods.configs import Distill, Finetune, Momentum2, PseudoLabels
+from models.configs import Distill, Finetune, Momentum2, PseudoLabels
 from tasks.config import Cluster, Config, Data, Embed, Evaluate, Predict, Student
 
 CONFIG = Config(

@@ -6,7 +6,7 @@ The same student as bccd's, so that in one store only the masks' training is lef
 """
 
 from flows.recipes import bccd
-from models.methods.configs.downstream import Segmentation
+from models.configs.downstream import Segmentation
 from tasks.config import Evaluate
 
 CONFIG = bccd.CONFIG.model_copy(

@@ -12,7 +12,7 @@ with transfer.queue=65536 transfer.momentum=0.999. What differs: docs/methods/s2
 2048 features around their mean instead of 128 coordinates of its head. All after the transfer is ours.
 """
 
-from models.methods.configs import S2BNN, Distill, Finetune, MoCo
+from models.configs import S2BNN, Distill, Finetune, MoCo
 from tasks.config import Config, Data, Embed, Evaluate, Predict, Student
 
 CONFIG = Config(

@@ -18,7 +18,7 @@ final student, which starts untrained.
 
 from typing import Any
 
-from models.methods.configs import Distill, Finetune, PseudoLabels, SimCLR
+from models.configs import Distill, Finetune, PseudoLabels, SimCLR
 from tasks.config import Cluster, Config, Data, Embed, Predict, Student
 
 LARS: dict[str, Any] = {"optimizer": "lars", "learning_rate": 6.4, "weight_decay": 1e-4, "warmup": 0.05}

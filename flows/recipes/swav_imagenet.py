@@ -12,7 +12,7 @@ stand still in the first epoch, head 2048 -> 2048 -> 128, tau 0.1, epsilon 0.05;
 cosine, weight decay 1e-6. What differs: docs/methods/swav.md. All after the teacher is ours.
 """
 
-from models.methods.configs import Distill, Finetune, PseudoLabels, SwAV
+from models.configs import Distill, Finetune, PseudoLabels, SwAV
 from tasks.config import Cluster, Config, Data, Embed, Evaluate, Predict, Student
 
 CONFIG = Config(

@@ -1,4 +1,4 @@
-"""Backbones by name. `models.methods.configs.BACKBONES` has the same names, with a line for people."""
+"""Backbones by name. `models.configs.BACKBONES` has the same names, with a line for people."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.backbones.smallconv import smallconv
 from models.backbones.timm_network import timm_backbone
 from models.backbones.vgg import vgg16, vgg16_bn
 from models.backbones.vit import vit_small, vit_tiny
-from models.methods.configs.shared import TIMM
+from models.configs.shared import TIMM
 
 __all__ = ["BACKBONES", "Backbone", "make_backbone"]
 

@@ -19,10 +19,10 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from models import collapse, heads
 from models.augment import two_views
+from models.configs.byol import BYOL
 from models.ema import advance, teach, teacher_of
 from models.losses.regression import normalised_regression
 from models.method import Batch, Loss, Method, Progress
-from models.methods.configs.byol import BYOL
 from models.network import Network, build_network, seeded
 from models.norms import replace_norms
 from models.optim import make_optimizer

@@ -21,6 +21,7 @@ from models import collapse
 from models.augment import centre, random_view
 from models.backbones.backbone import pooled
 from models.colour import lab
+from models.configs import Colorization
 from models.decoders import PlaceClassifier
 from models.losses.colorization import (
     Soft,
@@ -32,7 +33,6 @@ from models.losses.colorization import (
     weighted_cross_entropy,
 )
 from models.method import Batch, Loss, Method, Progress, Sweep
-from models.methods.configs import Colorization
 from models.network import build_network, seeded
 from models.optim import make_optimizer
 

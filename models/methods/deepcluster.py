@@ -19,9 +19,9 @@ from data.errors import ConfigError
 from models import collapse, heads
 from models.augment import random_view
 from models.clustering.apart import Clustering, cluster_apart
+from models.configs import DeepCluster
 from models.evaluation.clusters import agreement
 from models.method import Batch, Loss, Method, Progress, Sweep
-from models.methods.configs import DeepCluster
 from models.network import build_network, seeded
 from models.optim import make_optimizer
 from models.per_image import PerImage, embed_all

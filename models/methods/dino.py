@@ -20,11 +20,11 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from models import collapse, heads
 from models.augment import multi_crop, small_side
+from models.configs import DINO
 from models.ema import advance, teach, teacher_of
 from models.losses.centring import centred_softmax, entropies
 from models.losses.codes import swapped_prediction
 from models.method import Batch, Loss, Method, Progress
-from models.methods.configs import DINO
 from models.network import Network, build_network, seeded
 from models.optim import make_optimizer
 from models.prototypes import frozen

@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from models.augment import random_view
+from models.configs import Distill
 from models.losses.distill import labelled_cross_entropy, soft_cross_entropy
 from models.method import Batch, Loss, Method, Progress
-from models.methods.configs import Distill
 from models.network import Network
 from models.optim import make_optimizer
 

@@ -20,9 +20,9 @@ from data.draws import Draws
 from data.errors import ConfigError
 from models import collapse
 from models.augment import GREY
+from models.configs import Jigsaw, JigsawPlusPlus
 from models.heads import JigsawHead
 from models.method import Batch, Loss, Method, Progress
-from models.methods.configs import Jigsaw, JigsawPlusPlus
 from models.network import build_network, seeded
 from models.optim import make_optimizer
 from models.permutations import TILES, permutation_set

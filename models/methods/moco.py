@@ -21,10 +21,10 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from models import collapse, heads
 from models.augment import two_views
+from models.configs.moco import MoCo
 from models.ema import advance, teach, teacher_of
 from models.losses.contrastive import against_queue, info_nce
 from models.method import Batch, Loss, Method, Progress
-from models.methods.configs.moco import MoCo
 from models.network import build_network, seeded
 from models.norms import replace_norms
 from models.optim import make_optimizer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from models.configs import Teacher
 from models.method import Method
-from models.methods.configs import Teacher
 
 
 def trainer(path: str) -> Any:

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from models.augment import random_view
+from models.configs import PseudoLabels
 from models.method import Batch, Loss, Method, Progress
-from models.methods.configs import PseudoLabels
 from models.network import Network
 from models.optim import make_optimizer
 

@@ -24,12 +24,12 @@ from data.errors import ConfigError
 from models import collapse
 from models.augment import random_view, two_views
 from models.backbones.reactnet import binary_convolutions
+from models.configs.s2bnn import S2BNN
+from models.configs.shared import MomentumTeacher
 from models.ema import advance, teach, teacher_of
 from models.losses.contrastive import against_queue, info_nce
 from models.losses.embeddings import cross_entropy, entropy, over_coordinates
 from models.method import Batch, Loss, Method, Progress, Sweep
-from models.methods.configs.s2bnn import S2BNN
-from models.methods.configs.shared import MomentumTeacher
 from models.methods.teacher_embedding import TeacherEmbedding, projected
 from models.network import Network, seeded
 from models.optim import make_optimizer

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from models import collapse
 from models.augment import random_view
+from models.configs.seed import Seed
 from models.losses.embeddings import cross_entropy, entropy, over_queue
 from models.method import Batch, Loss, Method, Progress, Sweep
-from models.methods.configs.seed import Seed
 from models.methods.teacher_embedding import TeacherEmbedding, projected
 from models.network import Network, seeded
 from models.optim import make_optimizer

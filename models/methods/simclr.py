@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from models import collapse, heads
 from models.augment import two_views
+from models.configs import SimCLR
 from models.ema import advance, teach, teacher_of
 from models.losses.contrastive import candidates
 from models.method import Batch, Loss, Method, Progress
-from models.methods.configs import SimCLR
 from models.network import build_network, seeded
 from models.optim import make_optimizer
 from models.queue import Queue

@@ -19,10 +19,10 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from models import collapse, heads
 from models.augment import multi_crop, small_side
+from models.configs import SwAV
 from models.losses.codes import swapped_prediction
 from models.losses.sinkhorn import prototype_scaling, sinkhorn
 from models.method import Batch, Loss, Method, Progress, Sweep
-from models.methods.configs import SwAV
 from models.network import build_network, seeded
 from models.optim import make_optimizer
 from models.per_image import embed_all

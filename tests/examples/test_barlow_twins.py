@@ -93,9 +93,9 @@ def test_it_is_listed_and_checked_like_our_own(tmp_path: Path) -> None:
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     environment = as_installed(tmp_path)
     points = next(tmp_path.glob("*.dist-info")) / "entry_points.txt"
-    points.write_text("[knowledge_transfer.pretext]\nsimclr = models.methods.configs.simclr:SimCLR\n")
+    points.write_text("[knowledge_transfer.pretext]\nsimclr = models.configs.simclr:SimCLR\n")
     with pytest.raises(AssertionError, match="'simclr' is taken"):
-        python("import models.methods.configs", environment)
+        python("import models.configs", environment)
 
 
 def test_loss_equals_a_loop_and_lightly(monkeypatch: pytest.MonkeyPatch) -> None:

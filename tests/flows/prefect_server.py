@@ -251,7 +251,7 @@ def free_port() -> int:
 @contextmanager
 def serving(environment: dict[str, str], home: Path, **more: str) -> Iterator[Prefect]:
     """A server, ready for runs; `more` are settings of all processes."""
-    if not any(point.value == "flows.prefect_cli" for point in entry_points(group="prefect.plugins")):
+    if not any(point.value == "knowledge_transfer.prefect_cli" for point in entry_points(group="prefect.plugins")):
         pytest.skip("the project is not installed; pip install -e .")
     prefect = Prefect({**environment, **more}, home, free_port())
     prefect.start()

@@ -13,11 +13,11 @@ from scipy import stats
 
 from data.errors import ConfigError
 from data.intervals import paired_shares
-from data.report.leaderboard import Entry, leaderboard, render, table, write
 from data.schemas import LEADERBOARD, OUTCOMES
 from data.tables import read_table, write_table
 from flows.__main__ import main
 from flows.variants import configurations, parts
+from tasks.report.leaderboard import Entry, leaderboard, render, table, write
 
 AT = ("few-label", "student", "top1", "")
 PARTS = {"pretext": "simclr", "teacher": "smallconv", "transfer": "pseudo-labels", "student": "smallconv x 0.5"}

@@ -18,12 +18,12 @@ from data.errors import ConfigError
 from data.tables import read_table
 from flows.estimate import estimate
 from flows.recipes import override
+from models.configs.downstream import Detection, MultiLabel, Segmentation
 from models.evaluation.boxes import Truth
+from models.evaluation.detection import DetectionMethod
+from models.evaluation.multi_label import MultiLabelMethod
+from models.evaluation.segmentation import SegmentationMethod
 from models.method import Batch, Progress
-from models.methods.configs.downstream import Detection, MultiLabel, Segmentation
-from models.methods.detection import DetectionMethod
-from models.methods.multi_label import MultiLabelMethod
-from models.methods.segmentation import SegmentationMethod
 from models.network import build_network
 from tasks.config import USUAL, Config
 

@@ -13,20 +13,20 @@ import pytest
 from in_process import Made, photographs, run_chain
 
 from data.errors import CollapsedError, ConfigError, Interrupted
-from data.report.document import bits, magnitude
 from data.schemas import CODES
 from data.store import Store
 from data.tables import column, read_table, read_vectors
 from flows.estimate import estimate
 from flows.recipes import override
+from models.configs import PRETEXT, TRANSFER, Teacher
 from models.cost import operations, weight_bits
-from models.methods.configs import PRETEXT, TRANSFER, Teacher
 from models.methods.simclr import SimCLRMethod
 from models.network import build_network
-from tasks import pretext as pretext_stage
 from tasks.config import Config, Until
+from tasks.report.document import bits, magnitude
 from tasks.stage import Request
 from tasks.stage import run as build
+from tasks.stages import pretext as pretext_stage
 
 QUICK = {"epochs": 1, "batch_size": 32, "optimizer": "adamw", "learning_rate": 1e-3}
 SMALL: dict[str, dict[str, Any]] = {

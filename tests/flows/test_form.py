@@ -11,9 +11,9 @@ from prefect.utilities.callables import parameter_schema
 from data.errors import ConfigError
 from flows.evaluate import evaluate
 from flows.knowledge_transfer import knowledge_transfer, resolve_parameters
-from flows.prefect_cli import completed
 from flows.recipes import NAMES, recipe
-from models.methods.configs import PRETEXT
+from knowledge_transfer.prefect_cli import completed
+from models.configs import PRETEXT
 from tasks.config import SECTIONS, Config
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from data.errors import Interrupted
-from flows import gpu
+from flows.server import gpu
 from tasks.config import Compute
 
 

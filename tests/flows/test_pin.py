@@ -15,15 +15,15 @@ from PIL import Image
 from data.store import Store
 from data.tables import column, read_table
 from data.types import Artifact
-from flows.history import past, table
 from flows.pin import GROWTH
 from flows.recipes import override
 from flows.rewrite import rewrite_report
+from flows.server.history import past, table
 from models.clustering.nearest import nearest_two
-from tasks.assign import read_clusters
 from tasks.config import Config
-from tasks.manifest import plan as manifest_of
 from tasks.stage import run as build
+from tasks.stages.assign import read_clusters
+from tasks.stages.manifest import plan as manifest_of
 
 QUICK = {"epochs": 1, "batch_size": 32, "optimizer": "adamw", "learning_rate": 1e-3}
 TINY = {"backbone": "smallconv", "width": 0.25}
@@ -231,7 +231,7 @@ def test_two_images_with_one_content(tmp_path: Path) -> None:
 
 
 def test_growth_of_a_manifest_against_itself(tmp_path: Path) -> None:
-    from tasks import growth
+    from tasks.stages import growth
 
     photographs(tmp_path / "train", each=6)
     store, config = Store(tmp_path / "store"), override(Config(), {"data": {"train": f"folder:{tmp_path / 'train'}"}})

@@ -26,7 +26,7 @@ from models.augment import (
     random_view,
     resized_crop,
 )
-from models.methods.configs import Views
+from models.configs import Views
 
 STRONG = Views(crop_min=0.2, jitter=1.0, jitter_probability=0.7, grey=0.3, blur=0.5)
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from data.errors import ConfigError
 from models.backbones import BACKBONES, make_backbone
 from models.backbones.resnet import Residual, SelectiveKernel
+from models.configs import BACKBONES as DESCRIBED
+from models.configs import SimCLR
 from models.cost import classifier_cost, pretext_cost
-from models.methods.configs import BACKBONES as DESCRIBED
-from models.methods.configs import SimCLR
 from models.network import Network, build_network
 from tasks.config import resolve
 
@@ -263,7 +263,7 @@ def test_without_timm_one_line_says_how_to_get_it(monkeypatch):
     with pytest.raises(ConfigError, match=r"pip install 'knowledge-transfer\[timm\]'"):
         make_backbone("timm:resnet18", 32)
     find = importlib.util.find_spec
-    monkeypatch.setattr("models.methods.configs.shared.find_spec", lambda name: None if name == "timm" else find(name))
+    monkeypatch.setattr("models.configs.shared.find_spec", lambda name: None if name == "timm" else find(name))
     with pytest.raises(ConfigError, match=r"student.backbone = 'timm:resnet18': needs the package timm"):
         resolve({"student": {"backbone": "timm:resnet18"}})
 

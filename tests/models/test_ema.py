@@ -10,9 +10,9 @@ import torch
 from lightly.models.utils import update_momentum
 from torch import nn
 
+from models.configs.shared import MomentumTeacher
 from models.ema import advance, follow, teach, teacher_of
 from models.method import Progress
-from models.methods.configs.shared import MomentumTeacher
 from models.norms import MomentumBatchNorm, SplitBatchNorm
 
 

@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from data.errors import ArtifactError, ConfigError, DivergedError, Interrupted
 from models import engine
+from models.configs import Optimization
 from models.engine import State, TrainingReport, resolve_device, resolve_precision, train
 from models.method import Batch, Loss, Method, Progress
-from models.methods.configs import Optimization
 from models.optim import make_optimizer
 from models.schedules import warmup_cosine
 

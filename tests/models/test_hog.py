@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from data.errors import ConfigError
+from models.configs.hog import HOG
 from models.hog import descriptor, dim
-from models.methods.configs.hog import HOG
 
 hog = pytest.importorskip("skimage.feature").hog
 

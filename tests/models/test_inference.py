@@ -10,8 +10,8 @@ from torch import nn
 
 from data.draws import Draws
 from models.augment import centre, random_view
+from models.configs import Views
 from models.inference import augmented, mirrored, run
-from models.methods.configs import Views
 
 CPU = torch.device("cpu")
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 12, 12, 3), dtype=np.uint8)

@@ -9,10 +9,10 @@ from sklearn.linear_model import LogisticRegression
 
 from data.errors import ConfigError, DataError
 from models.augment import centre
+from models.configs.downstream import NonLinear
 from models.evaluation.layers import layer_probes, pooled_map
+from models.evaluation.nonlinear import AboveLayer, middle_layer, mlp_probe
 from models.method import Batch, Progress
-from models.methods.configs.downstream import NonLinear
-from models.methods.nonlinear import AboveLayer, middle_layer, mlp_probe
 from models.network import build_network
 
 N, C = 400, 3

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from data.draws import Draws
 from data.errors import ConfigError
+from models.configs import Distill, Finetune, JigsawPlusPlus, PseudoLabels, SimCLR
 from models.method import Batch, Progress
 from models.methods import jigsaw
-from models.methods.configs import Distill, Finetune, JigsawPlusPlus, PseudoLabels, SimCLR
 from models.methods.distill import DistillMethod
 from models.methods.finetune import FinetuneMethod
 from models.methods.jigsaw import JigsawMethod

@@ -8,8 +8,8 @@ import torch
 from lightly.models.batchnorm import SplitBatchNorm as LightlySplit
 from torch import nn
 
+from models.configs.shared import MomentumTeacher
 from models.ema import teacher_of
-from models.methods.configs.shared import MomentumTeacher
 from models.norms import MomentumBatchNorm, SplitBatchNorm, commit, replace_norms, set_alpha
 
 EPS = 1e-5

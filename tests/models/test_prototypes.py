@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from models.configs import Optimization
 from models.method import Progress
-from models.methods.configs import Optimization
 from models.optim import make_optimizer
 from models.prototypes import Prototypes, frozen, share_used
 

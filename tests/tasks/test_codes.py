@@ -17,9 +17,9 @@ from data.tables import read_table
 from data.types import Artifact
 from models.method import Method
 from tasks import training
-from tasks.codes import plan
 from tasks.config import Compute
 from tasks.stage import run
+from tasks.stages.codes import plan
 
 INDEX = np.array([3, 5, 6, 9])
 

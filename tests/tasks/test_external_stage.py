@@ -17,11 +17,11 @@ from data.schemas import MANIFEST
 from data.store import Store
 from data.tables import read_vectors, write_table
 from data.types import Artifact
-from models.methods.configs import External
+from models.configs import External
 from tasks.config import Compute, Config
-from tasks.external import plan
 from tasks.recall import Recall
 from tasks.stage import Request, run
+from tasks.stages.external import plan
 
 URIS = [f"{i}.png" for i in range(6)]
 

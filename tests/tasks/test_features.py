@@ -15,9 +15,9 @@ from data.checkpoints import read_arrays
 from data.store import Store
 from data.tables import VectorWriter, read_vectors
 from data.types import Artifact
-from tasks import cluster, embed, manifest
 from tasks.config import Cluster, Compute, Config, resolve
 from tasks.stage import Request, run
+from tasks.stages import cluster, embed, manifest
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def test_descriptors_see_the_central_square_that_networks_see(store: Store, tmp_
     import torch
 
     from data.decode import resize_square, stored_size
+    from models.configs import HOG
     from models.hog import descriptor
-    from models.methods.configs import HOG
 
     photos(tmp_path / "photos", ["a.png", "b.png"])
     made, x = described(store, tmp_path / "photos")

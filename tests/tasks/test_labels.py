@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
-from tasks.labels import draw
+from tasks.stages.labels import draw
 
 INDEX = np.arange(100, 400)
 LABEL = np.repeat([0, 1, 2], [200, 70, 30]).astype(np.int32)

@@ -10,8 +10,8 @@ from data.store import Store
 from data.tables import VectorWriter, read_vectors, write_table
 from data.types import Artifact, Kind
 from tasks.config import Compute, Config, Predict
-from tasks.propagate import build, plan, probe
 from tasks.stage import Job
+from tasks.stages.propagate import build, plan, probe
 
 
 def corners(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,8 @@ from data.errors import DataError
 from data.store import Store
 from data.types import Artifact
 from tasks.config import Config, Data
-from tasks.manifest import plan
 from tasks.recall import Recall
+from tasks.stages.manifest import plan
 
 MADE = Artifact(kind="manifest", fingerprint="0" * 32)
 

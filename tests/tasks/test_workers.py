@@ -19,8 +19,8 @@ from data.errors import DataError, Interrupted, StageError
 from data.store import Store
 from data.tables import read_vectors
 from data.types import Artifact
-from tasks import cluster, embed, manifest, pretext
 from tasks.config import Compute, Config, resolve
+from tasks.stages import cluster, embed, manifest, pretext
 from tasks.workers import Workers
 
 TINY: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from models.methods.configs.shared import AsymmetricViews, Optimization, Teacher
+from models.configs.shared import AsymmetricViews, Optimization, Teacher
 
 
 class BarlowTwins(AsymmetricViews, Optimization, Teacher):

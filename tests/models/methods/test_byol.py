@@ -22,9 +22,9 @@ from method_checks import (
 from torch import nn
 from torch.nn import functional as F
 
+from models.configs import BYOL, Momentum2
 from models.losses.regression import normalised_regression
 from models.methods.byol import BYOLMethod, Momentum2Method
-from models.methods.configs import BYOL, Momentum2
 from models.network import Network
 from models.norms import MomentumBatchNorm, SplitBatchNorm
 

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from data.errors import DataError
 from models.colour import lab
+from models.configs import Colorization
 from models.losses import colorization as colour
 from models.losses.colorization import Soft
 from models.method import Batch
-from models.methods.configs import Colorization
 from models.methods.pretext import make_pretext
 from models.network import Network
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from data.errors import ConfigError
 from models.augment import centre
+from models.configs import DeepCluster
 from models.method import Batch
 from models.methods import deepcluster
-from models.methods.configs import DeepCluster
 from models.methods.pretext import make_pretext
 
 N, k = 48, 6

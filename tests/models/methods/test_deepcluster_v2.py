@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from data.draws import Draws
 from data.errors import ConfigError
 from models.augment import two_views
+from models.configs import DeepClusterV2
 from models.method import Batch
-from models.methods.configs import DeepClusterV2
 from models.methods.pretext import make_pretext
 
 N, K, d = 48, 6, 16

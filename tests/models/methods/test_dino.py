@@ -19,11 +19,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import heads
+from models.configs import DINO
 from models.cost import pretext_cost
 from models.losses.centring import centred_softmax, entropies
 from models.losses.codes import swapped_prediction
 from models.method import Progress
-from models.methods.configs import DINO
 from models.methods.dino import DINOMethod
 from tasks.config import resolve
 

@@ -9,9 +9,9 @@ from scipy.ndimage import binary_erosion
 from torch.nn import functional as F
 
 from data.errors import ConfigError
+from models.configs import Inpainting
 from models.decoders import Adversary, ContextDecoder
 from models.losses.adversarial import judge, persuade
-from models.methods.configs import Inpainting
 from models.methods.inpainting import RIM_WEIGHT, centre_square, reconstruction, squares, without_rim
 from models.methods.pretext import make_pretext
 from models.network import MEAN

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from scipy.stats import chisquare
 
 from data.errors import ConfigError
+from models.configs import Jigsaw, JigsawPlusPlus
 from models.methods import jigsaw
-from models.methods.configs import Jigsaw, JigsawPlusPlus
 from models.methods.jigsaw import JigsawMethod
 from models.methods.pretext import make_pretext
 from models.permutations import permutation_set

@@ -20,8 +20,8 @@ from method_checks import (
 from torch import nn
 from torch.nn import functional as F
 
+from models.configs import MoCo
 from models.losses.contrastive import against_queue, info_nce
-from models.methods.configs import MoCo
 from models.methods.moco import MoCoMethod
 from models.norms import MomentumBatchNorm, SplitBatchNorm
 

@@ -6,7 +6,7 @@ import torch
 from method_checks import ignores_labels, lowers_the_loss, prepared, progress, resumes_bit_for_bit, toy
 from photographs import photographs
 
-from models.methods.configs import Rotation
+from models.configs import Rotation
 from models.methods.pretext import make_pretext
 from models.methods.rotation import quarter_turns
 

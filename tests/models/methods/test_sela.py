@@ -11,8 +11,8 @@ from method_checks import lowers_the_loss, prepared, progress, resumes_bit_for_b
 from torch.nn import functional as F
 
 from models.augment import centre
+from models.configs import SeLa
 from models.method import Batch, Progress
-from models.methods.configs import SeLa
 from models.methods.pretext import make_pretext
 from models.methods.sela import relabelling_epochs
 

@@ -17,8 +17,8 @@ from method_checks import (
 )
 from torch.nn import functional as F
 
+from models.configs import SimCLR
 from models.losses.contrastive import candidates, nt_xent
-from models.methods.configs import SimCLR
 from models.methods.simclr import SimCLRMethod
 
 FAST = {"width": 0.25, "optimizer": "adamw", "learning_rate": 3e-3, "crop_min": 0.6, "jitter": 0.0, "grey": 0.0}

@@ -13,8 +13,8 @@ from method_checks import ignores_labels, lowers_the_loss, prepared, progress, r
 from torch.nn import functional as F
 
 from models.augment import centre
+from models.configs import SwAV
 from models.method import Batch
-from models.methods.configs import SwAV
 from models.methods.pretext import make_pretext
 
 B, K, d = 32, 12, 16

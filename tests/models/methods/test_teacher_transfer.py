@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from data.errors import ConfigError
 from models.augment import centre
 from models.backbones.reactnet import binary, binary_convolutions
+from models.configs.s2bnn import S2BNN
+from models.configs.seed import Seed
 from models.losses.embeddings import cross_entropy, entropy, over_coordinates
 from models.method import Batch
-from models.methods.configs.s2bnn import S2BNN
-from models.methods.configs.seed import Seed
 from models.methods.s2bnn import S2BNNMethod
 from models.methods.seed import SeedMethod
 from models.methods.teacher_embedding import TeacherEmbedding

@@ -1,0 +1,162 @@
+"""Prefect's server for one command: started when none is configured, quiet, and gone when its starter is.
+
+Prefect brings a temporary server of its own. This one differs in three ways: it starts while Prefect is being imported,
+Ctrl-C does not reach it before the run has ended its stages, and it does not outlive a starter that was killed.
+
+    python -m flows.server.embedded FD     serves on the listening socket FD until its stdin ends
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from data.errors import StageError
+
+START = 180.0
+"""Seconds the server may take: migrations of a new database, on a slow machine."""
+
+QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run's page gets all log lines, the terminal none
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "PREFECT_PLUGINS_ENABLED": "false",  # they serve the `prefect` command
+    "DO_NOT_TRACK": "1",
+}
+
+
+def configure() -> bool:
+    """Set what keeps Prefect quiet, unless the user has set it otherwise. Call before Prefect is imported.
+
+    Returns:
+        Whether the user has configured a server.
+    """
+    chosen = _chosen()
+    for name, value in QUIET.items():
+        if name not in chosen:
+            os.environ[name] = value
+    return "PREFECT_API_URL" in chosen
+
+
+def _chosen() -> set[str]:
+    """Names of the Prefect settings made by the user: environment, active profile, files of the current folder."""
+    names = set(os.environ)
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    profiles = _toml(Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")))
+    active = os.environ.get("PREFECT_PROFILE", profiles.get("active"))
+    names |= set(profiles.get("profiles", {}).get(active, {}))
+    here = _toml(Path("pyproject.toml")).get("tool", {}).get("prefect", {}) | _toml(Path("prefect.toml"))
+    names |= {f"PREFECT_{name}" for name in _flat(here)}
+    if Path(".env").exists():
+        names |= {line.partition("=")[0].strip() for line in Path(".env").read_text().splitlines()}
+    return names
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError):  # absent; or broken, which Prefect reports itself
+        return {}
+
+
+def _flat(table: dict[str, Any], prefix: str = "PREFECT") -> set[str]:
+    """{"api": {"url": ...}} -> {"PREFECT_API_URL"}."""
+    names: set[str] = set()
+    for key, value in table.items():
+        name = f"{prefix}_{key.upper()}"
+        names |= _flat(value, name) if isinstance(value, dict) else {name}
+    return names
+
+
+class EmbeddedServer:
+    """A server on a free loopback port, named in `PREFECT_API_URL` until this process ends.
+
+    Make it before Prefect is imported: what the two register for the end of the process then runs in the right order,
+    Prefect's last words before the server's end. The start takes seconds; do something else before `wait`.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/api"
+        os.environ["PREFECT_API_URL"] = self.url
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the server
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "flows.server.embedded", str(self._socket.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=self._errors,
+            stderr=self._errors,
+            pass_fds=[self._socket.fileno()],
+            env={**os.environ, "PYTHONPATH": packages(), "PREFECT_UI_ENABLED": "false"},
+            start_new_session=True,  # Ctrl-C is for us: the server takes in the run's end
+        )
+        atexit.register(self.stop)
+
+    def wait(self) -> None:
+        """Return when the server answers.
+
+        Raises:
+            StageError: it ended, or takes too long.
+        """
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        deadline = time.monotonic() + START
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                with direct.open(f"{self.url}/health", timeout=5):
+                    return
+            except OSError:  # URLError too: not up yet
+                time.sleep(0.1)
+        self._errors.seek(0)
+        last = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+        raise StageError(
+            f"Prefect's embedded server did not start ({last or 'no answer'}); "
+            "start one with `prefect server start` and name it in PREFECT_API_URL"
+        )
+
+    def stop(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._socket.close()
+        self._errors.close()
+
+
+def packages() -> str:
+    """PYTHONPATH with this installation first, wherever the command was given."""
+    here = str(Path(__file__).parent.parent)
+    return os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+
+
+def _serve(fd: int) -> None:
+    import uvicorn
+
+    def follow() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    uvicorn.run("prefect.server.api.server:create_app", factory=True, fd=fd, log_level="critical", lifespan="on")
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,92 @@
+"""What a Prefect server needs once: the pool that workers poll, the GPU's slot, and an end to runs whose process died.
+
+Repeatable: what is there is brought to the same state, nothing else on the server is touched.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+from prefect.automations import Automation
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+from prefect.workers.process import ProcessWorker
+
+from data.errors import ConfigError
+
+POOL = "knowledge-transfer"
+DEAD = "knowledge-transfer: a run without heartbeat has crashed"
+SILENCE = timedelta(seconds=90)
+"""Three heartbeats, which prefect.yaml asks for every 30 seconds."""
+_ENDED = ("Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended")
+
+
+def prefect_setup(gpus: int) -> list[str]:
+    """Bring the configured server into the state that the deployments need.
+
+    Args:
+        gpus: stages that may compute on GPUs of this server's workers at once, 0 or more.
+
+    Returns:
+        A line for each thing that is there now.
+
+    Raises:
+        ConfigError: the server doesn't answer.
+    """
+    slot = import_module("flows.server.gpu").SLOT
+    with get_client(sync_client=True) as client:
+        error = client.api_healthcheck()
+        if error is not None:
+            raise ConfigError(f"prefect-setup: the server at {client.api_url} doesn't answer ({type(error).__name__}); start it, or set PREFECT_API_URL")  # fmt: skip
+        lines = [_pool(client)]
+        client.upsert_global_concurrency_limit_by_name(slot, gpus)
+        lines.append(f"concurrency limit {slot}: {gpus}")
+    lines.append(_automation())
+    return lines
+
+
+def _pool(client: SyncPrefectClient) -> str:
+    try:
+        client.read_work_pool(POOL)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+    return f"work pool {POOL}: process"
+
+
+def _automation() -> str:
+    """Runs whose heartbeat stops are marked as crashed, whoever died: flow, worker, machine."""
+    wanted = Automation(
+        name=DEAD,
+        description="Flow process, worker or machine died without a word. A retry goes on from what is in the store.",
+        trigger=EventTrigger(
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            for_each={"prefect.resource.id"},
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in _ENDED)},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=SILENCE,
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat: its process or machine died. Retry goes on from what was done.")],
+    )  # fmt: skip
+    known = _known(DEAD)
+    if known is None:
+        wanted.create()
+    else:
+        wanted.id = known.id
+        wanted.update()
+    return f"automation {DEAD!r}: after {SILENCE.seconds} s"
+
+
+def _known(name: str) -> Any:
+    try:
+        return Automation.read(name=name)
+    except ValueError:
+        return None

@@ -1,0 +1,40 @@
+"""Configuration of `models/methods/seed.py`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from models.configs.shared import Blur, CropMin, LearningRate, Optimization, Transfer, Views, WeightDecay
+
+
+class Seed(Views, Optimization, Transfer):
+    """SEED (Fang et al. 2021): be as similar to a queue of the teacher's embeddings as the teacher is."""
+
+    trainer: ClassVar[str] = "models.methods.seed:SeedMethod"
+    reads: ClassVar[Literal["assignments", "teacher"]] = "teacher"
+
+    method: Literal["seed"] = Field("seed", description="Transfer method.")
+    temperature: float = Field(
+        0.2, gt=0, le=10, description="Temperature of the student's similarities (above 0, up to 10); 0.2 in the paper."
+    )
+    teacher_temperature: float = Field(
+        0.01,
+        gt=0,
+        le=10,
+        description="Temperature of the teacher's similarities (above 0, up to 10); 0.0001, nearly one-hot, in the authors' code.",
+    )
+    queue: int = Field(
+        4096, ge=1, le=1_048_576, description="Teacher's embeddings in the queue (1 to 1048576); 65536 in the paper."
+    )
+
+    learning_rate: Annotated[
+        LearningRate,
+        Field(
+            description="Peak learning rate, after warm-up (above 0, up to 100). The paper's, for 256 images a step."
+        ),
+    ] = 0.03
+    weight_decay: WeightDecay = 0.0001
+    crop_min: CropMin = 0.2
+    blur: Blur = 0.5

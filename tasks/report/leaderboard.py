@@ -1,0 +1,214 @@
+"""Several runs side by side: means over seeds, and how far each lies behind the first, with an interval.
+
+A difference is taken seed by seed where two seeds or more are shared, else image by image. A winner is called only where
+the intervals of all others lie below 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from data.intervals import paired, paired_shares, wilson
+from data.schemas import LEADERBOARD
+from data.tables import column, read_table, write_table
+from tasks.report import figures
+
+DECIDING = (
+    ("few-label", "student"),
+    ("few-label", "student-finetuned"),
+    ("linear", "student-transferred"),
+    ("knn", "student-transferred"),
+    ("linear", "teacher"),
+    ("knn", "teacher"),
+)
+"""(evaluation, model) by which runs are ordered: the first that all of them have."""
+
+Column = tuple[str, str, str, str]
+"""evaluation, model, metric, setting."""
+
+
+@dataclass
+class Entry:
+    """What is compared: one configuration, run with one seed or several.
+
+    Attributes:
+        name: what tells it from the others.
+        parts: pretext, teacher, transfer, student: what each is called.
+        values: column -> seed -> value.
+        n: column -> test images.
+        right: column -> seed -> (index ascending, whether right), of those that are classified image by image.
+        runs: names of the runs.
+    """
+
+    name: str
+    parts: dict[str, str]
+    values: dict[Column, dict[int, float]] = field(default_factory=dict)
+    n: dict[Column, int] = field(default_factory=dict)
+    right: dict[Column, dict[int, tuple[Any, Any]]] = field(default_factory=dict)
+    runs: list[str] = field(default_factory=list)
+
+    def enter(self, run: str, seed: int, rows: Iterable[Mapping[str, Any]], outcomes: Iterable[Path]) -> None:
+        """A run's scores, and the files that tell which images its models are right about."""
+        self.runs.append(run)
+        found: dict[Column, list[float]] = {}
+        for row in rows:
+            if row["split"] == "test":
+                at = (row["evaluation"], row["model"], row["metric"], row["setting"])
+                found.setdefault(at, []).append(row["value"])  # several: draws of few labels
+                self.n[at] = row["n"]
+        for at, values in found.items():
+            self.values.setdefault(at, {})[seed] = fmean(values)
+        for path in outcomes:
+            table = read_table(path)
+            keys = list(zip(*(column(table, name).tolist() for name in LEADERBOARD.names[5:9]), strict=True))
+            index, right = column(table, "index"), column(table, "right")
+            for at in dict.fromkeys(keys):
+                of = np.array([key == at for key in keys])
+                order = np.argsort(index[of])
+                self.right.setdefault(at, {})[seed] = (index[of][order], right[of][order])
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row of the board.
+
+    Attributes:
+        entry: which.
+        value: mean over seeds of what decides.
+        spread: standard deviation over seeds, from two on.
+        low: lower end of the 95 % interval of the value on one seed.
+        high: upper end.
+        behind: difference to the first; None for the first itself.
+        interval: 95 % interval of that difference; None where nothing can be paired.
+        by: seeds or images: what was paired.
+    """
+
+    entry: Entry
+    value: float
+    spread: float | None
+    low: float | None
+    high: float | None
+    behind: float | None
+    interval: tuple[float, float] | None
+    by: str
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Entries by falling value of what decides.
+
+    Attributes:
+        deciding: by which column.
+        places: best first.
+        winner: name of the first, if it is ahead of all others beyond chance.
+    """
+
+    deciding: Column
+    places: tuple[Place, ...]
+    winner: str | None
+
+
+def leaderboard(entries: Sequence[Entry]) -> Leaderboard:
+    """Order entries.
+
+    Raises:
+        ValueError: they have no score in common to be ordered by.
+    """
+    shared = set.intersection(*(set(entry.values) for entry in entries))
+    deciding = next((at for wanted in DECIDING for at in sorted(shared) if at[:2] == wanted and at[2] == "top1"), None)
+    if deciding is None:
+        raise ValueError("the runs have no accuracy in common; give them labels, a test set, and the same protocols")
+    ordered = sorted(entries, key=lambda entry: -fmean(entry.values[deciding].values()))
+    first = ordered[0]
+    places = [_place(entry, first, deciding) for entry in ordered]
+    ahead = all(place.interval is not None and place.interval[1] < 0 for place in places[1:])
+    return Leaderboard(deciding, tuple(places), first.name if ahead and len(places) > 1 else None)
+
+
+def _place(entry: Entry, first: Entry, at: Column) -> Place:
+    values, n = list(entry.values[at].values()), entry.n[at]
+    value, spread = fmean(values), stdev(values) if len(values) > 1 else None
+    low, high = wilson(value, n) if spread is None else (None, None)
+    if entry is first:
+        return Place(entry, value, spread, low, high, None, None, "")
+    behind, interval, by = difference(entry, first, at)
+    return Place(entry, value, spread, low, high, behind, interval, by)
+
+
+def difference(entry: Entry, other: Entry, at: Column) -> tuple[float, tuple[float, float] | None, str]:
+    """Entry - other with its 95 % interval, and what was paired: seeds, images, or nothing."""
+    seeds = sorted(set(entry.values[at]) & set(other.values[at]))
+    if len(seeds) > 1:
+        mean, low, high = paired([entry.values[at][seed] - other.values[at][seed] for seed in seeds])
+        return mean, (low, high), "seeds"
+    plain = fmean(entry.values[at].values()) - fmean(other.values[at].values())
+    both = [seed for seed in seeds if seed in entry.right.get(at, {}) and seed in other.right.get(at, {})]
+    if both:
+        (index, right), (index_too, right_too) = entry.right[at][both[0]], other.right[at][both[0]]
+        if np.array_equal(index, index_too):
+            alone = int((right & ~right_too).sum()), int((~right & right_too).sum())
+            mean, low, high = paired_shares(*alone, len(index))
+            return mean, (low, high), "images"
+    return plain, None, ""
+
+
+def table(board: Leaderboard) -> list[dict[str, Any]]:
+    """The board as rows for Prefect's page."""
+    rows = []
+    for number, place in enumerate(board.places, start=1):
+        sure = f" ± {100 * place.spread:.1f}" if place.spread is not None else ""
+        behind = "" if place.behind is None else f"{100 * place.behind:+.1f}"
+        interval = "" if place.interval is None else f"{100 * place.interval[0]:+.1f} to {100 * place.interval[1]:+.1f}"
+        rows.append(
+            {
+                "place": number,
+                "run": place.entry.name,
+                "accuracy, %": f"{100 * place.value:.1f}{sure}",
+                "seeds": len(place.entry.values[board.deciding]),
+                "behind, points": behind,
+                "95 % interval": interval,
+            }
+        )
+    return rows
+
+
+def write(board: Leaderboard, folder: Path) -> None:
+    """`leaderboard.parquet`, every score of every entry, and `leaderboard.html`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[tuple[Any, ...]] = []
+    first = board.places[0].entry
+    for place in board.places:
+        entry = place.entry
+        for at, values in sorted(entry.values.items()):
+            gap: tuple[float | None, float | None, float | None] = (None, None, None)
+            if entry is not first and at in first.values:
+                behind, interval, _ = difference(entry, first, at)
+                gap = (behind, *(interval or (None, None)))
+            found = list(values.values())
+            spread = stdev(found) if len(found) > 1 else None
+            parts = [entry.parts[name] for name in ("pretext", "teacher", "transfer", "student")]
+            rows.append((entry.name, *parts, *at, fmean(found), spread, len(found), entry.n[at], *gap))
+    columns = dict(zip(LEADERBOARD.names, zip(*rows, strict=True), strict=True))
+    write_table(folder / "leaderboard.parquet", columns, LEADERBOARD)
+    (folder / "leaderboard.html").write_text(render(board), encoding="utf-8")
+
+
+def render(board: Leaderboard) -> str:
+    """The board as one HTML page that loads nothing."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": lambda share: f"{100 * share:.1f}", "points": lambda d: f"{100 * d:+.1f}"}
+    template = environment.from_string(files(__package__).joinpath("leaderboard.html.j2").read_text(encoding="utf-8"))
+    entries = [place.entry for place in board.places]
+    shown = [at for at in dict.fromkeys(at for entry in entries for at in entry.values) if at[2] == "top1" and at != board.deciding]  # fmt: skip
+    shown.sort(key=lambda at: (at[1], at[0], at[3]))
+    means = {entry.name: {at: fmean(values.values()) for at, values in entry.values.items()} for entry in entries}
+    top = max(place.high or place.value + (place.spread or 0) for place in board.places)
+    return template.render(board=board, shown=shown, means=means, top=top, light=figures.LIGHT, dark=figures.DARK)

@@ -1,0 +1,100 @@
+"""Assign: the nearest centroid of every image, streamed; the images may be others than those clustered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.store import Meta
+from data.types import Artifact
+from tasks.earlier import Candidate, Rows, most_rows
+from tasks.stage import Job, Outcome, Request, Stage
+from tasks.stages.embed import SPLITS
+
+STAGE = Stage(name="assign", kind="assignments", version=1, process="plain")
+
+
+def plan(clusters: Artifact, features: Artifact) -> Request:
+    """Ask for pseudo-labels of the images that the features are of."""
+    return STAGE.request(settings={}, inputs={"clusters": clusters, "features": features})
+
+
+def build(job: Job) -> Outcome:
+    """Take over what an earlier artifact has, then read features block by block and write assignments block by block.
+
+    As many blocks are searched at once as there are cores.
+    """
+    from contextlib import closing
+
+    from data.schemas import ASSIGNMENTS
+    from data.tables import AssignmentWriter, column, iterate_vectors, read_table
+    from models.clustering.nearest import BLOCK, nearest_in_blocks
+
+    space, centroids = read_clusters(job.path("clusters"))
+    total, earlier, taken = job.meta("features")["rows"], _earlier(job), np.zeros(0, np.int64)
+
+    def unknown() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        for index, x in iterate_vectors(job.path("features"), rows=BLOCK):
+            new = ~np.isin(index, taken)
+            if new.all():
+                yield index, x
+            elif new.any():
+                yield index[new], x[new]
+
+    with AssignmentWriter(job.out, ASSIGNMENTS) as out:
+        if earlier is not None:
+            taken, table = earlier.taken, read_table(earlier.folder, ASSIGNMENTS)
+            columns = {name: column(table, name) for name in ASSIGNMENTS.names}
+            kept = np.isin(columns["index"], np.fromiter(earlier.index_of, np.int64, len(earlier.index_of)))
+            index = np.array([earlier.index_of[i] for i in columns.pop("index")[kept].tolist()], np.int64)
+            out.write(index=index, **{name: values[kept] for name, values in columns.items()})
+        with closing(nearest_in_blocks(unknown(), space.apply, centroids)) as found:
+            for index, cluster, distance, runner_up in found:
+                out.write(index=index, cluster=cluster, distance=distance, runner_up=runner_up)
+                job.report(done=out.rows, total=total)
+    return Outcome(rows=out.rows, meta={"rows_computed": out.rows - len(taken)})
+
+
+def _earlier(job: Job) -> Rows | None:
+    """Rows of an artifact with the same centroids, of features made in the same way."""
+
+    def way(features: Meta) -> tuple[str, int, dict[str, Any], dict[str, Any]]:
+        others = {name: value for name, value in features["config"].items() if name not in ("part", "seed")}
+        inputs = {name: given for name, given in features["inputs"].items() if name != "manifest"}
+        return features["stage"], features["version"], others, inputs
+
+    features = job.meta("features")
+    if features["stage"] != "embed":  # from elsewhere: an image's vector in another file may be another one
+        return None
+    same, clusters = way(features), job.request.inputs["clusters"].model_dump()
+    candidates = []
+    for path in (job.store.root / "artifacts" / "assignments").glob("*/meta.json"):
+        meta = json.loads(path.read_text())
+        read = Artifact.model_validate(meta["inputs"]["features"])
+        if meta["version"] != job.request.version or meta["inputs"]["clusters"] != clusters or not job.store.has(read):
+            continue
+        theirs = job.store.meta(read)
+        if way(theirs) == same:
+            manifest = Artifact.model_validate(theirs["inputs"]["manifest"])
+            candidates.append(Candidate(path, manifest, SPLITS[theirs["config"]["part"]]))
+    manifest = Artifact.model_validate(features["inputs"]["manifest"])
+    return most_rows(job.store, manifest, SPLITS[features["config"]["part"]], candidates)
+
+
+def read_clusters(folder: Path):  # type: ignore[no-untyped-def]  # ClusterSpace is imported in the plain process only
+    """The clustering space and the centroids (k, d) float32 in order of cluster id."""
+    from data.checkpoints import read_arrays
+    from data.tables import column, read_matrix, read_table
+    from models.clustering.space import ClusterSpace
+
+    table = read_table(folder / "centroids.parquet")
+    centroids: NDArray[np.float32] = read_matrix(table, "vector")[np.argsort(column(table, "cluster"))]
+    info = json.loads((folder / "clusters.json").read_text())
+    arrays = read_arrays(folder / "transform.safetensors")
+    space = ClusterSpace(mean=arrays.get("mean"), matrix=arrays.get("matrix"), normalise=info["normalise"])
+    return space, centroids

@@ -1,0 +1,874 @@
+"""The report: what a reader sees equals what went in, nothing is loaded, nothing given can break the page."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import binomtest
+from sklearn.datasets import load_digits
+
+from data.errors import ArtifactError
+from data.intervals import difference, wilson
+from tasks.report import (
+    ClusterQuality,
+    Clusters,
+    ClusterSheet,
+    Counts,
+    LogRow,
+    ModelCost,
+    NotNeeded,
+    Rejected,
+    ReportData,
+    Score,
+    StageRow,
+    document,
+    figures,
+    graph,
+    render,
+    scoreboard,
+    sheets,
+)
+
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CONFIG = """seed: 7
+data:
+  train: digits
+  label_fraction: 0.1
+pretext:
+  method: simclr
+  backbone: resnet18
+  epochs: 60
+cluster:
+  k: 40
+"""
+
+EDGES = {
+    "manifest": (),
+    "labels": ("manifest",),
+    "pretext": ("manifest",),
+    "embed": ("manifest", "pretext"),
+    "embed test": ("manifest", "pretext"),
+    "cluster": ("embed",),
+    "assign": ("embed", "cluster"),
+    "transfer": ("manifest", "assign"),
+    "finetune teacher": ("manifest", "labels", "pretext"),
+    "finetune student": ("manifest", "labels", "transfer"),
+    "baseline": ("manifest", "labels"),
+    "predict": ("manifest", "finetune teacher"),
+    "distill": ("manifest", "labels", "predict", "finetune student"),
+    "evaluate features": ("embed", "embed test", "manifest"),
+    "evaluate student": ("distill", "manifest"),
+    "evaluate baseline": ("baseline", "manifest"),
+    "evaluate clusters": ("assign", "manifest"),
+    "scores": ("evaluate features", "evaluate student", "evaluate baseline", "evaluate clusters"),
+}
+KINDS = (
+    *("manifest", "labels", "checkpoint", "features", "features", "clusters", "assignments"),
+    *("checkpoint", "checkpoint", "checkpoint", "checkpoint", "probabilities", "checkpoint"),
+    *("scores", "scores", "scores", "scores", "scores"),
+)
+
+
+def training(rng: np.random.Generator, start: float, end: float, epochs: int, steps: int) -> list[LogRow]:
+    rows = []
+    for step in range(0, steps, max(1, steps // 900)):
+        t = step / steps
+        epoch = t * epochs
+        loss = end + (start - end) * np.exp(-5 * t) + rng.normal(0, 0.04) * (0.3 + start * np.exp(-3 * t))
+        rate = 0.1 * min(t / 0.05, 0.5 * (1 + np.cos(np.pi * (t - 0.05) / 0.95)))
+        rows += [LogRow(step, epoch, "loss", abs(loss)), LogRow(step, epoch, "learning_rate", rate)]
+        rows.append(LogRow(step, epoch, "accuracy", 1 - np.exp(-4 * t)))
+    return rows
+
+
+def sample() -> ReportData:
+    """A run on scikit-learn's digits, with made-up but plausible scores: 40 clusters by plain k-means on pixels."""
+    rng = np.random.default_rng(7)
+    digits = load_digits()
+    pixels = np.repeat((digits.images / 16 * 255).astype(np.uint8)[..., None], 3, axis=3)[:1437]
+    target = digits.target[:1437]
+    flat = digits.data[:1437]
+    centroids = flat[rng.choice(len(flat), 40, replace=False)]
+    objective = []
+    for _ in range(15):
+        squared = ((flat[:, None] - centroids[None]) ** 2).sum(-1)
+        cluster, distance = squared.argmin(1), squared.min(1)
+        objective.append(float(distance.mean()))
+        centroids = np.array([flat[cluster == c].mean(0) if (cluster == c).any() else centroids[c] for c in range(40)])
+    sizes = np.bincount(cluster, minlength=40)
+    votes = np.zeros((40, 10))
+    np.add.at(votes, (cluster, target), 1)
+    purity = votes.max(1) / np.maximum(1, sizes)
+    chosen = sheets.choose(sizes, purity)
+    rows = sheets.nearest(cluster.astype(np.int32), distance.astype(np.float32), [c for c, _ in chosen])
+    n = 360
+    scores = [
+        Score("few-label", model, "accuracy", "test", "", right / n, 7, n)
+        for model, right in (
+            ("teacher-finetuned", 352),
+            ("student-finetuned", 344),
+            ("student", 351),
+            ("scratch", 328),
+        )
+    ]
+    for evaluation, settings, values in (
+        ("linear", "C=1", (348, 350, 346, 349, 352, 335)),
+        ("knn", "k=20", (342, 349, 344, 346, 350, 327)),
+    ):
+        scores += [
+            Score(evaluation, model, "accuracy", "test", settings, right / n, 7, n)
+            for model, right in zip(document.MODELS, values, strict=True)
+        ]
+    scores += [Score("few-label", "student", "ece", "test", "15 bins", 0.01234, 7, n)]
+    stages = tuple(
+        StageRow(
+            label,
+            kind,
+            f"{i:02d}c0ffee{i:02d}5eed{i:04d}",
+            EDGES[label],
+            float(rng.gamma(1.2, 14)),
+            i in (0, 2, 3, 5),
+            1797,
+        )
+        for i, (label, kind) in enumerate(zip(EDGES, KINDS, strict=True))
+    )
+    return ReportData(
+        run="brisk-otter-20260301",
+        started="2026-03-01 09:14:02 UTC",
+        recipe="digits",
+        seed=7,
+        stages=stages,
+        counts=Counts(train=1437, unlabelled=0, test=n, labelled=115, validation=29, fewest=14, most=15),
+        logs={
+            "pretext": training(rng, 5.5, 3.6, 60, 9000),
+            "transfer": training(rng, 3.7, 0.4, 40, 900),
+            "finetune teacher": training(rng, 2.3, 0.01, 20, 300),
+            "finetune student": training(rng, 2.3, 0.02, 20, 300),
+            "baseline": training(rng, 2.3, 0.05, 20, 300),
+            "distill": training(rng, 2.1, 0.3, 30, 700),
+        },
+        clusters=Clusters(sizes, tuple(objective), 1437, 1437),
+        sheets=tuple(
+            ClusterSheet(
+                c,
+                reason,
+                tuple(pixels[rows[c]]),
+                int(sizes[c]),
+                sizes[c] / 1437,
+                WORDS[votes[c].argmax()],
+                float(purity[c]),
+            )
+            for c, reason in chosen
+        ),
+        quality=ClusterQuality(0.742, 0.731, 0.554, float(votes.max(1).sum() / 1437), 1437),
+        scores=tuple(scores),
+        classes=WORDS,
+        rejected=Rejected(3, (("broken/one.png", "truncated: 17 of 420 bytes"), ("broken/two.gif", "not an image"))),
+        notes=("The test split is scikit-learn's last 360 digits, by other writers than most of train.",),
+        config=CONFIG,
+        environment=(
+            ("python", "3.12.1"),
+            ("torch", "2.15.0"),
+            ("device", "cpu"),
+            ("precision", "fp32"),
+            ("threads", "2"),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> ReportData:
+    return sample()
+
+
+@pytest.fixture(scope="module")
+def page(data: ReportData) -> str:
+    return render(data)
+
+
+class Page(HTMLParser):
+    """Elements, ids, links and texts of a page; complains about tags that don't match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open[-1] == tag, f"</{tag}> closes <{self.open[-1]}>"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text.append(data)
+            if "td" in self.open or "th" in self.open:
+                self.rows[-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+def bare(**changes: object) -> ReportData:
+    """A run of which nothing is known but its name and counts."""
+    return replace(ReportData("r", "now", "digits", 0, (), Counts(10, 0, 0)), **changes)  # type: ignore[arg-type]
+
+
+# The page
+
+
+def test_page_is_balanced_and_loads_nothing(page: str) -> None:
+    parsed = Page(page)
+    for tag, attributes in parsed.tags:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base"), tag
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/png;base64,", "#")), (tag, name, value)
+        assert not any(name.startswith("on") for name in attributes)
+    assert "@import" not in page
+    assert set(re.findall(r"url\((.)", page)) <= {"#"}
+    policy = next(m for m in parsed.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in str(policy["content"])
+
+
+def test_ids_are_unique_and_every_link_inside_the_page_has_its_target(page: str) -> None:
+    parsed = Page(page)
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    wanted = {str(a["href"])[1:] for _, a in parsed.tags if "href" in a}
+    wanted |= set(re.findall(r"url\(#([^)]+)\)", page))
+    wanted |= {str(a["aria-labelledby"]) for _, a in parsed.tags if "aria-labelledby" in a}
+    assert wanted <= set(ids)
+
+
+def test_page_can_be_read_without_seeing_it(page: str) -> None:
+    parsed = Page(page)
+    assert parsed.all("html")[0]["lang"] == "en"
+    assert all(attributes.get("alt") for attributes in parsed.all("img"))
+    levels = [int(tag[1]) for tag, _ in parsed.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+    assert len(parsed.all("caption")) == len(parsed.all("table")) == 4
+    labelled = [a for _, a in parsed.tags if a.get("role") == "img"]
+    assert all(attributes.get("aria-label") for attributes in labelled)
+    assert len(labelled) == 1 + 1 + 6 + 2
+
+
+def test_equal_data_give_equal_bytes(data: ReportData, page: str) -> None:
+    assert render(data) == page
+
+
+def test_rendering_leaves_matplotlib_as_it_was(data: ReportData) -> None:
+    before = dict(figures.mpl.rcParams)
+    render(bare(clusters=data.clusters))
+    assert dict(figures.mpl.rcParams) == before
+
+
+def test_headline_says_what_the_scores_say(page: str) -> None:
+    words = Page(page).words
+    low, high = wilson(351 / 360, 360)
+    for text in (
+        "97.5\u202f%",
+        f"95 % interval {100 * low:.1f}\u202f% to {100 * high:.1f}\u202f%",
+        "n = 360 test images",
+        "91.1\u202f%",
+        "+6.4",
+        "With 115 labels and 29 more for validation",
+    ):
+        assert text.replace("\u202f", " ") in words.replace("\u202f", " ")
+
+
+def test_score_table_shows_every_score_once(data: ReportData, page: str) -> None:
+    rows = {row[0]: row[1:] for row in Page(page).rows if row and row[0] in document.MODELS.values()}
+    assert list(rows) == list(document.MODELS.values())
+    columns = [("few-label", "accuracy"), ("few-label", "ece"), ("linear", "accuracy"), ("knn", "accuracy")]
+    by_place = {(s.model, s.evaluation, s.metric): s.value for s in data.scores}
+    for model, label in document.MODELS.items():
+        for cell, (evaluation, metric) in zip(rows[label], columns, strict=True):
+            value = by_place.get((model, evaluation, metric))
+            if value is None:
+                assert cell.strip() == "–"
+            elif metric == "accuracy":
+                assert cell.startswith(f"{100 * value:.1f}\u202f%")
+                assert cell.endswith("n = 360")
+            else:
+                assert cell.startswith(f"{value:.4g}")
+
+
+def test_what_models_take_is_shown_with_binary_operations_only_where_there_are_some() -> None:
+    real = ModelCost("Teacher, pretext only", 8 * 2_500_000, 120_000_000, 0)
+    small = ModelCost("Final student (distilled)", 8 * 910, 400_000, 64_000_000, final=True)
+    shown = {row[0]: row[1:] for row in Page(render(bare(costs=(real, small)))).rows}
+    assert shown["Final student (distilled)"] == ["910 bytes", "400\u202fk", "64\u202fM", "1.4\u202fM"]
+    assert shown["Teacher, pretext only"] == ["2.5 MB", "120\u202fM", "0", "120\u202fM"]
+    shown = {row[0]: row[1:] for row in Page(render(bare(costs=(real,)))).rows}
+    assert shown["Teacher, pretext only"] == ["2.5 MB", "120\u202fM"]
+
+
+def test_numbers_of_stages_clusters_and_data_are_those_given(data: ReportData, page: str) -> None:
+    parsed = Page(page)
+    stages = [row for row in parsed.rows if len(row) == 7][1:]
+    for row, stage in zip(stages, data.stages, strict=True):
+        assert row[0] == stage.label
+        assert row[1] == stage.kind
+        assert row[2] == ("cached" if stage.cached else "computed")
+        assert row[3] == document.duration(stage.seconds)
+        assert row[4] == "1\u202f797"
+        assert row[5] == (", ".join(stage.inputs) or "–")
+        assert stage.fingerprint.startswith(row[6])
+    words = parsed.words
+    assert data.clusters is not None
+    assert data.quality is not None
+    for text in (
+        "Clusters 40 0 empty",
+        "Trained on 1\u202f437 of 1\u202f437 images",
+        f"Imbalance {data.clusters.imbalance:.4g}",
+        "NMI 0.742",
+        "ARI 0.554",
+        f"Purity {100 * data.quality.purity:.1f}\u202f%",
+        "Labels drawn 115 10.0\u202f% of train with validation",
+        "Labels a class 14 to 15",
+        "Rejected 3 images",
+        "truncated: 17 of 420 bytes",
+        "The first 2 of 3 rejected images",
+        "torch 2.15.0",
+    ):
+        assert re.sub(r"\s+", " ", text) in words, text
+    assert data.config in "".join(parsed.text)
+
+
+def test_drawing_has_one_node_a_stage_and_marks_the_cached(data: ReportData, page: str) -> None:
+    nodes = [a for a in Page(page).all("g") if "node" in (a.get("class") or "").split()]
+    assert len(nodes) == len(data.stages)
+    assert sum("cached" in str(a["class"]).split() for a in nodes) == sum(stage.cached for stage in data.stages)
+
+
+HOSTILE = "</style></script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}$\\frac$"
+
+
+def test_hostile_names_stay_text(data: ReportData) -> None:
+    stage = StageRow(HOSTILE, "checkpoint", HOSTILE, (), 1.0, True)
+    page = render(
+        replace(
+            data,
+            run=HOSTILE,
+            recipe=HOSTILE,
+            started=HOSTILE,
+            stages=(stage,),
+            logs={HOSTILE: [LogRow(0, 0.0, "loss", 1.0), LogRow(0, 0.0, HOSTILE, 2.0)]},
+            sheets=(replace(data.sheets[0], majority=HOSTILE, reason=HOSTILE),),
+            scores=tuple(Score(HOSTILE, m, "accuracy", "test", HOSTILE, 0.5, 0, 4) for m in ("a", HOSTILE)),
+            classes=(HOSTILE,),
+            rejected=Rejected(1, ((HOSTILE, HOSTILE),)),
+            notes=(HOSTILE,),
+            config=HOSTILE,
+            environment=((HOSTILE, HOSTILE),),
+        )
+    )
+    parsed = Page(page)
+    assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)
+    assert len(parsed.all("img")) == 1
+    # Run (title and heading), stage, log, value, class, reason, score chart and table, note, configuration ...
+    assert "".join(parsed.text).count(HOSTILE) >= 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "There are no labels, so the chain ended after transfer"),
+        ({}, "There are no labels to compare the clusters with."),
+        ({}, "No stage has finished."),
+        ({}, "No training of this run has left a log."),
+        ({}, "The resolved configuration was not recorded."),
+        ({}, "Versions and device were not recorded."),
+        ({"counts": Counts(10, 0, 0, labelled=4)}, "There are no test images, so no model was scored."),
+        ({"counts": Counts(10, 0, 5, labelled=4)}, "No model was scored in this run"),
+        (
+            {"scores": (Score("knn", "student", "accuracy", "test", "", 0.5, 0, 9),)},
+            "The final student has no test accuracy",
+        ),
+        (
+            {"scores": (Score("few-label", "student", "accuracy", "test", "", 0.5, 0, 9),)},
+            "no from-scratch score",
+        ),
+        ({"logs": {"pretext": []}}, "No training of this run has left a log."),
+        ({"logs": {"pretext": [LogRow(0, 0.0, "loss", float("nan"))]}}, "No finite loss was logged"),
+        ({"clusters": Clusters((3, 0, 2), (1.0,), 5, 8)}, "k-means saw a sample, 62.5\u202f% of the images"),
+        ({"clusters": Clusters((3, 0, 2), (1.0,), 5, 5)}, "1 cluster is empty"),
+    ],
+)
+def test_what_is_missing_says_why(changes: dict[str, object], sentence: str) -> None:
+    run = bare(**changes)
+    if "clusters" not in changes and "scores" not in changes:
+        run = replace(run, clusters=Clusters((5, 5), (2.0, 1.0), 10, 10))
+    assert sentence in "".join(Page(render(run)).text)
+
+
+def test_what_is_not_needed_is_drawn_and_listed_with_the_reason(data: ReportData) -> None:
+    gone = ("cluster", "assign")
+    kept = tuple(
+        replace(stage, inputs=tuple(name for name in stage.inputs if name not in gone))
+        for stage in data.stages
+        if stage.label not in (*gone, "evaluate clusters")
+    )
+    kept = tuple(replace(stage, inputs=tuple(n for n in stage.inputs if n != "evaluate clusters")) for stage in kept)
+    because = "transfer.method seed"
+    not_needed = (
+        NotNeeded("cluster", because, ("embed",)),
+        NotNeeded("assign", because, ("cluster", "embed", "absent")),
+    )
+    run = replace(data, stages=kept, not_needed=not_needed, clusters=None, sheets=(), quality=None)
+    page = Page(render(run))
+    drawn = [
+        attributes["class"] for tag, attributes in page.tags if tag == "g" and "node" in attributes.get("class", "")
+    ]
+    assert len(drawn) == len(kept) + 2
+    assert drawn.count("node gone") == 2
+    for stage in gone:
+        assert f"{stage}: not needed by {because}" in "".join(page.text)
+    assert (
+        "".join(page.text).count("The run has no clusters: transfer.method seed learns from the teacher itself.") == 2
+    )
+    assert "2 are not needed" in page.words
+
+
+def test_warnings_stand_above_the_scores(data: ReportData) -> None:
+    warning = "pretext: all outputs were alike after epoch 1 of 9: <spread> 0.001"
+    page = render(replace(data, warnings=(warning,)))
+    assert page.index("&lt;spread&gt; 0.001") < page.index('id="scores"')
+    assert "Warning:" not in render(data)
+
+
+def test_codes_are_not_called_clusters(data: ReportData) -> None:
+    words = Page(render(replace(data, codes=True, clusters=Clusters((5, 0, 3), (), 8, 8)))).words
+    assert "its first head: the student learned these" in words
+    assert "Code 3" in words or "Code 1" in words
+    for word in ("centroid", "k-means", "Objective"):
+        assert word not in words
+
+
+def test_run_without_labels_shows_no_word_of_accuracy(data: ReportData) -> None:
+    early = ("manifest", "pretext", "embed", "cluster", "assign", "transfer")
+    page = render(
+        replace(
+            data,
+            stages=tuple(stage for stage in data.stages if stage.label in early),
+            counts=Counts(1437, 0, 0),
+            scores=(),
+            quality=None,
+            classes=(),
+            sheets=tuple(replace(each, majority=None, purity=None) for each in data.sheets),
+            logs={label: [row for row in data.logs[label] if row.name != "accuracy"] for label in early[1::4]},
+        )
+    )
+    words = Page(page).words
+    assert "What this run leaves" in words
+    assert len(Page(page).all("img")) == 12
+    for word in ("accuracy", "purity", "Purity", "mostly", "NMI", "Labels drawn", "None", "nan"):
+        assert word not in words
+
+
+def test_size_stays_bounded_whatever_the_images(data: ReportData) -> None:
+    rng = np.random.default_rng(0)
+    noise = tuple(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) for _ in range(10))
+    many = tuple(replace(data.sheets[0], cluster=i, images=noise) for i in range(12))
+    steps = np.arange(30_000)
+    log = [LogRow(int(s), s / 100, "loss", float(v)) for s, v in zip(steps, rng.random(steps.size), strict=True)]
+    page = render(
+        replace(data, sheets=many, logs={"pretext": log}, clusters=Clusters(rng.integers(1, 9999, 10_000), (), 1, 1))
+    )
+    assert len(page.encode()) < 2_000_000
+    assert all(len(uri) <= 60_000 * 4 / 3 + 4 for uri in re.findall(r"base64,([^\"]+)", page))
+
+
+def test_importing_the_report_needs_neither_torch_nor_pyplot() -> None:
+    code = "import sys, tasks.report; print([m for m in ('torch', 'matplotlib.pyplot', 'faiss') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 ms"),
+        (0.04, "40 ms"),
+        (0.9996, "1.0 s"),
+        (12.34, "12.3 s"),
+        (59.96, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert document.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("difference", "text"), [(0.0644, "+6.4"), (-0.012, "−1.2"), (-0.0001, "0.0"), (0.0, "0.0")])
+def test_points(difference: float, text: str) -> None:
+    assert document.points(difference) == text
+
+
+# Scores
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 5), (5, 5), (1, 3), (351, 360), (9_000, 10_000)])
+def test_wilson_equals_scipy(right: int, n: int) -> None:
+    expected = binomtest(right, n).proportion_ci(0.95, "wilson")
+    assert wilson(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def newcombe(p: float, n: int, q: float, m: int) -> tuple[float, float]:
+    return difference(p, wilson(p, n), q, wilson(q, m))
+
+
+def test_newcombe_equals_the_paper() -> None:
+    """Newcombe 1998, table II, example (a), method 10: 56/70 - 48/80."""
+    assert newcombe(56 / 70, 70, 48 / 80, 80) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+
+
+def test_newcombe_changes_sign_with_the_order() -> None:
+    low, high = newcombe(0.9, 100, 0.7, 50)
+    assert newcombe(0.7, 50, 0.9, 100) == pytest.approx((-high, -low))
+
+
+@pytest.mark.parametrize(
+    ("final", "scratch", "word"), [(0.95, 0.6, "better"), (0.6, 0.95, "worse"), (0.91, 0.9, "level")]
+)
+def test_verdict(final: float, scratch: float, word: str) -> None:
+    scores = [
+        Score("few-label", "student", "accuracy", "test", "", final, 0, 200),
+        Score("few-label", "scratch", "accuracy", "test", "", scratch, 0, 200),
+    ]
+    found = scoreboard.headline(scoreboard.board(scores, document.MODELS), "few-label", "student", "scratch")
+    assert found is not None
+    assert found.difference == pytest.approx(final - scratch)
+    assert document.verdict(found) == word
+
+
+@pytest.mark.parametrize(
+    ("student", "scratch", "sentence"),
+    [
+        (0.80, 0.50, "lifts it from 50.0 % to 80.0 %"),
+        (0.50, 0.80, "below an untrained start: 50.0 % against 80.0 %"),
+        (0.62, 0.60, "with 72 test images the two can't be told apart"),
+    ],
+)
+def test_the_headline_of_a_detector(student: float, scratch: float, sentence: str) -> None:
+    scores = []
+    for model, value in (("student-transferred", student), ("scratch", scratch)):
+        for metric, at in (("voc_map", value), ("voc_map_low", value - 0.04), ("voc_map_high", value + 0.03)):
+            scores.append(Score("detection", model, metric, "test", "side=320", at, 0, 72))
+        scores.append(Score("knn", model, "accuracy", "test", "k=20", 0.9, 0, 500))
+    text = re.sub(r"\s+", " ", "".join(Page(render(bare(scores=tuple(scores), counts=Counts(10, 0, 72)))).text))
+    assert "Detection, trained further: voc_map" in text
+    assert sentence in text
+    found = scoreboard.headline(
+        scoreboard.board(scores, document.MODELS), "detection", "student-transferred", "scratch"
+    )
+    assert found is not None
+    up, down = np.hypot(0.03, 0.04), -np.hypot(0.04, 0.03)
+    assert found.interval == pytest.approx((student - scratch + down, student - scratch + up))
+
+
+def test_board_orders_models_averages_seeds_and_drops_what_is_not_finite() -> None:
+    scores = [
+        Score("knn", "other", "accuracy", "test", "k=5", 0.9, 0, 50),
+        Score("knn", "scratch", "accuracy", "test", "k=5", 0.6, 0, 50),
+        Score("knn", "scratch", "accuracy", "test", "k=5", 0.8, 1, 50),
+        Score("few-label", "scratch", "ece", "test", "", float("nan"), 0, 50),
+        Score("few-label", "scratch", "accuracy", "test", "", 0.5, 0, 50),
+    ]
+    found = scoreboard.board(scores, document.MODELS, tuple(document.EVALUATIONS))
+    assert [row.model for row in found.rows] == ["scratch", "other"]
+    assert [row.label for row in found.rows] == ["Same student from scratch", "other"]
+    assert [(c.evaluation, c.metric) for c in found.columns] == [("few-label", "accuracy"), ("knn", "accuracy")]
+    own, knn = found.rows[0].cells
+    assert own is not None
+    assert knn is not None
+    assert (own.value, own.spread, own.best) == (0.5, None, False)
+    assert knn.value == pytest.approx(0.7)
+    assert knn.spread == pytest.approx(np.std([0.6, 0.8], ddof=1))
+    assert (knn.low, knn.high) == pytest.approx(wilson(0.7, 50))
+    assert found.rows[1].cells[0] is None
+    assert found.rows[1].cells[1] is not None
+    assert found.rows[1].cells[1].best
+
+
+def test_scores_of_other_splits_are_no_headline() -> None:
+    scores = [Score("few-label", "student", "accuracy", "train", "", 1.0, 0, 9)]
+    assert scoreboard.headline(scoreboard.board(scores, document.MODELS), "few-label", "student", "scratch") is None
+
+
+# The drawing of stages
+
+
+def numbers(path: str) -> list[float]:
+    return [float(text) for text in re.findall(r"-?[\d.]+", path)]
+
+
+def test_drawn_edges_are_the_transitive_reduction() -> None:
+    def reaches(source: str, target: str, without: tuple[str, str]) -> bool:
+        return any(
+            (parent, target) != without and (parent == source or reaches(source, parent, without))
+            for parent in EDGES[target]
+        )
+
+    expected = {(s, t) for t, parents in EDGES.items() for s in parents if not reaches(s, t, (s, t))}
+    assert {(edge.source, edge.target) for edge in graph.layout(EDGES).edges} == expected
+
+
+def test_boxes_stand_apart_below_what_they_read_and_inside() -> None:
+    drawing = graph.layout(EDGES)
+    at = {place.label: place for place in drawing.places}
+    assert list(at) == list(EDGES)
+    for label, parents in EDGES.items():
+        assert all(at[parent].y + graph.HEIGHT < at[label].y for parent in parents)
+    for a in drawing.places:
+        assert 0 <= a.x <= drawing.width - graph.WIDTH
+        assert 0 <= a.y <= drawing.height - graph.HEIGHT
+        for b in drawing.places:
+            assert (
+                a is b
+                or abs(a.x - b.x) >= graph.WIDTH + graph.GAP_X - 1e-6
+                or abs(a.y - b.y) >= graph.HEIGHT + graph.GAP_Y - 1e-6
+            )
+
+
+def test_edges_join_their_boxes_and_cross_none() -> None:
+    drawing = graph.layout(EDGES)
+    at = {place.label: place for place in drawing.places}
+    long = 0
+    for edge in drawing.edges:
+        x, y, *_ = numbers(edge.path)
+        assert (x, y) == pytest.approx(
+            (at[edge.source].x + graph.WIDTH / 2, at[edge.source].y + graph.HEIGHT), abs=0.06
+        )
+        *_, x, y = numbers(edge.path)
+        assert (x, y) == pytest.approx((at[edge.target].x + graph.WIDTH / 2, at[edge.target].y), abs=0.06)
+        # Where an edge passes a row it runs straight down: V follows the end of a curve.
+        for x, y in re.findall(r"([-\d.]+) ([-\d.]+)V", edge.path):
+            long += 1
+            beside = [p for p in drawing.places if abs(p.y - float(y)) < 1]
+            assert all(not p.x < float(x) < p.x + graph.WIDTH for p in beside)
+    assert long > 5
+
+
+def test_chain_is_one_straight_line() -> None:
+    drawing = graph.layout({"a": (), "b": ("a",), "c": ("b", "a"), "d": ("c",)})
+    assert {round(place.x, 6) for place in drawing.places} == {graph.MARGIN}
+    assert [(edge.source, edge.target) for edge in drawing.edges] == [("a", "b"), ("b", "c"), ("c", "d")]
+
+
+def test_no_stages_and_impossible_stages() -> None:
+    assert graph.layout({}).places == ()
+    with pytest.raises(ArtifactError, match="'b' reads 'a', which is not among the run's stages"):
+        graph.layout({"b": ("a",)})
+    with pytest.raises(ArtifactError, match="in a circle"):
+        graph.layout({"a": ("b",), "b": ("a",)})
+
+
+# Contact sheets
+
+
+def test_choice_covers_the_extremes_and_skips_empty_clusters() -> None:
+    sizes = np.array([100, 0, 12, 50, 30, 3, 20, 1, 60, 40])
+    purity = np.array([0.5, 0.0, 0.9, 0.8, 0.3, 1.0, 0.7, 1.0, 0.6, 0.4])
+    chosen = sheets.choose(sizes, purity, 4)
+    assert chosen == [(0, "largest"), (2, "purest"), (4, "most mixed"), (7, "smallest")]
+    everything = sheets.choose(sizes, purity, 20)
+    assert sorted(cluster for cluster, _ in everything) == [0, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_choice_without_labels() -> None:
+    chosen = sheets.choose(np.array([5, 9, 1, 7, 0, 3]), None, 3)
+    assert chosen == [(1, "largest"), (0, "of middle size"), (2, "smallest")]
+    assert sheets.choose(np.zeros(4, np.int64), None) == []
+
+
+def test_nearest_equals_sorting_by_hand() -> None:
+    rng = np.random.default_rng(3)
+    cluster = rng.integers(0, 6, 200).astype(np.int32)
+    distance = rng.integers(0, 30, 200).astype(np.float32)
+    found = sheets.nearest(cluster, distance, [4, 0, 99], 7)
+    for each in (4, 0):
+        by_hand = sorted((distance[i], i) for i in range(200) if cluster[i] == each)[:7]
+        assert found[each].tolist() == [i for _, i in by_hand]
+    assert found[99].size == 0
+
+
+def test_small_images_are_enlarged_without_loss_and_gaps_are_transparent() -> None:
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(7)]
+    decoded = np.asarray(Image.open(BytesIO(sheets.png(images))).convert("RGBA"))
+    cell, step = 72, 72 + sheets.GAP
+    assert decoded.shape == (2 * step - sheets.GAP, 5 * step - sheets.GAP, 4)
+    for i, image in enumerate(images):
+        y, x = i // 5 * step, i % 5 * step
+        assert np.array_equal(decoded[y : y + cell, x : x + cell, :3], np.kron(image, np.ones((9, 9, 1), np.uint8)))
+    assert (decoded[:, cell:step, 3] == 0).all()
+    assert (decoded[step:, 2 * step :, 3] == 0).all()
+    assert (decoded[..., 3] == 255).sum() == 7 * cell * cell
+
+
+def test_large_images_fit_the_limit_and_keep_their_shape_and_gaps() -> None:
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (120, 240, 3), dtype=np.uint8) for _ in range(10)]
+    for limit in (60_000, 9_000):
+        picture = sheets.png(images, limit=limit)
+        assert len(picture) <= limit
+        alpha = np.asarray(Image.open(BytesIO(picture)).convert("RGBA"))[..., 3]
+        cell = (alpha.shape[1] + sheets.GAP) // 5 - sheets.GAP
+        drawn = alpha[:cell, :cell] == 255
+        assert drawn.any(1).sum() == cell // 2
+        assert drawn.any(0).sum() == cell
+        assert (alpha[:, cell : cell + sheets.GAP] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_what_is_no_image_is_refused_by_shape(image: np.ndarray) -> None:
+    with pytest.raises(ArtifactError, match=re.escape(f"image 0 is {image.dtype} of shape {image.shape}")):
+        sheets.sheet([image])
+
+
+# Figures
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.1 relative luminance."""
+    parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("palette", [figures.LIGHT, figures.DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("name", ["ink", "muted", "first", "second", "third", "neutral"])
+@pytest.mark.parametrize("ground", ["paper", "card"])
+def test_colours_are_legible(palette: dict[str, str], name: str, ground: str) -> None:
+    dark, light = sorted((luminance(palette[name]), luminance(palette[ground])))
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_svg_takes_colours_from_the_page_and_keeps_text_as_text() -> None:
+    assert figures.DARK.keys() == figures.LIGHT.keys()
+    assert len(set(figures.LIGHT.values())) == len(figures.LIGHT)
+    svg = figures.scores_svg(
+        [figures.Bar("A < B & $x$ 猫", 0.5, 0.4, 0.6), figures.Bar("b", 1.0, 0.9, 1.0, "neutral")], "p"
+    )
+    root = ElementTree.fromstring(re.sub(r"\bhref=", "xlink_href=", svg))
+    assert "A < B & $x$ 猫" in [element.text for element in root.iter()]
+    assert not set(re.findall(r"#[0-9a-f]{6}\b", svg)) & set(figures.LIGHT.values())
+    assert "var(--first)" in svg
+    assert "var(--neutral)" in svg
+    assert all(each.startswith("p-") for each in re.findall(r'\bid="([^"]+)"', svg))
+
+
+def test_a_long_curve_keeps_its_extremes_and_its_area() -> None:
+    rows = [LogRow(s, 0.0, "loss", 1.0 + (s == 5000)) for s in range(10_000)]
+    figure = figures._loss_curve(rows)
+    (axes,) = figure.axes
+    x, y = axes.lines[0].get_data()
+    assert len(x) == figures.POINTS
+    assert np.mean(y) == pytest.approx(1.0001, abs=1e-5)
+    assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == 2.0
+
+
+def test_cluster_bars_are_the_sizes_in_falling_order() -> None:
+    axes = figures._cluster_sizes(np.array([3, 9, 0, 5])).axes[0]
+    assert axes.patches[0].get_data().values.tolist() == [9, 5, 3, 0]
+    assert axes.lines[0].get_ydata()[0] == 17 / 4
+    low, high = figures._cluster_sizes(np.array([900, 1, 40])).axes[0].get_ylim()
+    assert low < 1
+    assert high > 900
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("learning_rate", True),
+        ("lr", True),
+        ("main/learning_rate", True),
+        ("loss", False),
+        ("lrp", False),
+        ("colour", False),
+    ],
+)
+def test_learning_rates_are_known_by_name(name: str, expected: bool) -> None:
+    assert figures.learning_rate(name) is expected
+
+
+def test_pictures_for_prefect_are_small_png_files(data: ReportData) -> None:
+    rng = np.random.default_rng(5)
+    photos = [[rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) for _ in range(10)] for _ in range(3)]
+    assert data.clusters is not None
+    pictures = [
+        figures.loss_curve_png(data.logs["pretext"]),
+        figures.cluster_sizes_png(data.clusters.sizes),
+        figures.scores_png([figures.Bar("student", 0.9, 0.8, 0.95)]),
+        figures.contrasts_png([figures.Contrast("a > b", 2.0, -1.0, 5.0, 0.0, None)]),
+        figures.contact_sheet_png(photos, [f"cluster {i}: $mixed" for i in range(3)]),
+        figures.contact_sheet_png([sheet.images for sheet in data.sheets], [str(s.majority) for s in data.sheets]),
+    ]
+    for picture in pictures:
+        assert len(picture) <= 200_000
+        image = Image.open(BytesIO(picture))
+        assert image.format == "PNG"
+        assert min(image.size) > 100
+
+
+def test_contrasts_are_drawn_where_they_lie_and_what_is_far_off_at_the_edge() -> None:
+    near = figures.Contrast("a = b within 1.5 points", -1.0, -4.0, 2.0, -1.5, 1.5)
+    far = figures.Contrast("c > d", 40.0, 35.0, 45.0, 0.0, None, "second")
+    (axes,) = figures._contrasts([near, far]).axes
+    intervals, dots = axes.lines[:-1:2], axes.lines[1:-1:2]  # the last is the line at 0
+    assert [list(line.get_xdata()) for line in intervals] == [[-4.0, 2.0], [35.0, 45.0]]
+    assert [line.get_marker() for line in dots] == ["o", ">"]
+    assert dots[0].get_xdata() == [-1.0]
+    assert 0.9 * 15 < dots[1].get_xdata()[0] < axes.get_xlim()[1] == 15
+    wanted = [
+        (band.get_paths()[0].vertices[:, 0].min(), band.get_paths()[0].vertices[:, 0].max())
+        for band in axes.collections
+    ]
+    assert wanted == [(-1.5, 1.5), (0.0, 15.0)]
+    assert [text.get_text() for text in axes.texts] == ["-1.0", "+40.0"]
+
+
+def test_contact_sheet_for_prefect_shows_the_pixels() -> None:
+    red, blue = (np.full((64, 64, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
+    pixels = np.asarray(Image.open(BytesIO(figures.contact_sheet_png([[red, red], [blue]], ["a", "b"]))).convert("RGB"))
+    assert (pixels == (255, 0, 0)).all(-1).sum() == 2 * 64 * 64
+    assert (pixels == (0, 0, 255)).all(-1).sum() == 64 * 64
