@@ -1,9 +1,10 @@
-"""Speed, side by side with what a user would pick instead.
+"""Measure our speed and that of what a user would choose instead.
 
     python -m benchmarks [NAME...]      runs all benchmarks of benchmarks/speed, or some, and writes a record
-    python -m benchmarks --page         writes docs/performance.md anew from the newest record of each machine
+    python -m benchmarks --page         rewrites docs/performance.md from the newest record of each machine
 
-Needs the extra `bench`. Nothing else should run on the machine. Each benchmark has a process of its own.
+This needs the extra `bench`. Nothing else should run on the machine. Each benchmark runs in a separate
+process.
 """
 
 from __future__ import annotations
@@ -20,22 +21,36 @@ ROOT = Path(__file__).parent
 
 
 def main() -> int:
-    """Returns the exit status: how many benchmarks failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
-    parser.add_argument("--rounds", type=int, default=3, help="how often contestants take turns (default 3)")
-    parser.add_argument("--vectors", type=int, help="instead of 1.3 million, for a first look")
-    parser.add_argument("--kind", choices=["mixture", "features"], help="of kmeans: one of its two sets alone")
-    parser.add_argument("--images", help="of kmeans: a source whose augmented images make the features")
-    parser.add_argument("--model", type=Path, help="of kmeans: the checkpoint's folder that makes them")
-    parser.add_argument("--about", help="of kmeans: what these are, in words for the record")
-    parser.add_argument("--out", type=Path, help="folder of the record; default: benchmarks/records/<date>_<machine>")
-    parser.add_argument("--scratch", type=Path, help="folder for some GB of vectors; default: the system's")
+    """Run the command line. The exit status is the number of benchmarks that failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; default: all")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="how often each contestant is measured (default 3)"
+    )
+    parser.add_argument(
+        "--vectors", type=int, help="number of vectors instead of 1.3 million, for a first look"
+    )
+    parser.add_argument(
+        "--kind", choices=["mixture", "features"], help="kmeans: measure only one of its two data sets"
+    )
+    parser.add_argument("--images", help="kmeans: the source of images for the features")
+    parser.add_argument(
+        "--model", type=Path, help="kmeans: folder of the checkpoint that computes the features"
+    )
+    parser.add_argument("--about", help="kmeans: a description of the features for the record")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the record; default: benchmarks/records/<date>_<machine>"
+    )
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for some GB of vectors; default: the temporary folder"
+    )
     parser.add_argument("--page", action="store_true", help="only write docs/performance.md")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     for name in set(options.names) - set(NAMES):
-        parser.error(f"there is no benchmark {name}; there are {', '.join(NAMES)}")
+        parser.error(f"there is no benchmark {name!r}; choose among {', '.join(NAMES)}")
     if options.page:
         from benchmarks.page import write_page
 
@@ -68,8 +83,8 @@ def main() -> int:
             if (given := getattr(options, key))
             for w in (f"--{key}", str(given))
         ]
-        command = [sys.executable, "-m", "benchmarks", name, "--here", "--rounds", str(options.rounds), "--out", str(options.out), *words]  # fmt: skip
-        failed += subprocess.run(command).returncode != 0
+        words += ["--rounds", str(options.rounds), "--out", str(options.out)]
+        failed += subprocess.run([sys.executable, "-m", "benchmarks", name, "--here", *words]).returncode != 0
     return failed
 
 

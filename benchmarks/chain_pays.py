@@ -1,24 +1,28 @@
-r"""Does the chain pay? The final student against scratch training, lightly's SimCLR and scikit-learn's LabelSpreading.
+r"""Does the chain pay? Compare its student with training from scratch, lightly's SimCLR and LabelSpreading.
 
     python -m benchmarks.chain_pays digits  --draws 10 --store STORE --out benchmarks/records/<date>_digits
-    python -m benchmarks.chain_pays cifar10 --draws 3  --store STORE --out benchmarks/records/<date>_cifar10 \\
+    python -m benchmarks.chain_pays cifar10 --draws 3  --store STORE --out benchmarks/records/<date>_cifar10 \
         --set data.train=parquet:TRAIN --set data.test=parquet:TEST
 
-Needs the `oracles` extra (lightly). Run it with nothing else on the machine: the first run of the chain is timed, and
-lightly gets the same wall time for pretraining alone; its fine-tuning is not counted. Every label draw is shared by all
-contestants, so differences are paired. Writes scores.csv (one row a contestant and draw), summary.md and environment.json.
+This needs the extra `oracles` (lightly). Nothing else should run on the machine, because the first run of the
+chain is timed. lightly gets the same wall time for its pretraining alone; its fine-tuning is not counted. All
+contestants get the same label draws, so their differences are paired. The results are scores.csv (one row per
+contestant and draw), summary.md and environment.json.
 
 Contestants:
-    chain            the final student (distill) of `knowledge-transfer run`
-    scratch          the same student from scratch: same draw, augmentation and grid of rates, as many steps as the
-                     chain's student had in all its trainings
-    lightly          lightly's SimCLRTransform, NTXentLoss and SimCLRProjectionHead on ResNet-18 (3x3 stem, no max-pool),
-                     SGD 0.06 x batch / 128, as in its CIFAR-10 benchmark; then fine-tuned on the draw, at each rate of
-                     {0.03, 0.01}, chosen by the validation part with --lightly-grid, else 0.03; in bf16 with channels
-                     last, which doubles its steps in the time it has
-    spreading-pixels LabelSpreading (knn kernel) on raw pixels of train; test predicted by the fitted model
-    spreading-ours   the same on our teacher's features
-                     of both, the best on TEST of a grid of neighbours and alpha, which flatters the peer
+    chain: The final student (distill) of `knowledge-transfer run`.
+    scratch: The same student, trained from scratch. It has the same label draw, augmentation and grid of
+        learning rates, and as many steps as the chain's student in all its trainings together.
+    lightly: lightly's SimCLRTransform, NTXentLoss and SimCLRProjectionHead on ResNet-18 (3x3 stem, no
+        max-pool) with SGD at 0.06 x batch / 128, as in its CIFAR-10 benchmark. Then it is fine-tuned on the
+        label draw. If the draw has a validation part, that part chooses the learning rate among 0.03 and
+        0.01; otherwise the rate is 0.03. It trains in bf16 with channels-last tensors, which doubles its
+        number of steps in the given time.
+    spreading-pixels: LabelSpreading (knn kernel) on the raw pixels of train. The fitted model predicts test.
+    spreading-ours: The same on our teacher's features.
+
+For both spreading contestants, we report the best result ON TEST over a grid of neighbours and alpha. This
+favours them.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ LIGHTLY_RATES, LIGHTLY_STEPS = (0.03, 0.01), 200
 def run_chain(
     recipe: str, settings: list[str], store: Path, draw: int, more: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], float]:
-    """One run of the chain with a label draw -> (its JSON, wall seconds)."""
+    """Run the chain once with a label draw -> (its JSON result, wall seconds)."""
     given = [x for s in [*settings, f"data.label_seed={draw}", *more] for x in ("--set", s)]
     started = time.monotonic()
     done = subprocess.run(
@@ -60,12 +64,12 @@ def run_chain(
 
 
 def stage_path(result: dict[str, Any], store: Path, label: str) -> Path:
-    """Folder of a stage's artifact."""
+    """The folder of a stage's artifact."""
     return store / next(row["path"] for row in result["stages"] if row["stage"] == label)
 
 
 class Images:
-    """Pixels and labels of a run's manifest, read once with the project's own decoder."""
+    """Pixels and labels of a run's manifest, read once with our decoder."""
 
     def __init__(self, result: dict[str, Any], store: Path) -> None:
         from data.decode import stored_size
@@ -74,7 +78,9 @@ class Images:
         from data.tables import column, read_table
 
         config = json.loads((Path(result["folder"]) / "run.json").read_text())["config"]
-        sources = {name: config["data"][name] for name in ("train", "test", "unlabelled") if config["data"][name]}
+        sources = {
+            name: config["data"][name] for name in ("train", "test", "unlabelled") if config["data"][name]
+        }
         manifest = read_table(stage_path(result, store, "manifest") / "images.parquet", MANIFEST)
         self.size = config["data"]["image_size"]
         opened = open_images(manifest, sources, stored_size(self.size), cache=store / "cache" / "images")
@@ -88,12 +94,13 @@ class Images:
 
 
 def spreading(graphs: dict[int, Any], images: Images, drawn: np.ndarray) -> float:
-    """Best test accuracy of LabelSpreading over the grid.
+    """The best test accuracy of LabelSpreading over the grid.
 
     Args:
-        graphs: neighbours -> (connectivity of the pool's images, rows of the pool nearest to each test image).
-        images: of the run.
-        drawn: rows whose labels are given.
+        graphs: neighbours -> (connectivity of the pool's images, rows of the pool nearest to each test
+            image).
+        images: the images of the run.
+        drawn: the rows whose labels are given.
     """
     import warnings
 
@@ -105,16 +112,17 @@ def spreading(graphs: dict[int, Any], images: Images, drawn: np.ndarray) -> floa
     for graph, near in graphs.values():
         for alpha in ALPHAS:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the grid's worst corners don't converge
-                # A callable kernel gets the graph that kernel="knn" would build anew for every fit.
-                fitted = LabelSpreading(kernel=lambda a, b: graph, alpha=alpha, max_iter=100).fit(y[:, None], y)  # noqa: B023
-            votes = fitted.label_distributions_[near].sum(1)  # what predict() does with kernel="knn"
+                warnings.simplefilter("ignore")  # some corners of the grid do not converge
+                # kernel="knn" would rebuild the graph for every fit, so a callable kernel returns it.
+                model = LabelSpreading(kernel=lambda a, b: graph, alpha=alpha, max_iter=100)  # noqa: B023
+                fitted = model.fit(y[:, None], y)
+            votes = fitted.label_distributions_[near].sum(1)  # as in predict() with kernel="knn"
             best = max(best, float((fitted.classes_[votes.argmax(1)] == images.label[images.test]).mean()))
     return best
 
 
 def neighbour_graphs(x: np.ndarray, x_test: np.ndarray) -> dict[int, Any]:
-    """What `spreading` needs of a space, for every number of neighbours of the grid."""
+    """The `graphs` that `spreading` needs, for features `x` of the pool and `x_test` of test."""
     from scipy.sparse import csr_matrix
     from sklearn.neighbors import NearestNeighbors
 
@@ -128,7 +136,7 @@ def neighbour_graphs(x: np.ndarray, x_test: np.ndarray) -> dict[int, Any]:
 
 
 class Lightly:
-    """lightly's SimCLR, pretrained once for a given wall time, then fine-tuned for each draw."""
+    """lightly's SimCLR: pretrained once for a given wall time, then fine-tuned for each label draw."""
 
     def __init__(self, images: Images, seconds: float, batch: int) -> None:
         import torch
@@ -146,16 +154,18 @@ class Lightly:
         net.fc = torch.nn.Identity()
         net = net.to(memory_format=torch.channels_last)
         head = SimCLRProjectionHead(512, 512, 128)
-        flip = 0.0 if images.size < 32 else 0.5  # digits are not what they are when mirrored
+        flip = 0.0 if images.size < 32 else 0.5  # the digits must not be mirrored
         transform = SimCLRTransform(input_size=self.size, cj_strength=0.5, gaussian_blur=0.0, hf_prob=flip)
         loss_of = NTXentLoss(temperature=0.5)
         rate = 0.06 * batch / 128
-        optimizer = torch.optim.SGD([*net.parameters(), *head.parameters()], lr=rate, momentum=0.9, weight_decay=5e-4)
+        optimizer = torch.optim.SGD(
+            [*net.parameters(), *head.parameters()], lr=rate, momentum=0.9, weight_decay=5e-4
+        )
         rng = np.random.default_rng(0)
         started = time.monotonic()
         self.steps = 0
         while (elapsed := time.monotonic() - started) < seconds:
-            for group in optimizer.param_groups:  # cosine over the time there is
+            for group in optimizer.param_groups:  # cosine schedule over the given time
                 group["lr"] = rate * 0.5 * (1 + np.cos(np.pi * min(1.0, elapsed / seconds)))
             chosen = rng.choice(images.pool, batch, replace=False)
             pictures = [Image.fromarray(images.pixels[i]) for i in chosen]
@@ -172,20 +182,24 @@ class Lightly:
         self.flip = flip
 
     def batch(self, rows: np.ndarray, augment: bool) -> Any:
-        """(B, 3, S, S) normalised as lightly does."""
+        """The images of the rows as (B, 3, S, S) float32, normalised as lightly does."""
         import torch
         from PIL import Image
         from torchvision.transforms import v2
 
         parts = (
-            [v2.RandomResizedCrop(self.size, scale=(0.5, 1.0)), v2.RandomHorizontalFlip(self.flip)] if augment else []
+            [v2.RandomResizedCrop(self.size, scale=(0.5, 1.0)), v2.RandomHorizontalFlip(self.flip)]
+            if augment
+            else []
         )
         normal = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         t = v2.Compose([*parts, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normal])
-        return torch.stack([t(Image.fromarray(self.images.pixels[i]).resize((self.size, self.size))) for i in rows])
+        return torch.stack(
+            [t(Image.fromarray(self.images.pixels[i]).resize((self.size, self.size))) for i in rows]
+        )
 
     def finetune(self, drawn: np.ndarray, rate: float, test: np.ndarray) -> float:
-        """Accuracy on rows `test` after fine-tuning everything on `drawn`."""
+        """Fine-tune the whole network on the rows `drawn` -> accuracy on the rows `test`."""
         import torch
 
         torch.manual_seed(1)
@@ -200,7 +214,9 @@ class Lightly:
             rows = rng.choice(drawn, size, replace=False)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = self.net(self.batch(rows, True))
-            loss = torch.nn.functional.cross_entropy(logits.float(), torch.from_numpy(self.images.label[rows]))
+            loss = torch.nn.functional.cross_entropy(
+                logits.float(), torch.from_numpy(self.images.label[rows])
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -216,7 +232,7 @@ class Lightly:
 
 
 def interval(differences: Iterable[float]) -> tuple[float, float, float]:
-    """Mean of paired differences and its 95 % t-interval."""
+    """Mean of paired differences and its 95 % t-interval -> (mean, low, high)."""
     from scipy import stats
 
     d = np.asarray(list(differences))
@@ -226,19 +242,27 @@ def interval(differences: Iterable[float]) -> tuple[float, float, float]:
 
 def main() -> None:
     """Run all contestants and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe")
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--first", type=int, default=0, help="first label seed")
+    parser.add_argument("--first", type=int, default=0, help="the first label seed")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--lightly-seconds", type=float, help="instead of the first run's wall time; 0: leave lightly out"
+        "--lightly-seconds",
+        type=float,
+        help="pretraining time of lightly, instead of the first run's wall time; 0 leaves lightly out",
     )
     parser.add_argument("--lightly-batch", type=int, default=128)
-    parser.add_argument("--lightly-draws", type=int, help="fine-tune for the first so many draws only")
-    parser.add_argument("--lightly-grid", action="store_true", help="choose lightly's rate by the validation part")
+    parser.add_argument("--lightly-draws", type=int, help="number of draws for which lightly is fine-tuned")
+    parser.add_argument(
+        "--lightly-grid",
+        action="store_true",
+        help="no effect: a validation part is used whenever there is one",
+    )
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -246,7 +270,7 @@ def main() -> None:
     wall: list[float] = []
     draws = range(a.first, a.first + a.draws)
     for draw in draws:
-        # Features and probes don't depend on the draw: later runs measure the classifiers alone.
+        # Features and probes do not depend on the draw, so later runs evaluate only the classifiers.
         more = ("evaluate.protocols=[few-label]",) if draw != a.first else ()
         result, seconds = run_chain(a.recipe, a.settings, a.store, draw, more)
         results.append(result)
@@ -259,7 +283,9 @@ def main() -> None:
 
     images = Images(results[0], a.store)
     spaces = {"spreading-pixels": (_flat(images.pixels[images.pool]), _flat(images.pixels[images.test]))}
-    ours = [read_vectors(stage_path(results[0], a.store, label))[1] for label in ("embed", "embed-teacher-test")]
+    ours = [
+        read_vectors(stage_path(results[0], a.store, label))[1] for label in ("embed", "embed-teacher-test")
+    ]
     spaces["spreading-ours"] = (_unit(ours[0]), _unit(ours[1]))
     graphs = {name: neighbour_graphs(*pair) for name, pair in spaces.items()}
     draw_of = {}
@@ -268,7 +294,9 @@ def main() -> None:
         role = np.array(table["role"].to_pylist())
         draw_of[draw] = (table["index"].to_numpy(), role)
         for name, found in graphs.items():
-            rows.append({"contestant": name, "draw": draw, "accuracy": spreading(found, images, draw_of[draw][0])})
+            rows.append(
+                {"contestant": name, "draw": draw, "accuracy": spreading(found, images, draw_of[draw][0])}
+            )
             print(rows[-1], flush=True)
     write(rows, a, wall, 0, len(images.test))
     budget = wall[0] if a.lightly_seconds is None else a.lightly_seconds
@@ -292,7 +320,7 @@ def main() -> None:
 
 
 def write(rows: list[dict[str, Any]], a: argparse.Namespace, wall: list[float], steps: int, n: int) -> None:
-    """Write the record as far as it goes."""
+    """Write the record with the rows so far."""
     with (a.out / "scores.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["contestant", "draw", "accuracy"])
         writer.writeheader()
@@ -308,14 +336,16 @@ def write(rows: list[dict[str, Any]], a: argparse.Namespace, wall: list[float], 
 
 
 def summary(rows: list[dict[str, Any]], a: argparse.Namespace, wall: list[float], steps: int, n: int) -> str:
-    """The record as Markdown: accuracies, and paired differences of the chain to each other contestant."""
+    """The record as Markdown: accuracies, and the chain's paired difference to each other contestant."""
     by: dict[str, dict[int, float]] = {}
     for row in rows:
         by.setdefault(row["contestant"], {})[row["draw"]] = row["accuracy"]
     lines = [
-        f"{a.recipe}: {a.draws} label draws, {n} test images; first run {wall[0]:.0f} s, lightly pretrained {steps} steps.",
+        f"{a.recipe}: {a.draws} label draws, {n} test images. The first run took {wall[0]:.0f} s. "
+        f"lightly was pretrained for {steps} steps.",
         "",
-        "| contestant | accuracy, % (mean ± sd over draws) | draws | chain minus it, points (95 % interval) |",
+        "| contestant | accuracy, % (mean ± sd over draws) | draws "
+        "| chain minus contestant, points (95 % interval) |",
         "| --- | --- | --- | --- |",
     ]
     for name, found in by.items():

@@ -1,17 +1,21 @@
-r"""Every pretext and transfer method on real photographs, each teacher trained for the same minutes: one table.
+r"""Compare every pretext and transfer method on photographs, with the same training time for each teacher.
 
-    python -m benchmarks.every_method --store STORE --out benchmarks/records/<date>_methods --minutes 5 \\
+    python -m benchmarks.every_method --store STORE --out benchmarks/records/<date>_methods --minutes 5 \
         --cifar TRAIN.parquet TEST.parquet --imagenette TRAIN.parquet TEST.parquet
 
-The tile and picture tasks (jigsaw, jigsaw++, colorization, inpainting) see Imagenette at 96 px, all others CIFAR-10 at 32;
-every teacher is `smallconv`, its epochs such that training takes the minutes at the pace of a few trial steps. Each runs
-through the whole chain; what follows the teacher is short and equal for all, since the table is about teachers: kNN and
-linear probe of their features, NMI of their clusters, and what one student made of them. Raw pixels and a network with
-random weights (on Imagenette too) enter as external features. The transfer rows start from simclr's teacher, and it is their transfer that
-takes the minutes. One seed; intervals are bootstrapped over the test images. Writes table.md, scores.csv and
-environment.json, a row after each method, and goes on where it stopped; a row whose trial had misjudged the pace is made
-again. With --at-once 2 two methods train side by side,
-each in its own process on half of the cores.
+The tile and picture tasks (jigsaw, jigsaw++, colorization, inpainting) use Imagenette at 96 px, and all
+others use CIFAR-10 at 32 px. Every teacher is a `smallconv`. A few trial steps measure its speed, and the
+number of epochs is set so that training takes the given minutes.
+
+Each method runs through the whole chain. The stages after the teacher are short and the same for all methods,
+because the table compares teachers. It shows the kNN and linear probe of their features, the NMI of their
+clusters, and the accuracy of one student. Raw pixels and a network with random weights (on Imagenette too)
+are included as external features. The transfer rows start from simclr's teacher, and here the transfer takes
+the given minutes. There is one seed. Intervals are bootstrapped over the test images.
+
+The results are table.md, scores.csv and environment.json. A row is written after each method, and the same
+command resumes where it stopped. A row is computed again if it took much less than the given minutes. With
+--at-once 2, two methods train at the same time, each in its own process on half of the cores.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from pkgutil import resolve_name
 from threading import Lock
 from typing import Any
 
@@ -39,24 +44,36 @@ TILES = ("jigsaw", "jigsaw++", "colorization", "inpainting")
 SHORT: dict[str, dict[str, Any]] = {
     "transfer": {"epochs": 1, "optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0},
     "student": {"backbone": "smallconv", "width": 0.25},
-    "finetune": {"steps": 100, "optimizer": "muon", "learning_rate": 0.03, "weight_decay": 0.0, "baseline": False},
+    "finetune": {
+        "steps": 100,
+        "optimizer": "muon",
+        "learning_rate": 0.03,
+        "weight_decay": 0.0,
+        "baseline": False,
+    },
     "predict": {"neighbours": 20, "alpha": 0.8},
-    "distill": {"epochs": 1, "optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0, "init": "transferred"},
+    "distill": {
+        "epochs": 1,
+        "optimizer": "muon",
+        "learning_rate": 0.06,
+        "weight_decay": 0.0,
+        "init": "transferred",
+    },
     "evaluate": {"knn_neighbours": [20]},
 }
-"""What follows the teacher, the same for all."""
+"""Settings of the stages after the teacher. They are the same for all methods."""
 DATA: dict[str, dict[str, Any]] = {
     "cifar10": {"image_size": 32, "labels_per_class": 50, "views": 24, "k": 300},
     "imagenette": {"image_size": 96, "labels_per_class": 50, "views": 96, "k": 100},
 }
 RESAMPLES = 10_000
 ENOUGH = 0.8
-"""Share of the minutes below which a row is made again, with the pace that it has shown."""
+"""A row that took less than this share of the minutes is computed again, with the speed that it showed."""
 _WRITING = Lock()
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """Nested keys as the words of `--set`."""
+    """Nested settings as arguments of `--set`."""
     words = []
     for name, value in values.items():
         if isinstance(value, dict):
@@ -67,10 +84,12 @@ def flat(values: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def chain(values: dict[str, Any], store: Path, threads: int) -> dict[str, Any]:
-    """One run of the chain on so many cores -> its JSON."""
+    """Run the chain once with `threads` threads -> its JSON result."""
     given = [word for setting in flat(values) for word in ("--set", setting)]
     command = [sys.executable, "-m", "flows", "run", "cifar10", *given, "--store", str(store), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
+    )
     if done.returncode:
         raise RuntimeError(f"status {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
     result: dict[str, Any] = json.loads(done.stdout)
@@ -78,10 +97,14 @@ def chain(values: dict[str, Any], store: Path, threads: int) -> dict[str, Any]:
 
 
 def epochs_for(method: Any, batch_size: int, size: int, images: int, seconds: float) -> int:
-    """How many epochs take about so long, by some steps on noise; what a method does between epochs is not in it."""
+    """The number of epochs that take about `seconds`, estimated from 16 steps on noise.
+
+    What a method does between epochs is not included.
+    """
     import torch
 
-    from models.engine import resolve_precision, train
+    from models.device import resolve_precision
+    from models.engine import train
     from models.method import Batch
 
     class Noise:
@@ -102,17 +125,24 @@ def epochs_for(method: Any, batch_size: int, size: int, images: int, seconds: fl
         return False
 
     train(
-        method, noise, epochs=1, seed=0, stage="trial", schedule=lambda step, steps: 1.0,
-        device=device, precision=resolve_precision("auto", device), sweep=noise.sweep, interrupted=tick,
-    )  # fmt: skip
+        method,
+        noise,
+        epochs=1,
+        seed=0,
+        stage="trial",
+        schedule=lambda step, steps: 1.0,
+        device=device,
+        precision=resolve_precision("auto", device),
+        sweep=noise.sweep,
+        interrupted=tick,
+    )
     step = float(np.median(np.diff(ended)[-10:]))
     return max(1, round(seconds * batch_size / step / images))
 
 
 def transfer_for(by: str, student: dict[str, Any], size: int, views: int) -> tuple[dict[str, Any], Any, int]:
-    """The settings of a transfer method, and its first phase about to learn from random weights, and its batch."""
+    """Prepare a transfer method -> (settings, the untrained method of the first phase, batch size)."""
     from models.configs import TRANSFER
-    from models.methods.pretext import trainer
     from models.network import build_network
 
     given: dict[str, Any] = {**(SHORT["transfer"] if by == "seed" else {}), "method": by, "view_size": views}
@@ -120,11 +150,15 @@ def transfer_for(by: str, student: dict[str, Any], size: int, views: int) -> tup
     teacher = build_network("smallconv", size, seed=0).eval().requires_grad_(False)
     network = build_network(student["backbone"], size, width=student["width"], seed=0)
     told = {"phase": config.phases[0]} if len(config.phases) > 1 else {}
-    return given, trainer(config.trainer)(config, network, teacher, seed=0, **told), config.batch_size
+    return given, resolve_name(config.trainer)(config, network, teacher, seed=0, **told), config.batch_size
 
 
 def features_of(kind: str, sources: tuple[str, str], size: int, folder: Path) -> str:
-    """Write raw pixels, or the features of a network with random weights, of all images -> `parquet:FOLDER`."""
+    """Write all images' raw pixels, or their features from a network with random weights, as Parquet.
+
+    Returns:
+        The files as a source, `parquet:FOLDER/*.parquet`.
+    """
     import pyarrow as pa
     import torch
 
@@ -134,7 +168,9 @@ def features_of(kind: str, sources: tuple[str, str], size: int, folder: Path) ->
 
     folder.mkdir(parents=True, exist_ok=True)
     manifest = make_manifest(*sources, None, seed=0, max_rejected=0.05, workers=os.cpu_count() or 1).images
-    images = open_images(manifest, dict(zip(("train", "test"), sources, strict=True)), size, cache=folder / "cache")
+    images = open_images(
+        manifest, dict(zip(("train", "test"), sources, strict=True)), size, cache=folder / "cache"
+    )
     network = build_network("smallconv", size, seed=0).eval()
     uri, split = manifest["uri"].to_pylist(), manifest["split"].to_pylist()
     for role in ("train", "test"):
@@ -155,24 +191,28 @@ def features_of(kind: str, sources: tuple[str, str], size: int, folder: Path) ->
 
 
 def interval(p: float, n: int) -> tuple[float, float]:
-    """95 % of the bootstrap over n test images of which a share p is right."""
+    """The 95 % bootstrap interval of a share p of n test images -> (low, high)."""
     drawn = np.random.default_rng(0).binomial(n, p, RESAMPLES) / n
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
 
-def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namespace, threads: int) -> dict[str, Any]:
-    """The row of a method: its chain, and what it scored."""
+def one(
+    name: str, sources: dict[str, tuple[str, str]], options: argparse.Namespace, threads: int
+) -> dict[str, Any]:
+    """Run the chain with a method -> the method's row of the table."""
     import torch
 
-    from models.configs import PRETEXT, TRANSFER, Teacher
-    from models.methods.pretext import make_pretext
+    from models.configs import PRETEXT, TRANSFER
+    from models.configs.shared import Teacher
+    from models.method import make_pretext
 
     torch.set_num_threads(threads)
     by = name.removeprefix("transfer:") if name.startswith("transfer:") else "pseudo-labels"
     method = "simclr" if by != "pseudo-labels" else name
     trained = method in PRETEXT and issubclass(PRETEXT[method], Teacher)
-    method, _, elsewhere = method.partition(", ")  # an untrained network on the data of the tile and picture tasks
+    # "random weights, imagenette" is an untrained network on the data of the tile and picture tasks.
+    method, _, elsewhere = method.partition(", ")
     data = elsewhere or ("imagenette" if method in TILES else "cifar10")
     facts, (train, test) = DATA[data], sources[data]
     images = pq.read_metadata(train.removeprefix("parquet:")).num_rows
@@ -191,16 +231,23 @@ def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namesp
         config: Any = PRETEXT[method].model_validate(pretext)
         there = {row["method"]: row for row in rows_of(options.out)}
         if method not in there:
-            pretext["epochs"] = epochs_for(make_pretext(config, size, 0), config.batch_size, size, images, seconds)
-        elif by != "pseudo-labels":  # simclr's teacher, from the store
+            pretext["epochs"] = epochs_for(
+                make_pretext(config, size, 0), config.batch_size, size, images, seconds
+            )
+        elif by != "pseudo-labels":  # reuse simclr's teacher from the store
             pretext["epochs"] = int(there[method]["epochs"])
-        else:  # a row that was too short tells the pace
-            pretext["epochs"] = round(seconds * int(there[method]["epochs"]) / float(there[method]["seconds"]))
+        else:  # the row was too short: use the speed that it measured
+            pretext["epochs"] = round(
+                seconds * int(there[method]["epochs"]) / float(there[method]["seconds"])
+            )
         epochs = epochs or pretext["epochs"]
     elif method != "hog":
         pretext = {"method": "external"} | {
             "features": features_of(
-                method, (train, test), size, options.store / "external" / name.replace(", ", "-").replace(" ", "-")
+                method,
+                (train, test),
+                size,
+                options.store / "external" / name.replace(", ", "-").replace(" ", "-"),
             )
         }
     values = {
@@ -220,26 +267,34 @@ def one(name: str, sources: dict[str, tuple[str, str]], options: argparse.Namesp
     nmi = found.get(("clusters", "teacher", "nmi"))
     took = {row["stage"]: row["seconds"] for row in result["stages"]}
     return {
-        "method": name, "data": data, "n": knn["n"], "epochs": epochs,
+        "method": name,
+        "data": data,
+        "n": knn["n"],
+        "epochs": epochs,
         "seconds": round(
             took.get("pretext", 0.0)
             if by == "pseudo-labels"
             else sum(spent for stage, spent in took.items() if stage.startswith("transfer")),
             1,
         ),
-        "knn": knn["value"], "linear": linear["value"], "nmi": nmi["value"] if nmi else "",
-        "student": found["few-label", "student", "top1"]["value"], "chain_seconds": round(time.monotonic() - began),
-    }  # fmt: skip
+        "knn": knn["value"],
+        "linear": linear["value"],
+        "nmi": nmi["value"] if nmi else "",
+        "student": found["few-label", "student", "top1"]["value"],
+        "chain_seconds": round(time.monotonic() - began),
+    }
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
-    """The rows finished by now."""
+    """The rows that are finished so far."""
     path = out / "scores.csv"
     return list(csv.DictReader(path.open())) if path.exists() else []
 
 
-def keep(name: str, made: list[dict[str, Any]], order: list[str], out: Path, future: Future[dict[str, Any]]) -> None:
-    """Write a finished row to what there is, or say why there is none."""
+def keep(
+    name: str, made: list[dict[str, Any]], order: list[str], out: Path, future: Future[dict[str, Any]]
+) -> None:
+    """Add a finished row to the results. If the method failed, print the error instead."""
     error = future.exception()
     if error is not None:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
@@ -256,17 +311,22 @@ def keep(name: str, made: list[dict[str, Any]], order: list[str], out: Path, fut
 
 
 def main() -> None:
-    """Run what is missing, write the table."""
-    from models.configs import PRETEXT, TRANSFER, Teacher
+    """Run the methods that are missing, and write the table."""
+    from models.configs import PRETEXT, TRANSFER
+    from models.configs.shared import Teacher
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--cifar", nargs=2, required=True, metavar=("TRAIN", "TEST"))
     parser.add_argument("--imagenette", nargs=2, required=True, metavar=("TRAIN", "TEST"))
-    parser.add_argument("--at-once", type=int, default=1, help="methods side by side, each on its share of the cores")
-    parser.add_argument("--only", nargs="*", help="rows to make, such as swav or transfer:seed")
+    parser.add_argument(
+        "--at-once", type=int, default=1, help="number of methods that train at the same time"
+    )
+    parser.add_argument("--only", nargs="*", help="the rows to compute, such as swav or transfer:seed")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     sources = {
@@ -274,13 +334,14 @@ def main() -> None:
         for data, (train, test) in {"cifar10": options.cifar, "imagenette": options.imagenette}.items()
     }
     trained = [name for name, model in PRETEXT.items() if issubclass(model, Teacher)]
-    rows = ["raw pixels", "random weights", "random weights, imagenette", "hog", *trained, *(f"transfer:{name}" for name in TRANSFER if name != "pseudo-labels")]  # fmt: skip
+    transfers = [f"transfer:{name}" for name in TRANSFER if name != "pseudo-labels"]
+    rows = ["raw pixels", "random weights", "random weights, imagenette", "hog", *trained, *transfers]
     made = rows_of(options.out)
     short = {row["method"] for row in made if 0 < float(row["seconds"]) < ENOUGH * 60 * options.minutes}
     done = {row["method"] for row in made} - short
     missing = [name for name in options.only or rows if name not in done]
     threads = max(1, (os.cpu_count() or 1) // options.at_once)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by each process as it starts
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # each new process reads this when it starts
     with ProcessPoolExecutor(options.at_once, get_context("spawn"), max_tasks_per_child=1) as pool:
         begun = [pool.submit(one, name, sources, options, threads) for name in missing]
         for name, future in zip(missing, begun, strict=True):
@@ -296,8 +357,12 @@ def main() -> None:
 
 
 def write_table(rows: list[dict[str, Any]], path: Path) -> None:
-    """The table as Markdown, in per cent with bootstrap intervals."""
-    lines = ["| method | data | epochs | seconds | kNN | linear | NMI of clusters | student, 50 labels a class |", "| --- | --- | ---: | ---: | --- | --- | ---: | ---: |"]  # fmt: skip
+    """Write the table as Markdown, with percentages and bootstrap intervals."""
+    lines = [
+        "| method | data | epochs | seconds | kNN | linear | NMI of clusters "
+        "| student, 50 labels per class |",
+        "| --- | --- | ---: | ---: | --- | --- | ---: | ---: |",
+    ]
     for row in rows:
         cells = []
         for metric in ("knn", "linear"):
@@ -305,7 +370,9 @@ def write_table(rows: list[dict[str, Any]], path: Path) -> None:
             low, high = interval(p, int(row["n"]))
             cells.append(f"{100 * p:.1f} ({100 * low:.1f} to {100 * high:.1f})")
         nmi = f"{float(row['nmi']):.3f}" if row["nmi"] != "" else ""
-        lines.append(f"| {row['method']} | {row['data']} | {row['epochs']} | {row['seconds']} | {cells[0]} | {cells[1]} | {nmi} | {100 * float(row['student']):.1f} |")  # fmt: skip
+        student = f"{100 * float(row['student']):.1f}"
+        shown = [row["method"], row["data"], row["epochs"], row["seconds"], *cells, nmi, student]
+        lines.append(f"| {' | '.join(map(str, shown))} |")
     path.write_text("\n".join(lines) + "\n")
 
 

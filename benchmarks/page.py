@@ -1,4 +1,4 @@
-"""docs/performance.md and its pictures, from records alone: equal records give equal bytes."""
+"""Write docs/performance.md and its pictures from the records. The same records give the same bytes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from benchmarks.record import Comparison, middle, read
 
 HEAD = """# Performance
 
-Made by `python -m benchmarks --page` from `benchmarks/records/` and `benchmarks/remarks.md`; what is not measured is not here. Contestants take turns in
-one run. A ratio is ours against the peer within a round: the median over rounds, and the range. Above 1 ours is faster.
+`python -m benchmarks --page` writes this page from `benchmarks/records/` and `benchmarks/remarks.md`. The
+page shows only what was measured. In each round, all contestants are measured one after the other. A ratio
+compares ours with the peer in the same round. The page gives its median over the rounds, and its range.
+Above 1, ours is faster.
 """
 OURS, PEER = "#0b6e4f", "#8a8f98"
 
 
 def write_page(records: Path, page: Path) -> None:
-    """Write the page from the newest record of each machine that holds comparisons.
+    """Write the page from each machine's newest record that has comparisons.
 
     Args:
-        records: folders named <date>_<machine>.
-        page: the Markdown file; pictures lie in images/performance beside it.
+        records: the folder of records, which are folders named <date>_<machine>.
+        page: path of the Markdown file; pictures are written to images/performance beside it.
     """
     newest: dict[str, Path] = {}
     for folder in sorted(records.iterdir()):
@@ -33,14 +35,15 @@ def write_page(records: Path, page: Path) -> None:
     for machine, folder in newest.items():
         found = read(folder)
         parts.append(_machine(machine, folder, found, images))
-    if not any("gpu" in about["environment"] and about["environment"]["gpu"] for f in newest.values() for _, about in read(f)):  # fmt: skip
-        parts.append("## On a GPU\n\nNot measured yet: no claim is made.\n")
+    machines = [about["environment"] for folder in newest.values() for _, about in read(folder)]
+    if not any(machine.get("gpu") for machine in machines):
+        parts.append("## On a GPU\n\nWe have not measured this yet, so we claim nothing.\n")
     parts.append((Path(__file__).parent / "remarks.md").read_text())
     page.write_text("\n".join(parts))
 
 
 def _holds(folder: Path) -> bool:
-    """Whether a record is of speed: others hold scores, or claims."""
+    """Whether a record is about speed. Other records hold scores or claims."""
     return any("settings" in told and "better" in told for told in map(_told, folder.glob("*.json")))
 
 
@@ -68,8 +71,8 @@ def _machine(machine: str, folder: Path, found: list[tuple[Comparison, dict[str,
         peer = comparison.peer or list(comparison.values)[1]
         goal = "" if comparison.goal is None else f"{comparison.goal:.3g}"
         lines.append(
-            f"| {comparison.title} | {_values(comparison, comparison.ours)} | {peer}: {_values(comparison, peer)} "
-            f"| {_range(comparison.ratios(), '×')} | {goal} |"
+            f"| {comparison.title} | {_values(comparison, comparison.ours)} "
+            f"| {peer}: {_values(comparison, peer)} | {_range(comparison.ratios(), '×')} | {goal} |"
         )
     picture = images / f"{machine}-ratios.svg"
     _ratios(shown, picture)
@@ -84,13 +87,27 @@ def _machine(machine: str, folder: Path, found: list[tuple[Comparison, dict[str,
 
 
 def _section(comparison: Comparison, about: dict[str, Any], machine: str, images: Path) -> list[str]:
-    lines = [f"### {comparison.title}", "", f"`{about['command']}` at commit `{about['environment']['commit']}`.", ""]
+    lines = [
+        f"### {comparison.title}",
+        "",
+        f"`{about['command']}` at commit `{about['environment']['commit']}`.",
+        "",
+    ]
     if comparison.name.startswith("growth"):
         picture = images / f"{machine}-{comparison.name}.svg"
         _growth(comparison, picture)
         slopes = ", ".join(f"{what} {comparison.extra[f'{what}_slope']:.2f}" for what in comparison.values)
-        return [*lines, f"![{comparison.title}](images/performance/{picture.name})", "", f"Fitted slope: {slopes}.", ""]
-    lines += ["| contestant | settings | median (range) | times better is ours |", "| --- | --- | --- | --- |"]
+        return [
+            *lines,
+            f"![{comparison.title}](images/performance/{picture.name})",
+            "",
+            f"Fitted slope: {slopes}.",
+            "",
+        ]
+    lines += [
+        "| contestant | settings | median (range) | how many times better ours is |",
+        "| --- | --- | --- | --- |",
+    ]
     for name in comparison.values:
         ratio = "" if name == comparison.ours else _range(comparison.ratios(name), "×")
         lines.append(f"| {name} | {comparison.settings[name]} | {_values(comparison, name)} | {ratio} |")

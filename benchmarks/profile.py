@@ -1,9 +1,10 @@
-"""Where the time goes: views, a training step, K-means. Prints a table of shares.
+"""Profile views, a training step, or K-means: print a table with each part's share of the time.
 
     python -m benchmarks.profile views|step|kmeans > benchmarks/records/RECORD/profile-views-after.md
 
-To profile an earlier state, run this file with PYTHONSAFEPATH=1 and PYTHONPATH at a worktree of it, and this worktree
-behind; its table is the record's profile-views-before.md. docs/performance.md shows both.
+To profile an earlier commit, check it out as a worktree. Run this file with PYTHONSAFEPATH=1 and a PYTHONPATH
+with that worktree first and this one second. Save the table as the record's profile-views-before.md.
+docs/performance.md shows both tables.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ SHOWN = 10
 
 
 def main() -> None:
-    """One of them."""
+    """Run the profile that the command line names."""
     import models
 
     folder = Path(models.__path__[0])
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True
+    )
     print(f"At commit `{commit.stdout.strip()}`: ", end="")
     {"views": views, "step": step, "kmeans": kmeans}[sys.argv[1]]()
 
 
 def views() -> None:
-    """SimCLR's two views of 64 images at 96 px, one core."""
+    """Profile SimCLR's two views of 64 images at 96 px, on one core."""
     import torch
 
     from benchmarks.speed.views import photographs
@@ -53,7 +56,7 @@ def views() -> None:
 
 
 def step() -> None:
-    """Steps of the recipe cifar10's teacher, all cores."""
+    """Profile training steps of the teacher of the recipe cifar10, on all cores."""
     import torch
 
     from benchmarks.speed.views import photographs
@@ -72,11 +75,17 @@ def step() -> None:
             return Batch(torch.from_numpy(pixels[rows]), torch.from_numpy(rows))
 
     def run() -> None:
-        method: Any = SimCLRMethod(CONFIG.pretext, 32, 0)  # type: ignore[arg-type]  # the recipe's is SimCLR's
+        method: Any = SimCLRMethod(CONFIG.pretext, 32, 0)  # type: ignore[arg-type]  # this recipe uses SimCLR
         train(
-            method, Feed(), epochs=1, seed=0, stage="profile", schedule=lambda step, steps: 1.0,
-            device=torch.device("cpu"), precision="bf16",
-        )  # fmt: skip
+            method,
+            Feed(),
+            epochs=1,
+            seed=0,
+            stage="profile",
+            schedule=lambda step, steps: 1.0,
+            device=torch.device("cpu"),
+            precision="bf16",
+        )
 
     _operators(run, 12, "step")
 
@@ -92,13 +101,14 @@ def _operators(run: Callable[[], None], n: int, what: str) -> None:
         run()
     rows = sorted(seen.key_averages(), key=lambda row: -row.self_cpu_time_total)
     total = sum(row.self_cpu_time_total for row in rows)
-    print(f"{1000 * seconds / n:.3g} ms a {what} (not profiled)\n\n| operator | share of CPU time | calls a {what} |\n| --- | ---: | ---: |")  # fmt: skip
+    print(f"{1000 * seconds / n:.3g} ms per {what} (measured without the profiler)\n")
+    print(f"| operator | share of CPU time | calls per {what} |\n| --- | ---: | ---: |")
     for row in rows[:SHOWN]:
         print(f"| {row.key} | {100 * row.self_cpu_time_total / total:.1f} % | {row.count / n:.3g} |")
 
 
 def kmeans() -> None:
-    """325,000 x 256 into 2000, a power-law mixture of unit vectors."""
+    """Profile K-means of 325,000 x 256 vectors (the mixture of speed/kmeans.py) into 2000 clusters."""
     from benchmarks.speed.kmeans import mixture
     from models.clustering import kmeans as module
 
@@ -128,7 +138,10 @@ def kmeans() -> None:
     began = time.perf_counter()
     found = module.kmeans(x, 2000, iterations=20, seed=0)
     seconds = time.perf_counter() - began
-    print(f"{seconds:.3g} s, {len(found.objective)} iterations over all points, objective {found.objective[-1]:.6f}\n")
+    print(
+        f"{seconds:.3g} s, {len(found.objective)} iterations over all points, "
+        f"objective {found.objective[-1]:.6f}\n"
+    )
     print("| part | share of the time | calls |\n| --- | ---: | ---: |")
     for name, value in sorted(spent.items(), key=lambda item: -item[1]):
         print(f"| {name} | {100 * value / seconds:.1f} % | {calls[name]} |")

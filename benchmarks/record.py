@@ -1,7 +1,7 @@
-"""How a benchmark measures and what it leaves: contestants in turn, all values kept, the machine named.
+"""How a benchmark measures, and the record that it writes: all measured values, and the machine.
 
-A measurement on a shared machine drifts, so contestants take turns, and what is claimed is the ratio within a round:
-its median over rounds, and the range.
+Measurements on a shared machine drift. So the contestants take turns, and only ratios within a round are
+compared. We report the ratio's median over the rounds, and its range.
 """
 
 from __future__ import annotations
@@ -20,26 +20,35 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-PACKAGES = ("torch", "torchvision", "faiss-gpu", "prefect", "pyarrow", "numpy", "lightly", "knowledge-transfer")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "faiss-gpu",
+    "prefect",
+    "pyarrow",
+    "numpy",
+    "lightly",
+    "knowledge-transfer",
+)
 
 
 @dataclass
 class Comparison:
-    """One thing measured, for ours and for what a user would pick instead.
+    """A measurement of ours and of what a user would choose instead.
 
     Attributes:
-        name: of the benchmark and the case, such as `views-32`; unique.
+        name: unique name of the benchmark and the case, such as `views-32`.
         title: what is measured.
-        unit: of the values.
+        unit: unit of the values.
         better: whether higher or lower values are better.
-        values: contestant -> a value a round; ours is the first.
-        settings: contestant -> what it is and how it ran, in words.
-        goal: the ratio to reach, as the issue or the README claims it: ours / peer for higher, peer / ours for lower values
-            being better; None: there is no goal.
-        peer: the contestant of the ratio; None: the second.
-        limit: what the machine would allow at best, in the same unit, and what that is.
+        values: contestant -> one value per round; ours is the first contestant.
+        settings: contestant -> a description of it and of how it ran.
+        goal: the ratio that the issue or the README asks for; None: there is no goal. The ratio is ours /
+            peer if higher values are better, and peer / ours if lower values are better.
+        peer: the contestant that ours is compared with; None: the second one.
+        limit: the best value that the machine allows, in the same unit, and a description of it.
         notes: sentences for the reader.
-        extra: further figures, by name.
+        extra: more results, by name.
     """
 
     name: str
@@ -56,22 +65,22 @@ class Comparison:
 
     @property
     def ours(self) -> str:
-        """Name of our contestant."""
+        """The name of our contestant."""
         return next(iter(self.values))
 
     def ratios(self, peer: str | None = None) -> list[float]:
-        """How many times better ours is, round by round; above 1 ours wins."""
+        """How many times better ours is than the peer, per round. Above 1, ours wins."""
         other = self.values[peer or self.peer or list(self.values)[1]]
         pairs = zip(self.values[self.ours], other, strict=True)
         return [a / b if self.better == "higher" else b / a for a, b in pairs]
 
 
 def rounds(contestants: Mapping[str, Callable[[], float]], n: int) -> dict[str, list[float]]:
-    """Every contestant once a round, in turn; the order is reversed every other round.
+    """Measure every contestant once per round. The order is reversed in every other round.
 
     Args:
-        contestants: name -> does the work and returns the value. Each warms up by itself.
-        n: rounds.
+        contestants: name -> a function that does the work and returns the value. It must warm up by itself.
+        n: number of rounds.
     """
     found: dict[str, list[float]] = {name: [] for name in contestants}
     for i in range(n):
@@ -82,12 +91,14 @@ def rounds(contestants: Mapping[str, Callable[[], float]], n: int) -> dict[str, 
 
 
 def apart(work: Callable[..., float], *given: Any, **variables: str) -> Callable[[], float]:
-    """Do `work(*given)` in a process of its own, with more environment variables: what glibc reads can't be changed later.
+    """Make a function that runs `work(*given)` in a new process with more environment variables.
+
+    A new process is needed because glibc reads its variables only at the start.
 
     Args:
-        work: a function of a module, so that it can be found there.
-        given: its arguments.
-        variables: of the environment.
+        work: a module's function; the new process imports it from there.
+        given: arguments of `work`.
+        variables: environment variables to set.
     """
 
     def run() -> float:
@@ -104,18 +115,18 @@ def apart(work: Callable[..., float], *given: Any, **variables: str) -> Callable
 
 
 def forget_peak() -> None:
-    """Let the peak of this process's memory begin anew: a child starts with that of the process it was forked from."""
+    """Reset the peak memory of this process, because a forked process starts with the peak of its parent."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory() -> int:
-    """Largest resident memory of this process in bytes since then (getrusage's can't begin anew)."""
+    """Peak resident memory of this process in bytes since `forget_peak`. getrusage's can't be reset."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(status["VmHWM"].split()[0])
 
 
 def environment() -> dict[str, Any]:
-    """Machine, versions, commit."""
+    """The machine, the versions of libraries, and the commit."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -138,7 +149,7 @@ def environment() -> dict[str, Any]:
 
 
 def machine() -> str:
-    """A short name for records' folders: gpu or cores and architecture."""
+    """A short name of the machine for the record's folder: the GPU, or the cores and the architecture."""
     import torch
 
     if torch.cuda.is_available():
@@ -147,7 +158,7 @@ def machine() -> str:
 
 
 def write(comparisons: list[Comparison], folder: Path, command: str) -> None:
-    """Add comparisons to a record, in place of those of the same name; each names the command and the machine."""
+    """Add comparisons, the command and the machine to a record. Comparisons of the same name are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     for comparison in comparisons:
         found = {"command": command, "environment": environment(), **asdict(comparison)}
@@ -155,7 +166,7 @@ def write(comparisons: list[Comparison], folder: Path, command: str) -> None:
 
 
 def read(folder: Path) -> list[tuple[Comparison, dict[str, Any]]]:
-    """The comparisons of a record, each with its command and environment."""
+    """Read the comparisons of a record, each with its command and environment."""
     found = []
     for path in sorted(folder.glob("*.json")):
         values = json.loads(path.read_text())
@@ -167,7 +178,7 @@ def read(folder: Path) -> list[tuple[Comparison, dict[str, Any]]]:
 
 
 def middle(values: list[float]) -> tuple[float, float, float]:
-    """Median, least, most."""
+    """The median, the minimum and the maximum."""
     return median(values), min(values), max(values)
 
 
@@ -176,11 +187,16 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def _commit() -> str:
     done = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"], capture_output=True, text=True
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
     )
     return done.stdout.strip() or "unknown"

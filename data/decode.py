@@ -1,8 +1,8 @@
-"""Image files decoded and checked, and resized to what is stored.
+"""Decode and check image files, and resize them to the stored size.
 
-Every image becomes (H, W, 3) uint8 RGB, whatever it was: rotated as its EXIF orientation says, transparent parts on
-white, 16-bit grey scaled to 8 bit, the first frame of an animation. Plain JPEG is decoded by simplejpeg, the rest by
-Pillow; where both can, they give the same bytes.
+Every image becomes (H, W, 3) uint8 RGB. It is rotated as its EXIF orientation says. Transparent parts become
+white. 16-bit grey is scaled to 8 bits. Only the first frame of an animation is used. simplejpeg decodes plain
+JPEG, and Pillow decodes everything else. For a file that both can decode, they give the same bytes.
 """
 
 from __future__ import annotations
@@ -21,28 +21,44 @@ from data.errors import DataError
 from data.sources import Pixels
 
 DECODE_VERSION = 1
-"""Part of the name of packed pixels: raised whenever `decode` or `resize_square` give other pixels."""
+"""Part of packed pixels' file name. Raise it whenever `decode` or `resize_square` give different pixels."""
 
 MAX_PIXELS = 89_478_485
-"""Images above are refused before they are decoded: 256 MiB as RGB, and where Pillow begins to warn."""
+"""Images with more pixels are refused before decoding. This is 256 MiB as RGB. Pillow warns from here on."""
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000", "ICO", "PCX", "QOI")
-"""Pillow's formats that are tried. Not EPS, PDF and WMF, which run other programs on what is in the file."""
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "GIF",
+    "WEBP",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "PPM",
+    "TGA",
+    "AVIF",
+    "JPEG2000",
+    "ICO",
+    "PCX",
+    "QOI",
+)
+"""The Pillow formats that are tried. EPS, PDF and WMF are left out because they run other programs."""
 
 _ORIENTATION = 0x0112  # EXIF tag
 
 
 def decode(data: bytes | Pixels) -> Pixels:
-    """The image's pixels as they are meant to be seen.
+    """Decode an image to upright RGB pixels.
 
     Args:
-        data: a file's content, or pixels, (H, W, 3) or grey (H, W) uint8.
+        data: the content of an image file, or pixels as (H, W, 3) or grey (H, W) uint8.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: it isn't a whole image in a known format, or has more than `MAX_PIXELS`; the message is the reason.
+        DataError: the data is not a complete image in a known format, or has more than `MAX_PIXELS` pixels.
+            The message is the reason.
     """
     if isinstance(data, np.ndarray):
         return _checked(data)
@@ -61,7 +77,11 @@ def _checked(pixels: Pixels) -> Pixels:
 
 
 def _decode_jpeg(data: bytes) -> Pixels | None:
-    """The common JPEG by simplejpeg; None where Pillow has to decide: damaged, CMYK, Adobe's colour spaces."""
+    """Decode a common JPEG with simplejpeg.
+
+    Returns None if Pillow has to decide: the file is damaged, or it is CMYK or in one of Adobe's colour
+    spaces.
+    """
     markers = _jpeg_markers(data)
     if markers is None or 0xEE in markers:
         return None
@@ -72,18 +92,18 @@ def _decode_jpeg(data: bytes) -> Pixels | None:
         pixels: Pixels = simplejpeg.decode_jpeg(data)
     except ValueError:
         return None
-    if 0xE1 not in markers:  # neither EXIF nor XMP, where alone an orientation can stand
+    if 0xE1 not in markers:  # no EXIF and no XMP: nothing else can hold an orientation
         return pixels
     with _quiet():
         try:
             with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
                 return _upright(pixels, _orientation(image))
-        except Exception:  # as in `_decode_any`, which will say what is wrong
+        except Exception:  # `_decode_any` gets the same error and says what is wrong
             return None
 
 
 def _jpeg_markers(data: bytes) -> set[int] | None:
-    """Second bytes of the markers before the image data; None if these don't make sense."""
+    """The second bytes of the markers before the image data, or None if the markers make no sense."""
     markers: set[int] = set()
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
@@ -105,7 +125,8 @@ def _decode_any(data: bytes) -> Pixels:
                 if image.width * image.height > MAX_PIXELS:
                     raise DataError(_too_large(image.width * image.height))
                 image.load()
-                # After loading: TIFF turns the image itself then, and PNG may have its EXIF at the end.
+                # Read the orientation after loading: loading a TIFF already turns it, and a PNG may have
+                # its EXIF at the end.
                 return _upright(_rgb(image), _orientation(image))
         except DataError:
             raise
@@ -121,7 +142,7 @@ def _decode_any(data: bytes) -> Pixels:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow was built with."""
+    """The formats of `FORMATS` that the installed Pillow supports."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -137,7 +158,10 @@ def _unknown(data: bytes) -> str:
 
 
 class _quiet(warnings.catch_warnings):
-    """Around calls of Pillow alone: its remarks on odd metadata, and on sizes that `MAX_PIXELS` decides about."""
+    """Silence Pillow's warnings about odd metadata and large sizes. `MAX_PIXELS` already limits the size.
+
+    Use it only around calls of Pillow.
+    """
 
     def __enter__(self) -> None:
         super().__enter__()
@@ -146,16 +170,16 @@ class _quiet(warnings.catch_warnings):
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 if it isn't given, or not readable."""
+    """The EXIF orientation, 1 to 8. It is 1 if none is given or if it can't be read."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF raises nearly anything, and the pixels are none the worse for it
+    except Exception:  # broken EXIF raises nearly anything, but does not affect the pixels
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Undoes an EXIF orientation (TIFF 6.0, tag 274): a transposition from 5 on, then flips."""
+    """Undo an EXIF orientation (TIFF 6.0, tag 274): transpose for 5 to 8, then flip."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -176,7 +200,11 @@ def _rgb(image: Image.Image) -> Pixels:
 
 
 def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
-    """Grey of more than 8 bit. 0..65535 as 16 bit; anything wider has no range of its own, so from its min to max."""
+    """Scale grey values of more than 8 bits to (H, W) uint8.
+
+    Integers within 0..65535 are scaled as 16 bits. Other values have no fixed range, so their minimum becomes
+    0 and their maximum 255.
+    """
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise DataError("it has pixels that are not finite numbers")
@@ -187,7 +215,7 @@ def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def content_sha256(data: bytes | Pixels) -> str:
-    """What names an image's content: sha256 of its file's bytes, or of the shape and bytes of its pixels."""
+    """Hash an image's content: the sha256 of the file's bytes, or of the shape and bytes of pixels."""
     if isinstance(data, bytes):
         return hashlib.sha256(data).hexdigest()
     digest = hashlib.sha256(repr(data.shape).encode())
@@ -196,32 +224,40 @@ def content_sha256(data: bytes | Pixels) -> str:
 
 
 def stored_size(image_size: int) -> int:
-    """Side of the stored square in pixels, for networks that see `image_size`.
+    """Side of the stored square in pixels, for networks whose input is `image_size` pixels wide.
 
-    From 64 px on the crop for evaluation is the central 87.5 % (224 of 256); smaller images are used whole.
+    From 64 px on, evaluation crops the central 87.5 % (224 of 256). Smaller images are used whole.
     """
     return image_size if image_size < 64 else round(image_size * 8 / 7)
 
 
 def resize_square(pixels: Pixels, size: int) -> Pixels:
-    """The central square, (size, size, 3) uint8: bicubic, and antialiased where it shrinks."""
+    """Crop the central square and resize it to (size, size, 3) uint8. Bicubic, antialiased when shrinking."""
     height, width, _ = pixels.shape
     if height == width == size:
         return pixels
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
     image = Image.fromarray(pixels)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)))
+    return np.asarray(
+        image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+    )
 
 
 def extent_within(width: int, height: int, side: int) -> tuple[int, int]:
-    """(width, height) of an image once its longer side is `side` px; the shorter has 1 px or more."""
+    """The (width, height) of an image whose longer side is resized to `side` px. No side is below 1 px."""
     scale = side / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def resize_within(pixels: Pixels, side: int) -> Pixels:
-    """The whole image, its longer side `side` px, at the top left of a black square, (side, side, 3) uint8."""
+    """Resize the whole image to fit a square, and place it at the top left of that square.
+
+    Its longer side becomes `side` px. The rest of the square is black.
+
+    Returns:
+        (side, side, 3) uint8.
+    """
     height, width, _ = pixels.shape
     extent = extent_within(width, height, side)
     square = np.zeros((side, side, 3), np.uint8)

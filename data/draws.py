@@ -1,7 +1,8 @@
-"""Every random number of the project: a pure function of (seed, stage, epoch, index).
+"""The project's random numbers. Each is a pure function of (seed, stage, epoch, index).
 
-A draw belongs to an image, not to a batch or a process, so that batching, workers and resuming can't change it.
-Counter-based: the SplitMix64 finaliser (Steele, Lea and Flood 2014) over a 64-bit key and two counters.
+A draw is one such random number. It belongs to an image, not to a batch or a process, so batching, workers
+and resuming can't change it. The generator is counter-based: it applies the SplitMix64 finaliser (Steele, Lea
+and Flood 2014) to a 64-bit key and two counters.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _INDEX = np.uint64(0xD1B54A32D192ED03)
 
 
 def key(seed: int, *names: int | str) -> int:
-    """A 64-bit key for one purpose. Different names give unrelated streams."""
+    """Make a 64-bit key for one purpose. Different names give unrelated streams of draws."""
     text = "\x1f".join([str(seed), *map(str, names)])
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
@@ -41,19 +42,19 @@ def uniform(key: int, index: NDArray[np.int64], n: int) -> NDArray[np.float64]:
 
 
 def permutation(key: int, n: int) -> NDArray[np.int64]:
-    """A permutation of 0..n-1, uniform over all."""
+    """Draw a permutation of 0..n-1 as (n,) int64. All permutations are equally likely."""
     return np.argsort(bits(key, np.arange(n, dtype=np.int64), 1)[:, 0], kind="stable")
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws of one batch: `draws.uniform("crop", 4)` is (B, 4), one row an image.
+    """The draws of one batch. `draws.uniform("crop", 4)` is (B, 4), one row per image.
 
     Attributes:
         seed: the stage's seed.
-        stage: what separates one training from another.
-        epoch: any counter that changes when an image is seen again; the engine passes its step.
-        index: (B,) int64, the manifest's index of each image of the batch.
+        stage: a name that separates one training from another.
+        epoch: a counter that changes each time an image is seen again; the engine passes its step.
+        index: (B,) int64, each image's index in the manifest.
     """
 
     seed: int
@@ -62,5 +63,5 @@ class Draws:
     index: NDArray[np.int64]
 
     def uniform(self, name: str, n: int) -> NDArray[np.float64]:
-        """(B, n) float64 in [0, 1), the same whenever (seed, stage, epoch, index, name) is the same."""
+        """(B, n) float64 in [0, 1). Equal (seed, stage, epoch, index, name) always give equal values."""
         return uniform(key(self.seed, self.stage, self.epoch, name), self.index, n)

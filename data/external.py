@@ -1,7 +1,13 @@
-"""Features made elsewhere: vectors in Parquet files, joined to the manifest's images by content or by uri, streamed.
+"""Features computed by another program: vectors in Parquet files, joined to the manifest's images.
 
-Columns: `vector`, a list of floats of one length; `sha256` of the image's bytes, or else `uri` as in the manifest, and
-with it `split` where images of several splits go by the same uri. Rows of other images are passed over.
+The columns are:
+
+    vector    a list of floats; all vectors have the same length
+    sha256    hash of the image's bytes
+    uri       the image's uri in the manifest; used if there is no sha256
+    split     the image's split; used with uri, and needed only if a uri occurs in several splits
+
+Rows for images that are not in the manifest are skipped.
 """
 
 from __future__ import annotations
@@ -24,14 +30,14 @@ _ROWS = 4096
 _BLOCK = 1 << 24
 
 Known = dict[str, list[Any]]
-"""Path -> bytes, mtime and sha256 of a file, as remembered."""
+"""What an earlier run remembered: path -> [size in bytes, mtime, sha256] of a file."""
 
 
 class ExternalFeatures:
-    """Vectors that somebody else's program made.
+    """Vectors that another program computed.
 
     Args:
-        spec: `parquet:PATH`, a file, folder or glob; PATH may be any fsspec URL.
+        spec: `parquet:PATH`. PATH is a file, a folder or a glob, and may be any fsspec URL.
 
     Raises:
         DataError: there is no Parquet file.
@@ -43,17 +49,17 @@ class ExternalFeatures:
         self._listed = list(self._files.files().values())
 
     def stamp(self) -> str | None:
-        """Names, sizes and times of the files; None where the place doesn't tell times."""
+        """Names, sizes and times of the files, or None if the place does not report times."""
         return self._files.stamp()
 
     def content(self, known: Mapping[str, list[Any]]) -> tuple[list[str], Known]:
-        """What the files hold, wherever they lie and whatever they are called.
+        """Hash the files' content. The hashes do not depend on where the files are or what they are called.
 
         Args:
-            known: what an earlier call remembered; files of the same path, size and time are not read again.
+            known: what an earlier call returned. A file with the same path, size and time is not read again.
 
         Returns:
-            sha256 of each file, sorted; and what is to be remembered.
+            The sha256 of each file, sorted; and what the next call should get as `known`.
         """
         found: Known = {}
         for path, size, mtime in self._listed:
@@ -69,10 +75,10 @@ class ExternalFeatures:
         return sorted(str(sha256) for _, _, sha256 in found.values()), found
 
     def width(self) -> int:
-        """Length D of the first vector.
+        """The length D of the first vector.
 
         Raises:
-            DataError: a file hasn't the columns, or there is no vector.
+            DataError: a file lacks the columns, or there is no vector.
         """
         for path, _, _ in self._listed:
             for batch in self._batches(path):
@@ -83,18 +89,19 @@ class ExternalFeatures:
     def blocks(
         self, manifest: pa.Table, splits: tuple[str, ...]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """The vectors of a manifest's images, in the order of the files; memory holds one block.
+        """Stream the vectors of a manifest's images in the order of the files. Memory holds one block.
 
         Args:
-            manifest: schema `MANIFEST`, all of it: whether a uri is one image's alone shows only there.
-            splits: whose images.
+            manifest: the complete manifest (schema `MANIFEST`). All rows are needed to see whether a uri
+                names only one image.
+            splits: the splits whose images are wanted.
 
         Yields:
-            index (B,) and vectors (B, D) float32, finite; every image once in all.
+            index (B,) int64 and vectors (B, D) float32, all finite. Over all blocks, each image comes once.
 
         Raises:
-            DataError: a file hasn't the columns; an image has no vector, or two; a vector holds a value that is not finite, or is of another length
-                than the others; a uri stands for several images.
+            DataError: a file lacks the columns; an image has no vector or two; a vector has a value that is
+                not finite or a length that differs from the others; or a uri names several images.
         """
         index, split, uri = column(manifest, "index"), column(manifest, "split"), column(manifest, "uri")
         wanted = np.isin(split.astype(str), splits)
@@ -106,7 +113,10 @@ class ExternalFeatures:
             if rows_of is None:
                 first, rows_of = key, self._rows(manifest, key, wanted)
             elif key != first:
-                raise DataError(f"{self.spec}: {path} names images by {' and '.join(key)}, the file before it by {' and '.join(first)}; they must agree")  # fmt: skip
+                raise DataError(
+                    f"{self.spec}: {path} names images by {' and '.join(key)}, "
+                    f"but the file before it by {' and '.join(first)}; all files must name them the same way"
+                )
             for batch in self._batches(path):
                 names = zip(*(batch.column(name).to_pylist() for name in key), strict=True)
                 pairs = [(at, row) for at, name in enumerate(names) for row in rows_of.get(name, ())]
@@ -116,28 +126,35 @@ class ExternalFeatures:
                 ascending = np.sort(row)
                 twice = np.concatenate([row[seen[row]], ascending[1:][ascending[1:] == ascending[:-1]]])
                 if len(twice):
-                    raise DataError(f"{self.spec}: two vectors for image {uri[twice[0]]!r}, the second in {path}; keep one row an image")  # fmt: skip
+                    raise DataError(
+                        f"{self.spec}: image {uri[twice[0]]!r} has two vectors, the second in {path}; "
+                        "keep one row per image"
+                    )
                 seen[row] = True
                 vectors = self._matrix(batch.column("vector").take(pa.array(at)), path, dim)
                 dim = vectors.shape[1]
                 wrong = ~np.isfinite(vectors).all(axis=1)
                 if wrong.any():
-                    raise DataError(f"{self.spec}: the vector of image {uri[row[wrong.argmax()]]!r} in {path} holds values that are no finite float32")  # fmt: skip
+                    raise DataError(
+                        f"{self.spec}: the vector of image {uri[row[wrong.argmax()]]!r} in {path} "
+                        "has values that are not finite in float32"
+                    )
                 yield index[row], vectors
         missing = np.flatnonzero(wanted & ~seen)
         if len(missing):
             sha256 = column(manifest, "sha256")[missing[0]]
             raise DataError(
-                f"{self.spec}: {len(missing)} of {int(wanted.sum())} images ({', '.join(splits)}) have no vector, the first "
-                f"is {uri[missing[0]]!r} with sha256 {sha256}; add a row for each"
+                f"{self.spec}: {len(missing)} of {int(wanted.sum())} images ({', '.join(splits)}) have no "
+                f"vector; the first is {uri[missing[0]]!r} with sha256 {sha256}; add a row for each"
             )
 
     def _key(self, path: str) -> tuple[str, ...]:
-        """Columns that name an image."""
+        """The columns of a file that name an image."""
         schema = self._files.parquet(path).schema_arrow
         if "vector" not in schema.names or not {"sha256", "uri"} & set(schema.names):
             raise DataError(
-                f"{self.spec}: {path} has columns {', '.join(schema.names)}; it needs vector, and sha256 or uri"
+                f"{self.spec}: {path} has the columns {', '.join(schema.names)}; "
+                "it needs vector, and sha256 or uri"
             )
         kind = schema.field("vector").type
         listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
@@ -150,7 +167,10 @@ class ExternalFeatures:
     def _rows(
         self, manifest: pa.Table, key: tuple[str, ...], wanted: NDArray[np.bool_]
     ) -> dict[tuple[str, ...], list[int]]:
-        """Key -> rows of the manifest: those that are wanted. Several rows have one sha256 where they are equal."""
+        """Map each key to the wanted rows of the manifest.
+
+        A key can have several rows: identical images have the same sha256.
+        """
         names = list(zip(*(manifest[name].to_pylist() for name in key), strict=True))
         rows_of: dict[tuple[str, ...], list[int]] = {}
         for row in np.flatnonzero(wanted).tolist():
@@ -159,7 +179,10 @@ class ExternalFeatures:
             content: dict[str, str] = {}
             for (uri,), sha256 in zip(names, manifest["sha256"].to_pylist(), strict=True):
                 if content.setdefault(uri, sha256) != sha256 and (uri,) in rows_of:
-                    raise DataError(f"{self.spec}: uri {uri!r} stands for several images, in train, unlabelled or test; add a column sha256 or split")  # fmt: skip
+                    raise DataError(
+                        f"{self.spec}: uri {uri!r} names several images in train, unlabelled or test; "
+                        "add a column sha256 or split"
+                    )
         return rows_of
 
     def _batches(self, path: str) -> Iterator[pa.RecordBatch]:
@@ -169,12 +192,13 @@ class ExternalFeatures:
             raise DataError(f"{self.spec}: {path} is damaged: {error}") from error
 
     def _matrix(self, values: pa.Array, path: str, dim: int | None) -> NDArray[np.float32]:
-        """Lists as (B, D) float32; what is missing in a list, or too large for float32, is not finite."""
+        """Lists as (B, D) float32. Missing values become NaN, values too large for float32 infinite."""
         lengths = pc.unique(pc.list_value_length(values))
         expected = lengths[0].as_py() if dim is None else dim
         if values.null_count or len(lengths) != 1 or not expected or lengths[0].as_py() != expected:
             found = ", ".join(sorted(str(length) for length in lengths))
-            raise DataError(f"{self.spec}: {path}: vectors of length {found}; all must have the same{'' if dim is None else f', {dim} as before'}")  # fmt: skip
+            same = "the same length" if dim is None else f"length {dim}, like those before"
+            raise DataError(f"{self.spec}: {path}: vectors of length {found}; all must have {same}")
         flat = values.flatten().to_numpy(zero_copy_only=False)
         with np.errstate(over="ignore"):
             return np.asarray(flat, dtype=np.float32).reshape(len(values), expected)

@@ -1,4 +1,4 @@
-"""`Images`: the pixels of a manifest by their index, packed into a memory map or streamed from their sources."""
+"""`Images`: a manifest's pixels by index, either packed into a memory map or streamed from their sources."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,41 +19,44 @@ from numpy.typing import NDArray
 
 from data.decode import DECODE_VERSION, content_sha256, decode, resize_square, resize_within
 from data.errors import DataError, StoreError
+from data.files import replacing
 from data.sources import Entry, Pixels, Source, open_source
 from data.sources.spool import SpoolSource, write_spool
 from data.spread import open_pool, spread
 from data.types import Split
 
-_INLINE = 2048  # images; fewer are decoded sooner than worker processes start
+_INLINE = 2048  # below this number of images, decoding takes less time than starting worker processes
 _BATCH = 256
-_STALE = 24 * 3600.0  # seconds after which a temporary file has lost its writer
+_STALE = 24 * 3600.0  # a temporary file older than this many seconds has lost its writer
 
 
 class Images(ABC):
-    """Pixels by the manifest's index, all of one size. Can be pickled.
+    """Pixels by the manifest's index. All images have the same size. The object can be pickled.
 
     Attributes:
-        size: side in pixels.
+        size: side of each image in pixels.
     """
 
     size: int
 
     @abstractmethod
     def __len__(self) -> int:
-        """Rows of the manifest."""
+        """The number of rows of the manifest."""
 
     @abstractmethod
     def read(self, index: NDArray[np.int64]) -> Pixels:
-        """(B,) int64, any order, repeats allowed -> (B, size, size, 3) uint8.
+        """(B,) int64, in any order and with repeats -> (B, size, size, 3) uint8.
 
         Raises:
-            IndexError: an index outside 0..N-1.
-            DataError: an image isn't there any more, or another than the manifest's.
+            IndexError: an index is outside 0..N-1.
+            DataError: an image is gone, or is not the image that the manifest lists.
         """
 
     def _check(self, index: NDArray[np.int64]) -> None:
         if index.size and not 0 <= index.min() <= index.max() < len(self):
-            raise IndexError(f"image {index.min()} to {index.max()} asked for, of 0 to {len(self) - 1}")
+            raise IndexError(
+                f"images {index.min()} to {index.max()} are asked for, out of 0 to {len(self) - 1}"
+            )
 
 
 class PackedImages(Images):
@@ -72,14 +74,14 @@ class PackedImages(Images):
         return len(self._pixels)
 
     def read(self, index: NDArray[np.int64]) -> Pixels:
-        """(B,) int64 -> (B, size, size, 3) uint8, a copy."""
+        """(B,) int64 -> (B, size, size, 3) uint8, as a copy."""
         self._check(index)
         return np.asarray(self._pixels[index])
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """What is kept of an image: its central square, or all of it within a square."""
+    """Which part of an image is kept: its central square, or the whole image fitted into a square."""
 
     size: int
     whole: bool
@@ -90,7 +92,7 @@ class _Shape:
 
 @dataclass
 class _Located:
-    """Where the manifest's images lie; all lists have one item for each row."""
+    """Where the manifest's images are. All fields but `sources` have one item per row of the manifest."""
 
     sources: list[Source]
     owner: NDArray[np.uint8]  # position in sources
@@ -100,7 +102,7 @@ class _Located:
 
 @dataclass(frozen=True)
 class _Work:
-    """Images of one source to be read together, and the manifest's rows they belong to."""
+    """Images of one source that are read together, and their rows in the manifest."""
 
     source: Source
     entries: list[Entry]
@@ -110,7 +112,7 @@ class _Work:
 
 
 class StreamedImages(Images):
-    """Images too many to keep as pixels: read and decoded when asked for, by `workers` processes."""
+    """Images that `workers` processes read and decode on demand. Decoded, they would need too much disk."""
 
     def __init__(self, located: _Located, shape: _Shape, workers: int) -> None:
         self.size, self._shape = shape.size, shape
@@ -139,12 +141,14 @@ class StreamedImages(Images):
                 positions.append(own[start : start + share])
                 rows = [int(row) for row in index[positions[-1]]]
                 tasks.append(_work(self._located, source, rows, self._shape))
-        for where, pixels in zip(positions, spread(_decode_work, tasks, self._workers, self._pool), strict=True):
+        for where, pixels in zip(
+            positions, spread(_decode_work, tasks, self._workers, self._pool), strict=True
+        ):
             out[where] = pixels
         return out
 
     def close(self) -> None:
-        """Ends the worker processes; the next `read` starts new ones."""
+        """End the worker processes. The next `read` starts new ones."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
@@ -160,24 +164,27 @@ def open_images(
     limit_bytes: int = 8 << 30,
     report: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """Pixels of all images of a manifest, each its central square of `size` px, or all of it within such a square.
+    """Open the pixels of all images of a manifest, as squares of `size` px.
 
-    Up to `limit_bytes` they are decoded once into a file under `cache`, named by content, so that equal images are
-    decoded once however often and wherever from they are asked for. Two processes at once are safe. Above, images are
-    decoded when read; those in sources that are slow out of order (Parquet) are first copied, encoded, to the cache.
+    If the decoded pixels need at most `limit_bytes`, they are decoded once into a file under `cache`. The
+    file is named by its content, so the same images are not decoded again, even if they come from another
+    place. Two processes may do this at the same time.
+
+    If they need more, images are decoded each time they are read. A source that is slow to read out of order
+    (Parquet) is first copied to the cache, without decoding it.
 
     Args:
-        manifest: the contract's columns, rows in order of index.
-        sources: split -> source; test images that were held out lie in train's.
-        size: side in pixels, as from `stored_size`.
-        cache: a folder; made if missing.
-        workers: processes that decode.
-        whole: nothing is cut off (`resize_within`); else the central square is taken.
-        limit_bytes: of decoded pixels on disk.
-        report: called with images done, and all, while they are decoded.
+        manifest: schema `MANIFEST`, rows in the order of index.
+        sources: split -> source. Held-out test images come from the source of train.
+        size: side in pixels, from `stored_size`.
+        cache: a folder; it is created if missing.
+        workers: number of processes that decode.
+        whole: fit the whole image into the square (`resize_within`) instead of cropping the central square.
+        limit_bytes: how many bytes of decoded pixels may be on disk.
+        report: called with the number of images done and the number of all images while decoding.
 
     Raises:
-        DataError: an image is gone, or another than when the manifest was made.
+        DataError: an image is gone, or has changed since the manifest was made.
         StoreError: the cache has no room.
     """
     shape = _Shape(size, whole)
@@ -225,11 +232,13 @@ def _role(name: str) -> Split:
 
 
 def _work(located: _Located, source: Source, rows: list[int], shape: _Shape) -> _Work:
-    return _Work(source, [located.entries[row] for row in rows], rows, [located.sha256[row] for row in rows], shape)
+    return _Work(
+        source, [located.entries[row] for row in rows], rows, [located.sha256[row] for row in rows], shape
+    )
 
 
 def _tasks(located: _Located, shape: _Shape) -> Iterator[_Work]:
-    """All rows, in each source's best order."""
+    """All rows, source by source, each in the order that is fastest to read."""
     for number, source in enumerate(located.sources):
         row_of = {located.entries[row].uri: int(row) for row in np.flatnonzero(located.owner == number)}
         for batch in source.batches([located.entries[row] for row in row_of.values()], _BATCH):
@@ -237,16 +246,20 @@ def _tasks(located: _Located, shape: _Shape) -> Iterator[_Work]:
 
 
 def _contents(work: _Work) -> Iterator[bytes | Pixels]:
-    """What the source holds, after checking that it's what the manifest saw."""
+    """Read images and check that each is still the one that the manifest lists."""
     contents = work.source.read(work.entries)
     for entry, expected in zip(work.entries, work.sha256, strict=True):
-        again = "run again so that the manifest is made anew"
+        again = "run again to rebuild the manifest"
         try:
             data = next(contents)
         except OSError as error:
-            raise DataError(f"{entry.uri!r} of {work.source.spec} can't be read ({error}); {again}") from error
+            raise DataError(
+                f"{entry.uri!r} of {work.source.spec} can't be read ({error}); {again}"
+            ) from error
         if content_sha256(data) != expected:
-            raise DataError(f"{entry.uri!r} of {work.source.spec} is not the image that the manifest lists; {again}")
+            raise DataError(
+                f"{entry.uri!r} of {work.source.spec} is not the image that the manifest lists; {again}"
+            )
         yield data
 
 
@@ -256,8 +269,8 @@ def _squares(work: _Work) -> Iterator[Pixels]:
             yield work.shape.of(decode(data))
         except DataError as error:
             raise DataError(
-                f"{entry.uri!r} of {work.source.spec}: {error}, although it could be when the manifest was made; "
-                "have the libraries changed? Make a new one"
+                f"{entry.uri!r} of {work.source.spec} can't be decoded now ({error}), although it could be "
+                "when the manifest was made; a library may have changed: rebuild the manifest"
             ) from error
 
 
@@ -278,21 +291,22 @@ def _pack(
 ) -> None:
     count = len(located.entries)
     inline = count < _INLINE or not all(source.parallel for source in located.sources)
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
+    # If another process finishes first, it has written the same content.
+    with replacing(path, durable=False) as draft:
         _reserve(draft, (count, shape.size, shape.size, 3))
         done = 0
-        for packed in spread(_pack_work, ((work, draft) for work in _tasks(located, shape)), 0 if inline else workers):
+        tasks = ((work, draft) for work in _tasks(located, shape))
+        for packed in spread(_pack_work, tasks, 0 if inline else workers):
             done += packed
             if report is not None:
                 report(done, count)
-        draft.replace(path)  # over that of another process, if it was first: the content is the same
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _reserve(path: Path, shape: tuple[int, ...]) -> None:
-    """Makes an .npy of zeros, with its room on disk, so that a full disk shows here and not as a crash on writing."""
+    """Create an .npy file of zeros and reserve its space on disk.
+
+    Writing to a memory map on a full disk would crash the process. Here a full disk is an ordinary error.
+    """
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
     if not hasattr(os, "posix_fallocate"):
         return
@@ -303,8 +317,9 @@ def _reserve(path: Path, shape: tuple[int, ...]) -> None:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise StoreError(
                     f"{path.parent}: no room for {path.stat().st_size / 1e9:.1f} GB of pixels; "
-                    "free some, or lower data.image_size"
-                ) from None  # other errors: a file system that can't reserve
+                    "free some space, or lower data.image_size"
+                ) from None
+            # Any other error means that the file system can't reserve space.
 
 
 def _spool(located: _Located, path: Path, report: Callable[[int, int], None] | None) -> _Located:
@@ -313,13 +328,13 @@ def _spool(located: _Located, path: Path, report: Callable[[int, int], None] | N
     def contents() -> Iterator[tuple[int, bytes]]:
         for done, work in _counted(_tasks(located, _Shape(0, False))):
             for row, data in zip(work.rows, _contents(work), strict=True):
-                assert isinstance(data, bytes), "sources that give pixels are read in any order"
+                assert isinstance(data, bytes), "a source that gives pixels must have random access"
                 yield row, data
             if report is not None:
                 report(done, count)
 
     if not path.exists():
-        write_spool(path, contents(), count, path.with_name(f"{path.name}.{uuid.uuid4().hex}.part"))
+        write_spool(path, contents(), count)
     source = SpoolSource(path)
     return _Located([source], np.zeros(count, np.uint8), source.entries(), located.sha256)
 
@@ -332,10 +347,10 @@ def _counted(tasks: Iterable[_Work]) -> Iterator[tuple[int, _Work]]:
 
 
 def _sweep(cache: Path) -> None:
-    """Deletes what killed processes left half-written."""
+    """Delete files that killed processes left half-written."""
     for path in cache.glob("*.part"):
         try:
             if path.stat().st_mtime < time.time() - _STALE:
                 path.unlink()
         except FileNotFoundError:
-            pass  # another process swept too
+            pass  # another process has just deleted it

@@ -1,12 +1,12 @@
-"""The manifest's contents: every image listed, hashed, checked, and given a row; every broken one with its reason.
+"""Make the manifest: list, hash and check every image. Good ones get a row, broken ones a reason.
 
-Nothing here depends on where sources lie: the same images elsewhere give the same manifest.
+The manifest does not depend on where the sources are: the same images in another place give the same
+manifest.
 """
 
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,33 +23,42 @@ from numpy.typing import NDArray
 from data import draws
 from data.decode import content_sha256, decode
 from data.errors import DataError
+from data.files import replacing
 from data.schemas import MANIFEST, REJECTED
 from data.sources import UNKNOWN_TIME, Entry, Pixels, Source, open_source
 from data.spread import spread
 from data.types import SPLITS, Split
 
 HELD_OUT = 0.2
-"""Share of train that becomes test where no test source is given."""
+"""Share of the train images that become test images if no test source is given."""
 
-KNOWN = pa.schema([
-    pa.field("role", pa.string(), nullable=False),
-    pa.field("uri", pa.string(), nullable=False),
-    pa.field("size", pa.int64(), nullable=False),
-    pa.field("mtime", pa.int64(), nullable=False),
-    pa.field("sha256", pa.string(), nullable=False),
-    pa.field("width", pa.int32(), nullable=False),
-    pa.field("height", pa.int32(), nullable=False),
-    pa.field("reason", pa.string()),
-])  # fmt: skip
-"""What is remembered of each image that was read, good or broken (`reason`), by (role, uri, size, mtime)."""
+KNOWN = pa.schema(
+    [
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+"""What is remembered of each image that was read, with (role, uri, size, mtime) as the key.
+
+`reason` says why an image is broken; it is null for a good one.
+"""
 
 _BATCH = 256
-_INLINE = 2048  # images; fewer are checked sooner than worker processes start
-_EXAMPLES = 3  # rejected images named in an error
+_INLINE = 2048  # below this number of images, checking takes less time than starting worker processes
+_EXAMPLES = 3  # how many rejected images an error names
 
 
 class Measured(NamedTuple):
-    """What one reading of an image tells. Of a broken one, sizes are 0; sha256 is "" if it couldn't be read at all."""
+    """What is known of an image after reading it once.
+
+    A broken image has a reason, and its width and height are 0. If it could not be read at all, sha256 is "".
+    """
 
     sha256: str
     width: int
@@ -69,15 +78,17 @@ class Manifest:
     """What the manifest stage publishes.
 
     Attributes:
-        images: schema `MANIFEST`: index 0..N-1; train, unlabelled, test, each by uri. Sizes are after EXIF orientation.
-        rejected: schema `REJECTED`, in the same order; under train also those that would have been held out.
-        classes: names of the classes; labels are positions in it. None without labels.
-        parts: hashes of what stages may read: `train`, `unlabelled`, `test` (uri and content), `labels`,
-            `train_labels`, `test_labels` (split, uri, label with its name, or the hash of its annotations). An absent part has the hash of nothing.
-        known: schema `KNOWN`, to be given to the next making.
-        counts: `listed`, `read` (not remembered), `rejected`, `train`, `unlabelled`, `test`, `labelled` (train images
-            with a label), `test_labelled`.
-        notes: sentences for the user: duplicates between train and test, classes without test images ...
+        images: schema `MANIFEST`, index 0..N-1. The order is train, unlabelled, test, and by uri within each.
+            Widths and heights are those of the upright image.
+        rejected: schema `REJECTED`, in the same order. Images that would have been held out are under train.
+        classes: names of the classes, or None without labels. A label is a position in this tuple.
+        parts: a hash of each part that a stage may read. `train`, `unlabelled` and `test` hash uris and
+            contents. `labels`, `train_labels` and `test_labels` hash split and uri with the label and its
+            name, or with the hash of the annotations. An absent part has the hash of nothing.
+        known: schema `KNOWN`, to be passed to the next `make_manifest`.
+        counts: `listed`, `read` (images that were not remembered), `rejected`, `train`, `unlabelled`, `test`,
+            `labelled` (train images with a label), `test_labelled`.
+        notes: sentences for the user, such as about duplicates between train and test.
     """
 
     images: pa.Table
@@ -101,23 +112,23 @@ def make_manifest(
     report: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 0,
 ) -> Manifest:
-    """Lists the sources and checks every image that isn't remembered.
+    """List the sources, and read and check every image that is not remembered.
 
     Args:
         train: source of train images, with labels if it has any.
-        test: source of test images; None: see `hold_out`.
-        unlabelled: source of more images to train on; its labels are left aside.
-        seed: of the held-out part.
-        max_rejected: the share of broken images, of all listed, up to which the rest is used.
-        hold_out: without a test source, whether a part of train becomes test (`held_out`).
-        known: the `known` of an earlier manifest of the same sources: what is unchanged is not read again.
-        report: called with images done, and all.
-        workers: processes that read and decode.
+        test: source of test images, or None; see `hold_out`.
+        unlabelled: source of more images to train on; its labels are ignored.
+        seed: seed of the held-out part.
+        max_rejected: largest share of broken images among all listed; above it, an error is raised.
+        hold_out: whether a part of train becomes test (`held_out`) if there is no test source.
+        known: the `known` of an earlier manifest of the same sources; unchanged images are not read again.
+        report: called with the number of images done and the number of all images.
+        workers: number of processes that read and decode.
 
     Raises:
-        ConfigError: a source isn't one.
-        DataError: a source is missing or empty, too many images are broken, none are left of train or test, or test
-            has a class that train hasn't.
+        ConfigError: a source is not known.
+        DataError: a source is missing or empty, too many images are broken, no train or test images are left,
+            or test has a class that train lacks.
     """
     specs: dict[Split, str | None] = {"train": train, "unlabelled": unlabelled, "test": test}
     sources = {role: open_source(spec, role) for role, spec in specs.items() if spec}
@@ -145,7 +156,9 @@ def make_manifest(
             raise DataError(_none_left(split, train, test))
     notes += _observations(rows, classes)
     if rejected:
-        notes.append(f"{len(rejected)} of {total} images can't be used and are left out: see rejected.parquet")
+        notes.append(
+            f"{len(rejected)} of {total} images can't be used and are left out; see rejected.parquet"
+        )
     return Manifest(
         images=_images_table(rows),
         rejected=pa.Table.from_arrays(
@@ -167,14 +180,14 @@ def make_manifest(
 
 
 def held_out(seed: int, uris: Sequence[str]) -> NDArray[np.bool_]:
-    """Which train images become test where there is no test source: each with probability `HELD_OUT`.
+    """Choose the train images that become test images if there is no test source.
 
-    An image's fate is a function of the seed and its uri alone, so that adding or removing images never moves another
-    from one side to the other. Every class therefore gives `HELD_OUT` of its images in expectation, with the spread of
-    a binomial: of 1,000 images 200 +- 13.
+    Each is chosen with probability `HELD_OUT`. The choice depends only on the seed and the image's uri, so
+    adding or removing images never moves another image between train and test. The number chosen from a class
+    is binomial: 200 +- 13 (standard deviation) of 1,000 images.
 
     Returns:
-        (N,) bool.
+        (N,) bool, True for test.
     """
     keys = (hashlib.blake2b(uri.encode(), digest_size=8, key=_seed_key(seed)).digest() for uri in uris)
     hashed = np.frombuffer(b"".join(keys), "<u8")
@@ -186,7 +199,10 @@ def _seed_key(seed: int) -> bytes:
 
 
 def read_known(path: Path) -> pa.Table | None:
-    """What an earlier making remembered; None if there was none, or if it isn't readable: then all is read again."""
+    """Read what an earlier manifest remembered.
+
+    Returns None if the file is missing or not readable. Then all images are read again.
+    """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException):
@@ -195,11 +211,10 @@ def read_known(path: Path) -> pa.Table | None:
 
 
 def write_known(path: Path, known: pa.Table) -> None:
-    """Remembers, replacing the file as a whole."""
+    """Write what the next manifest needs to know. The file is replaced as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    pq.write_table(known, draft, compression="zstd")
-    draft.replace(path)
+    with replacing(path, durable=False) as draft:
+        pq.write_table(known, draft, compression="zstd")
 
 
 # Reading
@@ -208,7 +223,7 @@ def write_known(path: Path, known: pa.Table) -> None:
 def _measure_all(
     sources: dict[Split, Source], known: pa.Table | None, report: Callable[[int, int], None], workers: int
 ) -> tuple[dict[Split, list[Measured]], int]:
-    """What is known of each entry, and how many had to be read."""
+    """Measure all entries, but read only those that are not remembered -> (measured, number read)."""
     found: dict[Split, list[Measured | None]] = {
         role: _recall(role, source.entries(), known) for role, source in sources.items()
     }
@@ -240,7 +255,11 @@ def _recall(role: str, entries: Sequence[Entry], known: pa.Table | None) -> list
     found: list[Measured | None] = []
     for entry in entries:
         row = row_of.get(entry.uri)
-        if row is None or (sizes[row], times[row]) != (entry.size, entry.mtime) or entry.mtime == UNKNOWN_TIME:
+        if (
+            row is None
+            or (sizes[row], times[row]) != (entry.size, entry.mtime)
+            or entry.mtime == UNKNOWN_TIME
+        ):
             found.append(None)
         else:
             found.append(Measured(hashes[row], widths[row], heights[row], reasons[row]))
@@ -248,14 +267,14 @@ def _recall(role: str, entries: Sequence[Entry], known: pa.Table | None) -> list
 
 
 def _measure(task: tuple[Source, list[Entry]]) -> list[Measured]:
-    """Reads, hashes and decodes images, each once."""
+    """Read, hash and decode each image once."""
     source, entries = task
     found: list[Measured] = []
     while len(found) < len(entries):
         try:
             for data in source.read(entries[len(found) :]):
                 found.append(_measure_one(data))
-        except OSError as error:  # of one entry; go on behind it
+        except OSError as error:  # only this entry failed: continue with the next one
             found.append(Measured("", 0, 0, f"it can't be read ({error.strerror or error})"))
     return found
 
@@ -273,30 +292,34 @@ def _measure_one(data: bytes | Pixels) -> Measured:
 
 
 def _classes(sources: dict[Split, Source], notes: list[str]) -> tuple[str, ...] | None:
-    """Train's classes, or test's if train has none. Appends to notes why there are none."""
+    """The classes of train, or of test if train has none. Remarks about missing labels go to `notes`."""
     train, test = sources["train"], sources.get("test")
     classes = train.classes
     if classes is not None and len(classes) < 2:
-        notes.append(f"{train.spec}: one class only ({classes[0]}); nothing can be learned from its labels")
+        notes.append(
+            f"{train.spec}: only one class ({classes[0]}), so nothing can be learned from the labels"
+        )
     if test is None or test.classes is None:
         if test is not None and classes is not None:
             notes.append(f"{test.spec}: test images have no labels, so nothing can be scored on them")
         return classes
     if classes is None:
-        notes.append(f"{train.spec}: no labels; those of test serve for scoring alone")
+        notes.append(f"{train.spec}: no labels; the labels of test are used only for scoring")
         return test.classes
     used = {entry.label for entry in test.entries() if entry.label is not None}
     unknown = [name for label, name in enumerate(test.classes) if label in used and name not in classes]
     if unknown:
         raise DataError(
-            f"test ({test.spec}) has {len(unknown)} classes that train ({train.spec}) hasn't, first {unknown[0]!r}; "
-            f"train has {', '.join(classes[:10])}{' ...' if len(classes) > 10 else ''}. Names must be the same in both"
+            f"test ({test.spec}) has {len(unknown)} classes that train ({train.spec}) lacks, "
+            f"first {unknown[0]!r}; train has "
+            f"{', '.join(classes[:10])}{' ...' if len(classes) > 10 else ''}. "
+            "The class names must be the same in both"
         )
     return classes
 
 
 def _relabel(own: tuple[str, ...] | None, classes: tuple[str, ...] | None) -> dict[int, int]:
-    """A source's labels -> the manifest's, by name."""
+    """Map a source's labels to the manifest's labels by class name."""
     if own is None or classes is None:
         return {}
     position = {name: label for label, name in enumerate(classes)}
@@ -308,8 +331,9 @@ def _bound_rejected(rejected: list[tuple[str, str, str]], total: int, max_reject
         return
     examples = "; ".join(f"{uri} ({role}): {reason}" for role, uri, reason in rejected[:_EXAMPLES])
     raise DataError(
-        f"{len(rejected)} of {total} images ({len(rejected) / total:.1%}) can't be used, more than data.max_rejected "
-        f"({max_rejected:.1%}) allows: {examples}. Mend or remove them, or raise data.max_rejected"
+        f"{len(rejected)} of {total} images ({len(rejected) / total:.1%}) can't be used, more than "
+        f"data.max_rejected ({max_rejected:.1%}) allows: {examples}. "
+        "Repair or remove them, or raise data.max_rejected"
     )
 
 
@@ -322,8 +346,10 @@ def _hold_out(rows: dict[Split, list[_Row]], seed: int) -> None:
 
 def _none_left(split: str, train: str, test: str | None) -> str:
     if test is None:
-        return f"{train}: too few usable images to hold out a fifth for test ({split} is empty); set data.test"
-    return f"{train if split == 'train' else test}: no usable images for {split}; each was rejected"
+        return (
+            f"{train}: too few usable images to hold out a fifth for test ({split} is empty); set data.test"
+        )
+    return f"{train if split == 'train' else test}: no usable images for {split}; all were rejected"
 
 
 def _observations(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None) -> list[str]:
@@ -331,7 +357,10 @@ def _observations(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None
     train = {row.measured.sha256 for row in rows["train"]}
     doubles = sum(row.measured.sha256 in train for row in rows["test"])
     if doubles:
-        notes.append(f"{doubles} of {len(rows['test'])} test images are also in train, byte for byte: scores flatter")
+        notes.append(
+            f"{doubles} of {len(rows['test'])} test images are also in train, byte for byte, "
+            "so scores are too high"
+        )
     per_train = Counter(row.label for row in rows["train"] if row.label is not None)
     per_test = Counter(row.label for row in rows["test"] if row.label is not None)
     if classes is not None and per_train:
@@ -359,19 +388,33 @@ def _images_table(rows: dict[Split, list[_Row]]) -> pa.Table:
         "width": [row.measured.width for _, row in ordered],
         "height": [row.measured.height for _, row in ordered],
     }
-    return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in MANIFEST], schema=MANIFEST)
+    return pa.Table.from_arrays(
+        [pa.array(columns[field.name], field.type) for field in MANIFEST], schema=MANIFEST
+    )
 
 
 def _parts(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None) -> dict[str, str]:
     def labels(*splits: Split) -> str:
         kept = [(split, row) for split in splits for row in rows[split]]
-        told = [(split, row.entry.uri, str(row.label), classes[row.label] if classes else "") for split, row in kept if row.label is not None]  # fmt: skip
-        return _hash(told + [(split, row.entry.uri, row.annotation) for split, row in kept if row.annotation is not None])  # fmt: skip
+        labelled = [
+            (split, row.entry.uri, str(row.label), classes[row.label] if classes else "")
+            for split, row in kept
+            if row.label is not None
+        ]
+        annotated = [
+            (split, row.entry.uri, row.annotation) for split, row in kept if row.annotation is not None
+        ]
+        return _hash([*labelled, *annotated])
 
     parts: dict[str, str] = {}
     for split in SPLITS:
         parts[split] = _hash((row.entry.uri, row.measured.sha256) for row in rows[split])
-    return {**parts, "labels": labels(*SPLITS), "train_labels": labels("train"), "test_labels": labels("test")}
+    return {
+        **parts,
+        "labels": labels(*SPLITS),
+        "train_labels": labels("train"),
+        "test_labels": labels("test"),
+    }
 
 
 def _hash(lines: Iterable[tuple[str, ...]]) -> str:
@@ -382,7 +425,10 @@ def _hash(lines: Iterable[tuple[str, ...]]) -> str:
 
 
 def _known_table(sources: dict[Split, Source], measured: dict[Split, list[Measured]]) -> pa.Table:
-    """Rows of all that was read and can be recognised; what could not be read at all is tried again."""
+    """The table to remember: all images that were read and can be recognised next time.
+
+    Images that could not be read at all are left out, so they are tried again.
+    """
     rows = list(
         chain.from_iterable(
             (

@@ -1,7 +1,8 @@
-"""Which images make up a batch: functions of (key, epoch, step), with no state that a resume would need.
+"""Orders: which images make up a batch.
 
-Each order gives positions into the `index` it was made with, for looking up labels or clusters that are kept beside it.
-What is cached between calls is recomputed when missing.
+A batch is a function of (key, epoch, step), so resuming a training needs no saved state. What an order caches
+between calls, it can recompute. Batches are positions in the `index` that the order was made with. The same
+positions look up labels or clusters in arrays that run parallel to `index`.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ Positions = NDArray[np.int64]
 
 
 class Order(Protocol):
-    """What the orders below have in common."""
+    """The interface of all orders."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch, at least 1."""
+        """Batches per epoch, at least 1."""
 
     def batch(self, epoch: int, step: int, key: int) -> Positions:
-        """(B,) int64 positions into the index; `step` counts within the epoch, from 0."""
+        """The (B,) int64 positions of one batch. `step` counts from 0 within the epoch."""
 
 
 class Shuffled:
-    """Every image once an epoch, shuffled anew each time.
+    """Every image once per epoch, in a new random order each epoch.
 
-    With fewer images than `batch_size`, an epoch is one batch of all of them, also under `drop_last`.
+    With fewer images than `batch_size`, an epoch is one batch of all images, even with `drop_last`.
 
     Args:
-        index: (N,) int64, each image once; an image's place in an epoch is drawn by it.
-        batch_size: images a step.
-        drop_last: leave out the images that don't fill the last batch (others each epoch).
+        index: (N,) int64, each image once. The random order is drawn from these numbers.
+        batch_size: images per step.
+        drop_last: leave out the images that do not fill the last batch; they are different ones each epoch.
 
     Raises:
-        ValueError: no images, or a batch size below 1.
+        ValueError: there are no images, or the batch size is below 1.
     """
 
     def __init__(self, index: NDArray[np.int64], batch_size: int, drop_last: bool = True) -> None:
@@ -51,11 +52,11 @@ class Shuffled:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return self._steps
 
     def batch(self, epoch: int, step: int, key: int) -> Positions:
-        """(B,) int64 positions."""
+        """The (B,) int64 positions of one batch."""
         _check_step(step, self._steps)
         if self._cached is None or self._cached[0] != (epoch, key):
             drawn = draws.bits(draws.key(key, "shuffled", epoch), self._index, 1)[:, 0]
@@ -64,23 +65,25 @@ class Shuffled:
 
 
 class UniformOverClusters:
-    """Every non-empty cluster equally likely, then every image of it (DeepCluster, arXiv 1807.05520, section 3.3).
+    """Draw a cluster, then an image of it (DeepCluster, arXiv 1807.05520, section 3.3).
 
-    Draws are independent and with replacement; an epoch is as many draws as there are images, in whole batches.
+    All non-empty clusters are equally likely, and so are all images of the chosen cluster. Images are drawn
+    independently and with replacement. An epoch has as many draws as there are images, rounded down to whole
+    batches.
 
     Args:
-        index: (N,) int64 images.
-        cluster: (N,) integers, the cluster of each.
-        batch_size: images a step.
+        index: (N,) int64, the images.
+        cluster: (N,) integers, the cluster of each image.
+        batch_size: images per step.
 
     Raises:
-        ValueError: no images, another number of clusters than of images, or a batch size below 1.
+        ValueError: there are no images, `cluster` and `index` differ in length, or the batch size is below 1.
     """
 
     def __init__(self, index: NDArray[np.int64], cluster: NDArray[np.integer], batch_size: int) -> None:
         _check(index, batch_size)
         if len(cluster) != len(index):
-            raise ValueError(f"UniformOverClusters: {len(index)} images, but clusters of {len(cluster)}")
+            raise ValueError(f"UniformOverClusters: {len(index)} images, but clusters for {len(cluster)}")
         self._batch_size = batch_size
         self._steps = max(1, len(index) // batch_size)
         self._members: Positions = np.argsort(cluster, kind="stable")
@@ -88,11 +91,11 @@ class UniformOverClusters:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return self._steps
 
     def batch(self, epoch: int, step: int, key: int) -> Positions:
-        """(B,) int64 positions."""
+        """The (B,) int64 positions of one batch."""
         _check_step(step, self._steps)
         place = np.arange(step * self._batch_size, (step + 1) * self._batch_size, dtype=np.int64)
         u = draws.uniform(draws.key(key, "clusters", epoch), place, 2)
@@ -103,17 +106,17 @@ class UniformOverClusters:
 
 
 class Repeated:
-    """Pass after pass over few images, each shuffled anew, for a number of steps that is one epoch.
+    """Many passes over a few images, each in a new random order. An epoch is a given number of steps.
 
-    A batch may run over into the next pass, and hold an image several times where it is larger than a pass.
+    A batch may continue into the next pass. If it is larger than a pass, it holds an image several times.
 
     Args:
-        index: (N,) int64 images.
-        batch_size: images a step, also above N.
-        steps: batches an epoch.
+        index: (N,) int64, the images.
+        batch_size: images per step; may be above N.
+        steps: batches per epoch.
 
     Raises:
-        ValueError: no images, or a batch size or steps below 1.
+        ValueError: there are no images, or the batch size or the number of steps is below 1.
     """
 
     def __init__(self, index: NDArray[np.int64], batch_size: int, steps: int) -> None:
@@ -127,11 +130,11 @@ class Repeated:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return self._steps
 
     def batch(self, epoch: int, step: int, key: int) -> Positions:
-        """(B,) int64 positions."""
+        """The (B,) int64 positions of one batch."""
         _check_step(step, self._steps)
         start, stop = step * self._batch_size, (step + 1) * self._batch_size
         first, last = start // len(self._index), (stop - 1) // len(self._index)
@@ -145,7 +148,7 @@ class Repeated:
 
 def _check(index: NDArray[np.int64], batch_size: int) -> None:
     if len(index) == 0:
-        raise ValueError("an order of no images: check that the split is not empty")
+        raise ValueError("an order needs images, but there are no images; check that the split is not empty")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but a batch needs at least 1 image")
 

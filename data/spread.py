@@ -1,4 +1,4 @@
-"""Work spread over processes."""
+"""Spread work over processes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ _Result = TypeVar("_Result")
 
 
 def spread(
-    work: Callable[[_Task], _Result], tasks: Iterable[_Task], workers: int, pool: ProcessPoolExecutor | None = None
+    work: Callable[[_Task], _Result],
+    tasks: Iterable[_Task],
+    workers: int,
+    pool: ProcessPoolExecutor | None = None,
 ) -> Iterator[_Result]:
-    """`map(work, tasks)`, in order, in that many processes; in this one if there are fewer than two.
+    """Like `map(work, tasks)`, in order, but in `workers` processes.
 
-    The processes are new ones (spawned), end with the iterator, and with this process however it ends.
+    With fewer than two workers, this process does the work. With a `pool`, its processes do the work. Without
+    one, new processes are spawned, which end with the iterator. They also end when this process ends, even if
+    it is killed.
     """
     if workers < 2:
         yield from map(work, tasks)
@@ -30,12 +35,15 @@ def spread(
 
 
 def open_pool(workers: int) -> ProcessPoolExecutor:
-    """New processes for several calls of `spread`, to be shut down by whoever opened them."""
+    """Start new processes for several calls of `spread`. The caller must shut the pool down."""
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
 
 
 def _end_with_parent() -> None:
-    """A killed parent closes no queues, so its workers would wait for ever."""
+    """End this worker when its parent ends.
+
+    A killed parent does not close its queues, so without this its workers would wait forever.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None, "only worker processes call this"
 

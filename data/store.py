@@ -1,13 +1,13 @@
-"""The store: where artifacts, drafts and runs lie, and how an artifact comes to be.
+"""The store: the folder that holds artifacts, drafts and runs, and how an artifact is published in it.
 
-An artifact is named by what was asked (its fingerprint), built in a draft folder under a lock, and moved into place in
-one rename, `meta.json` written last. A crash leaves a draft, never half an artifact; of two runs that want the same one
-builds and the other adopts.
+An artifact is named by its fingerprint, a hash of what was asked for. It is built in a draft folder under a
+lock. Its `meta.json` is written last, and then one rename moves it into place. A crash leaves a draft, but
+never half an artifact. If two runs want the same artifact, one builds it and the other uses it.
 
-    STORE/artifacts/<kind>/<fingerprint>/   immutable
-    STORE/drafts/<kind>/<fingerprint>/      lock, out/ (becomes the artifact), state/ (resumable, survives a crash)
-    STORE/cache/                            what can be made again: packed images, remembered hashes
-    STORE/runs/<name>/                      run.json, config.yaml, log.txt, copies of scores.parquet and report.html
+    STORE/artifacts/<kind>/<fingerprint>/   finished artifacts, which never change
+    STORE/drafts/<kind>/<fingerprint>/      lock, out/ (becomes the artifact), state/ (to resume from)
+    STORE/cache/                            what can be recomputed: packed images, remembered hashes
+    STORE/runs/<name>/                      run.json, config.yaml, log.txt, scores.parquet, report.html
 """
 
 from __future__ import annotations
@@ -24,42 +24,39 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import ArtifactError, Interrupted, StoreError
-from data.types import Artifact, Kind
+from data.files import replacing
+from data.types import Artifact
 
 Meta = dict[str, Any]
 
 
 def digest(value: object) -> str:
-    """Hash of a JSON value: sha256 of its sorted, compact text, 32 hex digits."""
+    """Hash a JSON value: the first 32 hex digits of the sha256 of its compact text with sorted keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """The sha256 of a file's bytes as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file so that a reader sees the old one or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
+    """Write a JSON file so that a reader sees the old content or the new content, but never a part of it."""
+    with replacing(path) as draft, draft.open("w") as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 class Store:
-    """A store folder. Cheap to open; safe to share between processes.
+    """A store folder. It is cheap to open, and several processes can use it at once.
 
     Args:
-        root: the folder; made if absent.
+        root: the folder; it is created if missing.
 
     Raises:
-        StoreError: if it can't be made or written.
+        StoreError: the folder can't be created or written.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -72,36 +69,39 @@ class Store:
             probe.unlink()
         except OSError as error:
             raise StoreError(
-                f"store {str(self.root)!r} can't be written ({error.strerror}); give another folder with --store"
+                f"store {str(self.root)!r} can't be written ({error.strerror}); "
+                "give another folder with --store"
             ) from None
 
     def folder(self, artifact: Artifact) -> Path:
-        """Where an artifact lies or would lie."""
+        """The folder of an artifact, whether or not it exists yet."""
         return self.root / artifact.path
 
     def cache(self, name: str) -> Path:
-        """A folder for what can be made again."""
+        """A folder for what can be recomputed. It is created if missing."""
         path = self.root / "cache" / name
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def meta(self, artifact: Artifact) -> Meta:
-        """The artifact's meta.json.
+        """Read the artifact's meta.json.
 
         Raises:
-            ArtifactError: if the artifact is not there.
+            ArtifactError: the artifact is missing or damaged.
         """
         try:
             meta: Meta = json.loads((self.folder(artifact) / "meta.json").read_text())
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"{artifact.path} is missing or damaged ({error}); run again to make it anew") from None
+            raise ArtifactError(
+                f"{artifact.path} is missing or damaged ({error}); run again to recompute it"
+            ) from None
         return meta
 
     def has(self, artifact: Artifact) -> bool:
-        """Whether the artifact is there and whole.
+        """Whether the artifact is there and complete.
 
-        Sizes are compared always, contents where a file is younger than its meta.json (it was touched after
-        publishing): then its sha256 must still be the recorded one.
+        Every file must have its recorded size. A file that is newer than meta.json was touched after
+        publishing, so it must also have its recorded sha256.
         """
         folder = self.folder(artifact)
         try:
@@ -121,20 +121,20 @@ class Store:
     def draft(
         self, artifact: Artifact, *, interrupted: Callable[[], bool], waiting: Callable[[], None]
     ) -> Iterator[Path]:
-        """The locked draft folder of an artifact; waits while another process builds it.
+        """Lock the draft folder of an artifact. Waits while another process builds the artifact.
 
-        The lock is the kernel's (flock): it goes with the process, however that dies.
+        The kernel holds the lock (flock) and releases it when the process ends, even if it is killed.
 
         Args:
-            artifact: what is to be built.
-            interrupted: asked while waiting.
+            artifact: what to build.
+            interrupted: called repeatedly while waiting; True stops the wait.
             waiting: called once if another process holds the lock.
 
         Yields:
-            The folder, with `out/` empty and `state/` as an earlier attempt left it.
+            The folder, with an empty `out/`, and `state/` as an earlier attempt left it.
 
         Raises:
-            Interrupted: if asked to stop while waiting.
+            Interrupted: `interrupted` returned True while waiting.
         """
         folder = self.root / "drafts" / artifact.kind / artifact.fingerprint
         said = False
@@ -142,7 +142,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-            except FileNotFoundError:  # published and removed between the two lines
+            except FileNotFoundError:  # another process published and removed it between mkdir and open
                 continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,19 +163,19 @@ class Store:
             yield folder
         finally:
             if folder.exists() and not any((folder / "state").glob("*")):
-                shutil.rmtree(folder, ignore_errors=True)  # nothing to go on from
+                shutil.rmtree(folder, ignore_errors=True)  # there is nothing to resume from
             os.close(lock)
 
     def publish(self, artifact: Artifact, draft: Path, meta: Meta) -> Meta:
-        """Move `draft/out` into place, with its meta.json, and remove the draft.
+        """Write meta.json into `draft/out`, move that folder into place, and remove the draft.
 
         Args:
-            artifact: its name.
-            draft: the locked folder of `draft()`.
-            meta: everything but `sha256` and `bytes`, which are measured here.
+            artifact: the artifact's name.
+            draft: the locked folder from `draft()`.
+            meta: the content of meta.json, without `sha256` and `bytes`, which are computed here.
 
         Returns:
-            The meta.json as written.
+            The content of meta.json as written.
         """
         out, target = draft / "out", self.folder(artifact)
         files = sorted(p for p in out.rglob("*") if p.is_file())
@@ -190,7 +190,7 @@ class Store:
         }
         write_json(out / "meta.json", full)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # damaged, or has() would have found it
+        if target.exists():  # it is damaged: otherwise has() would have found it
             target.rename(draft / f"damaged-{time.monotonic_ns()}")
         out.rename(target)
         shutil.rmtree(draft, ignore_errors=True)
@@ -200,28 +200,25 @@ class Store:
 def fingerprint(
     stage: str, version: int, settings: Mapping[str, Any], seed: int | None, inputs: Mapping[str, object]
 ) -> str:
-    """The name of an artifact: a hash of what was asked.
+    """The name of an artifact: a hash of what was asked for.
 
     Args:
         stage: the stage's name.
-        version: the stage's version, raised when its meaning changes.
+        version: the stage's version; it is raised when the stage computes something else.
         settings: the stage's own configuration.
-        seed: its seed, None where it draws nothing.
-        inputs: name -> what the stage reads of it: a fingerprint, or part hashes of a manifest.
+        seed: the stage's seed, or None if it draws no random numbers.
+        inputs: name -> what the stage reads of this input: a fingerprint, or the hashes of a manifest's
+            parts.
     """
     return digest({"stage": stage, "version": version, "settings": settings, "seed": seed, "inputs": inputs})
 
 
 def part_reading(manifest: Meta, parts: tuple[str, ...]) -> dict[str, object]:
-    """What a stage reads of a manifest: each part's content hash, and at which index its rows start.
+    """What a stage reads of a manifest: for each part, its hash and the index at which its rows start.
 
-    The start is inside because rows of `test` move when `unlabelled` grows, and artifacts carry the index.
+    The start belongs to it because artifacts store the index, and rows of `test` move when `unlabelled`
+    grows.
     """
     counts = manifest["counts"]
     starts = {"train": 0, "unlabelled": counts["train"], "test": counts["train"] + counts["unlabelled"]}
     return {part: [manifest["parts"][part], starts.get(part.removesuffix("_labels"), 0)] for part in parts}
-
-
-def artifact(kind: Kind, fingerprint: str) -> Artifact:
-    """Name an artifact."""
-    return Artifact(kind=kind, fingerprint=fingerprint)

@@ -1,4 +1,4 @@
-"""Parquet in and out: whole tables of scalars, and streams of vectors that never sit in memory twice."""
+"""Read and write Parquet: whole tables of scalars, and streams of vectors that are never in memory twice."""
 
 from __future__ import annotations
 
@@ -14,21 +14,29 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data.errors import ArtifactError
+from data.schemas import schema_of
 
 ROWS_PER_PART = 1 << 18
 _PLAIN = {"use_dictionary": False, "compression": "none", "write_statistics": False}
-"""Vectors neither compress nor repeat: plain pages write and read several times faster."""
+"""Vectors do not compress and do not repeat. Plain pages are several times faster to write and to read."""
 
 
-def write_table(path: Path, columns: Mapping[str, Any], schema: pa.Schema) -> int:
+def write_table(path: Path, columns: Mapping[str, Any], schema: pa.Schema | Mapping[str, str]) -> int:
     """Write columns as one Parquet file.
+
+    Args:
+        path: the file.
+        columns: name -> values, all equally long.
+        schema: one of `data.schemas`, or column -> name of an Arrow type, such as {"index": "int64"}.
 
     Returns:
         The number of rows.
 
     Raises:
-        ArtifactError: if columns and schema don't agree, naming the column.
+        ArtifactError: a column of the schema is missing; the message names it.
     """
+    if isinstance(schema, Mapping):
+        schema = schema_of(schema)
     missing = [name for name in schema.names if name not in columns]
     if missing:
         raise ArtifactError(f"{path.name}: column {missing[0]} is missing; have {', '.join(columns)}")
@@ -42,7 +50,7 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     """Read one Parquet file, or all `part-*.parquet` of a folder.
 
     Raises:
-        ArtifactError: if it is missing or lacks a column of the schema.
+        ArtifactError: the file is missing, or a column of the schema is missing or has another type.
     """
     files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
     try:
@@ -51,12 +59,39 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
         raise ArtifactError(f"{path} can't be read: {error}") from None
     for field in schema or ():
         if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
-            raise ArtifactError(f"{path}: column {field.name} of type {field.type} expected, have {table.schema}")
+            raise ArtifactError(
+                f"{path}: column {field.name} of type {field.type} is expected, "
+                f"but the file has {table.schema}"
+            )
     return table
 
 
+def positions(index: NDArray[np.int64], wanted: NDArray[np.int64], of: str) -> NDArray[np.int64]:
+    """Find the positions of the wanted indices in `index`. All joins of tables use this function.
+
+    Args:
+        index: (N,) int64, ascending, each once.
+        wanted: (n,) int64, in any order.
+        of: what the rows are, for the error message.
+
+    Returns:
+        (n,) int64 positions: `index[positions] == wanted`.
+
+    Raises:
+        ArtifactError: a wanted index is missing.
+    """
+    found = np.searchsorted(index, wanted)
+    missing = wanted[index[np.minimum(found, len(index) - 1)] != wanted] if len(index) else wanted
+    if len(missing):
+        raise ArtifactError(
+            f"{of}: there is no row for index {missing[0]} ({len(missing)} missing in all); "
+            "run again to recompute it"
+        )
+    return np.asarray(found, np.int64)
+
+
 def column(table: pa.Table, name: str) -> NDArray[Any]:
-    """A scalar column as numpy; nulls of an integer column become -1."""
+    """A scalar column as a numpy array. Nulls of an integer column become -1."""
     values = table[name].combine_chunks()
     if values.null_count and pa.types.is_integer(values.type):
         values = values.fill_null(-1)
@@ -77,12 +112,12 @@ def _matrix(values: pa.ChunkedArray | pa.Array) -> NDArray[np.float32]:
 
 
 class VectorWriter:
-    """Streams (index, vector) blocks to `part-*.parquet`: a context manager; memory holds one block.
+    """A context manager that streams blocks of (index, vector) to `part-*.parquet`. Memory holds one block.
 
     Args:
-        folder: where the parts go.
+        folder: the folder of the parts.
         schema: `schemas.features(...)` or `schemas.probabilities(...)`: index and one fixed-size list.
-        rows_per_part: a new file starts after so many rows.
+        rows_per_part: number of rows after which a new file starts.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, rows_per_part: int = ROWS_PER_PART) -> None:
@@ -95,7 +130,7 @@ class VectorWriter:
         return self
 
     def write(self, index: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Append a block: (B,) int64 and (B, D) float32."""
+        """Append a block: index (B,) int64 and vectors (B, D) float32."""
         if self._writer is None or self._in_part + len(index) > self.rows_per_part > len(index):
             self._next_part()
         assert self._writer is not None
@@ -103,7 +138,9 @@ class VectorWriter:
         field = self.schema.field(name)
         flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
         values = pa.FixedSizeListArray.from_arrays(flat, type=field.type)
-        self._writer.write_batch(pa.RecordBatch.from_arrays([pa.array(index, pa.int64()), values], schema=self.schema))
+        self._writer.write_batch(
+            pa.RecordBatch.from_arrays([pa.array(index, pa.int64()), values], schema=self.schema)
+        )
         self.rows += len(index)
         self._in_part += len(index)
 
@@ -115,7 +152,9 @@ class VectorWriter:
         self._parts += 1
         self._in_part = 0
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         if self._writer is None and error is None:
             self._next_part()
         if self._writer is not None:
@@ -123,14 +162,17 @@ class VectorWriter:
 
 
 def read_vectors(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """All vectors of a features or probabilities artifact, filled part by part into one array.
+    """Read all vectors of a features or probabilities artifact into one array, part by part.
 
     Returns:
-        index (N,) int64 ascending, vectors (N, D) float32 in the same order.
+        index (N,) int64 in ascending order, and vectors (N, D) float32 in the same order.
+
+    Raises:
+        ArtifactError: the folder has no `part-*.parquet`.
     """
     files = sorted(folder.glob("part-*.parquet"))
     if not files:
-        raise ArtifactError(f"{folder} holds no part-*.parquet")
+        raise ArtifactError(f"{folder} has no part-*.parquet")
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     index = np.empty(rows, np.int64)
     vectors: NDArray[np.float32] | None = None
@@ -149,8 +191,14 @@ def read_vectors(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     return index, vectors
 
 
-def iterate_vectors(folder: Path, rows: int = 1 << 15) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Blocks (index (B,), vectors (B, D)) of a features or probabilities artifact, in file order."""
+def iterate_vectors(
+    folder: Path, rows: int = 1 << 15
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Iterate over a features or probabilities artifact in file order, in blocks of at most `rows` rows.
+
+    Yields:
+        index (B,) int64 and vectors (B, D) float32.
+    """
     for file in sorted(folder.glob("part-*.parquet")):
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
             for batch in parquet.iter_batches(batch_size=rows):
@@ -158,7 +206,7 @@ def iterate_vectors(folder: Path, rows: int = 1 << 15) -> Iterator[tuple[NDArray
 
 
 class AssignmentWriter:
-    """Streams assignments to `part-*.parquet`. The same shape of use as `VectorWriter`."""
+    """A context manager that streams assignments to `part-00000.parquet`. It is used like `VectorWriter`."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self.schema, self.rows = schema, 0
@@ -173,5 +221,7 @@ class AssignmentWriter:
         self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
         self.rows += len(arrays[0])
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self._writer.close()

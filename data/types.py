@@ -1,43 +1,31 @@
-"""The words all layers share. Imports nothing of ours."""
+"""Types that all layers share. This module imports nothing else of the project."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-Kind = Literal[
-    "manifest",
-    "labels",
-    "checkpoint",
-    "features",
-    "clusters",
-    "assignments",
-    "codes",
-    "probabilities",
-    "scores",
-    "report",
-    "drift",
-]
-KINDS: tuple[str, ...] = get_args(Kind)
+Kind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+"""What an artifact is: manifest, features, checkpoint ... It decides the folder, files and columns."""
 
 Split = Literal["train", "unlabelled", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-"""In the order in which a manifest's rows stand."""
+"""All splits, in the order of a manifest's rows."""
 
 
 class Frozen(BaseModel):
-    """A value: immutable, hashable where its fields are, and refusing keys it does not know."""
+    """An immutable value. It is hashable if its fields are, and it refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Artifact(Frozen):
-    """A finished result in the store, named by what was asked. This, never its content, passes between stages.
+    """The name of a finished result in the store. Stages pass this name to each other, never the content.
 
     Attributes:
-        kind: what it is; decides files and columns.
-        fingerprint: hash of stage, version, configuration, seed and the parts of its inputs that were read.
+        kind: what the result is; decides files and columns.
+        fingerprint: hash of stage, version, configuration, seed and the parts of the inputs that were read.
     """
 
     kind: Kind
@@ -45,5 +33,5 @@ class Artifact(Frozen):
 
     @property
     def path(self) -> str:
-        """Folder relative to the store."""
+        """The folder of the artifact, relative to the store."""
         return f"artifacts/{self.kind}/{self.fingerprint}"

@@ -1,12 +1,12 @@
-"""A folder in PASCAL VOC's layout: photographs, what is in them and where, and the sets they are divided into.
+"""Read a folder in PASCAL VOC's layout: photographs, their boxes and masks, and train and test sets.
 
     JPEGImages/NAME.jpg              the photographs (or PNGImages/)
     Annotations/NAME.xml             boxes: name, difficult, bndbox with 1-based, inclusive corners
-    SegmentationClass/NAME.png       classes of pixels: 0 background, 255 void
-    ImageSets/Main/SET.txt           a name a line: trainval and test, or train and val
+    SegmentationClass/NAME.png       the class of each pixel: 0 is background, 255 is void
+    ImageSets/Main/SET.txt           one NAME per line; SET is trainval and test, or train and val
 
-Penn-Fudan's layout is read as well: Annotation/NAME.txt in PASCAL's version 1.00, and PedMasks/NAME_mask.png, which number
-the objects. The folder may be behind any fsspec URL.
+Penn-Fudan's layout works too. It has boxes in Annotation/NAME.txt (PASCAL's version 1.00), and masks in
+PedMasks/NAME_mask.png whose pixels hold the object's number. The folder may be any fsspec URL.
 """
 
 from __future__ import annotations
@@ -30,27 +30,28 @@ from data.types import Split
 
 IMAGES = ("JPEGImages", "PNGImages")
 VOID = 255
-"""Class of pixels that count for nothing."""
+"""The class of pixels that are ignored in training and scoring."""
 _SETS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("trainval",), ("test",)),
     (("train", "val"), ("test",)),
     (("train",), ("val",)),
     (("train",), ("test",)),
 )
-"""Sets that train, and sets that test; the first pair counts of which all are there."""
+"""Pairs of (sets to train on, sets to test on). The first pair whose files all exist is used."""
 _OBJECT = re.compile(
-    r'Bounding box for object \d+ "([^"]+)" \(Xmin, Ymin\) - \(Xmax, Ymax\) : \((\d+), (\d+)\) - \((\d+), (\d+)\)'
+    r'Bounding box for object \d+ "([^"]+)" \(Xmin, Ymin\) - \(Xmax, Ymax\) : '
+    r"\((\d+), (\d+)\) - \((\d+), (\d+)\)"
 )
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What is in an image, n objects.
+    """The n annotated objects of an image.
 
     Attributes:
-        boxes: (n, 4) float32 px: left, top, right, bottom, counted from 0, the last two exclusive.
-        names: n classes.
-        difficult: (n,) bool: found or not, these count for nothing.
+        boxes: (n, 4) float32 in px: left, top, right, bottom; 0-based, and right and bottom are exclusive.
+        names: the class name of each of the n objects.
+        difficult: (n,) bool; scoring ignores these objects, whether they are detected or not.
     """
 
     boxes: NDArray[np.float32]
@@ -59,11 +60,11 @@ class Objects:
 
 
 class VocFolder:
-    """A folder in this layout.
+    """A folder in VOC's layout.
 
     Args:
-        spec: the source, `voc:PLACE`, as messages name it.
-        place: path or URL.
+        spec: the source `voc:PLACE`, for error messages.
+        place: path or fsspec URL of the folder.
     """
 
     def __init__(self, spec: str, place: str) -> None:
@@ -73,29 +74,32 @@ class VocFolder:
         return {"spec": self.spec, "place": self.place}
 
     def __setstate__(self, state: dict[str, str]) -> None:
-        self.__init__(**state)  # type: ignore[misc]  # what a file system is connected to stays behind
+        self.__init__(**state)  # type: ignore[misc]  # an open connection to a file system is not pickled
 
     @cached_property
     def images(self) -> str:
-        """The folder that holds the photographs, relative to this one.
+        """The folder of the photographs, relative to this one.
 
         Raises:
-            DataError: there is none.
+            DataError: there is no such folder.
         """
         filesystem, root = self._opened
         for name in IMAGES:
             if filesystem.isdir(f"{root}/{name}"):
                 return name
-        raise DataError(f"{self.spec}: neither {' nor '.join(IMAGES)} is there; give the folder in VOC's layout")
+        raise DataError(
+            f"{self.spec}: the folder has neither {' nor '.join(IMAGES)}; give the folder in VOC's layout"
+        )
 
     def sets(self, role: Split) -> set[str] | None:
-        """Names of the photographs (without ending) of a role; None where the folder says nothing of sets.
+        """Names of a role's photographs, without extension. None if the folder does not define sets.
 
-        Unlabelled images are those to train on.
+        The role "unlabelled" has the same images as "train".
         """
         filesystem, root = self._opened
         main = f"{root}/ImageSets/Main"
-        there = {path.rsplit("/", 1)[-1] for path in filesystem.ls(main, detail=False)} if filesystem.isdir(main) else set()  # fmt: skip
+        listed = filesystem.ls(main, detail=False) if filesystem.isdir(main) else []
+        there = {path.rsplit("/", 1)[-1] for path in listed}
         for train, test in _SETS:
             wanted = test if role == "test" else train
             if {f"{name}.txt" for name in (*train, *test)} <= there:
@@ -104,17 +108,19 @@ class VocFolder:
         return None
 
     def objects(self, uri: str) -> Objects:
-        """What is in an image.
+        """Read the objects in an image.
 
         Args:
-            uri: of the image, relative to the folder.
+            uri: the image's uri, relative to the folder.
 
         Raises:
-            DataError: it has no annotation, or one that can't be read.
+            DataError: the image has no annotation, or the annotation can't be read.
         """
         found = self._first(self._annotations(_stem(uri)))
         if found is None:
-            raise DataError(f"{self.spec}: {uri} has no annotation of boxes; expected Annotations/{_stem(uri)}.xml")
+            raise DataError(
+                f"{self.spec}: {uri} has no annotation of boxes; Annotations/{_stem(uri)}.xml is expected"
+            )
         path, content = found
         try:
             rows = _of_xml(content) if path.endswith(".xml") else _of_text(content)
@@ -122,12 +128,20 @@ class VocFolder:
             raise DataError(f"{self.spec}: {path} can't be read as an annotation: {error}") from None
         boxes = np.array([box for _, box, _ in rows], np.float32).reshape(-1, 4)
         boxes[:, :2] -= 1
-        return Objects(boxes, tuple(name for name, _, _ in rows), np.array([hard for _, _, hard in rows], bool))
+        return Objects(
+            boxes, tuple(name for name, _, _ in rows), np.array([hard for _, _, hard in rows], bool)
+        )
 
     def classes_of_pixels(self, uri: str) -> NDArray[np.uint8] | None:
-        """(H, W) uint8: 0 background, then classes, `VOID`; None where the image has no mask.
+        """Read an image's mask of classes.
 
-        Penn-Fudan's masks number objects: each pixel of one is class 1.
+        Penn-Fudan's masks hold object numbers. Every pixel of an object becomes class 1.
+
+        Returns:
+            (H, W) uint8: 0 for background, classes from 1, and `VOID`. None if the image has no mask.
+
+        Raises:
+            DataError: the mask can't be read, or is not one uint8 per pixel.
         """
         stem = _stem(uri)
         found = self._first([f"SegmentationClass/{stem}.png", f"PedMasks/{stem}_mask.png"])
@@ -140,15 +154,22 @@ class VocFolder:
         except OSError as error:
             raise DataError(f"{self.spec}: {path} can't be read as a mask: {error}") from None
         if pixels.ndim != 2 or pixels.dtype != np.uint8:
-            raise DataError(f"{self.spec}: {path} holds {pixels.dtype} of shape {pixels.shape}, not a class a pixel")
+            raise DataError(
+                f"{self.spec}: {path} holds {pixels.dtype} of shape {pixels.shape}, "
+                "not one uint8 class per pixel"
+            )
         return (pixels > 0).astype(np.uint8) if path.startswith("PedMasks/") else pixels
 
     def sha256(self, uris: Iterable[str]) -> list[str]:
-        """Of each image's annotation files together; of one without any, that of nothing."""
+        """One hash per image, over all its annotation files. Without any, it is the hash of nothing."""
         found = []
         for uri in uris:
             stem, digest = _stem(uri), hashlib.sha256()
-            for path in (*self._annotations(stem), f"SegmentationClass/{stem}.png", f"PedMasks/{stem}_mask.png"):
+            for path in (
+                *self._annotations(stem),
+                f"SegmentationClass/{stem}.png",
+                f"PedMasks/{stem}_mask.png",
+            ):
                 content = self._content(path)
                 if content is not None:
                     digest.update(f"{path}\0{len(content)}\0".encode() + content)
@@ -162,12 +183,15 @@ class VocFolder:
 
     @cached_property
     def _there(self) -> set[str]:
-        """Annotation files, relative to the folder."""
+        """The annotation files that exist, relative to the folder."""
         filesystem, root = self._opened
         found = set()
         for name in ("Annotations", "Annotation", "SegmentationClass", "PedMasks"):
             if filesystem.isdir(f"{root}/{name}"):
-                found |= {f"{name}/{path.rsplit('/', 1)[-1]}" for path in filesystem.ls(f"{root}/{name}", detail=False)}
+                found |= {
+                    f"{name}/{path.rsplit('/', 1)[-1]}"
+                    for path in filesystem.ls(f"{root}/{name}", detail=False)
+                }
         return found
 
     def _annotations(self, stem: str) -> tuple[str, ...]:
@@ -193,13 +217,18 @@ def _stem(uri: str) -> str:
 
 
 _Row = tuple[str, tuple[float, ...], bool]
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def _of_xml(content: bytes) -> list[_Row]:
     rows = []
     for found in ElementTree.fromstring(content).iter("object"):
-        corners = tuple(float(found.find("bndbox").find(name).text) for name in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[union-attr, arg-type]  # a missing one is caught above
-        rows.append((str(found.findtext("name")).strip(), corners, found.findtext("difficult", "0").strip() == "1"))
+        box = found.find("bndbox")
+        # If an element is missing, this raises an error that `objects` catches.
+        corners = tuple(float(box.find(name).text) for name in _CORNERS)  # type: ignore[union-attr, arg-type]
+        rows.append(
+            (str(found.findtext("name")).strip(), corners, found.findtext("difficult", "0").strip() == "1")
+        )
     return [row for row in rows if _has_area(row[1])]
 
 
@@ -209,6 +238,6 @@ def _of_text(content: bytes) -> list[_Row]:
 
 
 def _has_area(corners: tuple[float, ...]) -> bool:
-    """Corners of a slip of the mouse fall together."""
+    """Whether a box has an area. An accidental mouse click gives a box without one."""
     left, top, right, bottom = corners
     return right > left and bottom > top

@@ -1,4 +1,4 @@
-"""The command line: `knowledge-transfer`, or `python -m flows`.
+"""The command line: `knowledge-transfer`, or `python -m flows` in a checkout.
 
 Whatever the user can get wrong is found before Prefect is imported; torch is never imported in this process but for
 `run --dry-run`.
@@ -11,22 +11,23 @@ import importlib
 import json
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
-from data.errors import ConfigError, Interrupted, PipelineError, UserError
+from data.errors import ConfigError, Interrupted
 from data.store import Store
 from flows.phrases import summary
 from flows.recipes import NAMES, override, parse_settings, recipe
-from flows.run import WATCHERS, stopped, to_yaml
+from flows.run import WATCHERS, to_yaml
+from flows.start import chain_parameters, explain, load_flow
 from flows.terminal import Terminal
-from tasks.config import CLOSER, DOWNSTREAM, USUAL, Config, Protocol, methods
+from tasks.config import USUAL, Config, measurable, protocols
+from tasks.found import on_photographs
+from tasks.overlay import methods
 
 PROGRAM = "knowledge-transfer"
-INTERRUPTED = Interrupted.status
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,26 +65,12 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _fail(error: BaseException, terminal: Terminal, as_json: bool) -> int:
-    run = terminal.run
-    if stopped(error):
-        status, kind = INTERRUPTED, "cancelled"
-        text = "interrupted; what was done is kept, the same command goes on from there"
-    elif isinstance(error, PipelineError):
-        status, kind = error.status, "refused" if isinstance(error, UserError) else "failed"
-        text = " ".join(str(error).split())
-    else:
-        status, kind = 1, "failed"
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        if run is None:
-            traceback.print_exception(error)
-        else:
-            with run.log.open("a") as log:
-                traceback.print_exception(error, file=log)
-            text += f"; a fault of the program, not yours; log: {run.log}"
-    print(f"{PROGRAM}: {text}", file=sys.stderr)
+    run, failure = terminal.run, explain(error, terminal.run)
+    print(f"{failure.details}{PROGRAM}: {failure.text}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"status": kind, "error": text, "folder": str(run.folder) if run else None}))
-    return status
+        folder = str(run.folder) if run else None
+        print(json.dumps({"status": failure.kind, "error": failure.text, "folder": folder}))
+    return failure.status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", metavar="SOURCE", help="training images: the bank of neighbours, the probe's labels")
     sub.add_argument("--test", metavar="SOURCE", help="test images (default: 20 %% of --data held out)")
     sub.add_argument("--voc", metavar="SOURCE", help="photographs with boxes or masks, voc:PATH, to train the model further on")  # fmt: skip
-    sub.add_argument("--protocols", nargs="+", choices=_protocols(), metavar="NAME", help=f"which evaluations: {', '.join(_protocols())} (default: {', '.join(USUAL)})")  # fmt: skip
+    sub.add_argument("--protocols", nargs="+", choices=list(measurable()), metavar="NAME", help=f"which evaluations: {', '.join(measurable())} (default: {', '.join(USUAL)})")  # fmt: skip
     storing(sub)
     printing(sub)
     sub = command("compare", _compare, "run several configurations and put them into one leaderboard")
@@ -143,29 +130,20 @@ def _parser() -> argparse.ArgumentParser:
     printing(sub)
     sub = command("prefect-setup", _prefect_setup, "make what the configured Prefect server needs: work pool, GPU limit, automation")  # fmt: skip
     sub.add_argument("--gpus", type=int, default=1, metavar="N", help="stages that may compute on the workers' GPUs at once (default: 1)")  # fmt: skip
+    sub.add_argument("--deploy", action="store_true", help="create the deployments too; their runs start in the current folder")  # fmt: skip
     return parser
-
-
-def _protocols() -> list[str]:
-    """Those that a model alone can be measured by."""
-    return [*USUAL, *CLOSER, *DOWNSTREAM]
 
 
 def _run(options: argparse.Namespace, terminal: Terminal) -> int:
     over = parse_settings(options.settings) | ({"store": options.store} if options.store else {})
-    config = override(recipe(options.recipe), over)
     if options.dry_run:
         from flows.estimate import estimate
 
-        found = estimate(config)
+        found = estimate(override(recipe(options.recipe), over))
         print(json.dumps(found.as_json()) if options.json else found.as_text())
         return 0
-    Store(config.store)
-    for section in {"pretext", "transfer"} & over.keys():  # a section given in part is one of the recipe's method
-        over[section] = {"method": getattr(config, section).method, **over[section]}
-    named = options.recipe if options.recipe in NAMES else str(Path(options.recipe).absolute())
-    over["store"] = str(Path(config.store).expanduser().absolute())
-    return _flow("flows.knowledge_transfer", "knowledge_transfer", {"recipe": named, **over}, options.json, terminal)
+    parameters = chain_parameters(options.recipe, over)
+    return _flow("flows.knowledge_transfer", "knowledge_transfer", parameters, options.json, terminal)
 
 
 def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -174,7 +152,9 @@ def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
     config = override(Config(), {"store": options.store} if options.store else {})
     usual = list(USUAL) if options.data else []
     if not (options.protocols or usual):
-        raise ConfigError(f"evaluate: give --data SOURCE, or --voc SOURCE and --protocols of {', '.join(DOWNSTREAM)}")
+        raise ConfigError(
+            f"evaluate: give --data SOURCE, or --voc SOURCE and --protocols of {', '.join(on_photographs())}"
+        )
     parameters = {
         "model": str(model_folder(options.model, Store(config.store))),
         "data": options.data,
@@ -235,7 +215,12 @@ def _prefect_setup(options: argparse.Namespace, terminal: Terminal) -> int:
         raise ConfigError("prefect-setup: no Prefect server is configured; start one by `prefect server start` and set PREFECT_API_URL, such as http://127.0.0.1:4200/api")  # fmt: skip
     setup = importlib.import_module("flows.server.prefect_setup")
     print("\n".join(setup.prefect_setup(options.gpus)))
-    print("next: prefect --no-prompt deploy --all; prefect worker start --pool knowledge-transfer")
+    worker = "prefect worker start --pool knowledge-transfer"
+    if options.deploy:
+        print(setup.deploy())
+        print(f"next: {worker}")
+    else:
+        print(f"next: {PROGRAM} prefect-setup --deploy, in the folder that runs are to start in; {worker}")
     return 0
 
 
@@ -248,15 +233,7 @@ def _flow(
     said: Callable[[dict[str, Any]], list[str]] = summary,
 ) -> int:
     """Run a flow, on the configured server or on one of its own, and print what came out."""
-    from flows.server import embedded
-
-    configured = embedded.configure()
-    if not configured:
-        server = embedded.EmbeddedServer()
-        terminal.note("starting Prefect's embedded server")
-    flow = getattr(importlib.import_module(module), name)
-    if not configured:
-        server.wait()
+    flow = load_flow(module, name, terminal.note)
     WATCHERS.append(terminal)
     result = flow(**parameters)
     print(json.dumps({"status": "done", **result}) if as_json else "\n".join(said(result)))
@@ -264,17 +241,17 @@ def _flow(
 
 
 def _list(options: argparse.Namespace, terminal: Terminal) -> int:
-    from data.sources import SOURCES
+    from data.sources import known_sources
     from flows.claims import CLAIMS
-    from models.configs import BACKBONES
+    from models.configs.shared import BACKBONES
 
     rows: dict[str, dict[str, str]] = {
         "recipes": {name: _first(importlib.import_module(f"flows.recipes.{name.replace('-', '_')}")) for name in NAMES},
         "pretext methods": {name: _first(model) for name, model in methods("pretext").items()},
         "transfer methods": {name: _first(model) for name, model in methods("transfer").items()},
         "backbones": {**BACKBONES, "timm:NAME": "any network of the package timm (optional: knowledge-transfer[timm])"},
-        "data sources": SOURCES,
-        "evaluations": dict.fromkeys(get_args(Protocol), ""),
+        "data sources": {known.form: known.sentence for known in known_sources().values()},
+        "evaluations": protocols(),
         "claims": {name: f"{claim.paper}: {claim.statement}" for name, claim in CLAIMS.items()},
     }
     for title, entries in rows.items():

@@ -1,6 +1,7 @@
-"""`run --dry-run`: every stage of a run with its inputs, sizes and cost, before anything is done.
+"""`run --dry-run`: list every stage of a run with its inputs, size and cost, without running anything.
 
-What is already in the store is known where an earlier run listed the same sources; the store is not written to.
+The dry run never writes to the store. It can tell which artifacts are in the store if an earlier run listed
+the same sources.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ from typing import Any
 from data.sources import open_source
 from data.store import Store
 from data.types import Artifact, Split
-from flows.chain import Hooks, NotNeeded, Plan, chain
+from flows.chain import chain
 from flows.claims import resolved
 from flows.claims.claim import Claim, Scale
-from flows.phrases import duration
-from flows.stage_sizes import SIZES, Counts, Planned
+from flows.layout import Hooks, Plan
 from tasks.config import Config
+from tasks.found import stage_module
+from tasks.phrases import duration
 from tasks.recall import Recall
-from tasks.stage import Request
+from tasks.size import Counts, Planned, Size
+from tasks.stage import NotNeeded, Request
 
 GPU, GPU_RATE = "one NVIDIA H100, 250 TFLOP/s reached (a quarter of its bf16 peak)", 250e12
 CPU_SHARE = 0.25
-"""Of a convolution's speed that trainings reach, with all that is done besides."""
+"""Share of a plain convolution's speed that a whole training reaches."""
 
 PUBLISHED: dict[str, tuple[int, int, int, int]] = {
     "CIFAR10": (50_000, 0, 10_000, 10),
@@ -35,24 +38,21 @@ PUBLISHED: dict[str, tuple[int, int, int, int]] = {
     "BCCD": (292, 0, 72, 3),
     "PennFudanPed": (170, 0, 0, 1),
 }
-"""Train, unlabelled and test images, classes, as publishers state them of torchvision's data sets and claims' photographs."""
-
-HELD_OUT = 0.2
-"""Share of train that becomes test where there is no test source."""
+"""Published numbers of train, unlabelled and test images, and of classes, per data set."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A stage to come.
+class PlannedStage:
+    """A stage of the dry run.
 
     Attributes:
         stage: its label.
-        kind: of its artifact.
-        reads: labels of the stages it reads.
-        rows: of the artifact's table; for a checkpoint its parameters.
-        size: of the artifact, bytes, about.
+        kind: kind of its artifact.
+        reads: labels of the stages that it reads.
+        rows: rows of the artifact's table; for a checkpoint the number of parameters.
+        size: approximate size of the artifact, bytes.
         operations: floating point operations.
-        in_store: whether it is there already; None if that can't be known.
+        in_store: whether the store already has the artifact; None if this is unknown.
     """
 
     stage: str
@@ -66,20 +66,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run to come; `cpu_rate` is what this CPU reaches, operations a second."""
+    """The result of a dry run.
+
+    Attributes:
+        recipe: name of the recipe.
+        rows: the stages.
+        not_needed: stages that the run does not need.
+        assumptions: sentences about what the estimate assumes.
+        cpu_rate: operations per second that this CPU reaches in training.
+    """
 
     recipe: str
-    rows: list[Row]
+    rows: list[PlannedStage]
     not_needed: list[NotNeeded]
     assumptions: list[str]
     cpu_rate: float
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """The estimate as JSON values, with the total hours."""
         return {**asdict(self), "hours": {"gpu": self._hours(GPU_RATE), "cpu": self._hours(self.cpu_rate)}}
 
     def as_text(self) -> str:
-        """A table, its sums and what they assume."""
+        """The estimate as text: a table, its totals and the assumptions."""
         head = ("stage", "makes", "rows", "size", "operations", "on GPU", "on CPU", "in store", "reads")
         known = {True: "yes", False: "no", None: "?"}
         lines = [head] + [
@@ -100,13 +108,17 @@ class Estimate:
         right = {2, 3, 4, 5, 6}
         table = [
             "  ".join(
-                c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+                c.rjust(w) if i in right else c.ljust(w)
+                for i, (c, w) in enumerate(zip(line, widths, strict=True))
             )
             for line in lines
         ]
-        total = f"to compute: {duration(3600 * self._hours(GPU_RATE))} on a GPU, or {duration(3600 * self._hours(self.cpu_rate))} on this CPU; to store: {_bytes(sum(row.size for row in self.rows if not row.in_store))}"  # fmt: skip
+        gpu, cpu = (duration(3600 * self._hours(rate)) for rate in (GPU_RATE, self.cpu_rate))
+        new = _bytes(sum(row.size for row in self.rows if not row.in_store))
+        total = f"to compute: {gpu} on a GPU, or {cpu} on this CPU; to store: {new}"
         gone = [f"{stage.stage}: not needed by {stage.because}" for stage in self.not_needed]
-        return "\n".join([*(line.rstrip() for line in table), *gone, "", total, *(f"- {text}" for text in self.assumptions)])  # fmt: skip
+        notes = [f"- {text}" for text in self.assumptions]
+        return "\n".join([*(line.rstrip() for line in table), *gone, "", total, *notes])
 
     def _hours(self, rate: float) -> float:
         return sum(row.operations for row in self.rows if not row.in_store) / rate / 3600
@@ -116,27 +128,44 @@ class Estimate:
 class _Estimator:
     config: Config
     store: Store | None
-    rows: list[Row] = field(default_factory=list)
+    rows: list[PlannedStage] = field(default_factory=list)
     not_needed: list[NotNeeded] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
 
     def step(self, label: str, plan: Plan, /, *, after: Any = None, **inputs: Planned) -> Planned:
         request = plan(**{name: given.artifact for name, given in inputs.items()})
         assert isinstance(request, Request)
-        size = SIZES[request.stage](self, request, inputs)
+        size = self._size(request, inputs)
         artifact, known = Artifact(kind=request.kind, fingerprint=f"to-come-{label}"), False
         if request.stage == "manifest":
             found = self._manifest(label, request)
             artifact, known = (found, True) if found is not None else (artifact, False)
         elif self.store is not None and all(given.known for given in inputs.values()):
-            recalled = Recall(self.store, request).made() if request.by_content else request.artifact(self.store)
+            recalled = (
+                Recall(self.store, request).made() if request.by_content else request.artifact(self.store)
+            )
             artifact, known = (recalled, True) if recalled is not None else (artifact, False)
         there = (
-            self.store.has(artifact) if known and self.store is not None else None if self._any_manifest() else False
+            self.store.has(artifact)
+            if known and self.store is not None
+            else None
+            if self._any_manifest()
+            else False
         )
         reads = tuple(given.label for given in inputs.values())
-        self.rows.append(Row(label, request.kind, reads, size.rows, size.bytes, size.operations, there))
+        self.rows.append(
+            PlannedStage(label, request.kind, reads, size.rows, size.bytes, size.operations, there)
+        )
         return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width)
+
+    def _size(self, request: Request, inputs: dict[str, Planned]) -> Size:
+        """Call the `size` function of the stage's file. If there is none, the stage is not counted."""
+        size = getattr(stage_module(request.stage), "size", None)
+        if size is None:
+            self.assume(f"{request.stage}: its file has no function `size`, so it is not counted")
+            return Size(0, 0.0)
+        found: Size = size(self, request, inputs)
+        return found
 
     def look(self, manifest: Planned) -> dict[str, Any]:
         images = manifest.images
@@ -154,19 +183,23 @@ class _Estimator:
         unlabelled, _, _ = self._count(sources["unlabelled"], "unlabelled")
         test, test_labelled, _ = self._count(sources["test"], "test")
         if hold_out:
+            from data.manifest import HELD_OUT
+
             test, test_labelled = round(HELD_OUT * train), round(HELD_OUT * labelled)
             train, labelled = train - test, labelled - test_labelled
         return Counts(train, unlabelled, test, labelled, test_labelled, classes)
 
     def _count(self, source: str | None, role: Split) -> tuple[int, int, int]:
-        """Images, labelled ones, classes."""
+        """The numbers of images, of labelled images and of classes."""
         if source is None:
             return 0, 0, 0
         kind, _, place = source.partition(":")
         name = place.partition("?")[0]
         if name in PUBLISHED and (kind == "torchvision" or (kind == "voc" and not Path(place).exists())):
             train, unlabelled, test, classes = PUBLISHED[name]
-            self.assume(f"{source}: as published, {train:,} train, {unlabelled:,} unlabelled and {test:,} test images")
+            self.assume(
+                f"{source}: {train:,} train, {unlabelled:,} unlabelled and {test:,} test images, as published"
+            )
             n = {"train": train, "unlabelled": unlabelled or train, "test": test}[role]
             return n, n, classes
         opened = open_source(source, role)
@@ -178,14 +211,18 @@ class _Estimator:
             self.assumptions.append(text)
 
     def _any_manifest(self) -> bool:
-        return self.store is not None and any((self.store.root / "artifacts" / "manifest").glob("*/meta.json"))
+        return self.store is not None and any(
+            (self.store.root / "artifacts" / "manifest").glob("*/meta.json")
+        )
 
     def _manifest(self, label: str, request: Request) -> Artifact | None:
-        """The manifest that the newest run with these sources found, under the same label."""
+        """The manifest of the newest run that listed the same sources under the same label, or None."""
         if self.store is None:
             return None
         wanted = request.outside["sources"]
-        records = sorted((self.store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime)
+        records = sorted(
+            (self.store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime
+        )
         for record in (json.loads(path.read_text()) for path in records):
             config = record["config"]
             places = {role: config["data"][role] for role in wanted}
@@ -200,17 +237,17 @@ class _Estimator:
                 }
             rows = [row for row in record["stages"] if row["stage"] == label]
             if rows and places == wanted and config["seed"] == request.seed:
-                self.assume(f"the images are those that run {record['name']} found")
+                self.assume(f"the images have not changed since run {record['name']} listed them")
                 return Artifact(kind="manifest", fingerprint=rows[0]["fingerprint"])
         return None
 
 
 def estimate(config: Config) -> Estimate:
-    """Lay the chain out without doing anything.
+    """Estimate a run without running anything.
 
     Raises:
-        DataError: a source can't be listed and its size is not published either.
-        ConfigError: a network can't be built for the images.
+        DataError: a source can't be listed, and its size is not published either.
+        ConfigError: a network can't be built for the image size.
     """
     from models.cost import convolution_rate
 
@@ -219,27 +256,36 @@ def estimate(config: Config) -> Estimate:
     chain(config, Hooks(estimator.step, estimator.look, estimator.not_needed.append))
     estimator.assume(f"GPU: {GPU}")
     precision, rate = convolution_rate(config.compute.precision)
-    estimator.assume(f"CPU: this machine's, {CPU_SHARE * rate / 1e9:.0f} GFLOP/s reached (a quarter of a convolution's in {precision}, just measured)")  # fmt: skip
-    estimator.assume("reading, decoding and augmenting images is not counted; vectors are float32")
-    return Estimate(config.recipe, estimator.rows, estimator.not_needed, estimator.assumptions, CPU_SHARE * rate)
+    estimator.assume(
+        f"CPU: this machine, {CPU_SHARE * rate / 1e9:.0f} GFLOP/s reached (a quarter of the speed of a "
+        f"convolution in {precision}, measured just now)"
+    )
+    estimator.assume("the time to read, decode and augment images is not counted; vectors are float32")
+    return Estimate(
+        config.recipe, estimator.rows, estimator.not_needed, estimator.assumptions, CPU_SHARE * rate
+    )
 
 
 def estimate_claims(
     claims: list[Claim], scale: Scale, seeds: int, sources: dict[str, str], store: str
 ) -> list[dict[str, Any]]:
-    """What claims cost: a row each of claim, runs, gpu_hours and cpu_hours. Every run is counted as if it were alone.
+    """Estimate the cost of claims. Every run is counted in full, even if runs share stages.
 
     Args:
-        claims: to be put to the test.
-        scale: of the trainings.
-        seeds: runs an arm.
-        sources: name of images -> where they are.
-        store: whose artifacts need not be made.
+        claims: the claims to test.
+        scale: the scale of the trainings.
+        seeds: number of runs per arm.
+        sources: name of images -> their source.
+        store: folder of the store; artifacts that it has are not counted.
+
+    Returns:
+        One row per claim with claim, runs, gpu_hours and cpu_hours.
     """
     rows = []
     for claim in claims:
-        asked = [resolved(claim, arm, scale, sources).model_copy(update={"recipe": claim.name, "store": store}) for arm in claim.arms]  # fmt: skip
-        configs = {config.model_dump_json(): config for config in asked}.values()  # arms may be scores of one run
+        alike = {"recipe": claim.name, "store": store}
+        asked = [resolved(claim, arm, scale, sources).model_copy(update=alike) for arm in claim.arms]
+        configs = {config.model_dump_json(): config for config in asked}.values()  # arms may share one run
         found = [estimate(config).as_json()["hours"] for config in configs]
         hours = {f"{name}_hours": seeds * sum(each[name] for each in found) for name in ("gpu", "cpu")}
         rows.append({"claim": claim.name, "runs": seeds * len(configs), **hours})

@@ -1,40 +1,44 @@
-"""The flow `evaluate`: one model through chosen evaluations, on any images with labels."""
+"""The flow `evaluate`: run chosen evaluations of one model on any labelled images."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from prefect import flow, runtime
+from prefect import runtime
+from pydantic import AfterValidator, Field
 
 from data.errors import ConfigError, DataError
 from data.store import Store
 from data.types import Artifact
-from flows.chain import CLOSER, DOWNSTREAM, Facts, Handle, Hooks
+from flows.layout import Facts, Handle, Hooks, Layout
+from flows.measure import FEATURES, measured
 from flows.model_folder import image_size, model_folder, stored
 from flows.recipes import override
+from flows.server.declare import our_flow, timed
 from flows.server.execute import execute
-from tasks.config import Compute, Config
+from tasks.config import Compute, Config, measurable
+from tasks.found import leaves, on_photographs
 from tasks.stage import Request
 from tasks.stages import adopt, embed, manifest, scores
 from tasks.stages import evaluate as measure
 
-Measured = Literal["knn", "linear", "few-label", "layers", "nonlinear", "detection", "segmentation", "multi-label"]
+
+def _is_measurable(name: str) -> str:
+    if name not in measurable():
+        raise ValueError(f"needs more than a model; choose one of {', '.join(measurable())}")
+    return name
 
 
-def _flow_run_name() -> str:
-    return f"evaluate-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+def _drop_down(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(measurable())
 
 
-@flow(
-    name="evaluate",
-    flow_run_name=_flow_run_name,
-    validate_parameters=True,
-    persist_result=False,
-    result_serializer="json",
-)
+Measured = Annotated[str, AfterValidator(_is_measurable), Field(json_schema_extra=_drop_down)]
+
+
+@our_flow("evaluate")
 def evaluate(
     model: str,
     data: str | None = "digits",
@@ -44,20 +48,25 @@ def evaluate(
     compute: Compute | None = None,
     store: str = "store",
 ) -> dict[str, Any]:
-    """Measure one model: nearest neighbours, linear probe, its classifier; or trained further to detect or segment.
+    """Measure one model: its features, its classifier, or how well it learns to detect or segment objects.
 
     Args:
-        model: A run's name or folder (its final student), or a folder with model.safetensors and model.json.
-        data: Training images with labels, for knn, linear and few-label: digits, folder:PATH, parquet:PATH or
+        model: A run's name or folder (its final student is measured), or a folder with model.safetensors and
+            model.json.
+        data: Labelled training images for knn, linear and few-label: digits, folder:PATH, parquet:PATH or
             torchvision:NAME.
-        test: Test images, same forms; empty: 20 % of data is held out.
+        test: Test images, in the same forms. Empty: 20 % of data is held out.
         voc: Photographs with boxes or masks, for detection, segmentation and multi-label: voc:PATH.
-        protocols: What is measured; few-label needs a model with a classifier of the data's classes.
+        protocols: Evaluations to run. few-label needs a model with a classifier for the data's classes.
         compute: Where and how to compute.
         store: Folder of the store.
 
     Returns:
         The run's name, folder, scores and stages.
+
+    Raises:
+        ConfigError: there is no such model, or an evaluation lacks its data.
+        DataError: there are no labels, or the model has no classifier of the data's classes.
     """
     folder = model_folder(model, Store(store))
     config = override(
@@ -70,59 +79,59 @@ def evaluate(
             "store": store,
         },
     )
-    if data is None and set(protocols) - set(config.evaluate.downstream):
-        raise ConfigError(f"protocol {sorted(set(protocols) - set(config.evaluate.downstream))[0]} needs data: images with labels")  # fmt: skip
-    result = execute(config, runtime.flow_run.name or _flow_run_name(), partial(layout, config, folder))
+    if data is None and _needs_data(config):
+        raise ConfigError(f"protocols {', '.join(protocols)}: labelled images are needed; give data")
+    result = execute(config, runtime.flow_run.name or timed("evaluate"), partial(lay_out, config, folder))
     if not result["scores"]:
-        raise DataError(f"model {str(folder)!r} has no classifier of the classes of {data}; choose knn or linear")
+        raise DataError(
+            f"model {str(folder)!r} has no classifier for the classes of {data}; choose knn or linear"
+        )
     return result
 
 
-def layout(config: Config, folder: Path, hooks: Hooks) -> dict[str, Handle]:
+def lay_out(config: Config, folder: Path, hooks: Hooks) -> dict[str, Handle]:
     """Lay out the stages of an evaluation: features of the model, then its scores.
 
     Args:
-        config: data and evaluations.
-        folder: of the model.
-        hooks: of whoever runs it.
+        config: has the data and the evaluations.
+        folder: the model's folder.
+        hooks: callbacks that run the stages.
 
     Returns:
-        label -> handle.
+        label -> handle of every stage.
 
     Raises:
-        DataError: there are no labels to evaluate on.
+        DataError: the images have no labels.
     """
-    made: dict[str, Handle] = {}
-
-    def make(label: str, plan: Any, **inputs: Handle) -> Handle:
-        made[label] = hooks.step(label, plan, **inputs)
-        return made[label]
+    layout = Layout(config, hooks)
 
     def model() -> Artifact | Request:
         return stored(folder, Store(config.store)) or adopt.plan(folder)
 
-    wished = set(config.evaluate.protocols)
+    checkpoint = layout.make("model", model)
     found: dict[str, Handle] = {}
-    checkpoint = make("model", model)
-    if wished - set(config.evaluate.downstream):
-        images = make("manifest", partial(manifest.plan, config))
+    facts = Facts(0, 0, 0)
+    if _needs_data(config):
+        images = layout.make("manifest", partial(manifest.plan, config))
         facts = Facts.of(hooks.look(images))
-        if not (facts.labelled and facts.test):
-            raise DataError(f"evaluate: {config.data.test or config.data.train} has no labels; give each class its sub-folder or a label column")  # fmt: skip
+        if not facts.scorable:
+            source = config.data.test or config.data.train
+            raise DataError(
+                f"evaluate: {source} has no labels; give each class a sub-folder, or add a label column"
+            )
         inputs = {"manifest": images, "checkpoint": checkpoint}
-        if {"knn", "linear"} & wished:
-            inputs |= {
-                part: make(f"embed-{part}", partial(embed.plan, config, part=part, layer="features"), **inputs)
-                for part in ("train", "test")
-            }
-        found["evaluate"] = make("evaluate", partial(measure.plan, config, model="model"), **inputs)
-        for protocol in sorted(CLOSER.keys() & wished):
-            plan = partial(CLOSER[protocol], config, model="model")
-            found[protocol] = make(protocol, plan, manifest=images, checkpoint=checkpoint)
-    if config.evaluate.downstream:
-        images = make("manifest-voc", partial(manifest.plan_voc, config))
-        for protocol in config.evaluate.downstream:
-            plan = partial(DOWNSTREAM[protocol], config, model="model")
-            found[protocol] = make(protocol, plan, manifest=images, checkpoint=checkpoint)
-    make("scores", partial(scores.plan, config), manifest=images, **found)
-    return made
+        if FEATURES & set(config.evaluate.protocols):
+            for part in ("train", "test"):
+                plan = partial(embed.plan, config, part=part, layer="features")
+                inputs[part] = layout.make(f"embed-{part}", plan, manifest=images, checkpoint=checkpoint)
+        found["evaluate"] = layout.make("evaluate", partial(measure.plan, config, model="model"), **inputs)
+    for name in config.evaluate.leaves:
+        found |= measured(layout, leaves()[name], facts, name, "model", checkpoint)
+    images = layout.made.get("manifest") or layout.made["manifest-voc"]
+    layout.make("scores", partial(scores.plan, config), manifest=images, **found)
+    return layout.made
+
+
+def _needs_data(config: Config) -> bool:
+    """Whether any evaluation reads labelled images rather than annotated photographs."""
+    return bool(set(config.evaluate.protocols) - set(on_photographs()))

@@ -1,33 +1,36 @@
-"""The flow `knowledge-transfer`: the chain of flows/chain.py as Prefect tasks, with progress and results on the run's page."""
+"""The flow `knowledge-transfer`: run the chain of flows/chain.py as Prefect tasks."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
 
-from prefect import flow, runtime
+from prefect import runtime
 from pydantic import Field
 
 from data.errors import ConfigError
 from flows.chain import chain
 from flows.pin import find, pinned_chain
 from flows.recipes import NAMES, override, recipe
+from flows.server.declare import our_flow, timed
 from flows.server.execute import execute
-from models.configs import PRETEXT, Distill, Finetune, PretextConfig, TransferConfig
+from models.configs import PRETEXT, PretextConfig, TransferConfig
+from models.configs.distill import Distill
+from models.configs.finetune import Finetune
 from tasks.config import Assign, Cluster, Compute, Config, Data, Embed, Evaluate, Pin, Predict, Student, Until
 
 Recipe = Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})]
-"""A drop-down in the forms; the command line may give a YAML file too."""
+"""A recipe's name. The forms show a drop-down. The command line also accepts a YAML file."""
 MethodName = Annotated[str, Field(json_schema_extra={"enum": list(PRETEXT)})]
-"""A drop-down; `pretext`, with a tab a method, is where their parameters are."""
+"""A pretext method's name. The forms show a drop-down. The section `pretext` has the methods' settings."""
 
 
 def resolve_parameters(parameters: dict[str, Any]) -> Config:
-    """The configuration that flow parameters ask for: recipe < sections < shortcuts.
+    """Build the configuration from flow parameters.
 
-    Of a section only the fields that were given count; the others stay as in the recipe. (Prefect's forms give all
-    fields of a section that is opened.)
+    Sections override the recipe, and shortcuts (such as `k`) override sections. Only the given fields of a
+    section count. The others stay as in the recipe. (Prefect's forms give all fields of a section that is
+    opened.)
     """
     over: dict[str, Any] = {}
     for name, value in parameters.items():
@@ -49,26 +52,20 @@ def resolve_parameters(parameters: dict[str, Any]) -> Config:
 
 
 def run_name(config: Config) -> str:
-    """What is told apart at a glance: recipe, method, seed, time."""
-    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    return f"{config.recipe or 'run'}-{config.pretext.method.replace('+', 'p')}-seed{config.seed}-{now}"
+    """A run's name: recipe, method, seed and time."""
+    method = config.pretext.method.replace("+", "p")
+    return timed(f"{config.recipe or 'run'}-{method}-seed{config.seed}")
 
 
-def _flow_run_name() -> str:
+def _run_name() -> str:
     try:
         config = resolve_parameters(runtime.flow_run.parameters)
-    except ConfigError:  # the flow itself says so, a moment later
+    except ConfigError:  # the flow itself raises the same error a moment later
         config = Config()
     return run_name(config)
 
 
-@flow(
-    name="knowledge-transfer",
-    flow_run_name=_flow_run_name,
-    validate_parameters=True,
-    persist_result=False,
-    result_serializer="json",
-)
+@our_flow("knowledge-transfer", _run_name)
 def knowledge_transfer(
     recipe: Recipe = "digits",
     seed: Annotated[int, Field(ge=0)] | None = None,
@@ -95,37 +92,40 @@ def knowledge_transfer(
     compute: Compute | None = None,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """From unlabelled images and a handful of labels to a small, accurate model.
+    """Train a small, accurate model from unlabelled images and a few labels.
 
     Args:
-        recipe: Where every setting starts from. What stays None is as in the recipe; a section that is opened in the
-            form counts with all the values it then shows.
-        seed: Seed of everything that has none of its own (0 or more). None: as in the recipe.
-        train: Training images: digits, folder:PATH, parquet:PATH or torchvision:NAME; PATH may be any fsspec URL. None:
-            as in the recipe, or as opened under data.
-        test: Test images, same forms. None: as in the recipe, or as opened under data.
-        method: Pretext method, with its usual parameters. None: as in the recipe, or as opened under pretext.
+        recipe: Every setting starts from this recipe. Parameters that stay None keep the recipe's values. If
+            you open a section in the form, all values that the section shows replace the recipe's.
+        seed: Seed of all random draws, unless a section sets another seed (0 or more). None: as in the
+            recipe.
+        train: Training images: digits, folder:PATH, parquet:PATH or torchvision:NAME. PATH may be any fsspec
+            URL. None: as in the section data, or as in the recipe.
+        test: Test images, in the same forms. None: as in the section data, or as in the recipe.
+        method: Pretext method with its default settings. None: as in the section pretext, or as in the
+            recipe.
         k: Number of clusters (1 or more). None: as in the recipe.
         epochs: Epochs of pretext training (1 or more). None: as in the recipe.
-        label_fraction: Share of the training labels used (above 0, up to 1). None: as in the recipe.
+        label_fraction: Share of the training labels to use (above 0, up to 1). None: as in the recipe.
         data: Images and labels. None: as in the recipe.
         pretext: How the teacher is trained. None: as in the recipe.
         embed: Which features are clustered. None: as in the recipe.
         cluster: K-means. None: as in the recipe.
-        assign: Which images are labelled with their cluster. None: as in the recipe.
-        transfer: How the student is trained on clusters. None: as in the recipe.
-        student: The network that is kept in the end. None: as in the recipe.
-        finetune: Training on the few labels. None: as in the recipe.
-        predict: The teacher's probabilities. None: as in the recipe.
-        distill: How the student learns from them. None: as in the recipe.
+        assign: Which images get pseudo-labels. None: as in the recipe.
+        transfer: How the student is trained without labels. None: as in the recipe.
+        student: The final network. None: as in the recipe.
+        finetune: How networks are fine-tuned on the few labels. None: as in the recipe.
+        predict: How the teacher's probabilities are computed. None: as in the recipe.
+        distill: How the student learns from these probabilities. None: as in the recipe.
         evaluate: What is measured. None: as in the recipe.
-        until: Where the chain ends: pretext (the teacher alone), transfer (the student without any label), finetune
-            (both on the few labels) or distill (all of it). None: as in the recipe.
-        pin: Whether a rerun keeps what was trained while the images have changed little. None: as in the recipe.
-        review: Wait after clustering for a person's word on the clusters, given on the run's page. None: as in the
+        until: Where the chain ends: pretext (after the teacher), transfer (after the student is trained
+            without labels), finetune (after both are fine-tuned) or distill (run everything). None: as in the
             recipe.
+        pin: Whether a rerun keeps the trained networks if few images changed. None: as in the recipe.
+        review: Pause after clustering until a person has looked at the clusters on the run's page. None: as
+            in the recipe.
         compute: Where and how to compute. None: as in the recipe.
-        store: Folder of the store. None: as in the recipe, beside the project.
+        store: Folder of the store. None: as in the recipe, relative to the working directory.
 
     Returns:
         The run's name, folder, scores and stages.

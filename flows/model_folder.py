@@ -1,4 +1,4 @@
-"""Which network a user means: a run's final student, a checkpoint in a store, or any folder in the same layout."""
+"""Find the network that a user names: a run's final student, a checkpoint in a store, or another folder."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from data.types import Artifact
 
 FILES = ("model.safetensors", "model.json")
 _LAST = ("distill", "transfer")
-"""Stages whose checkpoint is a run's final student, the first one that a run has."""
+"""Stages that make a run's final student. The first one that a run has counts."""
 
 
 def model_folder(named: str, store: Store) -> Path:
-    """The folder of a model.
+    """Find the folder of a model.
 
     Args:
         named: a folder with `FILES`, a run's folder, or the name of a run in the store.
-        store: where runs are looked up by name.
+        store: the store in which runs are looked up by name.
 
     Raises:
-        ConfigError: there is nothing of that kind.
+        ConfigError: `named` is none of these.
     """
     path = Path(named).expanduser()
     for folder in (path, store.root / "runs" / named):
         if (folder / "run.json").exists():
-            return _final_student(folder.absolute())
+            return final_student(folder.absolute())
     if all((path / name).exists() for name in FILES):
         return path.absolute()
     raise ConfigError(
@@ -36,28 +36,40 @@ def model_folder(named: str, store: Store) -> Path:
     )
 
 
-def _final_student(run: Path) -> Path:
+def final_student(run: Path) -> Path:
+    """Find the folder of a run's final student.
+
+    Args:
+        run: the run's folder, absolute.
+
+    Raises:
+        ConfigError: the run has no student, or the store no longer has it.
+    """
     rows = {row["stage"]: row for row in json.loads((run / "run.json").read_text())["stages"]}
     folders = [run.parent.parent / str(rows[stage]["path"]) for stage in _LAST if stage in rows]
     if folders and folders[0].exists():
         return folders[0]
-    raise ConfigError(f"run {run.name!r} has no trained student in {run.parent.parent}; run it to its end first")
+    raise ConfigError(
+        f"run {run.name!r} has no trained student in {run.parent.parent}; run it to the end first"
+    )
 
 
 def image_size(folder: Path) -> int:
-    """Side of the images that a model is for, px.
+    """The side of the images that a model was made for, px.
 
     Raises:
-        DataError: model.json doesn't say.
+        DataError: model.json has no image_size.
     """
     try:
         return int(json.loads((folder / "model.json").read_text())["image_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"model {str(folder)!r}: model.json has no image_size ({error}); it describes no network of ours") from None  # fmt: skip
+        raise DataError(
+            f"model {str(folder)!r}: model.json has no image_size ({error}); this tool did not write it"
+        ) from None
 
 
 def stored(folder: Path, store: Store) -> Artifact | None:
-    """The folder as an artifact, if it is one of this store."""
+    """The folder as an artifact, if it is a checkpoint of this store; else None."""
     if folder.resolve().parent != (store.root / "artifacts" / "checkpoint").resolve():
         return None
     found = Artifact(kind="checkpoint", fingerprint=folder.name)

@@ -1,32 +1,20 @@
-"""How numbers are said to people: on the terminal and on the run's page."""
+"""Format numbers and results for the terminal and the run's page."""
 
 from __future__ import annotations
 
 from typing import Any
 
-
-def percent(share: float) -> str:
-    """0.9124 -> `91.2 %`."""
-    return f"{100 * share:.1f} %"
-
-
-def duration(seconds: float) -> str:
-    """0.84 -> `0.8 s`, 75 -> `1 min 15 s`, 7260 -> `2 h 1 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    return f"{int(seconds // 3600):,} h {int(seconds % 3600 // 60)} min"
+from tasks.phrases import duration, percent
 
 
 def amount(row: dict[str, Any]) -> str:
-    """What a stage's `rows` count, from its `kind`: rows, or a network's parameters."""
+    """A stage's `rows` with their unit, which depends on its `kind`: 1797 -> `1,797 images`."""
     unit = {"checkpoint": "parameters", "manifest": "images", "clusters": "clusters", "labels": "labels"}
     return f"{row['rows']:,} {unit.get(row['kind'], 'rows')}"
 
 
 def status(event: dict[str, Any]) -> str:
-    """One line on how a stage goes, with what its progress event knows."""
+    """One line about a stage's progress, with the values that the progress event has."""
     known = event.get
     parts = [f"{event['done']:,} of {event['total']:,}"]
     if known("epochs", 1) > 1 and known("epoch") is not None:
@@ -43,10 +31,10 @@ def status(event: dict[str, Any]) -> str:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    """What a run ends with: its headline, its folder, its report, and whether anything was computed.
+    """The last lines of a run: its headline, folder and report, and whether anything was computed.
 
     Args:
-        result: of `Run.finish`.
+        result: the result of `Run.finish`.
     """
     head, stages = result["headline"], result["stages"]
     lines = []
@@ -54,28 +42,35 @@ def summary(result: dict[str, Any]) -> list[str]:
         lines.append(f"score   {percent(head['student'])} of the test images right: the final student")
     if "gain" in head:
         lines.append(
-            f"        {percent(head['scratch'])} from scratch on the same labels: {100 * head['gain']:+.1f} points"
+            f"        {percent(head['scratch'])} from scratch on the same labels: "
+            f"{100 * head['gain']:+.1f} points"
         )
     if not head:
         lines += [
-            f"score   {_score(row)}" for row in result["scores"] if row["split"] == "test" or row["metric"] == "nmi"
+            f"score   {_score(row)}"
+            for row in result["scores"]
+            if row["split"] == "test" or row["metric"] == "nmi"
         ]
     lines += [f"warning {text}" for text in result["warnings"]]
     lines.append(f"run     {result['folder']}")
     if result["report"]:
         lines.append(f"report  {result['report']}")
     cached = sum(row["cached"] for row in stages)
-    made = "nothing had to be computed" if cached == len(stages) else f"{cached} of them were in the store already"
+    made = (
+        "nothing had to be computed"
+        if cached == len(stages)
+        else f"{cached} of them were in the store already"
+    )
     lines.append(f"stages  {len(stages)}; {made}")
     lines += [f"        {', '.join(labels)}: not needed by {because}" for because, labels in left_out(result)]
     return lines
 
 
 def left_out(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """(setting, stages that it makes needless) of a run.
+    """The settings that make stages unnecessary in a run, each with these stages.
 
     Args:
-        result: of `Run.finish`.
+        result: the result of `Run.finish`.
     """
     found: dict[str, list[str]] = {}
     for stage, because in result["not_needed"].items():
@@ -85,4 +80,5 @@ def left_out(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 def _score(row: dict[str, Any]) -> str:
     setting = f" ({row['setting']})" if row["setting"] else ""
-    return f"{row['value']:.4f} {row['metric']} of {row['model']}, {row['evaluation']}{setting}, {row['n']:,} images"
+    measured = f"{row['evaluation']}{setting}, {row['n']:,} images"
+    return f"{row['value']:.4f} {row['metric']} of {row['model']}, {measured}"

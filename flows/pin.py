@@ -1,8 +1,9 @@
-"""Scheduled reruns: what an earlier run has trained is kept while the images have changed little.
+"""Scheduled reruns: keep what an earlier run trained as long as few images have changed.
 
-With `pin.enabled` a run looks for the latest run of the same configuration that trained for itself. Where images are new,
-changed or gone since, and neither their share nor the drift of distances passes the limits, this run is given that run's
-checkpoints and clusters, as they are; what follows from them and from today's images is named by its actual inputs.
+With `pin.enabled`, a run looks for the latest run of the same configuration that trained its own networks. It
+counts the images that are new, changed or gone since then, and measures how far the distances to the
+centroids have drifted. If both stay within the limits, this run uses the earlier checkpoints and clusters
+unchanged. All later stages are named by their actual inputs: these checkpoints and today's images.
 """
 
 from __future__ import annotations
@@ -13,30 +14,34 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from data.errors import ConfigError
 from data.store import Store
 from data.types import Artifact
-from flows.chain import FEW_LABELS, Handle, Hooks, Layout, chain
-from flows.phrases import percent
+from flows.chain import FEW_LABELS, chain
+from flows.layout import Handle, Hooks, Layout
 from tasks.config import Config
+from tasks.overlay import resolve
+from tasks.phrases import percent
 from tasks.stages import assign, drift, growth, manifest
 
 TRAINED = ("checkpoint", "clusters")
-"""Kinds that are kept."""
+"""Kinds of artifacts that are kept."""
 GROWTH = ("images", "before", "new", "changed", "gone", "relabelled", "same", "share")
+"""Figures of the stage growth."""
 DRIFT = ("mean", "mean_before", "shift", "far", "far_before")
-"""Figures of the stages of these names."""
+"""Figures of the stage drift."""
 _OWN = {"recipe", "store", "compute", "pin", "review"}
-"""Keys that don't, as a whole, tell one configuration from another here."""
+"""Keys that are ignored when two configurations are compared. Of `compute`, the precision still counts."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """A run of the same configuration that trained for itself.
+    """An earlier run of the same configuration that trained its own networks.
 
     Attributes:
         run: its name.
-        manifest: of its images.
-        assignments: of these to its clusters; None where it has none.
+        manifest: the manifest of its images.
+        assignments: the clusters of these images; None if it has none.
         trained: stage -> checkpoint or clusters.
     """
 
@@ -48,13 +53,13 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided on a rerun, and by what.
+    """The decision about a rerun, and its reason.
 
     Attributes:
-        pinned: whether what the earlier run trained is kept.
-        because: in words.
-        earlier: that run's name; None where there is none.
-        figures: of growth and drift, as far as they were looked at.
+        pinned: whether the rerun keeps what the earlier run trained.
+        because: the reason, in words.
+        earlier: name of the earlier run; None if there is none.
+        figures: figures of growth and drift, if they were measured.
     """
 
     pinned: bool
@@ -63,24 +68,35 @@ class Decision:
     figures: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        """For run.json."""
-        return {"pinned": self.pinned, "because": self.because, "earlier": self.earlier, "figures": self.figures}
+        """The decision as JSON values for run.json."""
+        return {
+            "pinned": self.pinned,
+            "because": self.because,
+            "earlier": self.earlier,
+            "figures": self.figures,
+        }
 
 
 def find(config: Config) -> Earlier | None:
-    """The latest run of the configuration that is done, trained for itself, and whose artifacts are all there."""
+    """Find the latest finished run of this configuration that trained its own networks.
+
+    Runs whose artifacts are no longer in the store are skipped.
+    """
     store = Store(config.store)
     asked = _asked(config.model_dump(mode="json"))
     for path in sorted((store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime):
         try:
             record = json.loads(path.read_text())
-        except (OSError, ValueError):  # being written, or damaged
+        except (OSError, ValueError):  # another run is writing it, or it is damaged
             continue
         if record["status"] != "done" or record.get("pinned"):
             continue
-        if _asked(record["config"]) != asked:
+        if _asked_then(record["config"]) != asked:
             continue
-        made = {row["stage"]: Artifact(kind=row["kind"], fingerprint=row["fingerprint"]) for row in record["stages"]}
+        made = {
+            row["stage"]: Artifact(kind=row["kind"], fingerprint=row["fingerprint"])
+            for row in record["stages"]
+        }
         trained = {label: artifact for label, artifact in made.items() if artifact.kind in TRAINED}
         needed = [made.get("manifest"), made.get("assign"), *trained.values()]
         if "manifest" in made and all(store.has(artifact) for artifact in needed if artifact is not None):
@@ -88,19 +104,30 @@ def find(config: Config) -> Earlier | None:
     return None
 
 
+def _asked_then(config: dict[str, Any]) -> dict[str, Any] | None:
+    """`_asked` of an earlier run's configuration; None if this version can't read it.
+
+    Keys that the earlier version did not have get their defaults.
+    """
+    try:
+        return _asked(resolve(config).model_dump(mode="json"))
+    except ConfigError:
+        return None
+
+
 def _asked(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a configuration tells one from another here."""
+    """The part of a configuration that must be equal for a rerun to keep anything."""
     others = {name: value for name, value in config.items() if name not in _OWN}
     return others | {"precision": config["compute"]["precision"]}
 
 
 def pinned_chain(config: Config, earlier: Earlier | None, hooks: Hooks) -> dict[str, Handle]:
-    """Lay out the whole chain, with what an earlier run has trained where that may be kept.
+    """Lay out the whole chain. Keep what the earlier run trained if the limits allow it.
 
     Args:
-        config: of the run, with `pin.enabled`.
-        earlier: as found; None: all is trained.
-        hooks: of whoever runs it; `decided` is told of the decision.
+        config: the run's configuration, with `pin.enabled`.
+        earlier: the result of `find`; None: everything is trained.
+        hooks: callbacks that run the stages. `decided` gets the decision.
     """
     if earlier is None:
         hooks.decided(Decision(False, "no earlier run of this configuration", None, {}))
@@ -111,14 +138,17 @@ def pinned_chain(config: Config, earlier: Earlier | None, hooks: Hooks) -> dict[
     figures = _figures(hooks.look(made["growth"]), GROWTH)
     limits, because = config.pin, ""
     if figures["same"]:
-        because = "the images are those it was trained on"  # so its artifacts have the names that are asked for
+        because = "the images are those it was trained on"  # so the store finds its artifacts without pinning
     elif figures["share"] > limits.growth:
-        because = f"{percent(figures['share'])} of the images are new, changed or gone, more than {percent(limits.growth)}"  # fmt: skip
+        because = (
+            f"{percent(figures['share'])} of the images are new, changed or gone, "
+            f"more than {percent(limits.growth)}"
+        )
     elif earlier.assignments is not None:
         figures |= _measure_drift(config, earlier, hooks, made)
         for name, limit, words in (
             ("shift", limits.shift, "the mean distance to the centroids has shifted by"),
-            ("far", limits.far, "far from their centroid lie"),
+            ("far", limits.far, "the share of images far from their centroid is"),
         ):
             if figures[name] > limit:
                 because = f"{words} {percent(figures[name])}, more than {percent(limit)}"
@@ -127,10 +157,15 @@ def pinned_chain(config: Config, earlier: Earlier | None, hooks: Hooks) -> dict[
         hooks.decided(Decision(False, because, earlier.run, figures))
         return chain(config, hooks, made=made)
     kept = earlier.trained
-    because = f"{percent(figures['share'])} of the images are new, changed or gone, and they lie where the others do"
+    because = (
+        f"{percent(figures['share'])} of the images are new, changed or gone, "
+        "and the distances to the centroids are within the limits"
+    )
     if figures["relabelled"]:
         kept = {label: artifact for label, artifact in kept.items() if not label.startswith(FEW_LABELS)}
-        because += f"; {figures['relabelled']:,} have another label, so what learns from labels is trained"
+        because += (
+            f"; {figures['relabelled']:,} have another label, so stages that use labels are trained again"
+        )
     hooks.decided(Decision(True, because, earlier.run, figures))
     return chain(config, hooks, made=made, kept=kept)
 
@@ -139,11 +174,15 @@ def _figures(meta: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: meta[name] for name in names}
 
 
-def _measure_drift(config: Config, earlier: Earlier, hooks: Hooks, made: dict[str, Handle]) -> dict[str, float]:
-    """Features of today's images by the earlier teacher, and their distances to its centroids."""
+def _measure_drift(
+    config: Config, earlier: Earlier, hooks: Hooks, made: dict[str, Handle]
+) -> dict[str, float]:
+    """Measure the distances of today's images to the earlier centroids, in the earlier teacher's features."""
     assert earlier.assignments is not None
     layout = Layout(config, hooks, made=made, models={"teacher": earlier.trained.get("pretext")})
     features = layout.features("embed-drift", made["manifest"], part="train")
-    assigned = layout.make("assign-drift", assign.plan, clusters=earlier.trained["cluster"], features=features)
+    assigned = layout.make(
+        "assign-drift", assign.plan, clusters=earlier.trained["cluster"], features=features
+    )
     found = layout.make("drift", partial(drift.plan, before=earlier.assignments), assignments=assigned)
     return _figures(hooks.look(found), DRIFT)

@@ -1,34 +1,38 @@
-"""A run's report anew, from the artifacts that its record names."""
+"""Write a run's report again, from the artifacts that its record names."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from data.errors import ConfigError
 from data.store import Store, write_json
 from data.types import Artifact
-from flows.chain import FEW_LABELS, Hooks, Plan, chain
+from flows.chain import FEW_LABELS, chain
+from flows.layout import Hooks, Plan
 from flows.pin import TRAINED
-from tasks.config import Config, resolve
+from tasks.config import Config
+from tasks.overlay import resolve
+from tasks.report.stamp import write_stamped
 from tasks.stage import Request
 from tasks.workers import Workers
 
 
 def rewrite_report(named: str, store: str | None) -> Path:
-    """Write report.html of a run; the report is built if the store no longer has it as this version would make it.
+    """Write report.html of a run again.
+
+    The report is built if the store does not have it in this version's form.
 
     Args:
         named: a run's folder, or the name of a run in the store.
-        store: the store's folder; the default one, or the one the run's folder lies in, if None.
+        store: the store's folder; None: the store of the run's folder, or the default store.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        ConfigError: there is no such run, or it did not get as far as its scores.
+        ConfigError: there is no such run, or it stopped before its scores.
     """
     folder = _run_folder(named, store)
     opened = Store(folder.parent.parent)
@@ -38,26 +42,26 @@ def rewrite_report(named: str, store: str | None) -> Path:
 
     def recorded(label: str, plan: Plan, /, *, after: Any = None, **inputs: Artifact) -> Artifact:
         if label == "report":
-            earlier = [row for row in record["stages"] if row["stage"] != "report"]
-            run = {"name": record["name"], "started": record["started"], "stages": earlier}
-            return _report(opened, config, folder, plan(**inputs), run)
+            return _report(opened, config, folder, plan(**inputs))
         label = next((chosen for chosen in (f"{label}-k{config.cluster.k}", label) if chosen in rows), label)
         if label not in rows:
             raise ConfigError(
-                f"run {folder.name!r} has no stage {label} (it is {record['status']}); run it again first"
+                f"run {folder.name!r} has no stage {label} (its status is {record['status']}); "
+                "run it again first"
             )
         return _taken(rows[label])
 
     kept = {}
     if record.get("pinned"):
         trained = [label for label, row in rows.items() if row["kind"] in TRAINED]
-        own = FEW_LABELS if "labels" in rows else ()  # it has learned from labels itself
+        own = FEW_LABELS if "labels" in rows else ()  # the run trained these stages itself
         kept = {label: _taken(rows[label]) for label in trained if not label.startswith(own)}
     report = chain(config, Hooks(recorded, opened.meta), kept=kept)["report"]
     if "report" in rows:
         rows["report"] |= {"fingerprint": report.fingerprint, "path": report.path}
         write_json(folder / "run.json", record)
-    shutil.copyfile(opened.folder(report) / "report.html", folder / "report.html")
+    page = opened.folder(report) / "report.html"
+    write_stamped(page, folder / "report.html", record["name"], record["started"])
     return folder / "report.html"
 
 
@@ -65,14 +69,13 @@ def _taken(row: dict[str, Any]) -> Artifact:
     return Artifact(kind=row["kind"], fingerprint=row["fingerprint"])
 
 
-def _report(store: Store, config: Config, folder: Path, request: Request | Artifact, run: dict[str, Any]) -> Artifact:
+def _report(store: Store, config: Config, folder: Path, request: Request | Artifact) -> Artifact:
     assert isinstance(request, Request)
     wanted = request.artifact(store)
     if store.has(wanted):
         return wanted
     with Workers(store, config.compute, folder / "log.txt") as workers:
-        known = request.model_copy(update={"outside": request.outside | {"run": run}})
-        made, _ = workers.make(known, "report", lambda event: None)
+        made, _ = workers.make(request, "report", lambda event: None)
     return made
 
 
@@ -81,4 +84,7 @@ def _run_folder(named: str, store: str | None) -> Path:
     for folder in (Path(named).expanduser().absolute(), runs / named):
         if (folder / "run.json").exists():
             return folder
-    raise ConfigError(f"run {named!r} is neither a folder with run.json nor in {runs}; give another, or --store")
+    raise ConfigError(
+        f"run {named!r} is neither a folder with run.json nor a run in {runs}; "
+        "give another name, or the store with --store"
+    )

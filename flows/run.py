@@ -1,7 +1,7 @@
-"""A run: its folder, its record, its children, and how each stage becomes a Prefect task.
+"""A run: its folder, its record and its child processes.
 
-One truth: the store. A stage whose artifact is there ends in a state named Cached without any record of Prefect's; one
-whose files are gone or damaged is made again, whatever Prefect remembers.
+The store alone decides what has to be computed. If the store has a stage's artifact, the stage is cached. If
+an artifact's files are missing or damaged, the stage runs again, even if Prefect thinks it is cached.
 """
 
 from __future__ import annotations
@@ -32,35 +32,43 @@ if TYPE_CHECKING:
 
 
 class Watcher(Protocol):
-    """Somebody who looks on: the terminal, the run's page in Prefect."""
+    """Gets the events of a run, to display them: the terminal, or the run's page in Prefect."""
 
     def begin(self, run: Run) -> None:
         """A run starts."""
 
     def event(self, label: str, event: dict[str, Any]) -> None:
-        """Something happened in a stage; called from the thread that waits for it.
+        """Something happened in a stage. The thread that waits for the stage calls this.
 
-        `event["event"]` is skipped (because: this run does without the stage); started; running (its turn has come: it is not cached); progress (done, total, and what the
-        stage knows of epoch, epochs, rate in images/s, eta in s, loss, learning_rate, data_share); log (text); figure
-        (key, title, png in base64); made (stage, kind, fingerprint, path, cached, seconds, rows, computed_in, warnings);
-        or failed (text). Of the rerun as a whole: decided (pinned, because, earlier, figures).
+        `event["event"]` is one of:
+
+        - skipped: the run does not need the stage. Keys: because.
+        - started: the stage's inputs exist.
+        - running: the stage is not cached, and its computation starts.
+        - progress: keys done and total, and optionally epoch, epochs, rate (images/s), eta (s), loss,
+          learning_rate, data_share.
+        - log: key text.
+        - figure: keys key, title, png (base64).
+        - made: keys stage, kind, fingerprint, path, cached, seconds, rows, computed_in, warnings.
+        - failed: key text.
+        - decided: the decision about the whole rerun. Keys pinned, because, earlier, figures.
         """
 
     def end(self, run: Run, result: dict[str, Any] | None, error: BaseException | None) -> None:
-        """The run is over: with a result, or with an error."""
+        """The run is over, with a result or with an error."""
 
 
 WATCHERS: list[Watcher] = []
-"""Who looks on at runs of this process besides Prefect's page: the command line puts its display here."""
+"""Watchers of this process's runs, in addition to Prefect's page. The command line adds its display here."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run comes from.
+    """The deployment that started a run.
 
     Attributes:
         deployment: its name on Prefect's server, or None.
-        scheduled: the time it was to begin, ISO 8601.
+        scheduled: the scheduled start time, ISO 8601, or None.
     """
 
     deployment: str | None
@@ -68,16 +76,20 @@ class Origin:
 
 
 class Run:
-    """One execution of a flow. A context manager: however it ends, the record says so and no child is left.
+    """One execution of a flow.
+
+    A context manager: on exit it writes the final status into the record and stops the child processes.
 
     Args:
-        config: resolved.
-        name: of the run; made unique by a number if taken.
-        watchers: get every event, from whichever thread.
-        origin: the deployment it is a run of; None: somebody called.
+        config: the run's configuration.
+        name: the run's name. If the name is taken, a number is added.
+        watchers: get every event, from any thread.
+        origin: the deployment that started the run; None if a person started it directly.
     """
 
-    def __init__(self, config: Config, name: str, watchers: Sequence[Watcher], origin: Origin | None = None) -> None:
+    def __init__(
+        self, config: Config, name: str, watchers: Sequence[Watcher], origin: Origin | None = None
+    ) -> None:
         self.config, self.store, self._watchers = config, Store(config.store), tuple(watchers)
         self.result: dict[str, Any] | None = None
         self.folder = _new_folder(self.store.root / "runs", name)
@@ -110,45 +122,47 @@ class Run:
             watcher.event(label, event)
 
     def skip(self, label: str, because: str) -> None:
-        """Say that this run does without a stage.
+        """Record that this run does not need a stage.
 
         Args:
             label: the stage's name in runs that have it.
-            because: the setting that makes it needless.
+            because: the setting that makes it unnecessary.
         """
         with self._lock:
             self._skipped[label] = because
         self._watch(label, {"event": "skipped", "because": because})
 
     def decide(self, decision: Decision) -> None:
-        """Enter what a rerun keeps of an earlier run."""
+        """Record what a rerun keeps from an earlier run."""
         with self._lock:
             self._record |= {"pinned": decision.pinned, "rerun": decision.as_json()}
             self._save()
         self._watch("rerun", {"event": "decided", **decision.as_json()})
 
     def choose_k(self, k: int) -> None:
-        """Enter the number of clusters that a person chose in review."""
-        self.config = self.config.model_copy(update={"cluster": self.config.cluster.model_copy(update={"k": k})})
+        """Record the number of clusters that a person chose in a review."""
+        self.config = self.config.model_copy(
+            update={"cluster": self.config.cluster.model_copy(update={"k": k})}
+        )
         with self._lock:
             self._record["config"] = self.config.model_dump()
             self._save()
         (self.folder / "config.yaml").write_text(to_yaml(self.config))
 
     def make(self, label: str, request: Request | Artifact) -> tuple[Artifact, bool]:
-        """Make a stage's artifact, or find it made, and enter it into the record.
+        """Make a stage's artifact, unless the store has it, and add it to the record.
 
         Args:
             label: the stage's name in this run.
-            request: what is asked for, or an artifact that is there.
+            request: the request, or an existing artifact.
 
         Returns:
-            The artifact, and whether it was there already.
+            The artifact, and whether the store already had it.
         """
         began = [time.monotonic()]
 
         def listen(event: dict[str, Any]) -> None:
-            if event["event"] == "running":  # waiting for its turn is not its time
+            if event["event"] == "running":  # don't count the time that the stage waited for its turn
                 began[0] = time.monotonic()
             self._watch(label, event)
 
@@ -157,8 +171,7 @@ class Run:
             if isinstance(request, Artifact):
                 made, cached = request, True
             else:
-                request = request.model_copy(update={"outside": request.outside | {"run": self._so_far()}})
-                # What is named by what is found outside is known beforehand only where nothing can have changed there.
+                # The name of an artifact `by_content` is known beforehand only if its sources are unchanged.
                 recall = Recall(self.store, request) if request.by_content else None
                 wanted = request.artifact(self.store) if recall is None else recall.made()
                 if wanted is not None and self.store.has(wanted):
@@ -190,13 +203,9 @@ class Run:
         self._watch(label, {"event": "made", **row, "warnings": warnings})
         return made, cached
 
-    def _so_far(self) -> dict[str, Any]:
-        with self._lock:
-            return {"name": self.name, "started": self._record["started"], "stages": list(self._record["stages"])}
-
     @property
     def record(self) -> dict[str, Any]:
-        """run.json so far."""
+        """The content of run.json so far."""
         with self._lock:
             return {**self._record, "stages": [dict(row) for row in self._record["stages"]]}
 
@@ -207,22 +216,22 @@ class Run:
             return [dict(row) for row in self._record["stages"]]
 
     def finish(self, made: dict[str, Artifact]) -> dict[str, Any]:
-        """Copy scores and report into the run's folder and say what came out.
+        """Copy scores and report into the run's folder, and return the run's result.
 
         Args:
-            made: label -> artifact, all stages; `scores` among them, and `report` if there is one.
+            made: label -> artifact of all stages, including `scores`, and `report` if there is one.
 
         Returns:
-            JSON values: run, folder, report (a path or None), scores (rows), headline, stages, pinned, not_needed (stage
-            -> the setting that makes it needless), warnings.
+            JSON values: run, folder, report (a path or None), scores (rows), headline, stages, pinned,
+            not_needed (stage -> the setting that makes it unnecessary), warnings.
         """
         from data.tables import read_table
+        from tasks.report.stamp import write_stamped
 
-        copies = {
-            label: f"{label}.{ending}" for label, ending in (("scores", "parquet"), ("report", "html")) if label in made
-        }
-        for label, name in copies.items():
-            shutil.copyfile(self.store.folder(made[label]) / name, self.folder / name)
+        shutil.copyfile(self.store.folder(made["scores"]) / "scores.parquet", self.folder / "scores.parquet")
+        if "report" in made:
+            page = self.store.folder(made["report"]) / "report.html"
+            write_stamped(page, self.folder / "report.html", self.name, self._record["started"])
         rows = read_table(self.folder / "scores.parquet").to_pylist()
         self.result = {
             "run": self.name,
@@ -240,7 +249,9 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self.workers.close()
         stopped = error is not None and not isinstance(error, Exception)
         status = "done" if error is None else "cancelled" if stopped else "failed"
@@ -255,15 +266,19 @@ class Run:
 
 
 def headline(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """What a reader wants first: test accuracy of the final student, of the same student from scratch, the difference.
+    """The main result: test accuracies of the final student and of the baseline from scratch, and the gain.
 
     Args:
-        rows: of a scores table.
+        rows: rows of a scores table.
 
     Returns:
-        student, scratch and gain as far as measured, between 0 and 1.
+        student and scratch (0 to 1), and their difference gain (-1 to 1), as far as they were measured.
     """
-    few = {row["model"]: row["value"] for row in rows if (row["evaluation"], row["metric"]) == ("few-label", "top1")}
+    few = {
+        row["model"]: row["value"]
+        for row in rows
+        if (row["evaluation"], row["metric"]) == ("few-label", "top1")
+    }
     found = {name: few[name] for name in ("student", "scratch") if name in few}
     return found | ({"gain": found["student"] - found["scratch"]} if len(found) == 2 else {})
 
@@ -285,11 +300,13 @@ def _new_folder(runs: Path, name: str) -> Path:
 
 
 def to_yaml(config: Config) -> str:
-    """A configuration as YAML that `run` accepts."""
-    text: str = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True, width=120)
+    """The configuration as YAML that the command `run` accepts."""
+    text: str = yaml.safe_dump(
+        json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True, width=120
+    )
     return text
 
 
 def stopped(error: BaseException) -> bool:
-    """Whether an error means that somebody asked to stop."""
+    """Whether an error means that somebody asked the run to stop."""
     return isinstance(error, Interrupted | KeyboardInterrupt) or type(error).__name__ == "TerminationSignal"

@@ -1,4 +1,4 @@
-"""The run on the terminal: bars where there is one, plain lines where there is not (a log, a pipe)."""
+"""Show a run on stderr: progress bars on a terminal, plain lines in a log or a pipe."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from flows.phrases import amount, duration, status
+from flows.phrases import amount, status
 from flows.run import Run
+from tasks.phrases import duration
 
 WIDTH = 30
-"""Characters of the longest stage's name."""
+"""Width of the column of stage names, characters."""
 EVERY = 10.0
 """Seconds between two plain progress lines of one stage."""
 
@@ -25,7 +26,7 @@ class Terminal:
     """A watcher that writes to stderr, so that stdout holds results only.
 
     Args:
-        console: where to; stderr if not given.
+        console: the console to write to; None: stderr.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -37,7 +38,7 @@ class Terminal:
         self._progress: Progress | None = None
 
     def begin(self, run: Run) -> None:
-        """Name the run."""
+        """Show the run's name and folder."""
         self.run = run
         self._print(f"[bold]{escape(run.name)}[/bold] in {escape(str(run.folder))}")
         if self.console.is_terminal:
@@ -53,7 +54,7 @@ class Terminal:
             self._progress.start()
 
     def event(self, label: str, event: dict[str, Any]) -> None:
-        """Show it."""
+        """Show an event."""
         with self._lock:
             match event["event"]:
                 case "running":
@@ -64,7 +65,7 @@ class Terminal:
                     self._print(f"  {label:<{WIDTH}} {escape(event['text'])}")
                 case "decided":
                     done = "kept from" if event["pinned"] else "not kept from"
-                    earlier = f"what was trained is {done} {event['earlier']}: " if event["earlier"] else ""
+                    earlier = f"networks are {done} {event['earlier']}: " if event["earlier"] else ""
                     self._print(f"  {label:<{WIDTH}} {escape(earlier + event['because'])}")
                 case "skipped":
                     self._print(f"[dim]– {label:<{WIDTH}} not needed by {escape(event['because'])}[/dim]")
@@ -79,13 +80,13 @@ class Terminal:
                     self._print(f"[red]✗[/red] {label}")
 
     def end(self, run: Run, result: dict[str, Any] | None, error: BaseException | None) -> None:
-        """Take the bars away."""
+        """Remove the progress bars."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
     def note(self, text: str) -> None:
-        """A line outside of a run."""
+        """Print a line that does not belong to a run."""
         self._print(f"[dim]{escape(text)}[/dim]")
 
     def _start(self, label: str) -> None:

@@ -1,4 +1,4 @@
-"""Which configurations are compared, and what they are called. No Prefect."""
+"""The configurations that `compare` runs, and their names. No Prefect."""
 
 from __future__ import annotations
 
@@ -12,25 +12,31 @@ from tasks.config import Config
 
 
 def pairs(option: str, words: list[str]) -> dict[str, str]:
-    """`["cluster.k=50"]` by key.
+    """Parse KEY=VALUE words: `["cluster.k=50"]` -> `{"cluster.k": "50"}`.
 
     Raises:
-        ConfigError: one has no `=`.
+        ConfigError: a word is not of this form.
     """
     found = {}
     for word in words:
         key, sign, value = word.partition("=")
         if not sign or not key or not value:
-            raise ConfigError(f"{option} {word!r}: write it as section.key=value, for example {option} cluster.k=50")
+            raise ConfigError(
+                f"{option} {word!r}: write it as section.key=value, for example {option} cluster.k=50"
+            )
         found[key.strip()] = value
     return found
 
 
-def configurations(recipes: list[str], vary: Mapping[str, list[str]], settings: Mapping[str, str]) -> dict[str, Config]:
-    """What is compared, by name: the recipe where there are several, and what varies.
+def configurations(
+    recipes: list[str], vary: Mapping[str, list[str]], settings: Mapping[str, str]
+) -> dict[str, Config]:
+    """The configurations to compare, by name.
+
+    A name is made of the varied values, and of the recipe if there are several.
 
     Raises:
-        ConfigError: a recipe, key or value is not allowed, or nothing differs.
+        ConfigError: a recipe, key or value is not allowed, or there is only one configuration.
     """
     shared = parse_settings([f"{key}={value}" for key, value in settings.items()])
     found: dict[str, Config] = {}
@@ -44,12 +50,12 @@ def configurations(recipes: list[str], vary: Mapping[str, list[str]], settings: 
             config = override(base, parse_settings(chosen))
             found[name] = config.model_copy(update={"recipe": file_name(name)})
     if len(found) < 2:
-        raise ConfigError("compare: one configuration alone; give two recipes, or --vary KEY=A,B")
+        raise ConfigError("compare: there is only one configuration; give two recipes, or --vary KEY=A,B")
     return found
 
 
 def parts(config: Config) -> dict[str, str]:
-    """Pretext, teacher, transfer and student, as a reader names them."""
+    """The readable names of a configuration's pretext method, teacher, transfer method and student."""
     teacher = getattr(config.pretext, "backbone", "")
     width = getattr(config.pretext, "width", 1.0)
     return {
@@ -65,15 +71,19 @@ def _sized(backbone: str, width: float) -> str:
 
 
 def file_name(name: str) -> str:
-    """What a configuration is called, as a file may be."""
+    """A configuration's name with only characters that are safe in file names."""
     return "".join(c if c.isalnum() or c in "-_.=" else "-" for c in name)
 
 
 def standings(result: Mapping[str, Any]) -> list[str]:
-    """What the flow `compare` came to, for the terminal."""
+    """The result of the flow `compare` as lines for the terminal."""
     lines = []
     for row in result["board"]:
         behind = f"{row['behind, points']} ({row['95 % interval']})" if row["behind, points"] else ""
         lines.append(f"{row['place']:>3}  {row['accuracy, %']:>12}  {row['run']:<40} {behind}".rstrip())
-    called = f"{result['winner']} is ahead of all others, beyond chance" if result["winner"] else "none beyond chance"
+    called = (
+        f"{result['winner']} is better than all others, by more than chance"
+        if result["winner"]
+        else "none, the differences may be chance"
+    )
     return [*lines, f"winner  {called}", f"board   {result['folder']}/leaderboard.html"]

@@ -1,0 +1,83 @@
+"""The pipeline, called from Python: from unlabelled images and a few labels to a small, accurate model.
+
+    import knowledge_transfer as kt
+
+    run = kt.run("digits", cluster={"k": 50}, seed=1)
+    run.scores  # a pandas DataFrame
+
+Importing this loads neither torch nor Prefect: the work is done by one child process, which the first call
+starts. docs/python.md describes all of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from knowledge_transfer._child import CHILD
+from knowledge_transfer.errors import RunFailed, UserError
+from knowledge_transfer.results import Model, Run, from_answer
+
+__all__ = ["Model", "Run", "RunFailed", "UserError", "open", "recipes", "run"]
+__version__ = "0.1.0"
+
+
+def run(recipe: str | os.PathLike[str] = "digits", /, **settings: Any) -> Run:
+    """Run the whole chain, and show its progress on stderr. A rerun of the same settings computes nothing.
+
+    Ctrl-C stops the run. Its stages keep what they have done, and the same call goes on from there.
+
+    Args:
+        recipe: a name in `recipes()`, or a YAML file.
+        settings: what differs from the recipe. A section is a dict, `cluster={"k": 50}`; a single key may be
+            given as `**{"cluster.k": 50}`. `store` is the folder that everything is written to, `store` in
+            the current folder if not given.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: a recipe, key or value that is not allowed; images or labels that can't serve.
+        RunFailed: a stage failed.
+    """
+    answer = from_answer(CHILD.ask("run", recipe=os.fspath(recipe), settings=_plain(settings, "")))
+    assert isinstance(answer, Run)
+    return answer
+
+
+def open(run_or_model: str | os.PathLike[str], store: str | os.PathLike[str] | None = None) -> Run | Model:
+    """A run or a model that is there already.
+
+    Args:
+        run_or_model: a run's name or folder, or the folder of a model: a checkpoint in a store, for example.
+        store: where runs are looked up by name: `store` in the current folder if not given.
+
+    Raises:
+        UserError: there is nothing of that kind.
+    """
+    place = None if store is None else os.fspath(store)
+    return from_answer(CHILD.ask("open", named=os.fspath(run_or_model), store=place))
+
+
+def recipes() -> dict[str, str]:
+    """The recipes by name, each with a sentence on what it is for."""
+    found: dict[str, str] = CHILD.ask("recipes")
+    return found
+
+
+def _plain(value: Any, key: str) -> Any:
+    """A setting as a JSON value: paths become strings, numbers of numpy become Python's."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case os.PathLike():
+            return os.fspath(value)
+        case Mapping():
+            return {name: _plain(inner, f"{key}.{name}" if key else name) for name, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner, key) for inner in value]
+        case _ if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+            return value.item()
+    kind = type(value).__name__
+    raise UserError(f"{key} = {value!r}: a {kind} is no setting; give a number, a string, a list or a dict")

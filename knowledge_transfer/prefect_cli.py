@@ -1,7 +1,8 @@
 """`prefect deployment run knowledge-transfer`: our deployments by their bare names.
 
-Prefect wants FLOW/DEPLOYMENT. This plugin (see its documented entry point `prefect.plugins`, enabled in pyproject.toml)
-is called before the command line is read, and completes the names of this project's own deployments.
+Prefect wants FLOW/DEPLOYMENT. This plugin (see its documented entry point `prefect.plugins`, enabled in
+pyproject.toml) is called before the command line is read, and completes the names of this project's own
+deployments.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ DEPLOYMENTS = {
     "compare": "compare/compare",
     "evaluate": "evaluate/evaluate",
 }
-_TAKE_A_VALUE = {"-p", "--param", "--params", "--tag", "--flow-run-name", "--job-variable", "--start-in", "--start-at"}
+_TAKE_A_VALUE = {
+    "-p",
+    "--param",
+    "--params",
+    "--tag",
+    "--flow-run-name",
+    "--job-variable",
+    "--start-in",
+    "--start-at",
+}
 
 
 def completed(arguments: list[str]) -> list[str]:

@@ -165,7 +165,7 @@ def _view(images: Tensor, drawn: dict[str, NDArray[Any]], size: int) -> Tensor:
         x = resized_crop(images, drawn["boxes"], drawn["flip"], size)
     if "jitter" in drawn:
         rows = np.flatnonzero(drawn["jitter"])
-        _change(x, rows, partial(_jitter, factors=drawn["factors"][rows], order=drawn["order"][rows]))
+        _change(x, rows, partial(colour_jitter, factors=drawn["factors"][rows], order=drawn["order"][rows]))
     _change(x, np.flatnonzero(drawn["grey"]), lambda y: grey(y).expand(-1, 3, -1, -1))
     if "blur" in drawn:
         rows = np.flatnonzero(drawn["blur"])
@@ -320,23 +320,18 @@ def jitter_factors(u: Floats, strength: float) -> Floats:
 
 
 def colour_jitter(x: Tensor, factors: Floats, order: NDArray[np.int64]) -> Tensor:
-    """Brightness, contrast, saturation and hue in an order of each image's own, clipped to [0, 1] after each.
+    """Change brightness, contrast, saturation and hue of x in place. Values are clipped to [0, 1] after each operation.
 
     The first three are x' = f x + (1 - f) t, with t black, the image's mean grey, or each pixel's grey.
 
     Args:
-        x: (B, 3, s, s) float32 in [0, 1].
+        x: (B, 3, s, s) float32 in [0, 1], overwritten.
         factors: (B, 4) as from `jitter_factors`.
-        order: (B, 4), each row a permutation of the four operations.
+        order: (B, 4), each row a permutation of the four operations: the order in which that image is changed.
 
     Returns:
-        (B, 3, s, s) float32 in [0, 1].
+        x.
     """
-    return _jitter(x.clone(), factors, order)
-
-
-def _jitter(x: Tensor, factors: Floats, order: NDArray[np.int64]) -> Tensor:
-    """The same, overwriting x."""
     rows = np.arange(len(x))
     for operation in order.T:
         hue = operation == HUE

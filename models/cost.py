@@ -10,6 +10,7 @@ import copy
 from dataclasses import dataclass
 from functools import cache
 from math import inf
+from pkgutil import resolve_name
 from time import perf_counter
 from typing import Literal
 
@@ -18,9 +19,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.backbones.reactnet import BinaryConvolution, binary_convolutions
-from models.configs import Descriptor, Teacher, Transfer
-from models.engine import Precision, resolve_precision
-from models.methods.pretext import make_pretext, trainer
+from models.configs.shared import Descriptor, Teacher, Transfer
+from models.device import Precision, resolve_precision
+from models.method import make_pretext
 from models.network import Network, build_network
 
 
@@ -88,7 +89,7 @@ def transfer_cost(config: Transfer, backbone: str, width: float, image_size: int
     with torch.device("meta"):
         frozen = make_pretext(teacher, image_size, seed=0).network
         network = build_network(backbone, image_size, seed=0, width=width)
-        method = trainer(config.trainer)(config, network, frozen, seed=0)
+        method = resolve_name(config.trainer)(config, network, frozen, seed=0)
     student, views = method.network, method.passes()
     seen = sum(count * _forward(student, side) for side, count in views)
     shown = sum(count * _forward(frozen, side) for side, count in views)
@@ -104,7 +105,7 @@ def descriptor_width(config: Descriptor, image_size: int) -> int:
         config: of the method.
         image_size: side of the images, px.
     """
-    features = trainer(config.descriptor)(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8), config)
+    features = resolve_name(config.descriptor)(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8), config)
     return int(features.shape[1])
 
 
@@ -116,7 +117,7 @@ def convolution_rate(requested: Literal["auto", "fp32", "bf16"]) -> tuple[Precis
     use the machine, too.
 
     Args:
-        requested: as `models.engine.resolve_precision` takes it.
+        requested: as `models.device.resolve_precision` takes it.
 
     Returns:
         The precision that the CPU computes in, and operations a second in it; machines differ tenfold.

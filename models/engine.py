@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,22 +22,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from data import draws
-from data.errors import ArtifactError, ConfigError, DivergedError, Interrupted
+from data.errors import ArtifactError, DivergedError, Interrupted
+from models.device import Precision
 from models.method import Batch, Loss, Method, Progress, Sweep
 from models.prefetch import prefetch
+from models.progress import Clock, History, Log, State, TrainingReport, Watch
 
-Precision = Literal["fp32", "bf16"]
-State = dict[str, Any]
-"""All that a resume needs: tensors, numbers, lists and dicts of them, as `torch.load(weights_only=True)` takes.
-
-`method` and `optimizers` are their `state_dict`s and share memory with the training: write them out before returning.
-"""
 Schedule = Callable[[int, int], float]
 """(step, steps) -> what to multiply the peak rates by."""
-
-LOG_ROWS = 2000
-"""At most about so many rows a name in the log; longer trainings are averaged over windows of steps."""
-REPORT_SECONDS = 0.5
 
 
 class Feed(Protocol):
@@ -49,104 +41,6 @@ class Feed(Protocol):
 
     def batch(self, epoch: int, step: int) -> Batch:
         """The batch of a step, counted within the epoch: CPU tensors, a function of the two numbers only."""
-
-
-class Row(NamedTuple):
-    """A line of log.parquet: the mean of a value over the steps since the row before.
-
-    Attributes:
-        step: updates done when it was written, from 1.
-        epoch: the same in passes.
-        name: loss, gradient_norm, learning_rate or a term of the method's.
-        value: the mean.
-    """
-
-    step: int
-    epoch: float
-    name: str
-    value: float
-
-
-@dataclass(frozen=True)
-class TrainingReport:
-    """How training goes, for whoever watches.
-
-    Attributes:
-        epoch: the one under way, from 0.
-        epochs: how many there are.
-        step: updates done.
-        steps: how many there are.
-        images_per_second: since the last report.
-        eta: seconds to go, at the mean pace of this process.
-        loss: of the last step.
-        learning_rate: of the last step.
-        data_share: share of the time since the last report that went into waiting for batches and making views, 0 to 1.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    images_per_second: float
-    eta: float
-    loss: float
-    learning_rate: float
-    data_share: float
-
-
-@dataclass
-class History:
-    """What a training leaves behind besides weights, over all processes that worked on it.
-
-    Attributes:
-        rows: the log.
-        steps: updates done.
-        images: images seen.
-        seconds: spent training.
-        data_seconds: of these, spent waiting for batches and making views.
-    """
-
-    rows: list[Row]
-    steps: int
-    images: int
-    seconds: float
-    data_seconds: float
-
-    @property
-    def images_per_second(self) -> float:
-        """Mean over the training."""
-        return self.images / max(self.seconds, 1e-9)
-
-    @property
-    def data_share(self) -> float:
-        """Share of the time that went into waiting for batches and making views, 0 to 1."""
-        return min(1.0, self.data_seconds / max(self.seconds, 1e-9))
-
-
-def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """`auto` is CUDA where there is a device.
-
-    Raises:
-        ConfigError: CUDA is asked for and there is none.
-    """
-    available = torch.cuda.is_available()
-    if requested == "cuda" and not available:
-        raise ConfigError(
-            "compute.device is cuda, but PyTorch finds no CUDA device here: set compute.device=auto or cpu, "
-            "or check the driver and that PyTorch was installed with CUDA"
-        )
-    return torch.device("cuda" if requested != "cpu" and available else "cpu")
-
-
-def resolve_precision(requested: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """`auto` is bf16 where the hardware multiplies it natively (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX)."""
-    if requested != "auto":
-        return requested
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native else "fp32"
 
 
 def train(
@@ -201,8 +95,8 @@ def train(
     optimizers = method.optimizers()
     for group in _groups(optimizers):
         group.setdefault("peak", group["lr"])
-    log = _Log(steps, steps_per_epoch)
-    clock = _Clock(device)
+    log = Log(steps, steps_per_epoch)
+    clock = Clock(device)
     step = 0
     if resume is not None:
         step = _restore(resume, method, optimizers, log, clock, steps, stage)
@@ -230,7 +124,7 @@ def train(
                 raise Interrupted(f"{stage}: stopped in the sweep before epoch {step // steps_per_epoch}")
             yield _moved(batch, device)
 
-    watch = _Watch(report, clock, steps, epochs, step)
+    watch = Watch(report, clock, steps, epochs, step)
     saved = time.monotonic()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for epoch in range(step // steps_per_epoch, epochs):
@@ -347,7 +241,7 @@ def _pinned(batch: Batch) -> Batch:
 
 
 def _restore(
-    state: State, method: Method, optimizers: dict[str, Optimizer], log: _Log, clock: _Clock, steps: int, stage: str
+    state: State, method: Method, optimizers: dict[str, Optimizer], log: Log, clock: Clock, steps: int, stage: str
 ) -> int:
     if state["steps"] != steps:
         raise ArtifactError(
@@ -360,117 +254,3 @@ def _restore(
     log.restore(state["log"])
     clock.images, clock.seconds, clock.data_seconds = state["clock"]
     return int(state["step"])
-
-
-class _Watch:
-    """Tells whoever watches how training goes."""
-
-    def __init__(
-        self, report: Callable[[TrainingReport], None] | None, clock: _Clock, steps: int, epochs: int, step: int
-    ) -> None:
-        self._report, self._clock = report, clock
-        self._steps, self._epochs, self._first = steps, epochs, step
-        self._started = self._reported = time.monotonic()
-        self._images, self._data_seconds = clock.images, clock.data_seconds
-
-    def tick(self, step: int, epoch: int, values: dict[str, float]) -> None:
-        now = time.monotonic()
-        if self._report is None or (now - self._reported < REPORT_SECONDS and step < self._steps):
-            return
-        seconds = max(now - self._reported, 1e-9)
-        self._report(
-            TrainingReport(
-                epoch=epoch,
-                epochs=self._epochs,
-                step=step,
-                steps=self._steps,
-                images_per_second=(self._clock.images - self._images) / seconds,
-                eta=(now - self._started) / (step - self._first) * (self._steps - step),
-                loss=next(iter(values.values())),
-                learning_rate=values["learning_rate"],
-                data_share=min(1.0, (self._clock.data_seconds - self._data_seconds) / seconds),
-            )
-        )
-        self._reported, self._images, self._data_seconds = now, self._clock.images, self._clock.data_seconds
-
-
-@dataclass
-class _Log:
-    """Rows, and the sums of the window under way."""
-
-    steps: int
-    steps_per_epoch: int
-    rows: list[Row] = field(default_factory=list)
-    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
-    of_epoch: dict[str, tuple[float, int]] = field(default_factory=dict)
-
-    def add(self, step: int, values: dict[str, float]) -> None:
-        if (step - 1) % self.steps_per_epoch == 0:
-            self.of_epoch = {}
-        for sums in (self.sums, self.of_epoch):
-            for name, value in values.items():
-                total, count = sums.get(name, (0.0, 0))
-                sums[name] = (total + value, count + 1)
-        window = -(-self.steps // LOG_ROWS)
-        if step % window == 0 or step == self.steps:
-            epoch = step / self.steps_per_epoch
-            self.rows += [Row(step, epoch, name, total / count) for name, (total, count) in self.sums.items()]
-            self.sums = {}
-
-    def means(self) -> dict[str, float]:
-        """Of the epoch under way, or just over."""
-        return {name: total / count for name, (total, count) in self.of_epoch.items()}
-
-    def state(self) -> State:
-        return {
-            "rows": [list(row) for row in self.rows],
-            "sums": {name: list(pair) for name, pair in self.sums.items()},
-            "of_epoch": {name: list(pair) for name, pair in self.of_epoch.items()},
-        }
-
-    def restore(self, state: State) -> None:
-        self.rows = [Row(*row) for row in state["rows"]]
-        self.sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
-        self.of_epoch = {name: (total, count) for name, (total, count) in state["of_epoch"].items()}
-
-
-class _Clock:
-    """Seconds spent, and how many of them on data: waiting for the feed, and views.
-
-    On CUDA views are made asynchronously, so they are timed by events on the stream, read after the step's own
-    synchronisation.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.images = 0
-        self.seconds = 0.0
-        self.data_seconds = 0.0
-        self._last = time.perf_counter()
-        self._events: list[torch.cuda.Event] = []
-        if device.type == "cuda":
-            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.data_seconds += time.perf_counter() - began
-
-    @contextmanager
-    def preparing(self) -> Iterator[None]:
-        if not self._events:
-            with self.waiting():
-                yield
-            return
-        self._events[0].record()
-        yield
-        self._events[1].record()
-
-    def tick(self, images: int) -> None:
-        """A step is over."""
-        if self._events:
-            self.data_seconds += self._events[0].elapsed_time(self._events[1]) / 1000
-        now = time.perf_counter()
-        self.seconds += now - self._last
-        self._last = now
-        self.images += images

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from data.draws import Draws
 from models.augment import centre, random_view
-from models.configs import Views
-from models.engine import Precision
+from models.configs.shared import Views
+from models.device import Precision
 from models.prefetch import prefetch
 
 Index = NDArray[np.int64]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from models.collapse import alike
+from models.configs.shared import Teacher
 from models.network import Network
 
 
@@ -126,3 +128,18 @@ class Method(nn.Module, ABC):
     def optimizers(self) -> dict[str, Optimizer]:
         """The optimizers by name; `main` is the one a `Loss` names by default. Made once, before a resume loads them."""
         raise NotImplementedError
+
+
+def make_pretext(config: Teacher, image_size: int, seed: int) -> Method:
+    """Make the method that `config.trainer` names, with fresh weights.
+
+    Args:
+        config: of a pretext method that trains a network.
+        image_size: side of the images, px.
+        seed: of all weights, and of the method's own tables.
+
+    Raises:
+        ConfigError: the images are too small for the method or its backbone.
+    """
+    method: Method = resolve_name(config.trainer)(config, image_size, seed)
+    return method

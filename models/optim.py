@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.configs import Optimization
+from models.configs.shared import Optimization
 
 MOMENTUM = 0.9
 

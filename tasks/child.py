@@ -1,14 +1,14 @@
-"""The process in which stages are built: reads requests from stdin, answers with events, ends with its parent.
+"""The process in which stages are built. It reads requests from stdin and answers with events.
 
     python -m tasks.child NAME      NAME is train or plain; only shown in process lists
 
-One JSON object a line each way. In: {"store", "compute", "request"}. Out, on the stdout it was given: any number of
-{"event": "progress"|"log"} and then one of {"event": "made"|"failed"|"interrupted"}. Everything that libraries print goes
-to stderr, which the parent keeps as the run's log.
+Each way, a line is one JSON object. In: {"store", "compute", "request"}. Out, on the stdout it was given: any
+number of {"event": "progress"|"log"} and then one of {"event": "made"|"failed"|"interrupted"}. Everything
+that libraries print goes to stderr, which the parent keeps as the run's log.
 
-Stopping: SIGTERM asks for it; a build that polls `interrupted()` saves its state first, others are left at the next
-Python instruction. The end of stdin means that the parent is gone, however it went: the same, and after a grace period
-the process ends by force.
+SIGTERM asks the process to stop. A build that polls `interrupted()` saves its state first; any other build is
+left at the next Python instruction. The end of stdin means that the parent is gone. The process then stops in
+the same way, and ends by force after a grace period.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from data.errors import Interrupted, PipelineError, UserError
 from data.store import Store
 from tasks.config import Compute
-from tasks.stage import Request, run
+from tasks.job import run
+from tasks.stage import Request
 
 GRACE = 25.0
 """Seconds a build has to save its state after being asked to stop."""
 
 
-class _Stop:
+class Stop:
     """Whether somebody asked to stop. Polled by builds; raised in those that never poll."""
 
     def __init__(self) -> None:
@@ -40,20 +42,35 @@ class _Stop:
         self.polled = False
 
     def __call__(self) -> bool:
+        """Whether to stop. A build that asks is left alone by the signal."""
         self.polled = True
         return self.asked.is_set()
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Handle SIGTERM.
+
+        Raises:
+            Interrupted: what is being built does not ask whether to stop.
+        """
         self.asked.set()
         if not self.polled:
             raise Interrupted("stopped")
 
 
-def main() -> None:
-    """Serve requests until stdin ends."""
+Tell = Callable[[dict[str, Any]], None]
+"""Sends an event to the parent."""
+
+
+def serve(answer: Callable[[dict[str, Any], Tell, Stop], dict[str, Any]], grace: float = GRACE) -> None:
+    """Answer the requests on stdin, one after another, until it ends or somebody asks to stop.
+
+    Args:
+        answer: gets a request, a function for events on the way, and whether to stop; returns the last event.
+        grace: seconds to save state once the parent is gone.
+    """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    stop = _Stop()
+    stop = Stop()
     signal.signal(signal.SIGTERM, stop.on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     inbox: queue.Queue[str | None] = queue.Queue()
@@ -63,7 +80,7 @@ def main() -> None:
             inbox.put(line)
         inbox.put(None)
         stop.asked.set()
-        end = threading.Timer(GRACE, os._exit, (1,))
+        end = threading.Timer(grace, os._exit, (1,))
         end.daemon = True
         end.start()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -76,11 +93,10 @@ def main() -> None:
         except BrokenPipeError:  # the parent is gone: finish saving, nobody listens
             stop.asked.set()
 
-    images_cache: dict[Any, Any] = {}
     try:
         while (line := inbox.get()) is not None:
             stop.polled = False
-            tell(_serve(json.loads(line), tell, stop, images_cache))
+            tell(answer(json.loads(line), tell, stop))
             if stop.asked.is_set():
                 break
     except Interrupted:
@@ -89,7 +105,13 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the interpreter's end
 
 
-def _serve(message: dict[str, Any], tell: Any, stop: _Stop, images_cache: dict[Any, Any]) -> dict[str, Any]:
+def main() -> None:
+    """Build stages until stdin ends."""
+    images_cache: dict[Any, Any] = {}
+    serve(lambda message, tell, stop: _built(message, tell, stop, images_cache))
+
+
+def _built(message: dict[str, Any], tell: Tell, stop: Stop, images_cache: dict[Any, Any]) -> dict[str, Any]:
     request = Request.model_validate(message["request"])
     try:
         store, compute = Store(message["store"]), Compute.model_validate(message["compute"])

@@ -1,62 +1,65 @@
-"""The configuration: at once the flow's parameters, the form in Prefect's UI, the YAML and the `--set` keys.
+"""The configuration: one model for the flow's parameters, Prefect's forms, YAML files and `--set` keys.
 
-Importable without torch, prefect or pyarrow. Limits stand in the descriptions as well, since Prefect's forms show only
-those. A recipe (flows/recipes) is a `Config`; so is a YAML file.
+This module imports neither torch nor prefect nor pyarrow. The descriptions repeat the limits of each value,
+because Prefect's forms show only the descriptions. A recipe (flows/recipes) is a `Config`, and so is a YAML
+file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from data.errors import ConfigError
 from data.types import Frozen
-from models.configs import (
-    PRETEXT,
-    TRANSFER,
-    Backbone,
-    Distill,
-    Finetune,
-    PretextConfig,
-    PseudoLabels,
-    SimCLR,
-    Teacher,
-    TransferConfig,
-)
-from models.configs.downstream import Detection, MultiLabel, NonLinear, Segmentation
+from models.configs import PRETEXT, PretextConfig, TransferConfig
+from models.configs.distill import Distill
+from models.configs.evaluations import Detection, MultiLabel, NonLinear, Segmentation
+from models.configs.finetune import Finetune
+from models.configs.pseudo_labels import PseudoLabels
+from models.configs.shared import Backbone, Teacher
+from models.configs.simclr import SimCLR
 
 Source = str
-_SOURCE = "digits, folder:PATH, parquet:PATH, torchvision:NAME or voc:PATH; PATH may be any fsspec URL"
+_SOURCE = "digits, folder:PATH, parquet:PATH, torchvision:NAME or voc:PATH. PATH may be any fsspec URL"
 
 
 class Data(Frozen):
-    """Which images, and which of their labels may be used."""
+    """The images, and which of their labels may be used."""
 
     train: Source = Field("digits", min_length=1, description=f"Training images: {_SOURCE}.")
     test: Source | None = Field(
-        None, description="Test images, read last, same forms; empty: 20 % of train is held out."
+        None,
+        description="Test images, in the same forms as train. Empty: 20 % of train is held out for testing.",
     )
-    unlabelled: Source | None = Field(None, description="More images without labels, same forms; empty: none.")
+    unlabelled: Source | None = Field(
+        None, description="More training images, without labels, in the same forms as train. Empty: none."
+    )
     image_size: int = Field(
-        32, ge=8, le=1024, description="Side of the square images that networks see, px (8 to 1024)."
+        32, ge=8, le=1024, description="Side of the square images that the networks see, px (8 to 1024)."
     )
     label_fraction: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="Share of the training labels used (above 0, up to 1), stratified; or give labels_per_class.",
+        description="Share of the training labels to use, the same in every class (above 0, up to 1). "
+        "Give either this or labels_per_class. Both empty: all labels.",
     )
     labels_per_class: int | None = Field(
         None,
         ge=1,
         le=1_000_000,
-        description="Labels used of each class (1 to 1000000); or give label_fraction. Both empty: all labels.",
+        description="Number of training labels to use per class (1 to 1000000). "
+        "Give either this or label_fraction. Both empty: all labels.",
     )
-    label_seed: int | None = Field(None, ge=0, description="Seed of the draw of labels; empty: the run's.")
+    label_seed: int | None = Field(
+        None, ge=0, description="Seed of the random draw of labels. Empty: the run's seed."
+    )
     max_rejected: float = Field(
-        0.05, ge=0, le=1, description="Largest share of images that may be unreadable (0 to 1); past it the run stops."
+        0.05,
+        ge=0,
+        le=1,
+        description="The run stops if more than this share of the images is unreadable (0 to 1).",
     )
 
     @model_validator(mode="after")
@@ -67,248 +70,359 @@ class Data(Frozen):
 
 
 class Embed(Frozen):
-    """Features of every image, from one layer of the teacher."""
+    """Which layer of the teacher gives the features of every image."""
 
     layer: str = Field(
         "features",
         min_length=1,
-        description="features (pooled backbone output), last (the same, or what a method keeps of its head: head1 of a SimCLR teacher), or a layer such as conv4 or layer3, averaged over positions; without effect where pretext trains no network.",
+        description="Layer that gives the features. features: the pooled output of the backbone. "
+        "last: the last layer that the method keeps of its head (head1 of a SimCLR teacher), or else the "
+        "same as features. Other layers, such as conv4 or layer3, are averaged over positions. "
+        "This setting has no effect if pretext trains no network.",
     )
-    batch_size: int = Field(512, ge=1, le=65_536, description="Images at a time (1 to 65536).")
+    batch_size: int = Field(512, ge=1, le=65_536, description="Images per batch (1 to 65536).")
 
 
 class Cluster(Frozen):
     """K-means on the features."""
 
     k: int = Field(
-        2000, ge=1, le=1_000_000, description="Number of clusters (1 to 1000000, at most the number of images)."
+        2000,
+        ge=1,
+        le=1_000_000,
+        description="Number of clusters (1 to 1000000, at most the number of images).",
     )
-    iterations: int = Field(20, ge=1, le=1000, description="Most iterations of K-means over all images (1 to 1000).")
+    iterations: int = Field(
+        20, ge=1, le=1000, description="Maximum number of K-means iterations over all images (1 to 1000)."
+    )
     tolerance: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Iterations end when one lowers the objective by no more than this share (0 to below 1): 0 when nothing changes, 0.0001 saves time on large sets.",
+        description="Stop when an iteration lowers the objective by at most this share (0 to below 1). "
+        "0: stop when nothing changes. 0.0001 saves time on large sets.",
     )
-    restarts: int = Field(1, ge=1, le=100, description="Starts to choose the best of (1 to 100).")
+    restarts: int = Field(
+        1, ge=1, le=100, description="Number of K-means runs; the best one is kept (1 to 100)."
+    )
     pca: int | None = Field(
-        None, ge=1, le=8192, description="Dimensions kept by PCA-whitening (1 to 8192); empty: no PCA."
+        None, ge=1, le=8192, description="Number of dimensions that PCA keeps (1 to 8192). Empty: no PCA."
     )
     whitening: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="How far PCA brings its dimensions to equal variance (0 to 1): 0 none, 1 whitening.",
+        description="How far PCA scales its dimensions towards equal variance (0 to 1). 0: not at all. "
+        "1: full whitening.",
     )
     normalise: bool = Field(True, description="Divide each vector by its length before clustering.")
     sample: int | None = Field(
-        None, ge=1, description="Train K-means on this many images drawn at random; empty: on all."
+        None, ge=1, description="Train K-means on this many random images. Empty: on all images."
     )
-    seed: int | None = Field(None, ge=0, description="Seed of this stage; empty: the run's.")
+    seed: int | None = Field(None, ge=0, description="Seed of this stage. Empty: the run's seed.")
     data: Source | None = Field(
         None,
-        description="Cluster the images of another source instead of train and unlabelled; same forms as data.train.",
+        description="Cluster the images of another source instead of data.train and data.unlabelled. "
+        "It takes the same forms as data.train.",
     )
 
 
 class Assign(Frozen):
-    """Pseudo-labels: the nearest centroid."""
+    """Pseudo-labels: the nearest centroid of each image."""
 
     data: Source | None = Field(
         None,
-        description="Label, and train the student on, the images of another source; empty: those that were clustered.",
+        description="Give pseudo-labels to the images of another source, and train the student on them. "
+        "Empty: the images that were clustered.",
     )
 
 
 class Student(Frozen):
-    """The network that is trained from scratch on the pseudo-labels and kept in the end."""
+    """The final network. It is trained from scratch on the pseudo-labels."""
 
     backbone: Backbone = Field("alexnet", description="Student network.")
-    width: float = Field(1.0, gt=0, le=8, description="Multiplies the backbone's channels (above 0, up to 8).")
+    width: float = Field(
+        1.0, gt=0, le=8, description="Factor on the backbone's number of channels (above 0, up to 8)."
+    )
 
 
 class Predict(Frozen):
-    """The fine-tuned teacher's probabilities for all images, and how neighbours in feature space smooth them."""
+    """The fine-tuned teacher's probabilities for all images, and how neighbouring images smooth them."""
 
     views: int = Field(
-        1, ge=1, le=64, description="Random views averaged for each image (1 to 64); 1: the centre crop alone."
+        1,
+        ge=1,
+        le=64,
+        description="Number of random views to average per image (1 to 64). 1: the centre crop only.",
     )
-    mirror: bool = Field(False, description="Average the centre crop with its mirror image; not for digits or text.")
+    mirror: bool = Field(
+        False, description="Average the centre crop with its mirror image. Not suitable for digits or text."
+    )
     student: bool = Field(
-        False, description="Average in the fine-tuned student's probabilities: another network errs elsewhere."
+        False,
+        description="Average the teacher's probabilities with the fine-tuned student's. "
+        "Two networks make different mistakes.",
     )
     neighbours: int = Field(
         0,
         ge=0,
         le=1000,
-        description="Propagate labels over the graph of this many nearest neighbours in clustering space (0 to 1000); 0: the teacher's probabilities as they are.",
+        description="Propagate labels over the graph of this many nearest neighbours in clustering space "
+        "(0 to 1000). 0: use the teacher's probabilities unchanged.",
     )
     alpha: float = Field(
         0.97,
         gt=0,
         lt=1,
-        description="How far labels propagate: weight of the neighbours against an image's own label or prior (above 0, below 1).",
+        description="How far labels propagate: weight of the neighbours against the image's own label or "
+        "prior (above 0, below 1).",
     )
     prior: float = Field(
         1.0,
         ge=0,
         le=100,
-        description="Weight of the teacher's probabilities, as prior of images without a label, against a label (0 to 100); 0: the labels alone.",
+        description="Weight of the teacher's probabilities against a label (0 to 100). They are the prior of "
+        "the images without a label. 0: propagate the labels only.",
     )
     joint: bool = Field(
         False,
-        description="Find neighbours in the teacher's features beside a second network's: the fine-tuned teacher's, after a round of distillation the student's.",
+        description="Find neighbours in the features of two networks together: the teacher, and the "
+        "fine-tuned teacher (from the second round of distillation on: the student of the round before).",
     )
     probe: bool = Field(
-        False, description="Average in a logistic regression on the teacher's frozen features, by a third."
+        False,
+        description="Mix in the probabilities of a logistic regression on the teacher's frozen features, "
+        "with a weight of one third.",
     )
-    balance: bool = Field(True, description="Balance what is propagated to the classes' shares in the draw of labels.")
+    balance: bool = Field(
+        True, description="Scale the propagated probabilities to the classes' shares among the drawn labels."
+    )
 
 
-Protocol = Literal[
-    "knn",
-    "linear",
-    "few-label",
-    "clusters",
-    "layers",
-    "nonlinear",
-    "label-efficiency",
-    "stability",
-    "detection",
-    "segmentation",
-    "multi-label",
-]
-USUAL: tuple[Protocol, ...] = ("knn", "linear", "few-label")
-"""Protocols that measure a model in seconds."""
-CLOSER: tuple[Protocol, ...] = ("layers", "nonlinear")
-"""Protocols that look into a network."""
-DOWNSTREAM: tuple[Protocol, ...] = ("detection", "segmentation", "multi-label")
-"""Protocols that train a network further, on `evaluate.voc`."""
+PROTOCOLS: dict[str, str] = {
+    "knn": "classifies each test image by its nearest neighbours among all labelled training images",
+    "linear": "trains a linear probe on frozen features with all training labels",
+    "few-label": "measures the classifiers that the chain trained on the few labels",
+    "clusters": "measures how well pseudo-labels agree with true labels",
+    "label-efficiency": "fine-tunes and probes the student on several other draws of few labels",
+}
+"""The evaluations in the chain, each with a sentence. Leaf stages add more (`tasks.found.leaves`)."""
+USUAL = ("knn", "linear", "few-label")
+"""Protocols that measure a model within seconds."""
+
+
+def protocols() -> dict[str, str]:
+    """All evaluations by name, each with a sentence: those of the chain first, then the leaf stages."""
+    from tasks.found import leaves
+
+    return PROTOCOLS | {name: leaf.sentence for name, leaf in leaves().items()}
+
+
+def measurable() -> dict[str, str]:
+    """The evaluations that need only a model and images, each with a sentence."""
+    from tasks.found import leaves
+
+    alone = {name for name, leaf in leaves().items() if "checkpoint" in leaf.stage.reads}
+    return {name: text for name, text in protocols().items() if name in (*USUAL, *alone)}
+
+
+def _known_protocol(name: str) -> str:
+    if name not in PROTOCOLS and name not in protocols():
+        raise ValueError(f"is unknown; choose one of {', '.join(protocols())}")
+    return name
+
+
+def _drop_down(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(protocols())
+
+
+Protocol = Annotated[str, AfterValidator(_known_protocol), Field(json_schema_extra=_drop_down)]
+"""The name of an evaluation. The forms show a drop-down."""
 
 
 class Evaluate(Frozen):
-    """What is measured, on the test images."""
+    """What is measured on the test images."""
 
     protocols: list[Protocol] = Field(
         ["knn", "linear", "few-label", "clusters"],
-        description="knn and linear use all train labels, as those protocols say; few-label is the accuracy of the trained classifiers; clusters compares pseudo-labels with true ones; layers probes each layer, nonlinear trains an MLP and what is above a layer; label-efficiency draws several few labels anew; stability clusters with other seeds; detection, segmentation and multi-label train the student further on evaluate.voc, beside the same network from scratch.",
+        description="Evaluations to run; the command `list` explains each. knn and linear use all training "
+        "labels. detection, segmentation and multi-label train the student further on evaluate.voc, and "
+        "compare it with the same network from scratch.",
     )
     layer_epochs: int = Field(
-        10, ge=1, le=1000, description="Passes over the labelled images in probes of layers (1 to 1000)."
+        10, ge=1, le=1000, description="layers: training epochs of each probe (1 to 1000)."
     )
     layer_rates: list[Annotated[float, Field(gt=0, le=1000)]] = Field(
         [0.1, 0.3, 1.0, 3.0, 10.0],
         min_length=1,
         max_length=16,
-        description="Learning rates of probes of layers, trained side by side, the best chosen on a tenth of the training labels (1 to 16, each above 0, up to 1000).",
+        description="layers: learning rates to try. The best one is chosen on a tenth of the training labels "
+        "(1 to 16 rates, each above 0, up to 1000).",
     )
     layer_standardise: bool = Field(
         True,
-        description="Bring each value of a layer to mean 0 and equal variance first, so that rates mean the same everywhere; otherwise probes see layers as they are.",
+        description="layers: scale each value of a layer to mean 0 and equal variance before probing, so "
+        "that the same learning rates suit all layers. Off: use the values unchanged.",
     )
-    nonlinear: NonLinear = Field(NonLinear(), description="How the protocol nonlinear trains.")
+    nonlinear: NonLinear = Field(NonLinear(), description="nonlinear: how its classifiers are trained.")
     label_fractions: list[float] = Field(
         [0.01, 0.1],
         max_length=16,
-        description="Shares of the labels in label-efficiency (at most 16, each above 0, up to 1).",
+        description="label-efficiency: shares of the labels to try (at most 16, each above 0, up to 1).",
     )
     labels_per_class: list[int] = Field(
-        [], max_length=16, description="Labels of each class in label-efficiency (at most 16, each 1 or more)."
+        [],
+        max_length=16,
+        description="label-efficiency: numbers of labels per class to try (at most 16, each 1 or more).",
     )
     label_draws: int = Field(
-        3, ge=1, le=100, description="Draws of each number of labels in label-efficiency (1 to 100)."
+        3, ge=1, le=100, description="label-efficiency: random draws per number of labels (1 to 100)."
     )
-    stability_seeds: int = Field(3, ge=2, le=100, description="Clusterings compared with each other (2 to 100).")
+    stability_seeds: int = Field(
+        3, ge=2, le=100, description="stability: number of clusterings to compare with each other (2 to 100)."
+    )
     voc: Source | None = Field(
         None,
-        description="Photographs with boxes or masks for detection, segmentation and multi-label: voc:PATH, a folder in PASCAL VOC's layout.",
+        description="Photographs with boxes or masks for detection, segmentation and multi-label: "
+        "voc:PATH, a folder in PASCAL VOC's layout.",
     )
-    detection: Detection = Field(Detection(), description="How a detector is trained on evaluate.voc.")
-    segmentation: Segmentation = Field(Segmentation(), description="How a segmenter is trained on evaluate.voc.")
+    detection: Detection = Field(
+        Detection(), description="detection: how a detector is trained on evaluate.voc."
+    )
+    segmentation: Segmentation = Field(
+        Segmentation(), description="segmentation: how a segmentation network is trained on evaluate.voc."
+    )
     multi_label: MultiLabel = Field(
-        MultiLabel(), description="How a classifier of photographs is trained on evaluate.voc."
+        MultiLabel(), description="multi-label: how a classifier of photographs is trained on evaluate.voc."
     )
     knn_neighbours: list[int] = Field(
         [20, 200],
         min_length=1,
         max_length=16,
-        description="Values of k of the weighted nearest-neighbour classifier (1 to 16 of them).",
+        description="knn: numbers of neighbours k to try (1 to 16 values).",
     )
     knn_temperatures: list[Annotated[float, Field(gt=0, le=10)]] = Field(
         [0.07],
         min_length=1,
         max_length=16,
-        description="Temperatures T of its votes exp(s / T) (1 to 16, each above 0, up to 10); each is tried with each k.",
+        description="knn: temperatures T to try. A neighbour of similarity s votes with exp(s / T). "
+        "Each T is combined with each k (1 to 16 values, each above 0, up to 10).",
     )
 
     alert: float = Field(
         0.02,
         ge=0,
         le=1,
-        description="The event knowledge-transfer.score.dropped is emitted where the leading score falls by more than this against the run before (0 to 1).",
+        description="Emit the event knowledge-transfer.score.dropped if the leading score falls by more than "
+        "this compared with the run before (0 to 1).",
+    )
+
+    options: dict[str, dict[str, Any]] = Field(
+        {}, description="Settings of evaluations from other packages, by the evaluation's name."
     )
 
     @property
-    def downstream(self) -> list[Protocol]:
-        """The protocols among those asked for that train a network further."""
-        return [name for name in DOWNSTREAM if name in self.protocols]
+    def leaves(self) -> list[str]:
+        """The chosen protocols that are leaf stages, in alphabetical order."""
+        return sorted(set(self.protocols) - PROTOCOLS.keys())
+
+    def options_of(self, protocol: str) -> Any:
+        """The settings of a leaf stage, checked by its own model."""
+        from tasks.found import leaves
+
+        model = leaves()[protocol].stage.options
+        assert model is not None, f"{protocol} has no options"
+        return model.model_validate(self.options.get(protocol, {}))
 
     @model_validator(mode="after")
-    def _something_to_train_on(self) -> Evaluate:
-        if self.downstream and not (self.voc or "").startswith("voc:"):
+    def _photographs_to_train_on(self) -> Evaluate:
+        if not self.leaves:
+            return self
+        from tasks.found import on_photographs
+
+        needs = [name for name in self.leaves if name in on_photographs()]
+        if needs and not (self.voc or "").startswith("voc:"):
             raise ValueError(
-                f"evaluate.protocols has {self.downstream[0]}, which needs photographs with annotations: set "
+                f"evaluate.protocols has {needs[0]}, which needs photographs with annotations: set "
                 "evaluate.voc=voc:PATH, a folder in VOC's layout"
             )
         return self
 
+    @model_validator(mode="after")
+    def _options_fit(self) -> Evaluate:
+        for name, given in self.options.items():
+            from tasks.found import leaves
+
+            model = leaves()[name].stage.options if name in leaves() else None
+            if model is None:
+                able = [leaf for leaf, found in leaves().items() if found.stage.options is not None]
+                raise ValueError(
+                    f"evaluate.options has {name}, which takes no options. "
+                    f"Evaluations that take options: {', '.join(able) or 'none here'}"
+                )
+            try:
+                model.model_validate(given)
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(map(str, ("evaluate.options", name, *first["loc"])))
+                raise ValueError(f"{key} = {first['input']!r}: {first['msg']}") from None
+        return self
+
 
 class Pin(Frozen):
-    """Whether a rerun keeps what an earlier run of the same configuration has trained, while the images changed little."""
+    """Whether a rerun keeps the networks of an earlier run of this configuration if few images changed."""
 
     enabled: bool = Field(
         False,
-        description="Keep the earlier teacher, clusters and student as long as the limits below hold; else all is trained anew on today's images.",
+        description="Keep the earlier teacher, clusters and student as long as the limits below hold. "
+        "Otherwise train everything again on today's images.",
     )
     growth: float = Field(
         0.1,
         ge=0,
         le=10,
-        description="Train anew where more images than this are new, changed or gone, as a share of those trained on (0 to 10).",
+        description="Train again if more images than this share are new, changed or gone. The share is "
+        "relative to the images of the earlier training (0 to 10).",
     )
     shift: float = Field(
         0.1,
         ge=0,
         le=10,
-        description="Train anew where the mean squared distance to the centroids has shifted by more than this share of it (0 to 10).",
+        description="Train again if the mean squared distance to the centroids has changed by more than "
+        "this share (0 to 10).",
     )
     far: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="Train anew where more images than this share lie farther from their centroid than 99 % did (0 to 1).",
+        description="Train again if more images than this share are farther from their centroid than 99 % "
+        "of the images were in the earlier run (0 to 1).",
     )
 
 
 class Compute(Frozen):
-    """Where and how to compute. Precision is part of what is asked; device and workers are not."""
+    """Where and how to compute. Fingerprints include the precision, but not device and workers."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the hardware computes in it, else fp32."
+        "auto", description="auto: bf16 if the hardware supports it, otherwise fp32."
     )
-    workers: int = Field(0, ge=0, le=256, description="Processes that decode images (0 to 256); 0: one per core.")
+    workers: int = Field(
+        0, ge=0, le=256, description="Number of processes that decode images (0 to 256). 0: one per core."
+    )
 
 
 Until = Literal["pretext", "transfer", "finetune", "distill"]
-"""How far a chain goes, in order."""
+"""The points at which a chain may end, in order."""
 
 
 class Config(Frozen):
     """Everything a run depends on."""
 
-    recipe: str = Field("", description="Name of the recipe this configuration started from; informative.")
-    seed: int = Field(0, ge=0, description="Seed of everything that has none of its own.")
+    recipe: str = Field(
+        "", description="Name of the recipe that this configuration started from. It does not change results."
+    )
+    seed: int = Field(0, ge=0, description="Seed of all random draws, unless a section sets another seed.")
     data: Data = Data()
     pretext: PretextConfig = SimCLR()
     embed: Embed = Embed()
@@ -324,30 +438,34 @@ class Config(Frozen):
     compute: Compute = Compute()
     until: Until = Field(
         "distill",
-        description="Where the chain ends: pretext (the teacher alone, or its features), transfer (the student without any label), finetune (both on the few labels), distill (all of it). What there is by then is evaluated.",
+        description="Where the chain ends. pretext: after the teacher. transfer: after the student is "
+        "trained without labels. finetune: after teacher and student are fine-tuned on the few labels. "
+        "distill: run everything. The models that exist by then are evaluated.",
     )
     review: bool = Field(
         False,
-        description="Wait after clustering until a person has looked at the clusters on the run's page and says go on, or names another k. Needs a Prefect server.",
+        description="Pause after clustering until a person has looked at the clusters on the run's page and "
+        "continues, or chooses another k. This needs a Prefect server.",
     )
     store: str = Field("store", min_length=1, description="Folder of the store: artifacts and runs.")
 
     @property
     def transfers(self) -> bool:
-        """Whether the chain comes to train a student."""
+        """Whether the chain trains a student."""
         return self.until != "pretext"
 
     @property
     def tunes(self) -> bool:
-        """Whether the chain comes to use the few labels."""
+        """Whether the chain uses the few labels."""
         return self.until in ("finetune", "distill")
 
     @model_validator(mode="after")
     def _rounds_differ(self) -> Config:
         if self.distill.rounds > 1 and not (self.predict.neighbours and self.predict.joint):
             raise ValueError(
-                f"distill.rounds = {self.distill.rounds}, but every round would learn the same: set predict.joint and "
-                "predict.neighbours, so that labels are propagated anew over neighbours that the student finds"
+                f"distill.rounds = {self.distill.rounds}, but every round would learn the same targets; set "
+                "predict.joint and predict.neighbours, so that each round finds neighbours in the features "
+                "of the last student"
             )
         return self
 
@@ -356,20 +474,22 @@ class Config(Frozen):
         pretext, transfer = self.pretext, self.transfer
         if transfer.learns_from == "teacher" and not isinstance(pretext, Teacher):
             raise ValueError(
-                f"transfer.method = {transfer.method} learns from the teacher itself, and pretext.method = "
-                f"{pretext.method} trains none; choose another of either"
+                f"transfer.method = {transfer.method} learns from the teacher itself, but pretext.method = "
+                f"{pretext.method} trains no teacher; change one of them"
             )
         if transfer.learns_from == "codes":
             if not (isinstance(pretext, Teacher) and pretext.codes):
                 able = [name for name, model in PRETEXT.items() if issubclass(model, Teacher) and model.codes]
                 raise ValueError(
-                    f"transfer.labels = codes, but pretext.method = {pretext.method} gives images none; choose clusters, "
-                    f"or a pretext.method of {', '.join(able) or 'another package'}"
+                    f"transfer.labels = codes, but pretext.method = {pretext.method} gives images no codes; "
+                    "set transfer.labels = clusters, or choose a pretext.method with codes: "
+                    f"{', '.join(able) or 'none here'}"
                 )
             elsewhere = [name for name in ("cluster", "assign") if getattr(self, name).data is not None]
             if elsewhere:
                 raise ValueError(
-                    f"transfer.labels = codes are of the images that pretext is trained on; leave {elsewhere[0]}.data empty"
+                    "transfer.labels = codes: only the images that pretext is trained on have codes; "
+                    f"leave {elsewhere[0]}.data empty"
                 )
         return self
 
@@ -377,97 +497,3 @@ class Config(Frozen):
 SECTIONS: tuple[str, ...] = tuple(
     n for n, f in Config.model_fields.items() if n not in ("recipe", "seed", "until", "review", "store")
 )
-
-
-_EITHER = (("label_fraction", "labels_per_class"),)
-"""Keys of which only one is set: giving one takes the other back."""
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Lay `over` on `base`, section by section. Choosing another `method` drops the former's parameters.
-
-    Args:
-        base: a configuration as nested dicts.
-        over: the keys that change.
-
-    Returns:
-        A new dict; neither argument is changed.
-    """
-    out = dict(base)
-    for pair in _EITHER:
-        given = [name for name in pair if over.get(name) is not None]
-        if len(given) == 1:
-            out.update({name: None for name in pair if name in base})
-    for name, value in over.items():
-        below = out.get(name)
-        if isinstance(value, dict) and isinstance(below, dict):
-            other_method = "method" in value and value["method"] != below.get("method")
-            out[name] = dict(value) if other_method else merge(below, value)
-        else:
-            out[name] = value
-    return out
-
-
-def resolve(values: dict[str, Any]) -> Config:
-    """Check a configuration given as nested dicts.
-
-    Raises:
-        ConfigError: naming the key, the value and what is allowed, one line for all faults.
-    """
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_faults(error, values))) from None
-
-
-_METHODS: dict[str, Mapping[str, type[Frozen]]] = {"pretext": PRETEXT, "transfer": TRANSFER}
-
-
-def methods(section: str) -> Mapping[str, type[Frozen]]:
-    """The models of a section by the value of their `method`."""
-    return _METHODS[section]
-
-
-def _faults(error: ValidationError, values: dict[str, Any]) -> list[str]:
-    """One readable phrase a fault: the key as in `--set`, the value, what is allowed."""
-    lines: list[str] = []
-    for section in _METHODS:  # a union's own errors name every branch: check against the chosen one alone
-        given = values.get(section)
-        if not isinstance(given, dict):
-            continue
-        known = methods(section)
-        chosen = known.get(given.get("method", ""))
-        if "method" not in given and len(known) > 1:
-            lines.append(f"{section}.method is missing; choose one of {', '.join(known)}")
-        elif chosen is None and "method" in given:
-            lines.append(f"{section}.method = {given['method']!r} is not known; choose one of {', '.join(known)}")
-        elif chosen is not None:
-            try:
-                chosen.model_validate(given)
-            except ValidationError as inner:
-                lines += [_phrase((section, *e["loc"]), e, chosen) for e in inner.errors()]
-    for e in error.errors():
-        if e["loc"] and e["loc"][0] in _METHODS and len(e["loc"]) > 1:
-            continue
-        lines.append(_phrase(e["loc"], e, Config))
-    return lines or [str(error)]
-
-
-def _phrase(loc: tuple[int | str, ...], e: Any, model: type[Frozen]) -> str:
-    key = ".".join(map(str, loc))
-    if e["type"] == "extra_forbidden":
-        siblings = _siblings(loc, model)
-        return f"unknown key {key} = {e['input']!r}; {'.'.join(map(str, loc[:-1])) or 'the configuration'} has {', '.join(siblings)}"
-    if e["type"] == "missing":
-        return f"{key} is missing"
-    message = e["msg"].removeprefix("Value error, ")
-    return f"{key} = {e['input']!r}: {message[:1].lower()}{message[1:]}" if key else message
-
-
-def _siblings(loc: tuple[int | str, ...], model: type[Frozen]) -> list[str]:
-    if len(loc) <= 1:
-        return list(model.model_fields)
-    if model is not Config:
-        return list(model.model_fields)
-    annotation = Config.model_fields[str(loc[0])].annotation
-    return list(getattr(annotation, "model_fields", {}))

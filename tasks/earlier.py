@@ -1,4 +1,4 @@
-"""Rows that an earlier artifact has, told by the content of the images: only what is new is left to be computed."""
+"""Find rows of an earlier artifact to reuse. Images are matched by content, so only new ones are computed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOOKED_AT = 8
-"""Artifacts that are looked into, the newest first: one more a night would make each night longer than the one before."""
+"""How many of the newest artifacts are searched. Without a limit, nightly runs would get ever slower."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An artifact made in the same way, maybe of other images.
+    """An artifact that was made in the same way, possibly from other images.
 
     Attributes:
-        meta: its meta.json, in its folder.
-        manifest: of its images.
-        splits: which of them it has rows of.
+        meta: path of its meta.json.
+        manifest: the manifest of its images.
+        splits: the splits of that manifest that it has rows for.
     """
 
     meta: Path
@@ -35,11 +35,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to take over.
+    """Rows to reuse.
 
     Attributes:
-        folder: of the artifact that has them.
-        index_of: its index -> the index of the same image here.
+        folder: folder of the artifact that has the rows.
+        index_of: index in that artifact -> index of the same image in this run's manifest.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class Rows:
 
     @property
     def taken(self) -> NDArray[np.int64]:
-        """(n,) the indices here, ascending."""
+        """(n,) int64 the reused images' indices in this run's manifest, ascending."""
         import numpy as np
 
         return np.sort(np.fromiter(self.index_of.values(), np.int64, len(self.index_of)))
@@ -56,13 +56,13 @@ class Rows:
 def most_rows(
     store: Store, manifest: Artifact, splits: tuple[str, ...], candidates: Iterable[Candidate]
 ) -> Rows | None:
-    """Of the newest artifacts the one that has the most of these images; None if none has any.
+    """Find the artifact with the most rows to reuse among the newest ones; None if no artifact has any.
 
     Args:
-        store: of all of them.
-        manifest: of the images here.
-        splits: which of its images are asked for.
-        candidates: artifacts made in the same way.
+        store: the store that holds all artifacts.
+        manifest: the manifest of this run's images.
+        splits: the splits of that manifest that rows are needed for.
+        candidates: artifacts that were made in the same way.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Artifacts that are named by what is found outside of the store, known again without looking where nothing has changed."""
+"""Remember artifacts that are named by outside content, so that unchanged sources are not read again."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from tasks.stage import Request
 
 
 class Recall:
-    """What a stage `by_content` made the last time, so that unchanged sources need no process that reads them.
+    """The last result of a stage `by_content`. If its sources are unchanged, no process has to read them.
 
-    The stage's file tells by `stamps(request)` what changes whenever its sources may have. They are stamped when this is
-    made, before anything is read: what changes in between is seen next time.
+    The stage's file has a function `stamps(request)`. It returns values that change whenever the sources may
+    have changed. The constructor takes the stamps before anything is read, so the next run notices any later
+    change.
 
     Args:
-        store: that remembers.
-        request: of the stage.
+        store: the store that remembers the result.
+        request: the stage's request.
 
     Raises:
-        UserError: a source is missing or none.
+        UserError: a source is missing or is not a source.
     """
 
     def __init__(self, store: Store, request: Request) -> None:
         self.store = store
-        self.stamps: list[str | None] = importlib.import_module(f"tasks.stages.{request.stage}").stamps(request)
-        outside = {name: value for name, value in request.outside.items() if name != "run"}
-        asked = request.model_copy(update={"outside": outside})
+        self.stamps: list[str | None] = importlib.import_module(f"tasks.stages.{request.stage}").stamps(
+            request
+        )
         self._kind = request.kind
-        self._path = store.cache("listings") / f"{digest(asked.model_dump())}.json"
+        self._path = store.cache("listings") / f"{digest(request.model_dump())}.json"
 
     def made(self) -> Artifact | None:
-        """The artifact, if every source has the stamp it had then and the artifact is there."""
-        with suppress(OSError, ValueError, LookupError, TypeError):  # nothing remembered yet, or damaged: look anew
+        """The remembered artifact, if no source changed and the store still has the artifact; else None."""
+        with suppress(OSError, ValueError, LookupError, TypeError):  # no record yet, or a damaged one
             known = json.loads(self._path.read_text())
             made = Artifact(kind=self._kind, fingerprint=str(known["fingerprint"]))
             if None not in self.stamps and known["stamps"] == self.stamps and self.store.has(made):
@@ -43,6 +44,6 @@ class Recall:
         return None
 
     def keep(self, made: Artifact) -> None:
-        """Remember what was found."""
+        """Remember the artifact that was made from the sources."""
         if None not in self.stamps:
             write_json(self._path, {"stamps": self.stamps, "fingerprint": made.fingerprint})

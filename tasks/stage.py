@@ -1,49 +1,63 @@
-"""What a stage is: a file that says what it asks for (`plan`) and how that is made (`build`).
+"""What a stage is: a file that declares an artifact, requests it, makes it, and estimates its cost.
 
     STAGE = Stage(name="cluster", kind="clusters", version=1, process="plain")
 
-    def plan(config: Config, features: Artifact) -> Request: ...    in the flow's process; cheap, no torch
-    def build(job: Job) -> Outcome: ...                             in a child process
+    def plan(config: Config, features: Artifact) -> Request: ...
+    def size(run: Context, request: Request, inputs: Inputs) -> Size: ...
+    def build(job: Job) -> Outcome: ...
 
-A request's fingerprint is the artifact's name: if the store has it, nothing is built. What a request holds `outside` (where
-images lie, how many may be broken) is not part of the name.
+`plan` runs in the flow's process. It is cheap and does not import torch. `size` serves `--dry-run`; see
+tasks/size.py. `build` runs in a child process.
+
+The fingerprint of a request is the artifact's name. If the store has that artifact, nothing is built. The
+values in a request's `outside` (where the images are, how many may be broken) are not part of the name.
 """
 
 from __future__ import annotations
 
-import base64
-import importlib
-import platform
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import distributions
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from data.errors import ArtifactError
 from data.store import Meta, Store, fingerprint, part_reading
 from data.types import Artifact, Frozen, Kind
-from tasks.config import Compute
-
-if TYPE_CHECKING:
-    from data.images import Images
 
 Process = Literal["train", "plain"]
-"""train: torch, never faiss. plain: pyarrow, faiss, scikit-learn, matplotlib, never torch."""
+"""The child process that builds a stage. One process can't load both torch and faiss.
+
+train: torch, never faiss. plain: pyarrow, faiss, scikit-learn, matplotlib, never torch.
+"""
+
+Readable = Literal[
+    "manifest", "photographs", "checkpoint", "features", "clusters", "assignments", "assigned", "labels"
+]
+"""What a leaf may read:
+
+- manifest: the run's images.
+- photographs: the images of `evaluate.voc`.
+- checkpoint: each model that was trained without labels, one at a time.
+- features: the vectors that were clustered.
+- clusters: the centroids.
+- assignments: the cluster of each image.
+- assigned: the manifest of the images that have a cluster.
+- labels: the few labels that were drawn.
+"""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's identity.
+    """The declaration of a stage.
 
     Attributes:
-        name: also the module `tasks.stages.<name>`.
-        kind: what it makes.
+        name: an identifier; also the name of its file in `tasks/stages`, or of its entry point.
+        kind: kind of its artifact. A new kind does not have to be declared anywhere else.
         version: raised by hand when the meaning of its result changes; part of the fingerprint.
-        process: where it is built.
-        by_content: whether the artifact is named by what its build finds outside of the store (`Outcome.content`).
+        process: the child process that builds it.
+        by_content: whether the artifact is named by what its build finds outside of the store
+            (`Outcome.content`).
+        columns: column -> Arrow type of its main table, such as `{"index": "int64"}`, for a kind that only
+            this stage makes and reads. data/schemas.py has the columns of all other kinds.
     """
 
     name: str
@@ -51,6 +65,7 @@ class Stage:
     version: int
     process: Process
     by_content: bool = False
+    columns: Mapping[str, str] | None = None
 
     def request(
         self,
@@ -61,14 +76,15 @@ class Stage:
         seed: int | None = None,
         outside: dict[str, Any] | None = None,
     ) -> Request:
-        """Ask for an artifact of this stage.
+        """Request an artifact of this stage.
 
         Args:
-            settings: the stage's own configuration, JSON values only.
-            inputs: artifacts read, by name. Of `manifest` only `parts` count, of others all.
-            parts: parts of the manifest that the stage reads.
-            seed: what random draws are keyed by; None if there are none.
-            outside: what is needed but is not part of the fingerprint: `sources`, where the manifest's images lie.
+            settings: the stage's settings, JSON values only.
+            inputs: the artifacts that it reads, by name. Only `parts` of a manifest count in the fingerprint.
+            parts: the parts of the manifest that the stage reads.
+            seed: key of random draws; None if the stage draws nothing.
+            outside: values that the build needs but that are not part of the fingerprint, such as `sources`,
+                the places of the manifest's images.
         """
         return Request(
             stage=self.name,
@@ -84,8 +100,39 @@ class Stage:
         )
 
 
+@dataclass(frozen=True)
+class Leaf(Stage):
+    """A stage that only the scores and the report read: a measurement, a check or an export.
+
+    No list names the leaves. They are found by their file in `tasks/stages`, or by an entry point of the
+    group `knowledge_transfer.stage`. A run includes the leaves that `evaluate.protocols` names. The command
+    `list` shows the first line of the file's docstring.
+
+    `plan` is called with (config, **reads). A leaf that reads a checkpoint runs once per model, and its
+    `plan` also gets the keyword `model`, the model's name in the scores. A leaf that reads photographs runs a
+    second time without a checkpoint, for the same network from scratch.
+
+    Attributes:
+        reads: keywords that `plan` gets. If a run lacks one of them, it skips the leaf and says so.
+        needs_labels: whether it needs labels of train and test images.
+        title: name of its rows in the report; empty: its name.
+        options: pydantic model of its settings. Users set them in `evaluate.options`, and `plan` reads them
+            there.
+    """
+
+    reads: tuple[Readable, ...] = ()
+    needs_labels: bool = False
+    title: str = ""
+    options: type[Frozen] | None = None
+
+    @property
+    def protocol(self) -> str:
+        """Its name in `evaluate.protocols` and in the scores."""
+        return self.name.replace("_", "-")
+
+
 class Request(Frozen):
-    """An artifact asked for. Travels to the child as JSON."""
+    """A request for an artifact. It is sent to the child process as JSON."""
 
     stage: str
     kind: Kind
@@ -99,14 +146,15 @@ class Request(Frozen):
     outside: dict[str, Any]
 
     def artifact(self, store: Store, content: object = None) -> Artifact:
-        """The artifact this request names.
+        """The artifact that this request names.
 
         Args:
-            store: holds the manifest, of which only parts are read.
-            content: what was found outside of the store, JSON values; it takes the seed's place.
+            store: holds the manifest. Only the parts that the stage reads go into the fingerprint.
+            content: what the build found outside of the store, JSON values. It replaces the seed in the
+                fingerprint.
 
         Raises:
-            ArtifactError: if the manifest it reads is not in the store.
+            ArtifactError: the manifest is not in the store.
         """
         reading: dict[str, object] = {}
         for name, given in self.inputs.items():
@@ -115,7 +163,9 @@ class Request(Frozen):
         seed = self.seed
         if content is not None:
             reading["content"], seed = content, None
-        return Artifact(kind=self.kind, fingerprint=fingerprint(self.stage, self.version, self.settings, seed, reading))
+        return Artifact(
+            kind=self.kind, fingerprint=fingerprint(self.stage, self.version, self.settings, seed, reading)
+        )
 
 
 @dataclass
@@ -124,8 +174,8 @@ class Outcome:
 
     Attributes:
         rows: rows of the artifact's main table; for a checkpoint the number of parameters.
-        meta: further keys of meta.json.
-        content: set by a stage `by_content`: what it found; JSON values.
+        meta: more keys for meta.json.
+        content: what a stage `by_content` found outside of the store, JSON values.
     """
 
     rows: int
@@ -133,139 +183,26 @@ class Outcome:
     content: object = None
 
 
-@dataclass
-class Job:
-    """What a build gets: its settings, its inputs, where to write, whom to tell."""
-
-    store: Store
-    request: Request
-    out: Path
-    state: Path
-    compute: Compute
-    tell: Callable[[dict[str, Any]], None]
-    interrupted: Callable[[], bool]
-    images_cache: dict[Any, Any]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The stage's own configuration."""
-        return self.request.settings
-
-    @property
-    def seed(self) -> int:
-        """The stage's seed."""
-        assert self.request.seed is not None, f"{self.request.stage} was asked for without a seed"
-        return self.request.seed
-
-    def path(self, name: str) -> Path:
-        """Folder of an input."""
-        return self.store.folder(self.request.inputs[name])
-
-    def meta(self, name: str) -> Meta:
-        """meta.json of an input."""
-        return self.store.meta(self.request.inputs[name])
-
-    def has(self, content: object) -> bool:
-        """Whether the artifact that such content names is there: then nothing need be written."""
-        return self.store.has(self.request.artifact(self.store, content))
-
-    def images(self, size: int, *, whole: bool = False) -> Images:
-        """Pixels of the manifest's images by index, for networks that see `size` px.
-
-        Args:
-            size: side of the squares that are seen, px; some more are stored, for random crops.
-            whole: all of each image, within exactly `size` px.
-        """
-        from data import decode, images, schemas, tables
-
-        manifest = self.request.inputs["manifest"]
-        stored = size if whole else decode.stored_size(size)
-        known = (manifest.fingerprint, stored, whole)
-        if known not in self.images_cache:
-            table = tables.read_table(self.path("manifest") / "images.parquet", schemas.MANIFEST)
-            sources = {role: source for role, source in self.request.outside["sources"].items() if source}
-            self.images_cache[known] = images.open_images(
-                table, sources, stored, cache=self.store.cache("images"), workers=self.compute.workers, whole=whole
-            )
-        opened: Images = self.images_cache[known]
-        return opened
-
-    def log(self, text: str) -> None:
-        """A line that a person wants to read."""
-        self.tell({"event": "log", "text": text})
-
-    def figure(self, key: str, title: str, png: bytes) -> None:
-        """A picture for the run's page, at most 200 kB; `key` is lower-case with dashes."""
-        self.tell({"event": "figure", "key": key, "title": title, "png": base64.b64encode(png).decode()})
-
-    def report(self, **values: Any) -> None:
-        """Progress: `done`, `total`, and what else there is (epoch, rate, eta, loss, learning_rate, data_share)."""
-        self.tell({"event": "progress", **values})
-
-
-def run(job_request: Request, store: Store, compute: Compute, tell: Callable[[dict[str, Any]], None],
-        interrupted: Callable[[], bool], images_cache: dict[Any, Any]) -> tuple[Artifact, bool]:  # fmt: skip
-    """Make the artifact of a request, or find it made.
-
-    Returns:
-        The artifact, and whether it was there already.
-    """
-    build: Callable[[Job], Outcome] = importlib.import_module(f"tasks.stages.{job_request.stage}").build
-    wanted = job_request.artifact(store)
-
-    def waiting() -> None:
-        tell({"event": "log", "text": f"waiting: another run is making {wanted.path}"})
-
-    with store.draft(wanted, interrupted=interrupted, waiting=waiting) as draft:
-        if store.has(wanted):  # made while this process waited
-            return wanted, True
-        started = time.time()
-        job = Job(store, job_request, draft / "out", draft / "state", compute, tell, interrupted, images_cache)
-        outcome = build(job)
-        made = wanted
-        if outcome.content is not None:
-            made = job_request.artifact(store, outcome.content)
-            if store.has(made):
-                return made, True
-        meta = {
-            "stage": job_request.stage,
-            "version": job_request.version,
-            "config": {**job_request.settings, "seed": job_request.seed},
-            "inputs": {name: given.model_dump() for name, given in job_request.inputs.items()},
-            "libraries": libraries(),
-            "seconds": round(time.time() - started, 3),
-            "rows": outcome.rows,
-            **outcome.meta,
-        }
-        store.publish(made, draft, meta)
-        return made, False
-
-
-_LIBRARIES = {
-    "torch",
-    "torchvision",
-    "faiss-gpu",
-    "faiss-cpu",
-    "numpy",
-    "pyarrow",
-    "scikit-learn",
-    "pillow",
-    "simplejpeg",
-}
-
-
-@cache
-def libraries() -> dict[str, str]:
-    """Versions of what results depend on, as far as installed."""
-    found = {d.name.lower(): d.version for d in distributions() if d.name and d.name.lower() in _LIBRARIES}
-    return {"python": platform.python_version(), **dict(sorted(found.items()))}
-
-
 def require(condition: bool, message: str) -> None:
-    """Refuse an input that breaks the contract between stages.
+    """Check a condition of the contract between stages.
 
     Raises:
-        ArtifactError: with the message, if the condition is false.
+        ArtifactError: the condition is false.
     """
     if not condition:
         raise ArtifactError(message)
+
+
+@dataclass(frozen=True)
+class NotNeeded:
+    """A stage of other configurations that this run does not need.
+
+    Attributes:
+        stage: its label in runs that have it.
+        because: the setting that makes it unnecessary.
+        reads: labels of the stages that it would read.
+    """
+
+    stage: str
+    because: str
+    reads: tuple[str, ...]

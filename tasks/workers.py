@@ -1,9 +1,8 @@
-"""The parent's side of the child processes: starts them, hands them requests, stops them, explains their end."""
+"""The parent's side of the child processes: it starts them, hands them requests, and stops them."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import IO, Any, Self
 
 import data.errors
 from data.errors import Interrupted, PipelineError, StageError, UserError
+from data.processes import environment
 from data.store import Store
 from data.types import Artifact
 from tasks.child import GRACE
@@ -30,14 +30,14 @@ KEPT_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
-"""Of a child's environment: glibc else gives large tensors back to the system and faults their pages in anew at every step,
-a quarter of the time of views at 224 px."""
+"""Of a child's environment. Without these, glibc returns large tensors to the system and faults their pages
+in again at every step, which takes a quarter of the time of views at 224 px."""
 
 
 class Workers:
     """The children of one run: one for each kind of process, started on first use. A context manager.
 
-    Stages run one at a time: two trainings on the same cores or the same GPU take longer than one after the other.
+    Stages run one at a time: two trainings at once, on the same cores or the same GPU, take longer.
 
     Args:
         store: where artifacts go.
@@ -136,14 +136,14 @@ class Workers:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
-                    env=_environment(),
+                    env=KEPT_MEMORY | environment(),
                     start_new_session=True,  # so that Ctrl-C and a worker's SIGTERM reach it through us alone
                 )
             self._children[process] = child
         return child
 
     def stop(self) -> None:
-        """Ask the children to stop, give them time to save, then make sure. Safe to call twice and from any thread."""
+        """Ask the children to stop, give them time to save, then kill them. Any thread may call it, also twice."""
         self._stopping = True
         children = list(self._children.values())
         for child in children:
@@ -171,10 +171,3 @@ def _close(child: subprocess.Popen[str]) -> None:
         with suppress(OSError):
             if pipe is not None:
                 pipe.close()
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with this installation's packages first: a folder named `data` where the user stands must not be imported."""
-    here = str(Path(__file__).parent.parent)
-    paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    return {**KEPT_MEMORY, **os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}

@@ -1,1 +1,1 @@
-"""A benchmark a file: `measure(options)` returns its comparisons."""
+"""Speed benchmarks, one per file. `measure(options)` of each returns its comparisons."""

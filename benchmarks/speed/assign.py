@@ -1,8 +1,8 @@
-"""The assign stage over 1.3 million features: its time against the bare matrix product, and its memory.
+"""The assign stage on 1.3 million features: its memory, and its time compared with a matrix product alone.
 
-The whole stage runs, from features in Parquet to assignments in Parquet, in a process of its own.
+The whole stage runs in a separate process, from features in Parquet to assignments in Parquet.
 
-    python -m benchmarks.speed.assign FOLDER     builds the stage on what FOLDER holds, as JSON
+    python -m benchmarks.speed.assign stage|product FOLDER     measures one of them; prints JSON
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ N, D, K = 1_300_000, 256, 2000
 
 
 def measure(options: Namespace) -> list[Comparison]:
-    """The stage, and numpy's product of the same matrices."""
+    """Compare the stage with numpy's product of the same matrices."""
     n = options.vectors or N
     seen: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
@@ -51,9 +51,15 @@ def measure(options: Namespace) -> list[Comparison]:
             unit="s",
             better="lower",
             values=values,
-            settings={"assign": "the stage", "matrix product": "numpy: all features times all centroids, in blocks"},
+            settings={
+                "assign": "the whole stage",
+                "matrix product": "numpy: all features times all centroids, in blocks",
+            },
             goal=1 / 1.3,
-            notes=["The goal is at most 1.3 times the product's time, and at most 600 MiB above the imported process."],
+            notes=[
+                "The goal is at most 1.3 times the product's time, "
+                "and at most 600 MiB more memory than the process has after its imports."
+            ],
             extra={"mib_above_imports": [found["mib"] for found in seen]},
         )
     ]
@@ -83,7 +89,7 @@ def _prepare(folder: Path, n: int) -> None:
 
 
 def main(kind: str, folder: Path) -> None:
-    """Prints the seconds, and for the stage how far memory rose above the imported process."""
+    """Print the seconds. For the stage, also print the MiB of memory above that after the imports."""
     from data.tables import iterate_vectors
     from tasks.stages import assign
 
@@ -95,12 +101,12 @@ def main(kind: str, folder: Path) -> None:
             x @ centroids.T
         print(json.dumps({"seconds": time.perf_counter() - began}))
         return
-    import faiss  # noqa: F401  # what the stage imports
+    import faiss  # noqa: F401  # the stage imports it too
 
     import models.clustering.nearest  # noqa: F401
 
     class Job:
-        """As much of a job as the stage asks for."""
+        """The parts of a job that the stage uses."""
 
         out = folder / "out"
 

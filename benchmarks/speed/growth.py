@@ -1,6 +1,8 @@
-"""Cost as work grows: seconds and memory of K-means and assigning, against N, k and d, with the fitted slope.
+"""How cost grows: seconds and memory of K-means and of assigning for growing N, k and d, with fitted slopes.
 
-python -m benchmarks.speed.growth WHAT N D K     one point, as JSON
+Each point is measured in a separate process:
+
+    python -m benchmarks.speed.growth kmeans|assign N D K     measures one point; prints JSON
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ SWEEPS = {
 
 
 def measure(options: Namespace) -> list[Comparison]:
-    """One comparison a sweep; its values are the seconds of each point."""
+    """Make one comparison per sweep. Its values are the seconds of each point."""
     found = []
     for axis, points in SWEEPS.items():
         chosen = [point for point in points if point[0] <= (options.vectors or 10**9)]
@@ -35,22 +37,26 @@ def measure(options: Namespace) -> list[Comparison]:
             values[what] = [run["seconds"] for run in runs]
             extra[f"{what}_mib"] = [run["mib"] for run in runs]
             at = np.log([point["Ndk".index(axis)] for point in chosen])
-            extra[f"{what}_slope"] = float(np.polyfit(at, np.log(values[what]), 1)[0]) if len(chosen) > 1 else None
-        settings = {"kmeans": "5 iterations over all points, and the start", "assign": "nearest_two"}
-        title = f"Seconds of clustering against {axis}"
+            extra[f"{what}_slope"] = (
+                float(np.polyfit(at, np.log(values[what]), 1)[0]) if len(chosen) > 1 else None
+            )
+        settings = {"kmeans": "the start, and 5 iterations over all points", "assign": "nearest_two"}
+        title = f"Seconds of clustering for growing {axis}"
         found.append(Comparison(f"growth-{axis.lower()}", title, "s", "lower", values, settings, extra=extra))
     return found
 
 
 def _run(what: str, n: int, d: int, k: int) -> dict[str, float]:
     command = [sys.executable, "-m", __name__, what, str(n), str(d), str(k)]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found: dict[str, float] = json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    )
     print(f"  {what} N={n} d={d} k={k}: {found['seconds']:.3g} s", file=sys.stderr, flush=True)
     return found
 
 
 def main(what: str, n: int, d: int, k: int) -> None:
-    """One point: prints seconds, and MiB above the vectors."""
+    """Measure one point: print the seconds, and the MiB of memory in addition to the vectors."""
     from benchmarks.speed.kmeans import mixture
     from models.clustering.kmeans import kmeans
     from models.clustering.nearest import nearest_two

@@ -1,12 +1,16 @@
-"""K-means of 1.3 million vectors into 2000 clusters: time to the objective that faiss.Kmeans has after 20 full iterations.
+"""K-means of 1.3 million vectors into 2000 clusters, compared with faiss.Kmeans.
 
-Each contestant has a process of its own, which reads the same vectors from disk. Objectives are over all points. Peers:
-faiss.Kmeans on all points (max_points_per_centroid raised), with its silent sample of 256 points a centroid, and
-faiss.SuperKmeans on all points. Two sets, both scaled to unit length as the chain clusters them: a power-law mixture of
-Gaussians, and features of augmented images: `--images` through `--model`, such as CIFAR-10 through a teacher of the
-chain, or else two sample photographs through an untrained network.
+We measure the time until the objective is as low as that of faiss.Kmeans after 20 iterations over all points.
+Each contestant runs in a separate process, which reads the same vectors from disk. Objectives are over all
+points. The peers are faiss.Kmeans on all points (with max_points_per_centroid raised), faiss.Kmeans with its
+default sample of 256 points per centroid, and faiss.SuperKmeans on all points.
 
-    python -m benchmarks.speed.kmeans CONTESTANT VECTORS K     one contestant, as JSON
+There are two sets of vectors. Both have unit length, as in the chain. One is a power-law mixture of
+Gaussians. The other is features of augmented images: those of `--images`, computed by `--model`, such as
+CIFAR-10 and a teacher of the chain. Without these options, it is two sample photographs and an untrained
+network.
+
+    python -m benchmarks.speed.kmeans CONTESTANT VECTORS K     measures one contestant; prints JSON
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from benchmarks.record import Comparison, forget_peak, peak_memory, rounds
 N, D, K = 1_300_000, 256, 2000
 CONTESTANTS = ("ours", "faiss.Kmeans, all points")
 OTHERS = ("faiss.SuperKmeans, all points", "faiss.Kmeans, its sample")
-"""Once each on the mixture, where there are three rounds or more."""
+"""These are measured only once, on the mixture, and only if there are at least three rounds."""
 SETTINGS = {
     "ours": "kmeans(iterations=20)",
     "faiss.Kmeans, all points": "niter=20, max_points_per_centroid=10**9, early_stop_threshold=0, seed=0",
@@ -38,7 +42,7 @@ SETTINGS = {
 
 
 def measure(options: Namespace) -> list[Comparison]:
-    """Both sets of vectors."""
+    """Compare the contestants on both sets of vectors."""
     n = options.vectors or N
     k = min(K, n // 40)
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
@@ -52,7 +56,7 @@ def measure(options: Namespace) -> list[Comparison]:
 
 
 def mixture(n: int, d: int = D) -> np.ndarray:
-    """Unit vectors around 4000 centres whose shares fall by a power law. (n, d) float32."""
+    """Unit vectors around 4000 centres whose shares follow a power law, (n, d) float32."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((4000, d)).astype(np.float32)
     share = 1 / np.arange(1, 4001) ** 0.8
@@ -66,23 +70,30 @@ def mixture(n: int, d: int = D) -> np.ndarray:
 
 
 def features(n: int, images: str | None = None, model: Path | None = None) -> np.ndarray:
-    """Unit features of random views of images, means and maxima of a network's last map. (n, d) float32.
+    """Features of random views of images, scaled to unit length: means and maxima of a network's last map.
 
     Args:
-        n: views; each image is seen in turn.
+        n: number of views; the images are used in turn.
         images: a source of images; None: two sample photographs.
-        model: a checkpoint's folder; None: an untrained network.
+        model: folder of a checkpoint; None: an untrained network.
+
+    Returns:
+        (n, d) float32.
     """
-    code = "import sys; from benchmarks.speed.kmeans import write_features; write_features(int(sys.argv[1]), *sys.argv[2:])"
+    code = (
+        "import sys; from benchmarks.speed.kmeans import write_features; "
+        "write_features(int(sys.argv[1]), *sys.argv[2:])"
+    )
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
         words = [str(n), file.name, images or "", str(model or "")]
-        subprocess.run([sys.executable, "-c", code, *words], check=True)  # torch and faiss don't mix
+        # This runs in a separate process because torch and faiss conflict within one.
+        subprocess.run([sys.executable, "-c", code, *words], check=True)
         x: np.ndarray = np.load(file.name)
     return x
 
 
 def write_features(n: int, path: str, images: str, model: str) -> None:
-    """The other process's side of `features`."""
+    """Compute the features in the process that `features` starts, and save them."""
     import torch
 
     from benchmarks.speed.views import photographs
@@ -90,7 +101,7 @@ def write_features(n: int, path: str, images: str, model: str) -> None:
     from models.augment import random_view
     from models.configs.shared import Views
     from models.network import build_network
-    from tasks.training import load
+    from models.saved import load
 
     network = load(Path(model)) if model else build_network("smallconv", 32, seed=0, width=1.0)
     network.eval()
@@ -114,7 +125,9 @@ def _decoded(images: str) -> np.ndarray:
 
     source = open_source(images, "train")
     batches = source.batches(source.entries(), 1000)
-    return np.stack([resize_square(decode(found), 32) for entries in batches for found in source.read(entries)])
+    return np.stack(
+        [resize_square(decode(found), 32) for entries in batches for found in source.read(entries)]
+    )
 
 
 def _compare(
@@ -155,7 +168,8 @@ def _compare(
         for name, all_found in seen.items()
         if all_found
     }
-    short = [f"Ours ended {ours:.2f} % above: the ratio is not of equal work." for ours in extra["ours"]["objective_excess_percent"][:1] if ours > 0.1]  # fmt: skip
+    excess = extra["ours"]["objective_excess_percent"][0]
+    short = [f"Our objective is {excess:.2f} % higher, so the ratio does not compare equal work."]
     return Comparison(
         name=f"kmeans-{kind}",
         title=f"K-means, {n:,} x {shape[1]} into {k:,}, {what}",
@@ -166,22 +180,26 @@ def _compare(
         goal=2.0,
         limit=(product, "one matrix product of all points with all centroids"),
         notes=[
-            "Both do 20 iterations over all points. Given are how far each objective, over all points, lies above that of "
-            "faiss on all points, when ours came within 0.1 % of it, and the process's peak memory over the size of the "
-            "vectors.",
-            *short,
+            "Both run 20 iterations over all points. For each contestant, the list shows by how much its "
+            "objective over all points exceeds that of faiss on all points, and its peak memory divided by "
+            "the size of the vectors. For ours, it also shows after how many seconds the objective "
+            "came within 0.1 %.",
+            *(short if excess > 0.1 else []),
         ],
         extra=extra,
     )
 
 
 def _reached(marks: list[list[float]], objective: float) -> float | None:
-    """Seconds after which an iteration over all points had an objective as low as this."""
+    """Seconds until an iteration over all points reaches this objective, or None if none does."""
     return next((seconds for seconds, value in marks if value <= objective), None)
 
 
 def _product(x: np.ndarray, centroids: np.ndarray) -> float:
-    """Seconds that all points times all centroids take, by blocks whose results stay in cache; the best of three turns."""
+    """Seconds for the product of all points and all centroids, as the best of three measurements.
+
+    The product is computed in blocks whose results stay in cache.
+    """
     rows = min(2048, len(x))
     turns, out, starts = (
         [],
@@ -197,7 +215,7 @@ def _product(x: np.ndarray, centroids: np.ndarray) -> float:
 
 
 def main(contestant: str, path: str, k: int) -> None:
-    """One contestant: prints seconds, the objective over all points, iterations, peak memory."""
+    """Measure one contestant: print seconds, the objective over all points, iterations and peak memory."""
     import faiss
 
     forget_peak()
@@ -207,9 +225,12 @@ def main(contestant: str, path: str, k: int) -> None:
         from models.clustering.kmeans import kmeans
 
         found = kmeans(
-            x, k, iterations=20, seed=0,
+            x,
+            k,
+            iterations=20,
+            seed=0,
             report=lambda i, objective: marks.append((time.perf_counter() - began, objective)),
-        )  # fmt: skip
+        )
         centroids, iterations = found.centroids, len(found.objective)
     else:
         whole = {} if "sample" in contestant else {"max_points_per_centroid": 10**9}
@@ -225,12 +246,22 @@ def main(contestant: str, path: str, k: int) -> None:
     peak = peak_memory()
     index = faiss.IndexFlatL2(x.shape[1])
     index.add(centroids)
-    total = sum(float(index.search(x[s : s + 65_536], 1)[0].sum(dtype=np.float64)) for s in range(0, len(x), 65_536))
+    total = sum(
+        float(index.search(x[s : s + 65_536], 1)[0].sum(dtype=np.float64)) for s in range(0, len(x), 65_536)
+    )
     product = _product(x, centroids)
-    print(json.dumps({
-        "seconds": seconds, "objective": total / len(x), "iterations": iterations, "peak_bytes": peak,
-        "product_seconds": product, "marks": marks,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "objective": total / len(x),
+                "iterations": iterations,
+                "peak_bytes": peak,
+                "product_seconds": product,
+                "marks": marks,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What synchronised batch norm costs: steps of BYOL in two processes, with statistics of both, or without.
+"""What synchronised batch norm costs: steps of BYOL in two processes, with and without synchronisation.
 
-Momentum² Teacher does without synchronisation: the student's norms see their own process's images, the teacher's are
-MomentumBN. Gradients are averaged over the processes either way. The network and the views' size are a small one's, so
-that of the time much is norms: the more of it arithmetic is, the less synchronisation matters.
+Momentum² Teacher needs no synchronisation. The student's norms use only the images of their own process, and
+the teacher's norms are MomentumBN. In both cases, gradients are averaged over the processes. The network and
+the views are small, so that the norms take much of the time. The more arithmetic a step has, the less
+synchronisation matters.
 
-    python -m benchmarks.speed.norms KIND RANK PORT     one of the processes, as JSON
+    python -m benchmarks.speed.norms momentum|synchronised RANK PORT     runs one process; prints JSON
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BACKBONE = "resnet18"
 
 
 def measure(options: Namespace) -> list[Comparison]:
-    """MomentumBN against synchronised statistics."""
+    """Compare MomentumBN with synchronised statistics."""
 
     def run(kind: str) -> Callable[[], float]:
         def once() -> float:
@@ -34,12 +35,14 @@ def measure(options: Namespace) -> list[Comparison]:
                 port = probe.getsockname()[1]
             words = [sys.executable, "-m", __name__, kind]
             ranks = [
-                subprocess.Popen([*words, str(rank), str(port)], stdout=subprocess.PIPE, text=True, env=os.environ)
+                subprocess.Popen(
+                    [*words, str(rank), str(port)], stdout=subprocess.PIPE, text=True, env=os.environ
+                )
                 for rank in range(PROCESSES)
             ]
             said = [process.communicate()[0] for process in ranks]
             if any(process.returncode for process in ranks):
-                raise RuntimeError(f"benchmark norms, {kind}: a process failed")
+                raise RuntimeError(f"benchmark norms, {kind}: a process failed; its error is printed above")
             return float(json.loads(said[0])["images_per_second"])
 
         return once
@@ -48,25 +51,28 @@ def measure(options: Namespace) -> list[Comparison]:
     return [
         Comparison(
             name="norms",
-            title=f"A step of BYOL in {PROCESSES} processes of one thread, {BACKBONE}, {BATCH} images of {SIDE} px each",
+            title=f"A step of BYOL in {PROCESSES} processes with one thread each, "
+            f"{BACKBONE}, {BATCH} images of {SIDE} px per process",
             unit="images/s",
             better="higher",
             values=values,
             settings={
-                "momentum": "the student's statistics are its process's; MomentumBN in the teacher",
-                "synchronised": "sums of both processes by all-reduce, forward and backward, in student and teacher; gloo",
+                "momentum": "the student uses the statistics of its process; the teacher uses MomentumBN",
+                "synchronised": "student and teacher sum the statistics of both processes "
+                "with all-reduce (gloo), forward and backward",
             },
-            notes=["The paper: SyncBN slows training down by up to four times, on many GPUs."],
+            notes=["According to the paper, SyncBN makes training up to four times slower on many GPUs."],
         )
     ]
 
 
 def main(kind: str, rank: int, port: int) -> None:
-    """Rank 0 prints images a second of both processes together."""
+    """Run one process. Rank 0 prints the images per second of both processes together."""
     import torch
     import torch.distributed as dist
 
-    from models.configs import BYOL, Momentum2
+    from models.configs.byol import BYOL
+    from models.configs.momentum2 import Momentum2
     from models.method import Batch, Progress
     from models.methods.byol import BYOLMethod, Momentum2Method
 
@@ -74,7 +80,9 @@ def main(kind: str, rank: int, port: int) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=PROCESSES)
     shared = {"backbone": BACKBONE, "batch_size": BATCH, "view_size": SIDE}
     method: Any = (
-        Momentum2Method(Momentum2(**shared), 32, 0) if kind == "momentum" else BYOLMethod(BYOL(**shared), 32, 0)
+        Momentum2Method(Momentum2(**shared), 32, 0)
+        if kind == "momentum"
+        else BYOLMethod(BYOL(**shared), 32, 0)
     )  # type: ignore[arg-type]
     if kind == "synchronised":
         synchronise(method)
@@ -108,13 +116,13 @@ def main(kind: str, rank: int, port: int) -> None:
 
 
 def synchronise(module: Any) -> None:
-    """Give every batch norm of a module the statistics of all processes, in place."""
+    """Change all batch norms of a module, in place, to use the statistics of all processes."""
     import torch
     import torch.distributed as dist
     from torch.nn.modules.batchnorm import _BatchNorm
 
     class Sum(torch.autograd.Function):
-        """Over all processes; so is the gradient."""
+        """The sum over all processes. Its gradient is summed over all processes too."""
 
         @staticmethod
         def forward(ctx: Any, x: Any) -> Any:

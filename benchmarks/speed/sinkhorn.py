@@ -1,4 +1,4 @@
-"""Sinkhorn-Knopp of 4096 x 3000 scores, three iterations: SwAV's codes of a batch with its queue."""
+"""Sinkhorn-Knopp of 4096 x 3000 scores in three iterations, as for SwAV's codes of a batch with its queue."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ ROWS, PROTOTYPES, EPSILON, ITERATIONS = 4096, 3000, 0.05, 3
 
 
 def measure(options: Namespace) -> list[Comparison]:
-    """Ours against the listing in the paper's appendix, written out in torch."""
+    """Compare ours with the listing in the paper's appendix, written in torch."""
     import torch
 
-    from models.engine import resolve_device
+    from models.device import resolve_device
     from models.losses.sinkhorn import sinkhorn
 
     device = resolve_device("auto")
     generator = torch.Generator().manual_seed(0)
-    z, C = (torch.nn.functional.normalize(torch.randn(n, 128, generator=generator)) for n in (ROWS, PROTOTYPES))
+    z, C = (
+        torch.nn.functional.normalize(torch.randn(n, 128, generator=generator)) for n in (ROWS, PROTOTYPES)
+    )
     scores = (z @ C.T).to(device)
     contestants = {
         "ours": lambda: sinkhorn(scores, EPSILON, ITERATIONS),
@@ -37,9 +39,10 @@ def measure(options: Namespace) -> list[Comparison]:
             values=values,
             settings={
                 "ours": "sinkhorn, float32, safe for any epsilon",
-                "the paper's listing": "exp, then rows and columns divided by their sums in turn; overflows for small epsilon",
+                "the paper's listing": "exp, then rows and columns are divided by their sums in turn; "
+                "it overflows if epsilon is small",
             },
-            notes=["The paper has 35 ms, on a GPU."],
+            notes=["The paper reports 35 ms on a GPU."],
         )
     ]
 

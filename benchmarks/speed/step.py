@@ -1,7 +1,8 @@
-"""A training step of SimCLR, from images to moved weights, against the loop a user would write.
+"""A training step of SimCLR, from images to updated weights, compared with the loop that a user would write.
 
-Theirs: float32, contiguous tensors, lightly's transform for each image in a DataLoader with a worker a core, lightly's
-NT-Xent. Ours: the engine. The network, the batch, the optimiser and the distribution of views are the same.
+Ours is the engine. The plain loop uses float32, contiguous tensors, lightly's NT-Xent, and lightly's
+transform on each image in a DataLoader with one worker per core. The network, the batch, the optimiser and
+the distribution of views are the same in both.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ BATCH, SIZE = 256, 32
 BACKBONES = ("resnet18", "smallconv")
 WARM, STEPS = 2, {"resnet18": 4, "smallconv": 12}
 CURVE = 120
-"""Steps of the two loss curves."""
+"""The number of steps of the two loss curves."""
 RATE, MOMENTUM = 0.06, 0.9
 
 
 def measure(options: Namespace) -> list[Comparison]:
-    """Images a second with a big and a small network, and the loss curves of the small one."""
+    """Compare images per second with a large and a small network, and the loss curves of the small one."""
     found = [_step(name, options.rounds) for name in BACKBONES]
     pixels = _pixels()
     found[-1].extra["curves"] = {
@@ -38,7 +39,7 @@ def measure(options: Namespace) -> list[Comparison]:
 
 
 def rate(contestant: str, backbone: str) -> float:
-    """Images a second of "ours" or of the "plain loop"."""
+    """The images per second of "ours" or of the "plain loop"."""
     steps = WARM + STEPS[backbone]
     at, _ = (_ours if contestant == "ours" else _plain)(backbone, _pixels(), steps)
     return BATCH * (steps - WARM) / (at[-1] - at[WARM - 1])
@@ -53,7 +54,9 @@ def _pixels() -> np.ndarray:
 
 def _step(backbone: str, n: int) -> Comparison:
     theirs = "plain loop"
-    values = rounds({"ours": apart(rate, "ours", backbone, **KEPT_MEMORY), theirs: apart(rate, theirs, backbone)}, n)
+    values = rounds(
+        {"ours": apart(rate, "ours", backbone, **KEPT_MEMORY), theirs: apart(rate, theirs, backbone)}, n
+    )
     return Comparison(
         name=f"step-{backbone}",
         title=f"A step of SimCLR with {backbone}, {BATCH} images of {SIZE} px, all cores",
@@ -61,29 +64,41 @@ def _step(backbone: str, n: int) -> Comparison:
         better="higher",
         values=values,
         settings={
-            "ours": "the engine: packed pixels, batched views, autocast as compute.precision auto chooses, channels-last, memory kept between steps",
-            "plain loop": "float32, contiguous, SimCLRTransform an image in a DataLoader with a worker a core, NTXentLoss of lightly",
+            "ours": "the engine: packed pixels, batched views, autocast with compute.precision auto, "
+            "channels-last tensors, memory kept between steps",
+            "plain loop": "float32, contiguous tensors, lightly's SimCLRTransform on each image in a "
+            "DataLoader with one worker per core, lightly's NTXentLoss",
         },
         goal=2.5,
-        notes=["An image counts once; each step sees two views of it. The time of waiting for views is in it."],
+        notes=[
+            "Each image counts once, although a step uses two views of it. "
+            "The time of waiting for views is included."
+        ],
     )
 
 
 def _network(backbone: str) -> Any:
-    from models.configs import SimCLR
+    from models.configs.simclr import SimCLR
     from models.methods.simclr import SimCLRMethod
 
     config = SimCLR(
-        backbone=backbone, batch_size=BATCH, epochs=1, optimizer="sgd", learning_rate=RATE, weight_decay=0.0, jitter=0.5
+        backbone=backbone,
+        batch_size=BATCH,
+        epochs=1,
+        optimizer="sgd",
+        learning_rate=RATE,
+        weight_decay=0.0,
+        jitter=0.5,
     )
     return SimCLRMethod(config, SIZE, seed=0)
 
 
 def _ours(backbone: str, pixels: np.ndarray, steps: int) -> tuple[list[float], list[float]]:
-    """-> when each step ended, and its loss."""
+    """Train with our engine -> (the time at which each step ended, its loss)."""
     import torch
 
-    from models.engine import resolve_device, resolve_precision, train
+    from models.device import resolve_device, resolve_precision
+    from models.engine import train
     from models.method import Batch
 
     class Feed:
@@ -101,9 +116,16 @@ def _ours(backbone: str, pixels: np.ndarray, steps: int) -> tuple[list[float], l
 
     device = resolve_device("auto")
     done = train(
-        _network(backbone), Feed(), epochs=1, seed=0, stage="benchmark", schedule=lambda step, steps: 1.0,
-        device=device, precision=resolve_precision("auto", device), interrupted=tick,
-    )  # fmt: skip
+        _network(backbone),
+        Feed(),
+        epochs=1,
+        seed=0,
+        stage="benchmark",
+        schedule=lambda step, steps: 1.0,
+        device=device,
+        precision=resolve_precision("auto", device),
+        interrupted=tick,
+    )
     return at, [row.value for row in done.rows if row.name == "loss"]
 
 
@@ -129,7 +151,7 @@ def _plain(backbone: str, pixels: np.ndarray, steps: int) -> tuple[list[float], 
 
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    method = _network(backbone).to(device)  # the same weights; what it is trained by is theirs
+    method = _network(backbone).to(device)  # the same initial weights as ours
     criterion = NTXentLoss(temperature=method.config.temperature)
     optimizer = torch.optim.SGD(method.parameters(), lr=RATE, momentum=MOMENTUM)
     loader = torch.utils.data.DataLoader(

@@ -1,4 +1,4 @@
-"""Features to Parquet and back, against pyarrow's default layout; and what writing costs while embedding."""
+"""Writing and reading features as Parquet, compared with pyarrow's defaults, and its share of embedding."""
 
 from __future__ import annotations
 
@@ -16,30 +16,42 @@ N, D, BLOCK = 400_000, 256, 512
 
 
 def measure(options: Namespace) -> list[Comparison]:
-    """Writing, reading, and the share of writing in embedding."""
+    """Compare writing and reading, and measure the share of writing in the time of embedding."""
     n = min(N, options.vectors or N)
     x = np.random.default_rng(0).standard_normal((n, D), np.float32)
     mib = x.nbytes / 2**20
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         folder = Path(name)
         writing = rounds(
-            {"ours": _write(x, folder, mib), "pyarrow's defaults": _write_default(x, folder, mib)}, options.rounds
+            {"ours": _write(x, folder, mib), "pyarrow's defaults": _write_default(x, folder, mib)},
+            options.rounds,
         )
-        reading = rounds({"ours": _read(folder, mib), "pyarrow's defaults": _read_default(folder, mib)}, options.rounds)
+        reading = rounds(
+            {"ours": _read(folder, mib), "pyarrow's defaults": _read_default(folder, mib)}, options.rounds
+        )
         share = _share(folder)
     settings = {
         "ours": f"VectorWriter in blocks of {BLOCK}, read_vectors",
-        "pyarrow's defaults": "pq.write_table of list<float32> of fixed size; pq.read_table, flattened",
+        "pyarrow's defaults": "pq.write_table of fixed-size lists of float32; pq.read_table, flattened",
     }
     title = f"{n:,} vectors of {D} float32"
     return [
         Comparison("vectors-write", f"Writing {title} to Parquet", "MiB/s", "higher", writing, settings),
         Comparison(
-            "vectors-read", f"Reading {title} from Parquet into one array", "MiB/s", "higher", reading, settings, goal=1.5,
+            "vectors-read",
+            f"Reading {title} from Parquet into one array",
+            "MiB/s",
+            "higher",
+            reading,
+            settings,
+            goal=1.5,
             extra={"share_of_embedding_percent": share},
-            notes=["share_of_embedding_percent: time in VectorWriter while a small network embeds images of 32 px, of all time; the goal is under 3."],
+            notes=[
+                "share_of_embedding_percent is the share of VectorWriter in the time in which a small "
+                "network embeds images of 32 px. It should be under 3."
+            ],
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _write(x: np.ndarray, folder: Path, mib: float) -> Callable[[], float]:
@@ -95,13 +107,13 @@ def _read_default(folder: Path, mib: float) -> Callable[[], float]:
 
 
 def _share(folder: Path) -> float:
-    """Per cent of the time that writing takes while embedding."""
+    """The percentage of the embedding time that is spent writing."""
     import torch
 
     from benchmarks.speed.views import photographs
     from data import schemas
     from data.tables import VectorWriter
-    from models.engine import resolve_device, resolve_precision
+    from models.device import resolve_device, resolve_precision
     from models.inference import run
     from models.network import build_network
 
@@ -113,9 +125,15 @@ def _share(folder: Path) -> float:
     schema = schemas.features(network.output_dim, "benchmark", "features")
     with VectorWriter(folder / "embedded", schema) as out, torch.inference_mode():
         blocks = run(
-            network, network.features, lambda rows: pixels[rows % 512], np.arange(16_384),
-            batch_size=BLOCK, size=32, device=device, precision=resolve_precision("auto", device),
-        )  # fmt: skip
+            network,
+            network.features,
+            lambda rows: pixels[rows % 512],
+            np.arange(16_384),
+            batch_size=BLOCK,
+            size=32,
+            device=device,
+            precision=resolve_precision("auto", device),
+        )
         for index, block in blocks:
             start = time.perf_counter()
             out.write(index, block)

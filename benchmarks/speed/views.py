@@ -1,7 +1,8 @@
-"""Random views: from images to a batch of two views each, on one core, against lightly's transforms in PIL.
+"""Random views: two views of each image of a batch on one core, compared with lightly's transforms in PIL.
 
-Each measurement is a process of its own. Ours at 32 and 96 px begins with packed pixels, lightly's with PIL images in memory; at 224 px both begin with JPEG files
-of 400 px. The distributions are the same, but for the border of the blur and its size.
+Each measurement runs in a separate process. At 32 and 96 px, ours starts from packed pixels and lightly from
+PIL images in memory. At 224 px, both start from JPEG files of 400 px. The distributions of views are the
+same, except for the blur's size and how it treats the border.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from benchmarks.record import Comparison, apart, rounds
 from tasks.workers import KEPT_MEMORY
 
 SECONDS = 4.0
-"""Each contestant works at least so long a round."""
+"""Each contestant works for at least this long per round."""
 SIZES = {32: (8.0, 0.5, 0.0), 96: (3.0, 1.0, 0.5), 224: (2.0, 1.0, 0.5)}
 """Side, px -> (goal, strength of colour jitter, probability of blur)."""
 BATCH = 128
 
 
 def measure(options: Namespace) -> list[Comparison]:
-    """Two views at three sizes, then multi-crop (2 large, 6 small) at two."""
+    """Compare two views at three sizes, and multi-crop (2 large and 6 small crops) at two sizes."""
     found = [_compare(size, False, options.rounds) for size in SIZES]
     return found + [_compare(size, True, options.rounds) for size in (32, 224)]
 
 
 def photographs(side: int, n: int) -> list[np.ndarray]:
-    """N squares (side, side, 3) uint8 out of scikit-learn's two sample photographs."""
+    """Cut n squares, (side, side, 3) uint8, out of scikit-learn's two sample photographs."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
@@ -47,7 +48,7 @@ def photographs(side: int, n: int) -> list[np.ndarray]:
 
 
 def jpegs(side: int, n: int) -> list[bytes]:
-    """N such squares as JPEG files of quality 90."""
+    """The squares of `photographs` as JPEG files of quality 90."""
     from PIL import Image
 
     files = []
@@ -59,14 +60,14 @@ def jpegs(side: int, n: int) -> list[bytes]:
 
 
 def ours(size: int, many: bool) -> float:
-    """Images a second: two views each, or multi-crop."""
+    """Our images per second for two views of each, or for multi-crop."""
     import torch
 
     from data.decode import decode, resize_square, stored_size
     from data.draws import Draws
     from models.augment import multi_crop, two_views
-    from models.configs import SwAV
     from models.configs.shared import Views
+    from models.configs.swav import SwAV
 
     torch.set_num_threads(1)
     _, strength, blur = SIZES[size]
@@ -91,7 +92,7 @@ def ours(size: int, many: bool) -> float:
 
 
 def lightly(size: int, many: bool) -> float:
-    """The same by lightly's transform of each image."""
+    """The images per second of lightly for the same views. It transforms one image at a time."""
     import torch
     from lightly.transforms import SimCLRTransform, SwaVTransform
     from PIL import Image
@@ -101,7 +102,9 @@ def lightly(size: int, many: bool) -> float:
     torch.set_num_threads(1)
     _, strength, blur = SIZES[size]
     transform = (
-        SwaVTransform(crop_sizes=(size, _small(size)), crop_counts=(2, 6), cj_strength=strength, gaussian_blur=blur)
+        SwaVTransform(
+            crop_sizes=(size, _small(size)), crop_counts=(2, 6), cj_strength=strength, gaussian_blur=blur
+        )
         if many
         else SimCLRTransform(input_size=size, cj_strength=strength, gaussian_blur=blur)
     )
@@ -109,7 +112,7 @@ def lightly(size: int, many: bool) -> float:
     pictures = None if files else [Image.fromarray(p) for p in photographs(stored_size(size), BATCH)]
 
     def batch(step: int) -> None:
-        # As ImageFolder does it: opened and converted for every view of an epoch.
+        # Like ImageFolder, this opens and converts each image again in every epoch.
         chosen = [Image.open(io.BytesIO(f)).convert("RGB") for f in files] if files else pictures
         assert chosen is not None
         made = [transform(picture) for picture in chosen]
@@ -121,13 +124,13 @@ def lightly(size: int, many: bool) -> float:
 
 def _small(size: int) -> int:
     from models.augment import small_side
-    from models.configs import SwAV
+    from models.configs.swav import SwAV
 
     return small_side(SwAV(small_crops=6), size)
 
 
 def _rate(batch: Callable[[int], None]) -> float:
-    batch(0)  # not counted
+    batch(0)  # warm up
     began, step = time.perf_counter(), 1
     while (spent := time.perf_counter() - began) < SECONDS:
         batch(step)
@@ -137,20 +140,26 @@ def _rate(batch: Callable[[int], None]) -> float:
 
 def _compare(size: int, many: bool, n: int) -> Comparison:
     goal, strength, blur = SIZES[size]
-    values = rounds({"ours": apart(ours, size, many, **KEPT_MEMORY), "lightly": apart(lightly, size, many)}, n)
+    values = rounds(
+        {"ours": apart(ours, size, many, **KEPT_MEMORY), "lightly": apart(lightly, size, many)}, n
+    )
     small = _small(size)
     start = "JPEG files of 400 px" if size == 224 else "decoded images in memory"
-    what, of = ("multi_crop", f"SwaVTransform(crop_sizes=({size}, {small}), crop_counts=(2, 6), ") if many else ("two_views", f"SimCLRTransform(input_size={size}, ")  # fmt: skip
+    if many:
+        what, title = "multi_crop", f"Multi-crop, two at {size} px and six at {small} px per image"
+        of = f"SwaVTransform(crop_sizes=({size}, {small}), crop_counts=(2, 6), "
+    else:
+        what, title = "two_views", f"Two views per image at {size} px"
+        of = f"SimCLRTransform(input_size={size}, "
     return Comparison(
         name=f"multi-crop-{size}" if many else f"views-{size}",
-        title=f"Multi-crop, two at {size} px and six at {small} px an image, from {start}, one core"
-        if many
-        else f"Two views an image at {size} px, from {start}, one core",
+        title=f"{title}, from {start}, one core",
         unit="images/s",
         better="higher",
         values=values,
         settings={
-            "ours": f"{what}, batches of {BATCH}, jitter {strength}, blur {blur}; memory kept between batches, as stages do",
+            "ours": f"{what}, batches of {BATCH}, jitter {strength}, blur {blur}; "
+            "memory is kept between batches, as in stages",
             "lightly": f"{of}cj_strength={strength}, gaussian_blur={blur}) on PIL images",
         },
         goal=None if many else goal,

@@ -1,13 +1,13 @@
-"""Where images come from: one `Source` for each kind of place, opened from one line of configuration.
+"""Where images come from. A `Source` lists and reads images, and is opened from one line of configuration.
 
     digits                    scikit-learn's handwritten digits, embedded
-    folder:PATH               image files, in class sub-folders or not
-    parquet:PATH              Parquet file, folder or glob in the Hugging Face layout
+    folder:PATH               image files, with or without one sub-folder per class
+    parquet:PATH              a Parquet file, folder or glob in the Hugging Face layout
     torchvision:NAME          CIFAR10, STL10, ImageNet ...
     voc:PATH                  photographs with boxes and masks, in PASCAL VOC's layout
 
-PATH may be any fsspec URL. A source lists and reads; it decodes nothing (that is `data.decode`) and knows nothing of
-the manifest.
+PATH may be any fsspec URL. A source does not decode images; `data.decode` does. It does not know the
+manifest.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cache, cached_property
+from importlib.metadata import entry_points
+from pkgutil import resolve_name
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,31 +26,92 @@ from numpy.typing import NDArray
 from data.errors import ConfigError, DataError
 from data.types import Split
 
-SOURCES: dict[str, str] = {
-    "digits": "scikit-learn's 1,797 handwritten digits of 8x8 pixels, embedded",
-    "folder:PATH": "image files, in class sub-folders or not",
-    "parquet:PATH": "a Parquet file, folder or glob: image (bytes, path), optional label",
-    "torchvision:NAME": "CIFAR10, STL10, ImageNet ...: a local copy, or downloaded; NAME?root=FOLDER",
-    "voc:PATH": "PASCAL VOC's layout: JPEGImages, Annotations, SegmentationClass, ImageSets; or Penn-Fudan's",
+GROUP = "knowledge_transfer.source"
+"""The entry point group of packages that add a source. The entry's name is the kind, its value the class."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A known kind of source.
+
+    Attributes:
+        path: `module:class` of its `Source`, called with (spec, place, role).
+        form: how users write it, such as `folder:PATH`.
+        sentence: a description for users.
+    """
+
+    path: str
+    form: str
+    sentence: str
+
+
+OWN: dict[str, Known] = {
+    "digits": Known(
+        "data.sources.digits:DigitsSource",
+        "digits",
+        "scikit-learn's 1,797 handwritten digits of 8x8 pixels, embedded",
+    ),
+    "folder": Known(
+        "data.sources.folder:FolderSource",
+        "folder:PATH",
+        "image files, with or without one sub-folder per class",
+    ),
+    "parquet": Known(
+        "data.sources.parquet:ParquetSource",
+        "parquet:PATH",
+        "a Parquet file, folder or glob: column image (bytes, path), optional column label",
+    ),
+    "torchvision": Known(
+        "data.sources.torchvision:TorchvisionSource",
+        "torchvision:NAME",
+        "CIFAR10, STL10, ImageNet ...: a local copy, or a download; NAME?root=FOLDER",
+    ),
+    "voc": Known(
+        "data.sources.voc:VocSource",
+        "voc:PATH",
+        "PASCAL VOC's layout: JPEGImages, Annotations, SegmentationClass, ImageSets; or Penn-Fudan's",
+    ),
 }
-"""What `open_source` takes, with a line on each."""
+"""The built-in kinds, by the word before the colon. A class is imported when its kind is opened."""
+
+
+@cache
+def known_sources() -> dict[str, Known]:
+    """All kinds of source by the word before the colon: the built-in ones, then those of installed packages.
+
+    Raises:
+        TypeError: a package adds a kind that already exists, or a class that is not a `Source`.
+    """
+    found = dict(OWN)
+    for point in sorted(entry_points(group=GROUP)):
+        source = point.load()
+        if point.name in found or not issubclass(source, Source):
+            raise TypeError(
+                f"entry point {point.value}: the kind {point.name!r} already exists, "
+                "or the class is not a Source; see examples/"
+            )
+        sentence = (source.__doc__ or "").partition("\n")[0].rstrip(".")
+        found[point.name] = Known(point.value, source.form, sentence)
+    return found
+
 
 UNKNOWN_TIME = -1
-"""`Entry.mtime` where the place doesn't tell: such an entry is read anew each time."""
+"""`Entry.mtime` if the place does not report times. Such an entry is read again each time."""
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image, listed but not read.
+    """One image that is listed but not read.
 
     Attributes:
-        uri: relative to the source and unique in it; says nothing about where the source lies.
+        uri: name of the image, unique within the source. It does not depend on where the source is.
         label: position in the source's `classes`, or None.
-        size: bytes of the file that the image lies in (of the whole Parquet file, for a row of one).
-        mtime: nanoseconds since 1970 of that file, or `UNKNOWN_TIME`; with `size` it tells an unchanged image.
-        place: the source's own way to find it. Reading in the order of `place` is sequential.
+        size: size in bytes of the file that holds the image (the whole Parquet file for one of its rows).
+        mtime: modification time of that file in nanoseconds since 1970, or `UNKNOWN_TIME`. If `size` and
+            `mtime` are the same as before, the image counts as unchanged.
+        place: where the source finds the image. Reading in the order of `place` is sequential.
     """
 
     uri: str
@@ -60,7 +123,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """All a source knows without reading an image. `remarks` are what its user should be told."""
+    """What a source knows without reading an image.
+
+    Attributes:
+        entries: all images.
+        classes: names of the classes, or None without labels.
+        remarks: sentences that the user should read.
+    """
 
     entries: list[Entry]
     classes: tuple[str, ...] | None
@@ -68,64 +137,83 @@ class Listing:
 
 
 class Source(ABC):
-    """Images in one place. Listed once, on first need; pickled without what it found, for worker processes.
+    """Images in one place.
+
+    A source lists its images once, when they are first needed. The list is not pickled, so worker processes
+    get a source without it.
+
+    Another package can add a kind of source with an entry point of the group `knowledge_transfer.source`. The
+    entry's name is the word before the colon, and its value is the class. The first line of the class's
+    docstring describes the kind to users.
+
+    Args:
+        spec: the line of configuration from which the source was opened.
+        place: the part of `spec` after the colon.
+        role: which images are wanted, if the source has splits.
 
     Attributes:
-        spec: what it was opened from.
-        random_access: whether reading in any order costs the same.
-        parallel: whether worker processes may each hold one (not if it keeps all pixels in memory).
+        form: how users write the source, such as `folder:PATH`; only for sources of other packages.
+        spec: the line of configuration from which the source was opened.
+        random_access: whether reading out of order is as fast as reading in order.
+        parallel: whether each worker process may have its own copy (False if it keeps all pixels in memory).
     """
 
+    form: ClassVar[str] = ""
     random_access: bool = True
     parallel: bool = True
 
-    def __init__(self, spec: str) -> None:
-        self.spec = spec
+    def __init__(self, spec: str, place: str = "", role: Split = "train") -> None:
+        self.spec, self.place, self.role = spec, place, role
 
     @abstractmethod
     def _list(self) -> Listing:
-        """Lists all images, in any order.
+        """List all images, in any order.
 
         Raises:
-            DataError: the place is missing, empty or of another layout.
+            DataError: the place is missing, empty or has another layout.
         """
 
     @abstractmethod
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | Pixels]:
-        """An image's file content, or (H, W, 3) uint8 pixels where there is no file, one per entry and in their order.
+        """Read the images of the entries, in the given order.
+
+        Yields:
+            For each entry the content of the image file. If the source has no files, (H, W, 3) uint8 pixels.
 
         Raises:
-            OSError: this entry could not be read. The others may be.
-            DataError: what holds the images is damaged.
+            OSError: this entry can't be read; the others may still be readable.
+            DataError: the file that holds the images is damaged.
         """
 
     def batches(self, entries: Sequence[Entry], size: int) -> Iterator[list[Entry]]:
-        """Splits entries into lists of about `size` that are each cheap to read, in the order of `place`."""
+        """Split entries into lists of about `size` that are cheap to read, in the order of `place`."""
         ordered = sorted(entries, key=lambda entry: entry.place)
         for start in range(0, len(ordered), size):
             yield ordered[start : start + size]
 
     def find(self, uris: Sequence[str]) -> list[Entry]:
-        """The entries of these uris, in their order.
+        """Find the entries with these uris, in the given order.
 
         Raises:
-            DataError: one isn't there any more.
+            DataError: an image is gone.
         """
         known = {entry.uri: entry for entry in self.entries()}
         missing = [uri for uri in uris if uri not in known]
         if missing:
             raise DataError(
                 f"{self.spec}: {len(missing)} images of the manifest are gone, first {missing[0]!r}; "
-                "run again so that the source is listed anew"
+                "run again to list the source again"
             )
         return [known[uri] for uri in uris]
 
     def annotations(self, entries: Sequence[Entry]) -> list[str] | None:
-        """A hash of what is said about each image besides its label, one per entry; None in a source that says nothing."""
+        """One hash per entry over the image's annotations, without its label. None if the source has none."""
         return None
 
     def stamp(self) -> str | None:
-        """What changes whenever the images may have, told without listing them; None where only listing tells.
+        """A text that changes whenever the images may have changed, found without listing them.
+
+        None if only listing can show a change.
 
         Raises:
             DataError: the place is missing or empty.
@@ -136,7 +224,9 @@ class Source(ABC):
     def _listing(self) -> Listing:
         listing = self._list()
         if not listing.entries:
-            raise DataError(f"{self.spec}: no images there; check the path, and that the images are not hidden files")
+            raise DataError(
+                f"{self.spec}: no images found; check the path, and that the images are not hidden files"
+            )
         listing.entries.sort(key=lambda entry: entry.uri)
         return listing
 
@@ -146,16 +236,18 @@ class Source(ABC):
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names that labels are positions in; None without labels."""
+        """Names of the classes, or None without labels. A label is a position in this tuple."""
         return self._listing.classes
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Sentences that the user should read, such as why there are no labels."""
+        """Sentences that the user should read, such as why the images have no labels."""
         return self._listing.remarks
 
     def __getstate__(self) -> dict[str, Any]:
-        found_once = {name for kind in type(self).__mro__ for name, value in vars(kind).items() if _is_cached(value)}
+        found_once = {
+            name for kind in type(self).__mro__ for name, value in vars(kind).items() if _is_cached(value)
+        }
         return {name: value for name, value in self.__dict__.items() if name not in found_once}
 
 
@@ -164,38 +256,24 @@ def _is_cached(value: object) -> bool:
 
 
 def open_source(spec: str, role: Split) -> Source:
-    """Opens a source. Nothing is listed or read yet.
+    """Open a source. Nothing is listed or read yet.
 
     Args:
-        spec: a kind of source and, where it has one, its place: `digits`, `folder:PATH` ...
-        role: a source with splits of its own serves the one that suits: "test" its test (or validation) split,
-            "unlabelled" its unlabelled split if it has one and else its train split. The others serve all they have.
+        spec: a kind of source, followed by its place if it needs one: `digits`, `folder:PATH` ...
+        role: which split is wanted. A source with splits gives its test (or validation) split for "test". For
+            "unlabelled" it gives its unlabelled split, or its train split if it has no unlabelled one. A
+            source without splits gives all its images for every role.
 
     Raises:
-        ConfigError: no such kind, or no place given.
+        ConfigError: the kind is not known, or the place is missing.
         DataError: the place can't be reached.
     """
     kind, _, place = spec.partition(":")
-    if kind == "digits" and not place:
-        from data.sources.digits import DigitsSource
-
-        return DigitsSource(spec, role)
-    if kind in ("folder", "parquet", "torchvision", "voc"):
-        if not place:
-            raise ConfigError(f"source {spec!r}: nothing after {kind}:; write {kind}:PLACE")
-        if kind == "folder":
-            from data.sources.folder import FolderSource
-
-            return FolderSource(spec, place)
-        if kind == "parquet":
-            from data.sources.parquet import ParquetSource
-
-            return ParquetSource(spec, place)
-        if kind == "voc":
-            from data.sources.voc import VocSource
-
-            return VocSource(spec, place, role)
-        from data.sources.torchvision import TorchvisionSource
-
-        return TorchvisionSource(spec, place, role)
-    raise ConfigError(f"source {spec!r} is not known; known are {', '.join(SOURCES)}")
+    known = known_sources()
+    forms = ", ".join(each.form for each in known.values())
+    if kind not in known or (bool(place) and known[kind].form == kind):
+        raise ConfigError(f"source {spec!r} is not known; known are {forms}")
+    if not place and known[kind].form != kind:
+        raise ConfigError(f"source {spec!r}: the part after the colon is missing; write {known[kind].form}")
+    opened: Source = resolve_name(known[kind].path)(spec, place, role)
+    return opened

@@ -1,4 +1,4 @@
-"""The one way to local files and to fsspec URLs (`s3://`, `gs://`, `https://`, `memory://` ...)."""
+"""Open local paths and fsspec URLs (`s3://`, `gs://`, `https://`, `memory://` ...) in the same way."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from data.sources import UNKNOWN_TIME
 
 
 def is_url(place: str) -> bool:
-    """Whether `place` is an fsspec URL, chained ones (`zip://...::s3://...`) included."""
+    """Whether `place` is an fsspec URL. Chained ones (`zip://...::s3://...`) count too."""
     return "://" in place
 
 
 def open_filesystem(place: str) -> tuple[Any, str]:
-    """(fsspec filesystem, path in it) of a path or URL.
+    """Open a path or URL -> (fsspec filesystem, path within it).
 
     Raises:
-        ConfigError: no such protocol, or the package that speaks it isn't installed.
-        DataError: the place refuses.
+        ConfigError: the protocol is not known, or the package for it is not installed.
+        DataError: the place can't be reached.
     """
     from fsspec.core import url_to_fs
 
@@ -30,14 +30,20 @@ def open_filesystem(place: str) -> tuple[Any, str]:
     except ImportError as error:
         raise ConfigError(f"{place}: {error}") from None
     except ValueError as error:
-        raise ConfigError(f"{place}: {error}; give a local path or an fsspec URL such as s3://bucket/folder") from None
+        raise ConfigError(
+            f"{place}: {error}; give a local path or an fsspec URL such as s3://bucket/folder"
+        ) from None
     except OSError as error:
         raise DataError(f"{place} can't be reached: {error}") from error
     return filesystem, str(path)
 
 
 def modified(info: dict[str, Any]) -> int:
-    """What tells a changed file, as a number: nanoseconds since 1970, or of the ETag where there is no time."""
+    """A number that changes when a file changes, from fsspec's information about the file.
+
+    It is the modification time in nanoseconds since 1970. Without a time it is a hash of the ETag, and
+    without an ETag it is `UNKNOWN_TIME`.
+    """
     for name in ("mtime", "LastModified", "last_modified", "updated", "modified", "created"):
         time = info.get(name)
         if isinstance(time, datetime):

@@ -1,8 +1,9 @@
-"""A folder of image files, local or behind an fsspec URL.
+"""A folder of image files, given as a local path or an fsspec URL.
 
-Labelled if images lie in sub-folders and none beside these: the first level of sub-folders names the classes, deeper
-levels don't matter. Hidden files and files whose extension says that they are something else are passed over; a file
-of unknown or no extension is tried, so that an image with an odd name is used and a broken one is reported.
+The images are labelled if all of them are in sub-folders. The first level of sub-folders names the classes;
+deeper levels do not matter. Hidden files are skipped, and so are files with the extension of something else.
+A file with an unknown extension or none is tried, so an image with an odd name is used and a broken one is
+reported.
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ from collections.abc import Iterator, Sequence
 from data.errors import DataError
 from data.sources import Entry, Listing, Pixels, Source
 from data.sources.files import is_url, modified, open_filesystem
+from data.types import Split
 
 # fmt: off
 NOT_IMAGES = frozenset({
-    ".txt", ".md", ".rst", ".tsv", ".csv", ".json", ".jsonl", ".ndjson", ".xml", ".yaml", ".yml", ".toml", ".ini",
-    ".cfg", ".html", ".htm", ".css", ".js", ".log", ".lock", ".pdf", ".db", ".sqlite", ".py", ".ipynb", ".sh", ".m",
-    ".mat", ".npy", ".npz", ".pkl", ".pt", ".pth", ".h5", ".hdf5", ".parquet", ".arrow", ".feather", ".lmdb",
-    ".tfrecord", ".safetensors", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".mp4",
-    ".avi", ".mov", ".mkv", ".webm", ".mp3", ".wav", ".flac", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx",
-    ".sha256", ".md5", ".url", ".lnk", ".part", ".tmp",
+    ".txt", ".md", ".rst", ".tsv", ".csv", ".json", ".jsonl", ".ndjson", ".xml", ".yaml", ".yml", ".toml",
+    ".ini", ".cfg", ".html", ".htm", ".css", ".js", ".log", ".lock", ".pdf", ".db", ".sqlite", ".py",
+    ".ipynb", ".sh", ".m", ".mat", ".npy", ".npz", ".pkl", ".pt", ".pth", ".h5", ".hdf5", ".parquet",
+    ".arrow", ".feather", ".lmdb", ".tfrecord", ".safetensors", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz",
+    ".zst", ".7z", ".rar", ".mp4", ".avi", ".mov", ".mkv", ".webm", ".mp3", ".wav", ".flac", ".doc", ".docx",
+    ".xls", ".xlsx", ".ppt", ".pptx", ".sha256", ".md5", ".url", ".lnk", ".part", ".tmp",
 })
 # fmt: on
-"""Extensions, in lower case, of files that are certainly no images."""
+"""Extensions, in lower case, of files that are certainly not images."""
 
-_FETCH = 64  # files asked for at once from a remote place
+_FETCH = 64  # number of files requested at once from a remote place
 
 
 def _wanted(name: str) -> bool:
@@ -34,15 +36,15 @@ def _wanted(name: str) -> bool:
 
 
 def _as_uri(path: str) -> str:
-    r"""The path as text that UTF-8 can hold: bytes of a name in another encoding are written as \xNN."""
+    r"""The path as text that UTF-8 can encode. Bytes that are not UTF-8 are written as \xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class FolderSource(Source):
     """Image files under a folder, at any depth."""
 
-    def __init__(self, spec: str, place: str) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: str, place: str, role: Split = "train") -> None:
+        super().__init__(spec, place, role)
         self.remote = is_url(place)
         self.root = place if self.remote else os.path.abspath(os.path.expanduser(place))
 
@@ -52,7 +54,9 @@ class FolderSource(Source):
             raise DataError(f"{self.spec}: no images in this folder or below it; check the path")
         inside = [entry for entry in entries if "/" in entry.uri]
         if len(inside) < len(entries):
-            remark = f"{self.spec}: images lie beside the sub-folders, so these are not taken as classes: no labels"
+            remark = (
+                f"{self.spec}: some images are not in a sub-folder, so sub-folders are not classes: no labels"
+            )
             return Listing(entries, None, (remark,) if inside else ())
         classes = sorted({entry.uri.partition("/")[0] for entry in entries})
         label = {name: position for position, name in enumerate(classes)}
@@ -70,7 +74,10 @@ class FolderSource(Source):
         yield from self._walk("", ((status.st_dev, status.st_ino),))
 
     def _walk(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
-        """Follows symbolic links, but never into a folder that it is already inside of (`above`: device, inode)."""
+        """List images recursively. Symbolic links are followed, but never back into a folder above.
+
+        `above` has the (device, inode) of each folder above.
+        """
         try:
             with os.scandir(os.path.join(self.root, folder)) as scan:
                 found = list(scan)
@@ -86,7 +93,7 @@ class FolderSource(Source):
             elif _wanted(item.name):
                 try:
                     status = item.stat()
-                except OSError:  # a link to nothing: reported when it is read
+                except OSError:  # a broken link is reported when it is read
                     status = item.stat(follow_symlinks=False)
                 yield Entry(_as_uri(path), None, status.st_size, status.st_mtime_ns, path)
 
@@ -95,10 +102,12 @@ class FolderSource(Source):
         root = root.rstrip("/")
         try:
             found = filesystem.find(root, detail=True)
-        except Exception as error:  # each protocol has errors of its own
+        except Exception as error:  # each protocol raises different errors
             raise DataError(f"{self.spec} can't be listed: {error}") from error
         if not found:
-            raise DataError(f"{self.spec}: no such folder, or nothing in it; check the URL and your credentials")
+            raise DataError(
+                f"{self.spec}: no such folder, or nothing in it; check the URL and your credentials"
+            )
         for full, info in found.items():
             path = full[len(root) :].lstrip("/") if full.startswith(root) else full
             *folders, name = path.split("/")
@@ -106,13 +115,16 @@ class FolderSource(Source):
                 yield Entry(path, None, int(info.get("size") or 0), modified(info), path)
 
     def find(self, uris: Sequence[str]) -> list[Entry]:
-        """As in every source, but a uri is a path, so that nothing needs listing; one that is gone shows on reading."""
+        """Find the entries with these uris, in the given order.
+
+        A uri is a path, so the folder is not listed. An image that is gone is noticed when it is read.
+        """
         if any("\\x" in uri for uri in uris):
             return super().find(uris)
         return [Entry(uri, None, 0, 0, uri) for uri in uris]
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | Pixels]:
-        """Each file's content."""
+        """The content of each file."""
         if self.remote:
             yield from self._read_remote(entries)
             return

@@ -1,7 +1,9 @@
-"""Parquet in the Hugging Face layout: `image` (struct of bytes and path, or plain binary) and an optional `label`.
+"""Parquet in the Hugging Face layout: a column `image` and an optional column `label`.
 
-Only paths and labels are read to list; only the wanted pages, never a whole file, to read. Rows are located by file,
-row group and row, and read fast in that order only.
+`image` is a struct of bytes and path, or plain binary. `label` is an integer or a string.
+
+Listing reads only paths and labels. Reading images reads only the wanted pages, never a whole file. A row is
+found by file, row group and row number. Reading is fast only in that order.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ import pyarrow.parquet as pq
 from data.errors import DataError
 from data.sources import UNKNOWN_TIME, Entry, Listing, Pixels, Source
 from data.sources.files import is_url, modified, open_filesystem
+from data.types import Split
 
-_ROWS = 64  # decoded at once: bounds memory, whatever the size of a row group
+_ROWS = 64  # rows decoded at once; this bounds memory for row groups of any size
 _BUFFER = 1 << 20  # bytes read ahead in each column
-_GROUP = 4096  # rows of one row group that are read as one batch
+_GROUP = 4096  # largest number of rows of a row group that are read as one batch
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -31,11 +34,11 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 class ParquetFiles:
-    """The Parquet files at one place: a file, a folder or a glob, local or behind any fsspec URL.
+    """The Parquet files at one place: a file, a folder or a glob, as a local path or any fsspec URL.
 
     Args:
-        spec: what messages call it.
-        place: where.
+        spec: name of the source in error messages.
+        place: path or URL.
     """
 
     def __init__(self, spec: str, place: str) -> None:
@@ -47,10 +50,12 @@ class ParquetFiles:
         return self.__dict__ | {"_opened": None}
 
     def files(self) -> dict[str, tuple[str, int, int]]:
-        """Name relative to the place -> (path, bytes, mtime), sorted by name.
+        """The files as name -> (path, size in bytes, mtime), sorted by name.
+
+        A name is relative to the folder that all files have in common.
 
         Raises:
-            DataError: there is none.
+            DataError: there is no Parquet file.
         """
         found: dict[str, tuple[str, int, int]] = {}
         if is_url(self.place):
@@ -59,12 +64,16 @@ class ParquetFiles:
                 if glob.has_magic(path):
                     infos = filesystem.glob(path, detail=True)
                 elif filesystem.isdir(path):
-                    infos = {name: info for name, info in filesystem.find(path, detail=True).items() if _named(name)}
+                    infos = {
+                        name: info
+                        for name, info in filesystem.find(path, detail=True).items()
+                        if _named(name)
+                    }
                 else:
                     infos = {path: filesystem.info(path)}
             except FileNotFoundError:
                 infos = {}
-            except Exception as error:  # each protocol has errors of its own
+            except Exception as error:  # each protocol raises different errors
                 raise DataError(f"{self.spec} can't be listed: {error}") from error
             for name, info in infos.items():
                 if info.get("type") != "directory":
@@ -80,38 +89,41 @@ class ParquetFiles:
                     status = os.stat(name)
                     found[name] = (name, status.st_size, status.st_mtime_ns)
         if not found:
-            raise DataError(f"{self.spec}: no Parquet file there; give a file, a folder with *.parquet, or a glob")
+            raise DataError(
+                f"{self.spec}: no Parquet file there; give a file, a folder with *.parquet, or a glob"
+            )
         root = os.path.commonpath([os.path.dirname(name) for name in found])
         return {os.path.relpath(name, root or "."): found[name] for name in sorted(found)}
 
     def stamp(self) -> str | None:
-        """Names, sizes and times of the files; None where the place doesn't tell times."""
+        """Names, sizes and times of the files, or None if the place does not report times."""
         files = self.files()
         return None if any(mtime == UNKNOWN_TIME for _, _, mtime in files.values()) else json.dumps(files)
 
     def raw(self, path: str) -> IO[bytes]:
-        """A file as it lies there, to be closed by the caller.
+        """Open a file for reading its bytes. The caller closes it.
 
         Raises:
-            DataError: it can't be read.
+            DataError: the file can't be read.
         """
         try:
             if is_url(self.place):
                 opened: IO[bytes] = open_filesystem(self.place)[0].open(path, "rb")
                 return opened
-            return open(path, "rb")  # the caller closes it
+            return open(path, "rb")
         except OSError as error:
             raise DataError(f"{self.spec}: {path} can't be read: {error}") from error
 
     def parquet(self, path: str) -> pq.ParquetFile:
-        """A file's rows; the last one opened is kept open.
+        """Open a file as Parquet. The file that was opened last stays open and is reused.
 
         Raises:
-            DataError: it isn't readable as Parquet.
+            DataError: the file is not readable as Parquet.
         """
         if self._opened is None or self._opened[0] != path:
             try:
-                # Without pre_buffer, and with a buffer size, columns are streamed: a row group may be the whole file.
+                # Without pre_buffer and with a buffer size, columns are streamed. A row group may be the
+                # whole file, so it must not be loaded at once.
                 handle = self.raw(path) if is_url(self.place) else path
                 self._opened = (path, pq.ParquetFile(handle, pre_buffer=False, buffer_size=_BUFFER))
             except (pa.ArrowException, OSError) as error:
@@ -122,13 +134,14 @@ class ParquetFiles:
 class ParquetSource(Source):
     """Images in the rows of one or more Parquet files.
 
-    A row's uri is its `image.path`, or `FILE#ROW` where that is missing, and `PATH#FILE#ROW` where it isn't unique.
+    A row's uri is its `image.path`. It is `FILE#ROW` if the path is missing, and `PATH#FILE#ROW` if the path
+    is not unique.
     """
 
     random_access = False
 
-    def __init__(self, spec: str, place: str) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: str, place: str, role: Split = "train") -> None:
+        super().__init__(spec, place, role)
         self._files = ParquetFiles(spec, place)
 
     def stamp(self) -> str | None:
@@ -144,7 +157,10 @@ class ParquetSource(Source):
             self._check_columns(path, schema)
             declared = _class_names(schema)
             if names is not None and declared is not None and declared != names:
-                raise DataError(f"{self.spec}: {path} names other classes than the files before it; they must agree")
+                raise DataError(
+                    f"{self.spec}: {path} names other classes than the files before it; "
+                    "all files must have the same classes"
+                )
             names = names or declared
             image = schema.field("image").type
             has_path = pa.types.is_struct(image) and image.get_field_index("path") >= 0
@@ -153,7 +169,9 @@ class ParquetSource(Source):
             for group in range(opened.num_row_groups):
                 count = opened.metadata.row_group(group).num_rows
                 table = self._columns(path, opened, group, columns)
-                paths = table["image"].combine_chunks().field("path").to_pylist() if has_path else [None] * count
+                paths = (
+                    table["image"].combine_chunks().field("path").to_pylist() if has_path else [None] * count
+                )
                 labels = table["label"].to_pylist() if "label" in columns else [None] * count
                 for within, (name, label) in enumerate(zip(paths, labels, strict=True)):
                     rows.append((f"{file}#{row}", name or None, label, size, mtime, (path, group, within)))
@@ -181,13 +199,21 @@ class ParquetSource(Source):
         else:
             right = _is_binary(image)
         if not right:
-            raise DataError(f"{self.spec}: {path}: column 'image' is {image}, not binary or a struct of bytes and path")
+            raise DataError(
+                f"{self.spec}: {path}: column 'image' is {image}, not binary or a struct of bytes and path"
+            )
         if "label" in schema.names:
             label = schema.field("label").type
             value = label.value_type if pa.types.is_dictionary(label) else label
-            text = pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)
-            if not (text or pa.types.is_integer(value) or pa.types.is_boolean(value) or pa.types.is_null(value)):
-                raise DataError(f"{self.spec}: {path}: column 'label' is {label}; labels are integers or strings")
+            text = (
+                pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)
+            )
+            if not (
+                text or pa.types.is_integer(value) or pa.types.is_boolean(value) or pa.types.is_null(value)
+            ):
+                raise DataError(
+                    f"{self.spec}: {path}: column 'label' is {label}; it must be integers or strings"
+                )
 
     def _columns(self, path: str, opened: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
         try:
@@ -196,7 +222,10 @@ class ParquetSource(Source):
             raise DataError(f"{self.spec}: {path}, row group {group} is damaged: {error}") from error
 
     def batches(self, entries: Sequence[Entry], size: int) -> Iterator[list[Entry]]:
-        """One batch for each row group, as splitting one would decompress it twice; very large ones are split."""
+        """Make one batch per row group, because splitting a row group would decompress it twice.
+
+        Very large row groups are still split.
+        """
         ordered = sorted(entries, key=lambda entry: entry.place)
         for _, group in groupby(ordered, key=lambda entry: entry.place[:2]):
             rows = list(group)
@@ -204,7 +233,7 @@ class ParquetSource(Source):
                 yield rows[start : start + max(size, _GROUP)]
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | Pixels]:
-        """The bytes of each row's image; b"" where the row holds none."""
+        """The bytes of each row's image, or b"" if the row has none."""
         for (path, group), run in groupby(entries, key=lambda entry: entry.place[:2]):
             rows = [entry.place[2] for entry in run]
             if all(a < b for a, b in pairwise(rows)):
@@ -215,10 +244,15 @@ class ParquetSource(Source):
                 yield from (found[row] for row in rows)
 
     def _rows(self, path: str, group: int, rows: list[int]) -> Iterator[bytes]:
-        """`rows` ascending. Goes through the row group's image column once, up to the last wanted row."""
+        """Read rows of a row group, given in ascending order.
+
+        This goes through the image column once, up to the last wanted row.
+        """
         opened = self._files.parquet(path)
         struct = pa.types.is_struct(opened.schema_arrow.field("image").type)
-        batches = opened.iter_batches(_ROWS, row_groups=[group], columns=["image.bytes" if struct else "image"])
+        batches = opened.iter_batches(
+            _ROWS, row_groups=[group], columns=["image.bytes" if struct else "image"]
+        )
         start = position = 0
         try:
             while position < len(rows):
@@ -230,7 +264,9 @@ class ParquetSource(Source):
                     position += 1
                 start += len(image)
         except StopIteration:
-            raise DataError(f"{self.spec}: {path}, row group {group} has fewer rows than listed; run again") from None
+            raise DataError(
+                f"{self.spec}: {path}, row group {group} has fewer rows than when it was listed; run again"
+            ) from None
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.spec}: {path}, row group {group} is damaged: {error}") from error
 
@@ -241,7 +277,7 @@ def _named(path: str) -> bool:
 
 
 def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
-    """The names of a Hugging Face ClassLabel, from the schema's metadata."""
+    """The class names of a Hugging Face ClassLabel, from the schema's metadata. None if there are none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features["label"]["names"])
@@ -252,10 +288,12 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
 def _labels(
     values: list[int | str | None], names: tuple[str, ...] | None, spec: str
 ) -> tuple[dict[int | str, int], tuple[str, ...] | None]:
-    """Label as stored -> position in classes; and the classes. A negative number means no label, as in published tests.
+    """Make a map from stored label to position in the classes -> (map, classes).
+
+    A negative number means that there is no label. Published test sets use it.
 
     Raises:
-        DataError: a number without a name, or numbers in one file and strings in another.
+        DataError: a label is not among the named classes, or some labels are numbers and others strings.
     """
     used = {value for value in values if value is not None and not (isinstance(value, int) and value < 0)}
     if not used:
@@ -263,7 +301,7 @@ def _labels(
     numbers = sorted(value for value in used if isinstance(value, int))
     texts = sorted(value for value in used if isinstance(value, str))
     if numbers and texts:
-        raise DataError(f"{spec}: labels are numbers in some files and strings in others; they must be the same kind")
+        raise DataError(f"{spec}: labels are numbers in some files and strings in others; use one of the two")
     if names is None:
         ordered: list[int | str] = [*map(int, numbers), *texts]
         return {value: position for position, value in enumerate(ordered)}, tuple(map(str, ordered))
@@ -274,5 +312,7 @@ def _labels(
         unnamed = [str(number) for number in numbers if number >= len(names)]
         known = {position: position for position in range(len(names))}
     if unnamed:
-        raise DataError(f"{spec}: label {unnamed[0]} is none of the {len(names)} classes named in the metadata")
+        raise DataError(
+            f"{spec}: label {unnamed[0]} is not among the {len(names)} classes named in the metadata"
+        )
     return known, names

@@ -1,7 +1,8 @@
-"""A spool: the bytes of many images one after the other in one file, so that any of them is one short read away.
+"""A spool: one file with the encoded bytes of many images, any of which can be read quickly.
 
-Made from sources that are only read well in order, when images are wanted in another one. Layout: the images; a table
-(N, 2) int64 of offset and bytes, little-endian; N as int64.
+Some sources are fast only when they are read in order. If images are wanted in another order, they are first
+copied to a spool. The file has three parts: the images, a little-endian (N, 2) int64 table of offset and size
+in bytes, and N as int64.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from data.files import replacing
 from data.sources import Entry, Listing, Pixels, Source
 
 _NUMBER = np.dtype("<i8")
 
 
 class SpoolSource(Source):
-    """Images by position in the spool; `place` is (offset, bytes)."""
+    """Images by their position in the spool. `Entry.place` is (offset, size), both in bytes."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"spool:{path}")
@@ -31,10 +33,12 @@ class SpoolSource(Source):
             file.seek(-_NUMBER.itemsize * (2 * count + 1), os.SEEK_END)
             table = np.frombuffer(file.read(_NUMBER.itemsize * 2 * count), _NUMBER).reshape(count, 2)
         places = ((int(start), int(size)) for start, size in table)
-        return Listing([Entry(f"{row:012d}", None, place[1], 0, place) for row, place in enumerate(places)], None)
+        return Listing(
+            [Entry(f"{row:012d}", None, place[1], 0, place) for row, place in enumerate(places)], None
+        )
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | Pixels]:
-        """Each image's bytes."""
+        """The encoded bytes of each image."""
         with self.path.open("rb") as file:
             for entry in entries:
                 start, size = entry.place
@@ -42,23 +46,18 @@ class SpoolSource(Source):
                 yield file.read(size)
 
 
-def write_spool(path: Path, images: Iterable[tuple[int, bytes]], count: int, draft: Path) -> None:
-    """Writes a spool.
+def write_spool(path: Path, images: Iterable[tuple[int, bytes]], count: int) -> None:
+    """Write a spool. The file appears only when it is complete.
 
     Args:
-        path: where it appears, whole.
-        images: (position, bytes), each position in 0..count-1 once, in any order.
-        count: how many.
-        draft: where it is written; another one for each writer, and beside `path`.
+        path: the file.
+        images: (position, encoded bytes) in any order; each position in 0..count-1 comes once.
+        count: number of images.
     """
     table = np.zeros((count, 2), _NUMBER)
-    try:
-        with draft.open("wb") as file:
-            for position, content in images:
-                table[position] = file.tell(), len(content)
-                file.write(content)
-            file.write(table.tobytes())
-            file.write(np.array([count], _NUMBER).tobytes())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(path, durable=False) as draft, draft.open("wb") as file:
+        for position, content in images:
+            table[position] = file.tell(), len(content)
+            file.write(content)
+        file.write(table.tobytes())
+        file.write(np.array([count], _NUMBER).tobytes())

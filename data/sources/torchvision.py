@@ -1,7 +1,8 @@
-"""torchvision's classification data sets: a local copy under a root folder, downloaded where that is possible.
+"""torchvision's classification data sets, from a local copy. A missing copy is downloaded if possible.
 
-`torchvision:NAME`, `torchvision:NAME?root=FOLDER`; without `root` the folder is the environment's
-KNOWLEDGE_TRANSFER_DATA, or ~/.cache/knowledge-transfer. Importing torchvision imports torch: only this source does.
+Write `torchvision:NAME` or `torchvision:NAME?root=FOLDER`. Without `root`, the folder is the environment
+variable KNOWLEDGE_TRANSFER_DATA, or ~/.cache/knowledge-transfer. No other source imports torchvision, because
+that imports torch.
 """
 
 from __future__ import annotations
@@ -44,30 +45,33 @@ DATASETS: dict[str, dict[Split, dict[str, object]]] = {
     "GTSRB": _splits("train", "test"),
     "OxfordIIITPet": _splits("trainval", "test"),
 }
-"""torchvision's class -> what selects the split of each role."""
-_NO_DOWNLOAD = frozenset({"ImageNet"})  # its publisher wants a form filled in
+"""Name of torchvision's class -> role -> the arguments that select the split."""
+_NO_DOWNLOAD = frozenset({"ImageNet"})  # its publisher requires a registration
 
 
 def _root(query: str, spec: str) -> str:
     options = dict(parse_qsl(query, keep_blank_values=True))
     unknown = sorted(set(options) - {"root"})
     if unknown:
-        raise ConfigError(f"source {spec!r}: option {unknown[0]!r} is not known; known is root")
+        raise ConfigError(f"source {spec!r}: option {unknown[0]!r} is not known; the only option is root")
     folder = options.get("root") or os.environ.get("KNOWLEDGE_TRANSFER_DATA") or "~/.cache/knowledge-transfer"
     return os.path.abspath(os.path.expanduser(folder))
 
 
 class TorchvisionSource(Source):
-    """One split of a torchvision data set: files where it is a folder of files, and otherwise pixels.
+    """One split of a torchvision data set.
 
-    `place` is a file's path, or the position in the data set.
+    A data set that is a folder of image files gives their content, and `Entry.place` is the file's path. Any
+    other data set gives pixels, and `Entry.place` is the position in it.
     """
 
     def __init__(self, spec: str, place: str, role: Split) -> None:
-        super().__init__(spec)
+        super().__init__(spec, place, role)
         self.name, _, query = place.partition("?")
         if self.name not in DATASETS:
-            raise ConfigError(f"source {spec!r}: data set {self.name!r} is not known; known are {', '.join(DATASETS)}")
+            raise ConfigError(
+                f"source {spec!r}: data set {self.name!r} is not known; known are {', '.join(DATASETS)}"
+            )
         self.root = _root(query, spec)
         self.selection = DATASETS[self.name][role]
 
@@ -82,20 +86,20 @@ class TorchvisionSource(Source):
         except (RuntimeError, OSError, ValueError) as error:
             if self.name in _NO_DOWNLOAD:
                 raise DataError(
-                    f"{self.spec}: {error} Its archives can't be downloaded: put them into {folder}"
+                    f"{self.spec}: {error} The archives can't be downloaded: put them into {folder}"
                 ) from None
         try:
             os.makedirs(folder, exist_ok=True)
             return create(folder, download=True, **self.selection)
         except Exception as error:  # the network, the publisher's server, the disk, the archive
             raise DataError(
-                f"{self.spec}: no copy in {folder}, and downloading one failed ({type(error).__name__}: {error}); "
-                "put it there, or name its folder with ?root=FOLDER"
+                f"{self.spec}: no copy in {folder}, and downloading one failed "
+                f"({type(error).__name__}: {error}); put a copy there, or name its folder with ?root=FOLDER"
             ) from error
 
     @property
     def parallel(self) -> bool:  # type: ignore[override]  # a constant of the class in the other sources
-        """Files can be read by many processes; arrays would be loaded by each of them."""
+        """True for files. An array would be loaded again by each worker process."""
         return self._files is not None
 
     @cached_property
@@ -110,9 +114,11 @@ class TorchvisionSource(Source):
         dataset = self._dataset
         split = next(iter(self.selection.values()))
         if self._files is not None:
-            # ImageNet has several names for a class: the first is kept
+            # ImageNet has several names per class; the first is used.
             names = [name if isinstance(name, str) else name[0] for name in dataset.classes]
-            classes = tuple(name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names))
+            classes = tuple(
+                name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)
+            )
             entries = []
             for path, label in self._files:
                 status = os.stat(path)
@@ -138,7 +144,7 @@ class TorchvisionSource(Source):
         return [int(dataset[row][1]) for row in range(len(dataset))]
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | Pixels]:
-        """Files as they are; else the data set's own image as (H, W, 3) uint8."""
+        """The content of each file, or the data set's image as (H, W, 3) uint8."""
         for entry in entries:
             if isinstance(entry.place, str):
                 with open(entry.place, "rb") as file:

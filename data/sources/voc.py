@@ -1,4 +1,4 @@
-"""The photographs of a folder in VOC's layout, one of its sets. They have no label each; what is in them `data.voc` reads."""
+"""The photographs of a folder in VOC's layout. They have no labels; `data.voc` reads their objects."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from data.voc import VocFolder
 
 
 class VocSource(Source):
-    """The set that suits a role: trainval and test, or train and val; without sets, all photographs."""
+    """The photographs of the set for a role.
+
+    The sets are trainval and test, or else train and val. A folder without sets gives all photographs for
+    every role.
+    """
 
     def __init__(self, spec: str, place: str, role: Split) -> None:
-        super().__init__(spec)
-        self.folder, self.role = VocFolder(spec, place), role
+        super().__init__(spec, place, role)
+        self.folder = VocFolder(spec, place)
 
     @cached_property
     def _photographs(self) -> FolderSource:
@@ -28,15 +32,18 @@ class VocSource(Source):
         found = [entry for entry in self._photographs.entries() if wanted is None or _stem(entry) in wanted]
         if wanted is not None and len(found) < len(wanted):
             missing = sorted(wanted - {_stem(entry) for entry in found})
-            raise DataError(f"{self.spec}: {len(missing)} images of ImageSets/Main are not there, first {missing[0]!r}")
+            raise DataError(
+                f"{self.spec}: {len(missing)} images listed in ImageSets/Main are missing, "
+                f"first {missing[0]!r}"
+            )
         return Listing([_inside(self.folder.images, entry) for entry in found], None)
 
     def annotations(self, entries: Sequence[Entry]) -> list[str] | None:
-        """Hashes of what is said about each image."""
+        """One hash per image, over its annotation files."""
         return self.folder.sha256(entry.uri for entry in entries)
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | Pixels]:
-        """Each file's content."""
+        """The content of each file."""
         return self._photographs.read(entries)
 
 
@@ -45,5 +52,5 @@ def _stem(entry: Entry) -> str:
 
 
 def _inside(folder: str, entry: Entry) -> Entry:
-    """As seen from the folder above; its place stays that of the photographs' folder."""
+    """The entry with its uri relative to the VOC folder. Its place stays relative to `folder`."""
     return Entry(f"{folder}/{entry.uri}", None, entry.size, entry.mtime, entry.place)

@@ -1,4 +1,4 @@
-"""The papers' claims, a file a paper: which trainings are compared, and what their scores must say."""
+"""The papers' claims, one file per paper: which trainings are compared, and what their scores must show."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from data.errors import ConfigError
 from flows.claims import momentum2, s2bnn, simclrv2, swav, transfer
 from flows.claims.claim import Arm, Claim, Scale
 from flows.claims.settings import SOURCES
-from flows.phrases import duration
 from flows.recipes import override
 from tasks.config import Config
+from tasks.phrases import duration
 
 CLAIMS: dict[str, Claim] = {
-    claim.name: claim for claim in (*s2bnn.CLAIMS, *simclrv2.CLAIMS, *momentum2.CLAIMS, *transfer.CLAIMS, *swav.CLAIMS)
+    claim.name: claim
+    for claim in (*s2bnn.CLAIMS, *simclrv2.CLAIMS, *momentum2.CLAIMS, *transfer.CLAIMS, *swav.CLAIMS)
 }
-"""By name."""
+"""All claims by name."""
 
 
 def named(claims: list[str] | None) -> list[Claim]:
-    """Claims by name; all where none is given.
+    """Look up claims by name. Without names, all claims.
 
     Raises:
-        ConfigError: one is not known.
+        ConfigError: a name is not known.
     """
     for name in claims or ():
         if name not in CLAIMS:
@@ -32,16 +33,16 @@ def named(claims: list[str] | None) -> list[Claim]:
 
 
 def resolved(claim: Claim, arm: Arm, scale: Scale, sources: Mapping[str, str]) -> Config:
-    """The configuration of an arm, but for the seed.
+    """The complete configuration of an arm, except for the seed.
 
     Args:
-        claim: whose settings it starts from.
-        arm: what differs.
-        scale: of the trainings.
-        sources: name of images -> where they are, in place of `SOURCES`.
+        claim: the claim, whose settings all its arms share.
+        arm: the arm, which changes some of these settings.
+        scale: scale of the trainings.
+        sources: name of a set of images -> its source, which replaces the one in `SOURCES`.
 
     Raises:
-        ConfigError: a name of images is not known.
+        ConfigError: the name of a set of images is not known.
     """
     unknown = set(sources) - set(SOURCES)
     if unknown:
@@ -52,13 +53,16 @@ def resolved(claim: Claim, arm: Arm, scale: Scale, sources: Mapping[str, str]) -
 
 
 def images_of(claims: Iterable[Claim], scale: Scale) -> list[str]:
-    """Names of the images that claims use, in the order of `SOURCES`."""
-    used = {name for claim in claims for given in (claim.settings[scale], *(arm.settings for arm in claim.arms)) for name in _named(given)}  # fmt: skip
+    """Names of the sets of images that claims use, in the order of `SOURCES`."""
+    used: set[str] = set()
+    for claim in claims:
+        for given in (claim.settings[scale], *(arm.settings for arm in claim.arms)):
+            used.update(_named(given))
     return [name for name in SOURCES if name in used]
 
 
 def _named(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Names of images in nested settings: what stands in braces."""
+    """Names of the sets of images in nested settings. They are written in braces."""
     for value in settings.values():
         if isinstance(value, Mapping):
             yield from _named(value)
@@ -67,27 +71,31 @@ def _named(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _placed(settings: Mapping[str, Any], sources: Mapping[str, str]) -> dict[str, Any]:
-    """Nested settings with the names of images in braces replaced."""
+    """Nested settings in which each name in braces is replaced by its source."""
     out: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
             out[name] = _placed(value, sources)
         else:
-            out[name] = sources.get(value[1:-1], value) if isinstance(value, str) and value[:1] == "{" else value
+            out[name] = (
+                sources.get(value[1:-1], value) if isinstance(value, str) and value[:1] == "{" else value
+            )
     return out
 
 
 def sources(words: list[str]) -> dict[str, str]:
-    """`["cifar10=parquet:train.parquet"]` by name.
+    """Parse the words of `--images`, such as `["cifar10=parquet:train.parquet"]` -> source by name.
 
     Raises:
-        ConfigError: one has no `=`, or names images that no claim uses.
+        ConfigError: a word has no `=`, or no claim uses images of that name.
     """
     found = {}
     for word in words:
         name, sign, source = word.partition("=")
         if not sign or not source:
-            raise ConfigError(f"--images {word!r}: write it as NAME=SOURCE, for example cifar10=parquet:train.parquet")
+            raise ConfigError(
+                f"--images {word!r}: write it as NAME=SOURCE, for example cifar10=parquet:train.parquet"
+            )
         if name not in SOURCES:
             raise ConfigError(f"--images {word!r}: claims use {', '.join(SOURCES)}")
         found[name] = source
@@ -95,26 +103,31 @@ def sources(words: list[str]) -> dict[str, str]:
 
 
 def command_of(claim: Claim, scale: Scale, seeds: int) -> str:
-    """The line that runs a claim."""
+    """The command that runs a claim."""
     return f"knowledge-transfer reproduce {claim.name} --scale {scale} --seeds {seeds}"
 
 
 def summary(result: Mapping[str, Any]) -> list[str]:
-    """What the flow `reproduce` came to, for the terminal."""
+    """Lines for the terminal with the result of the flow `reproduce`: verdicts and page."""
     return [f"{verdict:<16}{name}" for name, verdict in result["verdicts"].items()] + [
         f"page            {result['page']}"
     ]
 
 
 def costs(rows: list[dict[str, Any]]) -> str:
-    """What claims cost, for the terminal: a line each and the sum.
+    """A table for the terminal with what claims cost: one line per claim, and the sum.
 
     Args:
-        rows: of `flows.estimate.estimate_claims`.
+        rows: the result of `flows.estimate.estimate_claims`.
     """
     lines = [f"{'claim':<28}{'runs':>5}  {'on a GPU':>12}  {'on this CPU':>12}"]
     for row in rows:
-        lines.append(f"{row['claim']:<28}{row['runs']:>5}  {duration(3600 * row['gpu_hours']):>12}  {duration(3600 * row['cpu_hours']):>12}")  # fmt: skip
+        lines.append(_cost_line(row["claim"], row))
     total = {name: sum(row[name] for row in rows) for name in ("runs", "gpu_hours", "cpu_hours")}
-    lines.append(f"{'all':<28}{total['runs']:>5}  {duration(3600 * total['gpu_hours']):>12}  {duration(3600 * total['cpu_hours']):>12}")  # fmt: skip
-    return "\n".join([*lines, "- each run alone: what runs share is counted again in each"])
+    lines.append(_cost_line("all", total))
+    return "\n".join([*lines, "- Work that runs share is counted in each of them."])
+
+
+def _cost_line(name: str, row: Mapping[str, Any]) -> str:
+    gpu, cpu = (duration(3600 * row[hours]) for hours in ("gpu_hours", "cpu_hours"))
+    return f"{name:<28}{row['runs']:>5}  {gpu:>12}  {cpu:>12}"

@@ -1,7 +1,8 @@
-"""What a claim is: trainings that differ in one thing, and a statement that their scores decide.
+"""What a claim is: trainings that differ in one thing, and statements that their scores confirm or refute.
 
-Each arm is a run of the chain, one per seed; seeds pair the arms, since equal seeds mean equal labels, orders and draws. A
-test is on a contrast, a weighted sum of arms' scores, and asks where its mean over seeds lies.
+Each arm is run once per seed, as a run of the chain. Two arms with the same seed have the same labels, orders
+and draws, so their scores are compared in pairs. A test looks at a contrast, which is a weighted sum of the
+arms' scores. It asks in which range the mean of the contrast over seeds is.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from data.errors import ArtifactError
 from data.intervals import paired
 
 Scale = Literal["cpu", "gpu"]
-"""cpu: minutes a training on two cores. gpu: the small data sets' usual lengths, hundreds of epochs."""
+"""cpu: a training takes minutes on two cores. gpu: hundreds of epochs, as is usual for small data sets."""
 Verdict = Literal["holds", "does not hold", "can't be told"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """Which value of a run's scores counts.
+    """Which row of a run's scores is compared.
 
     Attributes:
         evaluation: knn, linear, few-label, clusters ...
         model: teacher, student-transferred, student ...
-        metric: of the evaluation.
-        setting: how the row's setting begins; the first such row counts.
+        metric: the evaluation's metric.
+        setting: the start of the row's setting; the first row that matches is used.
     """
 
     evaluation: str
@@ -35,16 +36,22 @@ class Score:
     setting: str = ""
 
     def of(self, rows: Sequence[Mapping[str, Any]]) -> float:
-        """The value among a run's rows.
+        """Find the value in the rows of a run's scores.
 
         Raises:
-            ArtifactError: there is no such row.
+            ArtifactError: no row matches.
         """
         for row in rows:
-            named = (row["evaluation"], row["model"], row["metric"]) == (self.evaluation, self.model, self.metric)
+            named = (row["evaluation"], row["model"], row["metric"]) == (
+                self.evaluation,
+                self.model,
+                self.metric,
+            )
             if named and row["setting"].startswith(self.setting):
                 return float(row["value"])
-        raise ArtifactError(f"the run has no score {self.evaluation} {self.metric} of {self.model} ({self.setting})")
+        raise ArtifactError(
+            f"the run has no score {self.evaluation} {self.metric} of {self.model} ({self.setting})"
+        )
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,9 @@ class Arm:
     """One of the trainings that are compared.
 
     Attributes:
-        name: of the arm within its claim, as a file may be named.
-        settings: what differs from the claim's settings, as nested keys of the configuration.
-        score: if it is another one than the claim's.
+        name: name of the arm within its claim; must be valid in a file name.
+        settings: the settings that differ from the claim's, as nested keys of the configuration.
+        score: the arm's score, if it is not the claim's.
     """
 
     name: str
@@ -64,13 +71,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement on a contrast: that it lies above `low`, or below `high`, or between.
+    """A test of a claim: it states that a contrast is above `low`, below `high`, or both.
 
     Attributes:
-        text: the statement, in words.
+        text: the statement in words.
         weights: arm -> weight of its score in the contrast.
-        low: the contrast is to lie above it; None: no bound. In the scores' unit, of shares 0.01 is a point.
-        high: and below this.
+        low: lower bound of the contrast, in the unit of the scores (for shares, 0.01 is one point). None: no
+            bound.
+        high: upper bound of the contrast, in the same unit. None: no bound.
     """
 
     text: str
@@ -79,7 +87,7 @@ class Statement:
     high: float | None = None
 
     def judge(self, scores: Mapping[str, Mapping[int, float]]) -> Judged:
-        """Decide it by arm -> seed -> score, over the seeds that all its arms have."""
+        """Judge the statement by the scores (arm -> seed -> score), over the seeds that all its arms have."""
         seeds = sorted(set.intersection(*(set(scores.get(name, {})) for name in self.weights)))
         found = [sum(weight * scores[name][seed] for name, weight in self.weights.items()) for seed in seeds]
         if len(found) < 2:
@@ -88,23 +96,32 @@ class Statement:
         inside = (self.low is None or low > self.low) and (self.high is None or high < self.high)
         outside = (self.low is not None and high < self.low) or (self.high is not None and low > self.high)
         return Judged(
-            self.text, found, mean, low, high, "holds" if inside else "does not hold" if outside else "can't be told"
+            self.text,
+            found,
+            mean,
+            low,
+            high,
+            "holds" if inside else "does not hold" if outside else "can't be told",
         )
 
 
 def above(better: str, worse: str, text: str | None = None) -> Statement:
-    """`better` scores higher than `worse`."""
+    """State that `better` scores higher than `worse`."""
     return Statement(text or f"{better} > {worse}", {better: 1.0, worse: -1.0}, low=0.0)
 
 
 def alike(one: str, other: str, within: float, text: str | None = None) -> Statement:
-    """They differ by less than `within`."""
-    return Statement(text or f"{one} = {other} within {_points(within)}", {one: 1.0, other: -1.0}, -within, within)
+    """State that the two scores differ by less than `within`."""
+    return Statement(
+        text or f"{one} = {other} within {_points(within)}", {one: 1.0, other: -1.0}, -within, within
+    )
 
 
 def gains_less(one: str, other: str, than: float, text: str | None = None) -> Statement:
-    """`one` is not better than `other` by as much as `than`."""
-    return Statement(text or f"{one} gains less than {_points(than)} on {other}", {one: 1.0, other: -1.0}, high=than)
+    """State that `one` is better than `other` by less than `than`, or not at all."""
+    return Statement(
+        text or f"{one} gains less than {_points(than)} on {other}", {one: 1.0, other: -1.0}, high=than
+    )
 
 
 def _points(share: float) -> str:
@@ -113,15 +130,15 @@ def _points(share: float) -> str:
 
 @dataclass(frozen=True)
 class Judged:
-    """A test with what decided it.
+    """The result of a test.
 
     Attributes:
-        text: of the test.
-        contrasts: one a seed.
-        mean: over seeds; None below two.
-        low: lower end of the mean's 95 % interval.
-        high: upper end of it.
-        verdict: whether that interval lies where the test says, elsewhere, or on the border.
+        text: the statement that was tested.
+        contrasts: one value per seed.
+        mean: mean over seeds; None with fewer than two seeds.
+        low: lower end of the mean's 95 % interval; None with fewer than two seeds.
+        high: upper end of that interval; None with fewer than two seeds.
+        verdict: whether the interval is inside the stated range, outside it, or across one of its bounds.
     """
 
     text: str
@@ -134,18 +151,18 @@ class Judged:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of a paper and how it is put to the test.
+    """A statement of a paper, and how we test it.
 
     Attributes:
-        name: on the command line.
-        paper: whose it is.
-        statement: in a sentence.
-        figure: what the paper reports.
-        score: what is compared.
-        settings: scale -> what all arms share, as nested keys of the configuration; sources of images by the names of
-            `SOURCES`, in braces. A scale that is missing can't be run.
+        name: name on the command line.
+        paper: name of the paper.
+        statement: the claim in one sentence.
+        figure: the numbers that the paper reports.
+        score: the score that is compared.
+        settings: scale -> the settings that all arms share, as nested keys of the configuration. A source is
+            given as a name of `SOURCES` in braces. A scale that is missing can't be run.
         arms: the trainings.
-        tests: what is to hold.
+        tests: the statements that must hold.
         caution: what the small scale leaves open, in a sentence or two.
     """
 
@@ -160,11 +177,14 @@ class Claim:
     caution: str = ""
 
     def score_of(self, arm: Arm) -> Score:
-        """What counts of an arm."""
+        """The score of an arm that is compared."""
         return arm.score or self.score
 
     def verdict(self, judged: Sequence[Judged]) -> Verdict:
-        """Of the whole: it holds where all tests do, and does not where one does not."""
+        """The verdict on the whole claim.
+
+        The claim holds if all tests hold. It does not hold if at least one test does not hold.
+        """
         found = {test.verdict for test in judged}
         if "does not hold" in found:
             return "does not hold"

@@ -1,4 +1,4 @@
-"""Momentum² Teacher (Li et al., arXiv 2101.07525): whose batch statistics matter when batches are small."""
+"""Momentum² Teacher (Li et al., arXiv 2101.07525): batch statistics if batches are small."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TEACHER = Score("linear", "teacher")
 
 
 def _byol(scale: Scale, **own: Any) -> dict[str, Any]:
-    """BYOL whose batches are normalised in groups of 16 images, as on as many devices without synchronisation."""
+    """BYOL whose batches are normalised in groups of 16 images, as on several unsynchronised devices."""
     usual: dict[str, dict[str, Any]] = {
         "cpu": {"momentum": 0.9, "blur": 0.0, "second_blur": 0.0, "second_solarize": 0.0, "norm_groups": 16},
         "gpu": {"norm_groups": 16},
@@ -27,8 +27,11 @@ def _norms(student: str, teacher_norm: str, **own: Any) -> dict[str, Any]:
 NORMS = Claim(
     name="momentum2-norms",
     paper=_PAPER,
-    statement="Without statistics of the whole batch BYOL loses; the teacher's matter more than the student's; MomentumBN in the teacher makes up for them.",
-    figure="STL-10, linear: 88.06 synchronised, 84.16 not at all, 87.80 in the teacher alone, 87.12 in the student alone, 88.18 MomentumBN",
+    statement="BYOL is worse without whole-batch statistics. "
+    "They matter more in the teacher than in the student. "
+    "MomentumBN in the teacher makes up for the missing statistics.",
+    figure="STL-10, linear: 88.06 with statistics synchronised in both networks, 84.16 in neither, "
+    "87.80 in the teacher only, 87.12 in the student only, 88.18 with MomentumBN",
     score=_TEACHER,
     settings=at_both(_byol),
     arms=(
@@ -44,17 +47,22 @@ NORMS = Claim(
         above("momentum", "none", "MomentumBN is better than statistics of groups"),
         alike("momentum", "both", 0.015, "MomentumBN equals the whole batch's within 1.5 points"),
     ),
-    caution="BYOL learns slowly: in so few epochs differences are those of early training. What synchronised statistics cost in time is in [performance](performance.md): a step of BYOL in two processes.",
+    caution="BYOL learns slowly, so the differences after so few epochs are those of early training. "
+    "[performance](performance.md) shows how much time synchronised statistics cost: "
+    "see the step of BYOL in two processes.",
 )
 
 LAZY = Claim(
     name="momentum2-lazy",
     paper=_PAPER,
-    statement="Without the lazy update, statistics written at each view, MomentumBN is worse.",
-    figure="the paper's ablation on the update of statistics",
+    statement="MomentumBN is worse without the lazy update, that is, if each view updates the statistics.",
+    figure="shown in the ablation on the update of the statistics",
     score=_TEACHER,
     settings=at_both(_byol),
-    arms=(Arm("lazy", _norms("split", "momentum")), Arm("eager", _norms("split", "momentum", lazy_update=False))),
+    arms=(
+        Arm("lazy", _norms("split", "momentum")),
+        Arm("eager", _norms("split", "momentum", lazy_update=False)),
+    ),
     tests=(above("lazy", "eager"),),
 )
 
@@ -62,7 +70,8 @@ BATCH = Claim(
     name="momentum2-batch",
     paper=_PAPER,
     statement="Batches of 32 teach as much as batches of 512.",
-    figure="ImageNet: Momentum² Teacher at 32 matches BYOL at 512, while BYOL falls with the batch",
+    figure="ImageNet: Momentum² Teacher with batches of 32 matches BYOL with batches of 512, "
+    "while BYOL gets worse with smaller batches",
     score=_TEACHER,
     settings=at_both(_byol),
     arms=(
@@ -71,7 +80,8 @@ BATCH = Claim(
         Arm("byol-512", _norms("batch", "batch", batch_size=512)),
     ),
     tests=(alike("momentum-32", "byol-512", 0.015), above("momentum-32", "byol-32")),
-    caution="Equal epochs at equal rates: the small batch takes sixteen times as many steps.",
+    caution="All arms have the same epochs and the same learning rate, "
+    "so the small batches take sixteen times as many steps.",
 )
 
 CLAIMS = (NORMS, LAZY, BATCH)

@@ -1,4 +1,4 @@
-"""What has been found on a claim by now: a JSON file, and the page made of all of them."""
+"""The results of testing a claim, kept in a JSON file, and the page written from all of these files."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from typing import Any
 from data.store import write_json
 from flows.claims import CLAIMS
 from flows.claims.claim import Claim, Judged, Scale, Score, Verdict
-from flows.phrases import duration
 from flows.recipes import override
 from tasks.config import Config
+from tasks.phrases import duration
 
 
 @dataclass
 class Record:
-    """The scores of a claim's arms at a scale.
+    """The scores of a claim's arms at one scale.
 
     Attributes:
-        claim: its name.
-        scale: of the trainings.
-        command: that made it.
-        arms: arm -> configuration (without seed, places and devices), and seed -> score, the run's
-            name, of what the score is (`claim.Score`), and the seconds that its stages took to compute, whenever that was
-            (None where they stood still in between).
-        libraries: versions of what scores depend on, at the last run.
-        threads: that a run computed with, at the last one; None: not known.
+        claim: name of the claim.
+        scale: scale of the trainings.
+        command: the command that made the record.
+        arms: arm -> `config`, the configuration without seed, places and devices, and `seeds`. `seeds` has
+            for each seed the score's `value`, the name of the `run`, the `score` that was read
+            (`claim.Score`), and `seconds`. `seconds` is the time that the run's stages took to compute, in
+            this run or an earlier one; None if it was not measured.
+        libraries: versions of the libraries that scores depend on, at the last run.
+        threads: number of threads that the last run computed with; None if not known.
     """
 
     claim: str
@@ -42,41 +43,53 @@ class Record:
     threads: int | None = None
 
     def scores(self) -> dict[str, dict[int, float]]:
-        """Score by arm and seed."""
+        """The scores as arm -> seed -> score."""
         return {
-            name: {int(seed): found["value"] for seed, found in arm["seeds"].items()} for name, arm in self.arms.items()
+            name: {int(seed): found["value"] for seed, found in arm["seeds"].items()}
+            for name, arm in self.arms.items()
         }
 
     def judged(self) -> list[Judged]:
-        """The claim's tests, decided."""
+        """The results of the claim's tests."""
         scores = self.scores()
         return [test.judge(scores) for test in CLAIMS[self.claim].tests]
 
     def keep(self, arm: str, config: Mapping[str, Any], seed: int, found: dict[str, Any]) -> None:
-        """Enter a score; those of another configuration, or of something else, are dropped."""
+        """Store a score of an arm.
+
+        Earlier scores of the arm are dropped if they have another configuration or another `score`.
+        """
         if not _same(self.arms.get(arm, {}).get("config"), config):
             self.arms[arm] = {"config": dict(config), "seeds": {}}
         of = found.get("score")
-        others = {name: known for name, known in self.arms[arm]["seeds"].items() if known.get("score", of) == of}
+        others = {
+            name: known for name, known in self.arms[arm]["seeds"].items() if known.get("score", of) == of
+        }
         self.arms[arm]["seeds"] = others | {str(seed): found}
 
     def has(self, arm: str, config: Mapping[str, Any], seed: int, score: Score) -> bool:
-        """Whether this score of a run is here already; one that does not say of what it is counts as this."""
+        """Whether the record already has this score of a run.
+
+        Old records do not say which `score` a value is. Such a value is accepted.
+        """
         known = self.arms.get(arm, {})
         if not _same(known.get("config"), config) or str(seed) not in known["seeds"]:
             return False
         return bool(known["seeds"][str(seed)].get("score", asdict(score)) == asdict(score))
 
     def write(self, folder: Path) -> None:
-        """To `folder/<claim>-<scale>.json`, with the verdict for whoever reads only that."""
+        """Write `folder/<claim>-<scale>.json`, with the verdict and the tests for readers of the file."""
         claim, judged = CLAIMS[self.claim], self.judged()
-        told = {"verdict": claim.verdict(judged), "tests": [asdict(test) for test in judged]}
+        judgement = {"verdict": claim.verdict(judged), "tests": [asdict(test) for test in judged]}
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path_of(folder, self.claim, self.scale), asdict(self) | told)
+        write_json(path_of(folder, self.claim, self.scale), asdict(self) | judgement)
 
 
 def _same(known: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> bool:
-    """Whether a recorded configuration asks for the same. Keys that came or went since count as left at their defaults."""
+    """Whether a recorded configuration is the same as a new one.
+
+    The configuration may have got new keys since, or lost some. These count as being at their defaults.
+    """
     if known is None:
         return False
     methods = {name: {"method": asked[name]["method"]} for name in ("pretext", "transfer") if name in asked}
@@ -95,34 +108,36 @@ def _same(known: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> bool:
 
 
 def path_of(folder: Path, claim: str, scale: Scale) -> Path:
-    """Where a record lies."""
+    """The path of a record."""
     return folder / f"{claim}-{scale}.json"
 
 
 def read(folder: Path, claim: str, scale: Scale, command: str) -> Record:
-    """The record so far, or an empty one."""
+    """Read the record of a claim, or make an empty one if there is none."""
     path = path_of(folder, claim, scale)
     known = json.loads(path.read_text()) if path.exists() else {}
-    return Record(claim, scale, command, known.get("arms", {}), known.get("libraries", {}), known.get("threads"))
+    return Record(
+        claim, scale, command, known.get("arms", {}), known.get("libraries", {}), known.get("threads")
+    )
 
 
 def _found(folder: Path) -> dict[tuple[str, Scale], Record]:
-    """Claim and scale -> record, of those that are there."""
+    """All records in a folder, by claim and scale."""
     scales: tuple[Scale, ...] = ("cpu", "gpu")
     return {
-        (name, scale): Record(**{key: told[key] for key in Record.__dataclass_fields__ if key in told})
+        (name, scale): Record(**{key: stored[key] for key in Record.__dataclass_fields__ if key in stored})
         for name in CLAIMS
         for scale in scales
         if (path := path_of(folder, name, scale)).exists()
-        for told in [json.loads(path.read_text())]
+        for stored in [json.loads(path.read_text())]
     }
 
 
 def picture(folder: Path) -> bytes:
-    """All tests that have an interval, as PNG: it, and the range in which it was to lie.
+    """Draw all tests that have an interval as a PNG: the interval, and the range that the claim states.
 
     Args:
-        folder: of records.
+        folder: folder of records.
     """
     from tasks.report.figures import Contrast, contrasts_png
 
@@ -134,16 +149,17 @@ def picture(folder: Path) -> bytes:
                 continue
             label = f"{name}{'' if scale == 'cpu' else ', gpu'}: {test.text}"
             least, most = (None if end is None else 100 * end for end in (test.low, test.high))
-            rows.append(Contrast(label, 100 * judged.mean, 100 * judged.low, 100 * judged.high, least, most, colours[judged.verdict]))  # fmt: skip
+            mean, low, high = 100 * judged.mean, 100 * judged.low, 100 * judged.high
+            rows.append(Contrast(label, mean, low, high, least, most, colours[judged.verdict]))
     return contrasts_png(rows)
 
 
 def page(folder: Path, picture: str | None = None) -> str:
-    """All claims as Markdown: what a paper says, what came out here, and the verdict.
+    """All claims as a Markdown page: what the paper says, our results, and the verdict.
 
     Args:
-        folder: of records.
-        picture: where that of `picture` lies, as a link; None: it is left out.
+        folder: folder of records.
+        picture: link to the picture of `picture()`; None leaves it out.
     """
     found = _found(folder)
     lines = [
@@ -165,10 +181,18 @@ def page(folder: Path, picture: str | None = None) -> str:
             verdict = f"**{claim.verdict(judged)}**{_parts(judged)}"
             lines.append(f"| [{name}](#{name}) | {claim.paper} | {verdict} | {record.scale} | {seeds} |")
     for name, claim in CLAIMS.items():
-        lines += ["", f"## {name}", "", f"{claim.paper}: {claim.statement}", "", f"The paper: {claim.figure}.", ""]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"{claim.paper}: {claim.statement}",
+            "",
+            f"The paper: {claim.figure}.",
+            "",
+        ]
         of_claim = [record for (other, _), record in found.items() if other == name]
         if not of_claim:
-            lines.append(f"Not run yet: `knowledge-transfer reproduce {name} --dry-run` says what it takes.")
+            lines.append(f"Not run yet: `knowledge-transfer reproduce {name} --dry-run` estimates the cost.")
         for record in of_claim:
             lines += _section(claim, record)
         if claim.caution:
@@ -177,23 +201,30 @@ def page(folder: Path, picture: str | None = None) -> str:
 
 
 _INTRODUCTION = (
-    "Generated by `knowledge-transfer reproduce`; edit `flows/claims/` instead. An arm is a whole run of the "
-    "chain; equal seeds pair the arms. A test holds where the 95 % interval (Student's t over seeds) of its "
-    "contrast lies where the claim says, does not hold where it lies elsewhere, and can't be told where it lies "
-    "across the border. Scores are shares of the test images, in per cent. Intervals are not corrected for the "
-    "number of tests: of twenty that are on the border of truth one comes out wrong. At the cpu scale trainings "
-    "take minutes, and what only shows in long ones can't show."
+    "This page is generated by `knowledge-transfer reproduce`; edit `flows/claims/` instead. Each claim is "
+    "tested by training several variants, its arms. Each arm is a complete run of the chain, repeated with "
+    "several seeds, and arms with the same seed are compared. A contrast is a weighted sum of the arms' "
+    "scores, usually the difference of two. Each test states a range for the mean of its contrast. A test "
+    "holds if the 95 % interval of the mean (Student's t over seeds) is inside that range. It does not hold "
+    "if the interval is outside. It can't be told if the interval crosses a bound of the range, or if there "
+    "are fewer than two seeds. Scores are percentages of the test images. Intervals are not corrected for "
+    "the number of tests: if the true contrast is exactly at a bound, about one test in twenty comes out "
+    "wrong. At cpu scale a training takes minutes, so effects that appear only in long trainings are not "
+    "visible."
 )
-"""On one line: Prefect's pages break where a text does."""
-_LEGEND = "Each test's contrast with its 95 % interval, and shaded where the claim says that it lies. Green: it holds; orange: it does not; grey: can't be told."  # fmt: skip
+"""This is one line because Prefect's pages show every line break of a text."""
+_LEGEND = (
+    "Each test's contrast with its 95 % interval. The range that the claim states is shaded. "
+    "Green: the test holds. Orange: it does not hold. Grey: it can't be told."
+)
 
 
 def _parts(judged: Sequence[Judged]) -> str:
-    """How a claim's tests came out, where they differ."""
+    """Counts of the verdicts of a claim's tests, or "" if all verdicts are the same."""
     words: dict[Verdict, str] = {"holds": "held", "does not hold": "failed", "can't be told": "open"}
     count = Counter(test.verdict for test in judged)
-    told = ", ".join(f"{count[verdict]} {word}" for verdict, word in words.items() if count[verdict])
-    return f" (tests: {told})" if len(count) > 1 else ""
+    counted = ", ".join(f"{count[verdict]} {word}" for verdict, word in words.items() if count[verdict])
+    return f" (tests: {counted})" if len(count) > 1 else ""
 
 
 def _section(claim: Claim, record: Record) -> list[str]:
@@ -201,7 +232,7 @@ def _section(claim: Claim, record: Record) -> list[str]:
     lines = [
         f"Scale {record.scale}, `{record.command}`:",
         "",
-        f"| arm | score | seeds | a run{threads} |",
+        f"| arm | score | seeds | time per run{threads} |",
         "| --- | --- | --- | --- |",
     ]
     for arm in claim.arms:
@@ -214,23 +245,25 @@ def _section(claim: Claim, record: Record) -> list[str]:
         each = ", ".join(f"{100 * value:.1f}" for value in values)
         timed = [found["seconds"] for found in seeds.values() if found["seconds"] is not None]
         took = duration(fmean(timed)) if timed else "not timed"
-        lines.append(f"| {arm.name} | {100 * fmean(values):.1f}{spread} ({score.evaluation} of {score.model}: {each}) | {len(values)} | {took} |")  # fmt: skip
+        scored = f"{100 * fmean(values):.1f}{spread} ({score.evaluation} of {score.model}: {each})"
+        lines.append(f"| {arm.name} | {scored} | {len(values)} | {took} |")
     lines += ["", "| test | contrast, points | 95 % interval | verdict |", "| --- | --- | --- | --- |"]
     for test in record.judged():
         if test.mean is None or test.low is None or test.high is None:
             lines.append(f"| {test.text} | | | {test.verdict} |")
         else:
-            lines.append(f"| {test.text} | {100 * test.mean:+.1f} | {100 * test.low:+.1f} to {100 * test.high:+.1f} | **{test.verdict}** |")  # fmt: skip
+            interval = f"{100 * test.low:+.1f} to {100 * test.high:+.1f}"
+            lines.append(f"| {test.text} | {100 * test.mean:+.1f} | {interval} | **{test.verdict}** |")
     return lines
 
 
 def write_page(folder: Path, target: Path, image: Path) -> None:
-    """The page and its picture.
+    """Write the page and its picture.
 
     Args:
-        folder: of records.
-        target: the page.
-        image: the picture, in the page's folder or below.
+        folder: folder of records.
+        target: path of the page.
+        image: path of the picture, in the page's folder or below it.
     """
     image.write_bytes(picture(folder))
     target.write_text(page(folder, image.relative_to(target.parent).as_posix()))

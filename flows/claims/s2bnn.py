@@ -1,4 +1,4 @@
-"""S2-BNN (Shen et al., arXiv 2102.08946): what a 1-bit network learns best from."""
+"""S2-BNN (Shen et al., arXiv 2102.08946): how a 1-bit network learns best."""
 
 from __future__ import annotations
 
@@ -12,9 +12,19 @@ _PAPER = "S2-BNN"
 
 
 def _binary(scale: Scale, **own: Any) -> dict[str, Any]:
-    """A 1-bit student of a frozen SimCLR teacher; Adam at 3e-4 on a line to 0, mild views, as in the authors' code."""
+    """A 1-bit student of a frozen SimCLR teacher.
+
+    As in the authors' code, Adam's learning rate decays linearly to 0 (from 3e-4 at gpu scale) and views are
+    mild.
+    """
     usual = {"cpu": {"epochs": 2, "view_size": 24}, "gpu": {"epochs": 100}}[scale]
-    transfer = {"method": "s2bnn", "batch_size": 256, "learning_rate": 1e-3 if scale == "cpu" else 3e-4, **usual, **own}
+    transfer = {
+        "method": "s2bnn",
+        "batch_size": 256,
+        "learning_rate": 1e-3 if scale == "cpu" else 3e-4,
+        **usual,
+        **own,
+    }
     student = {"backbone": "reactnet", "width": 0.25 if scale == "cpu" else 0.5}
     return chain(scale, until="transfer", pretext=simclr(scale), transfer=transfer, student=student)
 
@@ -22,8 +32,10 @@ def _binary(scale: Scale, **own: Any) -> dict[str, Any]:
 STRATEGIES = Claim(
     name="s2bnn-strategies",
     paper=_PAPER,
-    statement="A 1-bit network learns most from a real-valued teacher alone; contrast beside it takes something away, and contrast alone is worst.",
-    figure="ImageNet, linear: 61.5 % distilled, 56.0 % with contrast beside, 52.5 % by contrast alone",
+    statement="A 1-bit network learns most from a real-valued teacher alone. "
+    "An additional contrastive loss makes it worse, and a contrastive loss alone is worst.",
+    figure="ImageNet, linear: 61.5 % with distillation, 56.0 % with distillation and a contrastive loss, "
+    "52.5 % with a contrastive loss alone",
     score=_STUDENT,
     settings=at_both(_binary),
     arms=(
@@ -32,22 +44,35 @@ STRATEGIES = Claim(
         Arm("contrastive", {"transfer": {"strategy": "contrastive"}}),
     ),
     tests=(above("distill", "contrastive+distill"), above("contrastive+distill", "contrastive")),
-    caution="Two epochs for activations and two for weights, where the paper has 200 each: contrast needs the longer training most.",
+    caution="We train two epochs with binary activations and two more with binary weights. "
+    "The paper has 200 of each, and the contrastive loss needs long training most.",
 )
 
 OPTIMIZER = Claim(
     name="s2bnn-optimizer",
     paper=_PAPER,
-    statement="For contrast in a 1-bit network, Adam on a line to 0 beats momentum SGD on a cosine.",
-    figure="ImageNet, linear: 52.5 % against 46.9 %, of which views and training in two steps are a part",
+    statement="With a contrastive loss in a 1-bit network, Adam with a linear schedule beats momentum SGD "
+    "with a cosine schedule.",
+    figure="ImageNet, linear: 52.5 % against 46.9 %; a part of the difference comes from other views and "
+    "from training in two steps",
     score=_STUDENT,
     settings=at_both(lambda scale: _binary(scale, strategy="contrastive")),
     arms=(
         Arm("adam", {}),
-        Arm("sgd", {"transfer": {"optimizer": "sgd", "learning_rate": 0.03, "weight_decay": 1e-4, "schedule": "cosine"}}),
+        Arm(
+            "sgd",
+            {
+                "transfer": {
+                    "optimizer": "sgd",
+                    "learning_rate": 0.03,
+                    "weight_decay": 1e-4,
+                    "schedule": "cosine",
+                }
+            },
+        ),
     ),
     tests=(above("adam", "sgd"),),
-)  # fmt: skip
+)
 
 _LAST = "layer5"
 _SGD = OPTIMIZER.arms[1].settings
@@ -60,12 +85,23 @@ def _probed(rate: float) -> Score:
 PROBE_RATE = Claim(
     name="s2bnn-probe-rate",
     paper=_PAPER,
-    statement="A linear probe wants a small learning rate on a 1-bit network trained by Adam, a large one on one trained by SGD.",
-    figure="in words and a figure: with SGD accuracy falls as the rate is lowered, with Adam as it is raised; 0.1 in place of MoCo's 30",
+    statement="A linear probe needs a small learning rate on a 1-bit network trained with Adam, "
+    "and a large one on a network trained with SGD.",
+    figure="with SGD, accuracy falls as the rate is lowered; with Adam, it falls as the rate is raised; "
+    "the chosen rate is 0.1 instead of MoCo's 30",
     score=_probed(0.1),
     settings=at_both(
-        lambda scale: _binary(scale, strategy="contrastive")
-        | {"evaluate": {"protocols": ["layers"], "layer_epochs": 3, "layer_rates": [0.03, 0.1, 0.3, 1.0, 3.0, 30.0], "layer_standardise": False}}
+        lambda scale: (
+            _binary(scale, strategy="contrastive")
+            | {
+                "evaluate": {
+                    "protocols": ["layers"],
+                    "layer_epochs": 3,
+                    "layer_rates": [0.03, 0.1, 0.3, 1.0, 3.0, 30.0],
+                    "layer_standardise": False,
+                }
+            }
+        )
     ),
     arms=tuple(
         Arm(f"{name}-{rate:g}", settings, _probed(rate))
@@ -79,7 +115,8 @@ PROBE_RATE = Claim(
             low=0.0,
         ),
     ),
-    caution="Layers as they are, not standardised, since the finding is about their scale; three passes, half a cosine.",
-)  # fmt: skip
+    caution="Features are not standardised, because the finding is about their scale. "
+    "The probe trains for three passes, with a cosine schedule.",
+)
 
 CLAIMS = (STRATEGIES, OPTIMIZER, PROBE_RATE)

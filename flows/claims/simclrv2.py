@@ -1,4 +1,4 @@
-"""SimCLR and SimCLRv2 (Chen et al., arXiv 2002.05709 and 2006.10029): what contrast needs, and what few labels gain."""
+"""SimCLR and SimCLRv2 (Chen et al., arXiv 2002.05709 and 2006.10029): contrastive learning and few labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def _teacher(scale: Scale) -> dict[str, Any]:
 
 
 def _distilled(scale: Scale, width: float) -> dict[str, Any]:
-    """Distilled as in section 2.3: the teacher's probabilities, all images, no labels; the student starts untrained."""
+    """Distillation as in section 2.3: the student starts untrained and learns the teacher's probabilities.
+
+    It sees all images and no labels.
+    """
     own = {"init": "scratch", "temperature": 1.0} | ({"epochs": 6} if scale == "cpu" else {})
     return chain(
         scale,
@@ -34,8 +37,10 @@ def _distilled(scale: Scale, width: float) -> dict[str, Any]:
 DISTILLATION = Claim(
     name="simclrv2-distillation",
     paper=_V2,
-    statement="With 1 % of the labels, a small student taught by the fine-tuned teacher on all images is better than the same student fine-tuned on the labels.",
-    figure="ImageNet, 1 % of labels, ResNet-50: 68.9 % distilled, 57.9 % fine-tuned (12.3 % trained on labels alone)",
+    statement="With 1 % of the labels, a small student that learns from the fine-tuned teacher on all images "
+    "is better than the same student fine-tuned on the labels.",
+    figure="ImageNet, 1 % of labels, ResNet-50: 68.9 % distilled, 57.9 % fine-tuned "
+    "(12.3 % trained on labels alone)",
     score=Score("few-label", "student"),
     settings=at_both(lambda scale: _distilled(scale, 0.5)),
     arms=(
@@ -44,23 +49,29 @@ DISTILLATION = Claim(
         Arm("teacher", {}, Score("few-label", "teacher-finetuned")),
     ),
     tests=(above("distilled", "fine-tuned"),),
-    caution="The fine-tuned student comes from one epoch on clusters, the distilled one from an untrained network.",
+    caution="The fine-tuned student was first trained for one epoch on clusters. "
+    "The distilled student starts untrained.",
 )
 
 SELF_DISTILLATION = Claim(
     name="simclrv2-self-distillation",
     paper=_V2,
-    statement="Distilled into a network of its own form, the fine-tuned teacher improves.",
+    statement="The fine-tuned teacher improves if it is distilled into a network of the same architecture.",
     figure="ImageNet, 1 % of labels, ResNet-152 3x with selective kernels: 76.6 % against 74.9 %",
     score=Score("few-label", "student"),
     settings=at_both(lambda scale: _distilled(scale, 1.0)),
-    arms=(Arm("distilled", {"distill": {"temperature": 0.1}}), Arm("teacher", {"distill": {"temperature": 0.1}}, Score("few-label", "teacher-finetuned"))),
+    arms=(
+        Arm("distilled", {"distill": {"temperature": 0.1}}),
+        Arm("teacher", {"distill": {"temperature": 0.1}}, Score("few-label", "teacher-finetuned")),
+    ),
     tests=(above("distilled", "teacher"),),
-)  # fmt: skip
+)
 
 
 def _bigger(scale: Scale) -> dict[str, Any]:
-    return chain(scale, until="finetune", pretext=simclr(scale), transfer={"epochs": 1}, finetune={"baseline": False})
+    return chain(
+        scale, until="finetune", pretext=simclr(scale), transfer={"epochs": 1}, finetune={"baseline": False}
+    )
 
 
 def _sized(width: float, fraction: float) -> dict[str, Any]:
@@ -76,7 +87,8 @@ BIGGER = Claim(
     name="simclrv2-bigger",
     paper=_V2,
     statement="The fewer the labels, the more a bigger network gains.",
-    figure="ImageNet, ResNet-50 to ResNet-152 3x with selective kernels: +17.0 points at 1 % of labels, +3.9 supervised on all",
+    figure="ImageNet, from ResNet-50 to ResNet-152 3x with selective kernels: +17.0 points with 1 % of the "
+    "labels, +3.9 points supervised with all labels",
     score=Score("few-label", "teacher-finetuned"),
     settings=at_both(_bigger),
     arms=tuple(
@@ -92,14 +104,17 @@ BIGGER = Claim(
             low=0.0,
         ),
     ),
-    caution="Both are trained for the same few epochs; sizes differ by nine times in parameters, in the paper by thirty.",
+    caution="Both networks are trained for the same few epochs. The big one has nine times as many "
+    "parameters as the small one; in the paper it has thirty times as many.",
 )
 
 HEAD = Claim(
     name="simclrv2-head",
     paper=_V2,
-    statement="A deeper projection head is better: for a linear probe of the features, and with few labels if fine-tuned from the head's middle layer.",
-    figure="ImageNet, 1 % of labels: some points for three layers against two, fine-tuned from the first (figure 5)",
+    statement="A deeper projection head is better: in a linear probe of the features, and with few labels "
+    "if fine-tuning starts from the head's middle layer.",
+    figure="ImageNet, 1 % of labels: three layers are some points better than two, "
+    "with fine-tuning from the first layer (figure 5)",
     score=Score("few-label", "teacher-finetuned"),
     settings=at_both(_bigger),
     arms=(
@@ -111,17 +126,22 @@ HEAD = Claim(
     ),
     tests=(
         above("three-layers", "two-layers"),
-        above("three-layers", "three-layers-from-features", "the middle layer is a better start than the features"),
+        above(
+            "three-layers",
+            "three-layers-from-features",
+            "the middle layer is a better start than the features",
+        ),
         above("three-layers-probe", "two-layers-probe"),
     ),
-    caution="A three-layer head leaves its first layer to fine-tuning; a two-layer head, as in SimCLR, leaves none.",
+    caution="Fine-tuning keeps the first layer of a three-layer head. "
+    "It keeps no layer of a two-layer head, as in SimCLR.",
 )
 
 AUGMENTATION = Claim(
     name="simclr-augmentation",
     paper=_V1,
     statement="Random crops and colour distortion together matter most.",
-    figure="ImageNet, linear, ResNet-50 (figure 5): 55.8 % by both, 33.1 % and 18.8 % by either alone",
+    figure="ImageNet, linear, ResNet-50 (figure 5): 55.8 % with both, 33.1 % and 18.8 % with one of them",
     score=_TEACHER,
     settings=at_both(_teacher),
     arms=(
@@ -133,7 +153,7 @@ AUGMENTATION = Claim(
 )
 
 _SUPERVISED = {"pretext": {"method": "hog"}, "transfer": {"epochs": 1}, "until": "finetune"}
-"""Whatever teaches the student beside it: only the baseline from scratch counts, on all labels."""
+"""Only the baseline trained from scratch on all labels is scored. So the other trainings are kept short."""
 _BASELINE = Score("few-label", "scratch")
 
 
@@ -146,7 +166,7 @@ def _stronger(scale: Scale) -> dict[str, Any]:
 STRONGER = Claim(
     name="simclr-stronger",
     paper=_V1,
-    statement="Contrast gains from stronger colour distortion than supervised training does.",
+    statement="Contrastive learning gains from stronger colour distortion than supervised training does.",
     figure="ImageNet, linear, from strength 1/8 to 1 (table 1): 59.6 to 63.2 %; supervised 77.0 to 75.7 %",
     score=_TEACHER,
     settings=at_both(_stronger),
@@ -159,17 +179,23 @@ STRONGER = Claim(
     tests=(
         Statement(
             "strength gives contrast more than it gives supervised training",
-            {"contrast-strong": 1.0, "contrast-mild": -1.0, "supervised-strong": -1.0, "supervised-mild": 1.0},
+            {
+                "contrast-strong": 1.0,
+                "contrast-mild": -1.0,
+                "supervised-strong": -1.0,
+                "supervised-mild": 1.0,
+            },
             low=0.0,
         ),
     ),
-    caution="The supervised network is the narrower student; on 32 px, colour tells less than on photographs.",
+    caution="The supervised network is the student, which is narrower. "
+    "At 32 px, colour says less than on large photographs.",
 )
 
 TEMPERATURE = Claim(
     name="simclr-temperature",
     paper=_V1,
-    statement="The temperature matters: cosines undivided are worse than divided by a suitable tau below 1.",
+    statement="The temperature matters: a suitable tau below 1 is better than tau = 1.",
     figure="ImageNet, linear (table 5): 64.4 % at tau 0.1, 60.7 % at 0.5, 58.0 % at 1",
     score=_TEACHER,
     settings=at_both(_teacher),
@@ -180,8 +206,9 @@ TEMPERATURE = Claim(
 LONGER = Claim(
     name="simclr-batch-epochs",
     paper=_V1,
-    statement="More epochs help, and at few epochs larger batches do.",
-    figure="ImageNet, linear (figure 9): at 100 epochs about 57 % with batch 256, 64 % with 2048; near 69 % at 1000 epochs for all",
+    statement="More epochs help. With few epochs, larger batches help too.",
+    figure="ImageNet, linear (figure 9): at 100 epochs about 57 % with batch 256 and 64 % with batch 2048; "
+    "at 1000 epochs about 69 % with every batch size",
     score=_TEACHER,
     settings=at_both(_teacher),
     arms=(
@@ -190,7 +217,7 @@ LONGER = Claim(
         Arm("half-the-epochs", {"pretext": {"epochs": 4}}),
     ),
     tests=(above("batch-256", "half-the-epochs"), above("batch-256", "batch-64")),
-    caution="Smaller batches take more steps in the same epochs, at the same rate.",
+    caution="Smaller batches take more steps in the same epochs. The learning rate is the same.",
 )
 
 CLAIMS = (DISTILLATION, SELF_DISTILLATION, BIGGER, HEAD, AUGMENTATION, STRONGER, TEMPERATURE, LONGER)

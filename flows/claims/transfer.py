@@ -1,4 +1,4 @@
-"""Knowledge transfer (Noroozi et al., arXiv 1805.00385): clusters carry what a deep network knows into a shallow one."""
+"""Knowledge transfer (Noroozi et al., arXiv 1805.00385): a shallow network learns a deep one's clusters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STUDENT = Score("linear", "student-transferred")
 
 
 def _puzzle(scale: Scale) -> dict[str, Any]:
-    """A puzzle on photographs large enough for nine tiles."""
+    """Jigsaw++ on photographs that are large enough for nine tiles."""
     usual = {
         "cpu": {
             "backbone": "smallconv",
@@ -39,16 +39,17 @@ JIGSAW = Claim(
     settings=at_both(_puzzle),
     arms=(
         Arm("jigsaw++", {}),
-        # Jigsaw is Jigsaw++ without what was added to it.
+        # Jigsaw is Jigsaw++ without its additions.
         Arm("jigsaw", {"pretext": {"occluders": 0, "grey": 0.3, "projection": 0.0, "permutations": 100}}),
     ),
     tests=(above("jigsaw++", "jigsaw"),),
-    caution="The harder task needs longer training; the network is small, and the score is a linear probe on the same images.",
+    caution="The harder task needs longer training. The network is small, "
+    "and the score is a linear probe on the same images.",
 )
 
 
 def _student(scale: Scale) -> dict[str, Any]:
-    """A narrow student of the clusters of a SimCLR teacher, trained for as many epochs as the teacher."""
+    """A narrow student that learns the clusters of a SimCLR teacher, for as many epochs as the teacher."""
     pretext = simclr(scale)
     return chain(scale, until="transfer", pretext=pretext, transfer={"epochs": pretext["epochs"]})
 
@@ -58,8 +59,10 @@ _OWN = {"pretext": {"width": 0.5}}
 DEEPER = Claim(
     name="transfer-deeper",
     paper=_PAPER,
-    statement="A shallow student of a deep network's clusters beats the shallow network trained on the pretext task itself; clusters of a network of its own size give it nothing.",
-    figure="VOC07 classification, AlexNet by Jigsaw++: 69.8 mAP without clusters, 69.9 with its own, 72.5 with VGG-16's",
+    statement="A shallow student that learns a deep network's clusters beats the shallow network trained on "
+    "the pretext task itself. Clusters of a network of the student's own size give no gain.",
+    figure="VOC07 classification, AlexNet with Jigsaw++: 69.8 mAP without clusters, "
+    "69.9 with its own clusters, 72.5 with the clusters of VGG-16",
     score=_STUDENT,
     settings=at_both(_student),
     arms=(
@@ -72,14 +75,15 @@ DEEPER = Claim(
         above("deep-clusters", "own-clusters"),
         gains_less("own-clusters", "pretext-itself", 0.01),
     ),
-    caution="The pretext task is SimCLR, and the larger network is wider by three times, not deeper. Students are trained for as many epochs as their teachers.",
+    caution="The pretext task is SimCLR. The larger network is three times as wide, but not deeper. "
+    "Students are trained for as many epochs as their teachers.",
 )
 
 NUMBER = Claim(
     name="transfer-clusters",
     paper=_PAPER,
     statement="The number of clusters matters little.",
-    figure="VOC07 detection with k from 1000 to 10000: nearly unchanged (figure 4)",
+    figure="VOC07 detection is nearly the same for k from 1000 to 10000 (figure 4)",
     score=_STUDENT,
     settings=at_both(_student),
     arms=tuple(Arm(f"k-{k}", {"cluster": {"k": k}}) for k in (100, 300, 1000)),
@@ -89,8 +93,8 @@ NUMBER = Claim(
 ACROSS = Claim(
     name="transfer-across",
     paper=_PAPER,
-    statement="Centroids found on another data set cost little.",
-    figure="VOC07 classification: about 1.5 mAP less with clusters of ImageNet given to the images of Places",
+    statement="Centroids from another data set cost little accuracy.",
+    figure="VOC07 classification: about 1.5 mAP less if the images of Places get clusters of ImageNet",
     score=_STUDENT,
     settings=at_both(_student),
     arms=(
@@ -98,24 +102,24 @@ ACROSS = Claim(
         Arm("other-centroids", {"cluster": {"data": "{imagenette}"}, "assign": {"data": "{cifar10}"}}),
     ),
     tests=(alike("other-centroids", "own-centroids", 0.03),),
-    caution="Imagenette is shrunk to 32 px; it has ten classes of its own and a quarter as many images.",
+    caution="Imagenette is shrunk to 32 px. It has ten other classes and a quarter as many images.",
 )
 
 HOG = Claim(
     name="transfer-hog",
     paper=_PAPER,
-    statement="Hand-made features go through the same chain, and teach less than learned ones.",
-    figure="the paper compares HOG's clusters with those of networks on the same AlexNet",
+    statement="Hand-made features work in the same chain, but teach less than learned features.",
+    figure="the same AlexNet is trained on clusters of HOG and on clusters of networks",
     score=_STUDENT,
     settings=at_both(_student),
     arms=(Arm("learned", {}), Arm("hog", {"pretext": {"method": "hog"}})),
     tests=(above("learned", "hog"),),
-    caution="Eight epochs are little for a network, and at 32 px edges say much.",
+    caution="Eight epochs are few for a network, and at 32 px edges say a lot.",
 )
 
 
 def _downstream(scale: Scale) -> dict[str, Any]:
-    """The student of `bccd` and `penn-fudan`, which is a wider network's clusters' on photographs."""
+    """The student of the recipes `bccd` and `penn-fudan`, which learns a wider network's clusters."""
     found = bccd.CONFIG.model_dump(include={"pretext", "embed", "cluster", "transfer", "student"})
     evaluate = {"voc": "{bccd}", **bccd.CONFIG.evaluate.model_dump(include={"detection"})}
     if scale == "gpu":
@@ -128,18 +132,29 @@ def _downstream(scale: Scale) -> dict[str, Any]:
 
 _CUT = penn_fudan.CONFIG.evaluate.model_dump(include={"segmentation"})
 _ROWS: dict[str, tuple[Score, dict[str, Any]]] = {
-    "classification": (Score("multi-label", "", "voc_map"), {"protocols": ["multi-label"], "multi_label": {"steps": 400}}),
+    "classification": (
+        Score("multi-label", "", "voc_map"),
+        {"protocols": ["multi-label"], "multi_label": {"steps": 400}},
+    ),
     "detection": (Score("detection", "", "voc_map"), {"protocols": ["detection"]}),
-    "detection-multi-scale": (Score("detection", "", "voc_map"), {"protocols": ["detection"], "detection": {"scales": [0.75, 1.0]}}),
-    "segmentation": (Score("segmentation", "", "miou"), {"protocols": ["segmentation"], "voc": "{penn-fudan}", **_CUT}),
-}  # fmt: skip
-"""The paper's four rows: what counts, and how it is asked for."""
+    "detection-multi-scale": (
+        Score("detection", "", "voc_map"),
+        {"protocols": ["detection"], "detection": {"scales": [0.75, 1.0]}},
+    ),
+    "segmentation": (
+        Score("segmentation", "", "miou"),
+        {"protocols": ["segmentation"], "voc": "{penn-fudan}", **_CUT},
+    ),
+}
+"""The four rows of the paper's table -> the score, and the settings of `evaluate` that produce it."""
 
 DOWNSTREAM = Claim(
     name="transfer-downstream",
     paper=_PAPER,
-    statement="The student is a better start than random weights for classification, detection at one and several scales, and segmentation.",
-    figure="AlexNet by Jigsaw++ with VGG-16's clusters: VOC07 classification 72.5, detection 56.5 (multi-scale 57.2) mAP, VOC12 segmentation 42.6 mIoU",
+    statement="The student is a better start than random weights for classification, "
+    "detection at one and several scales, and segmentation.",
+    figure="AlexNet with the Jigsaw++ clusters of VGG-16: VOC07 classification 72.5 mAP, "
+    "detection 56.5 mAP (multi-scale 57.2), VOC12 segmentation 42.6 mIoU",
     score=Score("detection", "student-transferred", "voc_map"),
     settings=at_both(_downstream),
     arms=tuple(
@@ -148,7 +163,8 @@ DOWNSTREAM = Claim(
         for name, model in (("student", "student-transferred"), ("scratch", "scratch"))
     ),
     tests=tuple(above(f"{row}-student", f"{row}-scratch") for row in _ROWS),
-    caution="A small network on cells and pedestrians, some hundreds of steps; the paper's rows in shape, not in size.",
+    caution="We train a small network for some hundreds of steps on images of cells and pedestrians. "
+    "The rows are the paper's, but at a much smaller scale.",
 )
 
 CLAIMS = (JIGSAW, DEEPER, NUMBER, ACROSS, HOG, DOWNSTREAM)

@@ -1,4 +1,7 @@
-"""Named settings. One file each: a header that says what it is for, what it needs and what it gives, and a `Config`."""
+"""Recipes: named configurations, one per file.
+
+Each file defines `CONFIG`. Its docstring says what the recipe is for and what it needs.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from typing import Any
 import yaml
 
 from data.errors import ConfigError
-from tasks.config import Config, merge, resolve
+from tasks.config import Config
+from tasks.overlay import merge, resolve
 
 NAMES: tuple[str, ...] = (
     "digits",
@@ -25,57 +29,76 @@ NAMES: tuple[str, ...] = (
 
 
 def recipe(name: str) -> Config:
-    """A recipe by name, or the configuration in a YAML file.
+    """Load a recipe by name, or a configuration from a YAML file.
 
     Raises:
-        ConfigError: if there is no such recipe or file, or the file is not a configuration.
+        ConfigError: there is no such recipe or file, or the file is not a configuration.
     """
     if name in NAMES:
         config: Config = importlib.import_module(f"flows.recipes.{name.replace('-', '_')}").CONFIG
         return config.model_copy(update={"recipe": name})
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"recipe {name!r} is not known; choose one of {', '.join(NAMES)}, or give a .yaml file")
+        raise ConfigError(
+            f"recipe {name!r} is not known; choose one of {', '.join(NAMES)}, or give a .yaml file"
+        )
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"recipe file {name!r} can't be read: {reason}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"recipe file {name!r} holds no configuration; `show digits` prints one")
+        raise ConfigError(f"recipe file {name!r} is not a configuration; `show digits` prints an example")
     return resolve(values if values.get("recipe") else {**values, "recipe": path.stem})
 
 
 def override(config: Config, over: dict[str, Any]) -> Config:
-    """Lay the given keys over a configuration.
+    """Change the given keys of a configuration.
 
     Raises:
-        ConfigError: naming the key, the value and what is allowed.
+        ConfigError: a key or value is not allowed; the message names the key, the value and what is allowed.
     """
     return resolve(merge(config.model_dump(), over))
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """`["cluster.k=50", "data.test=null"]` as nested dicts; values are YAML.
+    """Parse settings such as `["cluster.k=50", "data.test=null"]` into nested dicts.
+
+    Values are YAML. A value that is not valid YAML is taken as text.
 
     Raises:
-        ConfigError: if one has no `=`, or a value is not YAML.
+        ConfigError: a setting has no `=`, or a key is below another key that already has a value.
     """
     out: dict[str, Any] = {}
     for setting in settings:
         key, sign, text = setting.partition("=")
         if not sign or not key:
-            raise ConfigError(f"--set {setting!r}: write it as section.key=value, for example --set cluster.k=50")
+            raise ConfigError(
+                f"--set {setting!r}: write it as section.key=value, for example --set cluster.k=50"
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             value = text
-        *path, last = key.strip().split(".")
-        inner = out
-        for name in path:
-            below = inner.setdefault(name, {})
-            if not isinstance(below, dict):
-                raise ConfigError(f"--set {setting!r}: {name} has been given a value already")
-            inner = below
-        inner[last] = value
+        try:
+            nest(out, key.strip(), value)
+        except ConfigError as error:
+            raise ConfigError(f"--set {setting!r}: {error}") from None
     return out
+
+
+def nest(out: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in nested dicts. If the old and the new value are dicts, they are merged.
+
+    Raises:
+        ConfigError: a part of the key already has a value that is not a dict.
+    """
+    *path, last = key.split(".")
+    inner = out
+    for name in path:
+        below = inner.setdefault(name, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"{name} already has a value")
+        inner = below
+    known = inner.get(last)
+    inner[last] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value

@@ -1,12 +1,16 @@
-"""Pedestrians cut out by a network whose layers come from photographs without labels, sized for two CPU cores.
+"""Segmentation of pedestrians, pretrained on photographs without labels, sized for two CPU cores.
 
-For: what transfer is worth where a few dozen photographs have masks; the network from scratch is trained beside it.
-Command: knowledge-transfer run penn-fudan --set data.train=parquet:imagenette-train.parquet --set data.test=parquet:imagenette-test.parquet --set evaluate.voc=voc:PennFudanPed
-The same student as bccd's, so that in one store only the masks' training is left to do.
+For: seeing what transfer is worth if only a few dozen photographs have masks. The same network is also
+trained from scratch, for comparison.
+
+Command: knowledge-transfer run penn-fudan --set data.train=parquet:imagenette-train.parquet
+    --set data.test=parquet:imagenette-test.parquet --set evaluate.voc=voc:PennFudanPed
+
+The student is the one of `bccd`. If `bccd` was run in the same store, only the training on masks is computed.
 """
 
 from flows.recipes import bccd
-from models.configs.downstream import Segmentation
+from models.configs.evaluations import Segmentation
 from tasks.config import Evaluate
 
 CONFIG = bccd.CONFIG.model_copy(

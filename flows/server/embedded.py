@@ -1,7 +1,8 @@
 """Prefect's server for one command: started when none is configured, quiet, and gone when its starter is.
 
-Prefect brings a temporary server of its own. This one differs in three ways: it starts while Prefect is being imported,
-Ctrl-C does not reach it before the run has ended its stages, and it does not outlive a starter that was killed.
+Prefect brings a temporary server of its own. This one differs in three ways. It starts while Prefect is being
+imported. Ctrl-C does not reach it before the run has ended its stages. It does not outlive a starter that was
+killed.
 
     python -m flows.server.embedded FD     serves on the listening socket FD until its stdin ends
 """
@@ -23,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import StageError
+from data.processes import environment
 
 START = 180.0
 """Seconds the server may take: migrations of a new database, on a slow machine."""
 
 QUIET = {
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run's page gets all log lines, the terminal none
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # log lines go to the run's page alone
     "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -53,7 +55,7 @@ def configure() -> bool:
 
 
 def _chosen() -> set[str]:
-    """Names of the Prefect settings made by the user: environment, active profile, files of the current folder."""
+    """Names of the user's Prefect settings: environment, active profile, files of the current folder."""
     names = set(os.environ)
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
     profiles = _toml(Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")))
@@ -85,8 +87,9 @@ def _flat(table: dict[str, Any], prefix: str = "PREFECT") -> set[str]:
 class EmbeddedServer:
     """A server on a free loopback port, named in `PREFECT_API_URL` until this process ends.
 
-    Make it before Prefect is imported: what the two register for the end of the process then runs in the right order,
-    Prefect's last words before the server's end. The start takes seconds; do something else before `wait`.
+    Make it before Prefect is imported. Then what the two do at the end of the process happens in the right
+    order: Prefect's last words, then the server's end. The start takes seconds: do something else before you
+    call `wait`.
     """
 
     def __init__(self) -> None:
@@ -100,7 +103,7 @@ class EmbeddedServer:
             stdout=self._errors,
             stderr=self._errors,
             pass_fds=[self._socket.fileno()],
-            env={**os.environ, "PYTHONPATH": packages(), "PREFECT_UI_ENABLED": "false"},
+            env={**environment(), "PREFECT_UI_ENABLED": "false"},
             start_new_session=True,  # Ctrl-C is for us: the server takes in the run's end
         )
         atexit.register(self.stop)
@@ -137,12 +140,6 @@ class EmbeddedServer:
             self._process.wait()
         self._socket.close()
         self._errors.close()
-
-
-def packages() -> str:
-    """PYTHONPATH with this installation first, wherever the command was given."""
-    here = str(Path(__file__).parent.parent)
-    return os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
 
 
 def _serve(fd: int) -> None:

@@ -1,4 +1,4 @@
-"""What runs tell the outside: events on Prefect's server, for automations to act on.
+"""Emit events to Prefect's server, so that automations can react to runs.
 
 knowledge-transfer.run.finished    payload: run, folder, headline, computed, cached, pinned
 knowledge-transfer.run.failed      payload: run, folder, error
@@ -16,27 +16,38 @@ from flows.server.history import Past
 
 
 def finished(run: Run, result: dict[str, Any]) -> None:
-    """A run is done."""
+    """Report that a run is done."""
     cached = sum(row["cached"] for row in result["stages"])
-    _emit("run.finished", run, {
+    payload = {
         "headline": result["headline"],
         "computed": len(result["stages"]) - cached,
         "cached": cached,
         "pinned": bool(run.record["pinned"]),
-    })  # fmt: skip
+    }
+    _emit("run.finished", run, payload)
 
 
 def failed(run: Run, error: BaseException) -> None:
-    """A run has failed."""
+    """Report that a run has failed."""
     _emit("run.failed", run, {"error": " ".join(str(error).split())[:500]})
 
 
 def score_dropped(run: Run, now: Past, before: Past, limit: float) -> bool:
-    """Whether the leading score fell by more than `limit` against another run; if so, it is said."""
+    """Emit an event if the leading score fell by more than `limit` compared with an earlier run.
+
+    Returns:
+        Whether it fell by that much.
+    """
     new, old = now.leading, before.leading
     if new is None or old is None or new[0] != old[0] or old[1] - new[1] <= limit:
         return False
-    drop = {"score": new[0], "value": new[1], "before": old[1], "drop": old[1] - new[1], "earlier_run": before.name}
+    drop = {
+        "score": new[0],
+        "value": new[1],
+        "before": old[1],
+        "drop": old[1] - new[1],
+        "earlier_run": before.name,
+    }
     _emit("score.dropped", run, drop)
     return True
 
@@ -47,4 +58,8 @@ def _emit(event: str, run: Run, payload: dict[str, Any]) -> None:
         "prefect.resource.name": run.name,
         "knowledge-transfer.recipe": run.config.recipe or "run",
     }
-    emit_event(f"knowledge-transfer.{event}", resource, payload={"run": run.name, "folder": str(run.folder)} | payload)
+    emit_event(
+        f"knowledge-transfer.{event}",
+        resource,
+        payload={"run": run.name, "folder": str(run.folder)} | payload,
+    )

@@ -1,7 +1,7 @@
-"""How a layout of stages becomes a flow run: every stage a Prefect task, with futures between them.
+"""Run a layout of stages as a Prefect flow run. Every stage is a task, and futures connect them.
 
-The tasks keep no results of Prefect's: what passes between them is the artifact's name, and whether it has to be made is
-the store's to say.
+Prefect stores no results of the tasks. Tasks pass on only the artifact's name, and the store decides whether
+the artifact has to be made.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from prefect.states import Cancelled, Completed
 
 from data.errors import ConfigError, Interrupted, PipelineError
 from data.types import Artifact
-from flows.chain import Hooks, NotNeeded, Plan
+from flows.layout import Hooks, Plan
 from flows.run import WATCHERS, Origin, Run, stopped
 from flows.server import gpu, page
 from flows.server.review import ask
 from tasks.config import Config
+from tasks.stage import NotNeeded
 
 Layout = Callable[[Hooks], dict[str, PrefectFuture[Artifact]]]
 
@@ -31,22 +32,23 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
     """Run stages within a flow run.
 
     Args:
-        config: of the run.
-        name: of the run.
-        layout: asks for the stages: `chain`, given its configuration.
+        config: the run's configuration.
+        name: the run's name.
+        layout: lays out the stages with the given hooks, such as `chain` with a configuration.
 
     Returns:
-        What `Run.finish` says.
+        The result of `Run.finish`.
 
     Raises:
-        UserError: the user's mistake; a review was asked for where nobody can give it.
+        UserError: the user made a mistake, such as a review in a run that has no page to answer on.
         StageError: a stage failed.
-        Interrupted: somebody asked to stop.
+        Interrupted: somebody asked the run to stop.
     """
     deployment = runtime.deployment.name
     if config.review and deployment is None:
         raise ConfigError(
-            "review = true needs a run of a deployment, on whose page a person can answer; set review=false"
+            "review = true needs a run of a deployment, because a person answers on the run's page; "
+            "set review=false, or start the run from a deployment"
         )
     scheduled = runtime.flow_run.scheduled_start_time
     origin = Origin(deployment, scheduled.isoformat(timespec="seconds") if deployment else None)
@@ -57,7 +59,11 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
 
         def step(label: str, plan: Plan, /, *, after: Any = None, **inputs: Any) -> PrefectFuture[Artifact]:
             @task(
-                name=label, task_run_name=label, cache_policy=NO_CACHE, persist_result=False, result_serializer="json"
+                name=label,
+                task_run_name=label,
+                cache_policy=NO_CACHE,
+                persist_result=False,
+                result_serializer="json",
             )
             def stage(**artifacts: Artifact) -> State[Artifact]:
                 try:
@@ -66,7 +72,9 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
                     return Cancelled(message=str(error))
                 return Completed(name="Cached" if cached else "Completed", data=made)
 
-            future: PrefectFuture[Artifact] = stage.submit(**inputs, wait_for=[after] if after is not None else None)
+            future: PrefectFuture[Artifact] = stage.submit(
+                **inputs, wait_for=[after] if after is not None else None
+            )
             futures.append(future)
             return future
 
@@ -82,7 +90,9 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
         def look(made: PrefectFuture[Artifact]) -> dict[str, Any]:
             return run.store.meta(made.result())
 
-        def review(asked: Config, clusters: PrefectFuture[Artifact], assigned: PrefectFuture[Artifact]) -> int | None:
+        def review(
+            asked: Config, clusters: PrefectFuture[Artifact], assigned: PrefectFuture[Artifact]
+        ) -> int | None:
             assigned.result()
             k = ask(asked.cluster.k, str(run.store.folder(clusters.result())))
             if k is not None:
@@ -98,12 +108,12 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
             raise Interrupted(str(error)) from None
         except BaseException as error:
             if stopped(error):
-                run.workers.stop()  # threads that wait for a child see it end
+                run.workers.stop()  # ends the children, so that the threads waiting for them return
             raise
 
 
 def _raise_first(futures: list[PrefectFuture[Any]]) -> None:
-    """Raise the error of the stage that failed first, not of those that never ran for lack of its result."""
+    """Raise the error of the stage that failed, not of the stages that never ran because of it."""
     failed = [future.state for future in futures if not future.state.is_completed()]
     for state in failed:
         error = state.result(raise_on_failure=False)

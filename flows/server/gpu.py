@@ -1,7 +1,7 @@
-"""The `gpu` slot: deployments on one machine share its GPU stage by stage, whatever else they run at once.
+"""The `gpu` slot: runs of deployments on one machine use its GPU one stage at a time.
 
-`knowledge-transfer prefect-setup` makes the limit on Prefect's server. It is held while a stage computes there, neither
-by what is found in the store nor while a run is paused.
+`knowledge-transfer prefect-setup` creates the concurrency limit on Prefect's server. A stage holds the slot
+only while it computes. Cached stages and paused runs do not hold it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from data.errors import Interrupted
 from tasks.config import Compute
 
 SLOT = "gpu"
-"""Name of the limit on the server."""
+"""Name of the concurrency limit on the server."""
 DEVICES = Path("/dev")
 _ASK = 5.0
-"""Seconds after which somebody who waits looks whether it is to stop."""
+"""Seconds between two checks whether a waiting run was asked to stop."""
 
 
 def on_gpu(compute: Compute) -> bool:
-    """Whether stages of a run may compute on a GPU of this machine; without importing torch."""
+    """Whether the stages of a run may use a GPU of this machine. This does not import torch."""
     if compute.device == "auto":
         return any(DEVICES.glob("nvidia[0-9]*"))
     return compute.device == "cuda"
@@ -31,13 +31,13 @@ def on_gpu(compute: Compute) -> bool:
 
 @contextmanager
 def slot(stopping: Callable[[], bool]) -> Iterator[None]:
-    """Hold the slot; without such a limit on the server there is nothing to wait for.
+    """Wait for the slot and hold it. If the server has no such limit, continue at once.
 
     Args:
-        stopping: whether the run is to stop.
+        stopping: returns whether the run was asked to stop.
 
     Raises:
-        Interrupted: it is, before the slot was free.
+        Interrupted: the run was asked to stop while it waited.
     """
     with ExitStack() as held:
         while True:

@@ -1,4 +1,4 @@
-"""What runs came to over time: the same recipe in the same deployment, night after night."""
+"""The results of past runs of the same recipe in the same deployment."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 from data.store import Store
 from data.tables import read_table
-from tasks.report.leaderboard import DECIDING
+from tasks.phrases import percent
+from tasks.report.leaderboard import RANKED_BY
 
 LENGTH = 60
-"""Runs looked back on."""
+"""Maximum number of past runs."""
 
 Key = tuple[str, str, str, str, str]
 """evaluation, model, metric, split, setting."""
@@ -22,16 +23,16 @@ Key = tuple[str, str, str, str, str]
 
 @dataclass(frozen=True)
 class Past:
-    """A run that is done.
+    """A finished run.
 
     Attributes:
-        name: of the run.
-        time: when it was scheduled for, or began.
-        images: that trained, or would have.
-        computed: stages computed.
-        cached: stages found in the store.
-        rerun: what was decided (`flows.pin.Decision`), or empty.
-        scores: all of its scores.
+        name: the run's name.
+        time: its scheduled time, or its start.
+        images: number of its train + unlabelled images.
+        computed: number of stages that were computed.
+        cached: number of stages that were in the store.
+        rerun: the decision about the rerun (`flows.pin.Decision`) as JSON, or empty.
+        scores: all its scores.
     """
 
     name: str
@@ -44,35 +45,35 @@ class Past:
 
     @property
     def leading(self) -> tuple[str, float] | None:
-        """The score that runs are ordered by, and what it is of."""
-        for evaluation, model in DECIDING:
+        """The score that runs are ranked by, with its name; None if there is none."""
+        for evaluation, model in RANKED_BY:
             for (e, m, metric, _, _), value in self.scores.items():
                 if (e, m, metric) == (evaluation, model, "top1"):
                     return f"{evaluation} of {model}", value
         return None
 
     def figure(self, name: str) -> float | None:
-        """Of growth or drift."""
+        """A figure of growth or drift by its name; None if it was not measured."""
         return self.rerun.get("figures", {}).get(name)  # type: ignore[no-any-return]
 
 
 def scores_of(rows: list[dict[str, Any]]) -> dict[Key, float]:
-    """A scores table by what each is of."""
+    """The values of a scores table by their keys."""
     return {(r["evaluation"], r["model"], r["metric"], r["split"], r["setting"]): r["value"] for r in rows}
 
 
 def past(store: Store, record: Mapping[str, Any]) -> list[Past]:
-    """Runs that are done, of the same recipe, pretext method and deployment, the oldest first; at most `LENGTH`.
+    """Finished runs with the same recipe, pretext method and deployment, oldest first, at most `LENGTH`.
 
     Args:
-        store: of the runs.
-        record: run.json of the run that looks back; it is not among them.
+        store: the store of the runs.
+        record: run.json of the current run, which is not included.
     """
     found = []
     for path in sorted((store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime):
         try:
             other = json.loads(path.read_text())
-        except (OSError, ValueError):  # being written, or damaged
+        except (OSError, ValueError):  # another run is writing it, or it is damaged
             continue
         if other["status"] == "done" and other["name"] != record["name"] and _line(other) == _line(record):
             found.append(_read(store, path.parent, other))
@@ -82,16 +83,17 @@ def past(store: Store, record: Mapping[str, Any]) -> list[Past]:
 
 
 def of(store: Store, record: Mapping[str, Any], rows: list[dict[str, Any]]) -> Past:
-    """The run itself.
+    """Read a finished run.
 
     Args:
-        store: of the run.
+        store: the run's store.
         record: its run.json.
         rows: its scores.
     """
     stages = record["stages"]
     images = next((row["fingerprint"] for row in stages if row["stage"] == "manifest"), None)
-    counts = {} if images is None else json.loads((store.root / "artifacts" / "manifest" / images / "meta.json").read_text())["counts"]  # fmt: skip
+    meta = None if images is None else store.root / "artifacts" / "manifest" / images / "meta.json"
+    counts = {} if meta is None else json.loads(meta.read_text())["counts"]
     cached = sum(row["cached"] for row in stages)
     return Past(
         record["name"],
@@ -105,27 +107,29 @@ def of(store: Store, record: Mapping[str, Any], rows: list[dict[str, Any]]) -> P
 
 
 def table(runs: list[Past]) -> list[dict[str, Any]]:
-    """A row a run, the newest first, for a table on the run's page."""
+    """One row per run, newest first, for a table on the run's page."""
     rows = []
     for run in reversed(runs):
         leading = run.leading
-        rows.append({
-            "time": run.time.isoformat(sep=" ", timespec="minutes"),
-            "run": run.name,
-            "images": run.images,
-            "new, changed or gone": _percent(run.figure("share")),
-            "shift": _percent(run.figure("shift")),
-            "far": _percent(run.figure("far")),
-            "pinned": bool(run.rerun.get("pinned")),
-            "computed": run.computed,
-            "cached": run.cached,
-            "score": "" if leading is None else f"{100 * leading[1]:.2f} ({leading[0]})",
-        })  # fmt: skip
+        rows.append(
+            {
+                "time": run.time.isoformat(sep=" ", timespec="minutes"),
+                "run": run.name,
+                "images": run.images,
+                "new, changed or gone": _percent(run.figure("share")),
+                "shift": _percent(run.figure("shift")),
+                "far": _percent(run.figure("far")),
+                "pinned": bool(run.rerun.get("pinned")),
+                "computed": run.computed,
+                "cached": run.cached,
+                "score": "" if leading is None else f"{100 * leading[1]:.2f} ({leading[0]})",
+            }
+        )
     return rows
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
+    return "" if share is None else percent(share)
 
 
 def _line(record: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The run's page in Prefect: progress while stages work, then tables, plots and the report's place as artifacts."""
+"""Fill the run's page in Prefect: progress of the stages, then tables, plots and the path of the report."""
 
 from __future__ import annotations
 
@@ -24,17 +24,21 @@ from prefect.logging import get_run_logger
 
 from data.store import Meta
 from data.types import Artifact
-from flows.phrases import amount, duration, left_out, percent, status
+from flows.phrases import amount, left_out, status
 from flows.run import Run
 from flows.server import events, history
+from tasks.phrases import duration, percent
 
 UPDATE, SPEAK = 1.0, 30.0
-"""Least seconds between two updates of a progress bar (and before there is one), and between two log lines on a stage."""
+"""Seconds between two updates of a progress bar, and between two log lines about a stage.
+
+A stage that ends within `UPDATE` gets no progress bar.
+"""
 
 
 @dataclass
 class _Bar:
-    """The progress bar of a stage, made when the stage turns out to take long enough for one."""
+    """The progress bar of a stage. It is created only if the stage takes long enough."""
 
     updated: float
     spoken: float
@@ -42,20 +46,22 @@ class _Bar:
 
 
 class Page:
-    """A watcher that fills the page. Its own failures are logged and never end a run."""
+    """A watcher that fills the page. If it fails, it logs a warning and the run continues."""
 
     def __init__(self) -> None:
         self._bars: dict[str, _Bar] = {}
-        self._filling = ThreadPoolExecutor(1, thread_name_prefix="page")  # stages need not wait for their artifacts
-        self._drawing = threading.Lock()  # matplotlib's settings are the process's
+        self._filling = ThreadPoolExecutor(
+            1, thread_name_prefix="page"
+        )  # so that stages don't wait for the page
+        self._drawing = threading.Lock()  # matplotlib's settings are global
 
     def begin(self, run: Run) -> None:
-        """Name the run's folder."""
+        """Log the run's name and folder."""
         self._run = run
         _say(f"run {run.name}: {run.folder}")
 
     def event(self, label: str, event: dict[str, Any]) -> None:
-        """Show progress, pass log lines on, and describe each finished stage."""
+        """Show progress, log messages, and describe each finished stage."""
         match event["event"]:
             case "progress" if event.get("total"):
                 _guarded(lambda: self._progress(label, event))
@@ -69,7 +75,9 @@ class Page:
                 )
             case "decided":
                 _say(f"rerun: {'pinned, ' if event['pinned'] else ''}{event['because']}")
-                _guarded(lambda: _markdown("rerun", _decision(event), "Whether what was trained earlier is kept"))
+                _guarded(
+                    lambda: _markdown("rerun", _decision(event), "Whether earlier networks are kept, and why")
+                )
             case "skipped":
                 _say(f"{label}: not needed by {event['because']}")
             case "made":
@@ -80,7 +88,7 @@ class Page:
                 self._filling.submit(copy_context().run, _guarded, lambda: self._made(label, event))
 
     def end(self, run: Run, result: dict[str, Any] | None, error: BaseException | None) -> None:
-        """Show the scores and how they changed, what runs came to over time, and where the report lies; tell automations."""
+        """Show the scores, their changes, past runs and the report's path, and emit the run's events."""
         self._filling.shutdown()
         if result is not None:
             _guarded(lambda: self._results(run, result))
@@ -89,7 +97,9 @@ class Page:
 
     def _results(self, run: Run, result: dict[str, Any]) -> None:
         record = run.record
-        runs = history.past(run.store, record) if record["deployment"] else []  # else there is no page to look at
+        runs = (
+            history.past(run.store, record) if record["deployment"] else []
+        )  # other runs have no page to look at
         now = history.of(run.store, record, result["scores"])
         before = runs[-1] if runs else None
         _results(result, before)
@@ -97,10 +107,10 @@ class Page:
         if before is not None:
             if events.score_dropped(run, now, before, run.config.evaluate.alert):
                 _say(
-                    f"the score fell by more than {percent(run.config.evaluate.alert)} against {before.name}",
+                    f"the score fell by more than {percent(run.config.evaluate.alert)} since {before.name}",
                     warning=True,
                 )
-            _table("history", history.table([*runs, now]), "Runs of this recipe, the newest first")
+            _table("history", history.table([*runs, now]), "Runs of this recipe, newest first")
             plot = self._draw("history_png", [*runs, now])
             _markdown("history-plot", _picture("Runs over time", plot), "Score, images and drift over time")
 
@@ -137,11 +147,12 @@ class Page:
                 f"| reads {name} | {given['kind']} `{given['fingerprint'][:12]}` |"
                 for name, given in meta["inputs"].items()
             ),
-            f"| place | `{store.folder(made).relative_to(store.root)}` |",  # in one it runs out of its column
+            # Two rows, because the whole path is wider than the column.
+            f"| place | `{store.folder(made).relative_to(store.root)}` |",
             f"| store | `{store.root}` |",
             *(f"| **warning** | {text} |" for text in event["warnings"]),
         ]
-        if not event["cached"]:  # a rerun is to be quick, and these are in the report
+        if not event["cached"]:  # skipping the plots keeps reruns quick; the report has them
             lines += ["", *self._plots(made, meta)]
         _markdown(f"stage-{label}", "\n".join(lines), f"What stage {label} made")
 
@@ -158,27 +169,32 @@ class Page:
         return []
 
     def _draw(self, name: str, values: Any) -> bytes:
+        from data.checkpoints import LogRow
         from tasks.report import figures
 
         if name == "loss_curve_png":
-            values = [figures.LogRow(**row) for row in values]
+            values = [LogRow(**row) for row in values]
         if name == "history_png":
-            values = [_night(run) for run in values]
+            values = [_past_run(run) for run in values]
         with self._drawing:
             drawn: bytes = getattr(figures, name)(values)
         return drawn
 
 
-def _night(run: history.Past) -> Any:
-    from tasks.report.figures import Night
+def _past_run(run: history.Past) -> Any:
+    from tasks.report.figures import PastRun
 
     score = None if run.leading is None else run.leading[1]
     shares = {name: run.figure(name) for name in ("share", "shift", "far")}
-    return Night(run.time, run.images, score, **shares, pinned=bool(run.rerun.get("pinned")))
+    return PastRun(run.time, run.images, score, **shares, pinned=bool(run.rerun.get("pinned")))
 
 
 def _decision(event: dict[str, Any]) -> str:
-    kept = f"What run `{event['earlier']}` trained is **{'kept' if event['pinned'] else 'not kept'}**: " if event["earlier"] else ""  # fmt: skip
+    kept = ""
+    if event["earlier"]:
+        kept = (
+            f"The networks of run `{event['earlier']}` are **{'kept' if event['pinned'] else 'not kept'}**: "
+        )
     lines = [f"{kept}{event['because']}.", "", "| | |", "| --- | --- |"]
     for name, value in event["figures"].items():
         lines.append(f"| {name} | {value if isinstance(value, int) else f'{value:.4g}'} |")
@@ -191,24 +207,28 @@ def _results(result: dict[str, Any], before: history.Past | None) -> None:
     for row in result["scores"]:
         known = before.scores.get(tuple(row[name] for name in columns)) if before else None
         change = {} if known is None else {"change": round(row["value"] - known, 4)}
-        rows.append({name: row[name] for name in columns} | {"value": round(row["value"], 4), **change, "n": row["n"]})
-    than = f" change: against {before.name}." if before else ""
-    _table("scores", rows, f"All scores of the run; shares between 0 and 1 unless named otherwise.{than}")
+        rows.append(
+            {name: row[name] for name in columns} | {"value": round(row["value"], 4), **change, "n": row["n"]}
+        )
+    than = f" change: difference from {before.name}." if before else ""
+    _table("scores", rows, f"All scores of the run, as shares between 0 and 1 unless named otherwise.{than}")
     head = result["headline"]
     lines = []
     stages = len(result["stages"])
     if all(row["cached"] for row in result["stages"]):
-        lines.append(f"**Nothing was new**: all {stages} stages were in the store.")
+        lines.append(f"**Nothing had to be computed**: all {stages} stages were in the store.")
     if "student" in head:
         lines.append(f"**{percent(head['student'])}** of the test images right: the final student.")
     if "gain" in head:
-        lines.append(f"{percent(head['scratch'])} by the same student from scratch: {100 * head['gain']:+.1f} points.")
+        lines.append(
+            f"{percent(head['scratch'])} by the same student from scratch: {100 * head['gain']:+.1f} points."
+        )
     lines += [f"**Warning:** {text}" for text in result["warnings"]]
     lines += [f"{', '.join(stages)}: not needed by {because}" for because, stages in left_out(result)]
     lines.append(f"Run folder: `{result['folder']}`")
     if result["report"]:
         lines.append(f"Report, with the clusters' images, curves and configuration: `{result['report']}`")
-    _markdown("report", "\n\n".join(lines), "What came out, and where the report lies")
+    _markdown("report", "\n\n".join(lines), "The main results, and the path of the report")
 
 
 def _state(event: dict[str, Any]) -> str:
@@ -231,8 +251,8 @@ def _markdown(key: str, text: str, description: str) -> None:
 def _guarded(show: Callable[[], None]) -> None:
     try:
         show()
-    except Exception as error:  # whatever goes wrong with the page, the run goes on
-        _say(f"the run's page could not be filled: {type(error).__name__}: {error}", warning=True)
+    except Exception as error:  # a failure of the page must not end the run
+        _say(f"the run's page could not be updated: {type(error).__name__}: {error}", warning=True)
 
 
 def _say(text: str, warning: bool = False) -> None:

@@ -1,14 +1,18 @@
-"""What a Prefect server needs once: the pool that workers poll, the GPU's slot, and an end to runs whose process died.
+"""What a Prefect server needs once: the workers' pool, the GPU's slot, an end to dead runs, deployments.
 
-Repeatable: what is there is brought to the same state, nothing else on the server is touched.
+Can be repeated: what is there is brought to the same state. Nothing else on the server is touched.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import timedelta
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import yaml
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -18,8 +22,10 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from data.errors import ConfigError
+from data.errors import ConfigError, StageError
+from data.processes import environment
 
+DEPLOYMENTS = Path(__file__).parents[2] / "prefect.yaml"
 POOL = "knowledge-transfer"
 DEAD = "knowledge-transfer: a run without heartbeat has crashed"
 SILENCE = timedelta(seconds=90)
@@ -49,6 +55,30 @@ def prefect_setup(gpus: int) -> list[str]:
         lines.append(f"concurrency limit {slot}: {gpus}")
     lines.append(_automation())
     return lines
+
+
+def deploy() -> str:
+    """Create the deployments of our prefect.yaml on the configured server; runs start in the current folder.
+
+    Returns:
+        A line that says what is there now.
+
+    Raises:
+        StageError: Prefect refused.
+    """
+    words = ["--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
+    # Prefect records the current folder as the one that runs start in.
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", *words],
+        env=environment() | {"PREFECT_PLUGINS_ENABLED": "false"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        said = " ".join((done.stdout + done.stderr).split())
+        raise StageError(f"prefect-setup: the deployments of {DEPLOYMENTS} could not be created: {said}")
+    names = [row["name"] for row in yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]]
+    return f"deployments {', '.join(names)}: runs start in {Path.cwd()}"
 
 
 def _pool(client: SyncPrefectClient) -> str:

@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from data import errors
 from data.errors import PipelineError
+from data.processes import environment
 
 _ROWS = 65_536
 """Rows of features in memory at once."""
-_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,13 @@ def cluster_apart(x: NDArray[np.float32], wanted: Clustering) -> NDArray[np.int6
         folder = Path(name)
         np.save(folder / "features.npy", x)
         (folder / "settings.json").write_text(json.dumps(asdict(wanted)))
-        # Our packages first: a folder named `data` where the user stands must not be imported.
-        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         with (folder / "stderr").open("w+b") as stderr:
             child = subprocess.Popen(
                 [sys.executable, "-m", __name__, name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                env={**os.environ, "PYTHONPATH": path},
+                env=environment(),
                 start_new_session=True,  # Ctrl-C reaches the parent, which decides
             )
             with child:

@@ -172,7 +172,8 @@ def propagate(
 def _balance(f: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scale columns to their shares and rows to 1 in turn, rows last. (n, C), no row empty -> (n, C).
 
-    Zeros in f can put the shares out of reach, hence the bound on the rounds.
+    `losses.sinkhorn` can't stand in: it gives all columns the same share and exponentiates its input, while f has zeros.
+    Zeros can put the shares out of reach, so the number of rounds is bounded.
     """
     for _ in range(_ROUNDS):
         mass = f.mean(axis=0)

@@ -56,11 +56,6 @@ class ClusterSpace:
             y /= np.where(length > 0, length, 1).astype(np.float32)[:, None]
         return y
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether `apply` would only copy."""
-        return self.mean is None and self.matrix is None and not self.normalise
-
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """The parts that are there, by the names `mean` and `matrix`."""
         return {name: part for name, part in (("mean", self.mean), ("matrix", self.matrix)) if part is not None}

@@ -23,7 +23,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
 
 from data.draws import Draws
-from models.configs.downstream import Detection
+from models.configs.evaluations import Detection
 from models.evaluation.boxes import Found, Truth
 from models.method import Batch, Loss, Method, Progress
 from models.network import Network, seeded

@@ -18,21 +18,6 @@ _SIMILARITIES = 2**24
 """Similarities held at once, unless `chunk` says otherwise."""
 
 
-def knn_accuracy(
-    bank: Tensor,
-    bank_labels: Tensor,
-    queries: Tensor,
-    query_labels: Tensor,
-    ks: Sequence[int] = (10, 20, 100, 200),
-    temperature: float = 0.07,
-    classes: int | None = None,
-    chunk: int | None = None,
-) -> dict[int, float]:
-    """Share of the queries classified as labelled, k -> accuracy in [0, 1]; `query_labels` (M,), the rest `knn_classes`'."""
-    found = knn_classes(bank, bank_labels, queries, ks, (temperature,), classes, chunk)
-    return {k: float((predicted == query_labels).double().mean()) for (k, _), predicted in found.items()}
-
-
 @torch.no_grad()
 def knn_classes(
     bank: Tensor,

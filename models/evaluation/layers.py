@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from data import draws
 from data.errors import DataError
 from models.augment import centre
+from models.evaluation.validation import held_back
 from models.network import Network
 
 VALUES = 9216
@@ -27,6 +28,7 @@ VALUES = 9216
 RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """On vectors of about unit length these reach from slow to unstable."""
 VALIDATION = 0.1
+"""Share of each class by which the rate is chosen."""
 _BATCH = 256
 _CALIBRATION = 2048
 """Images by which values are standardised."""
@@ -106,7 +108,7 @@ def layer_probes(
     mode = network.training
     network.eval()
     index, labels = train
-    held = _held_back(labels.numpy(), seed)
+    held = held_back(labels.numpy(), VALIDATION, seed, "layers")
     if not held.any():
         raise DataError("probes of layers: no class has the ten training images it takes to set one aside")
     fit, chosen_by = np.flatnonzero(~held), np.flatnonzero(held)
@@ -187,13 +189,3 @@ class _Probe:
         """(B, values) -> (R, B) int64."""
         x = self._placed(x)
         return torch.baddbmm(self.bias, x.expand(len(self.rates), -1, -1), self.weight).argmax(dim=2)
-
-
-def _held_back(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """(N,) a tenth of each class, rounded down."""
-    order = draws.permutation(draws.key(seed, "layers", "validation"), len(labels))
-    held = np.zeros(len(labels), bool)
-    for c in np.unique(labels):
-        members = order[labels[order] == c]
-        held[members[: int(len(members) * VALIDATION)]] = True
-    return held

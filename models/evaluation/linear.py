@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data import draws
 from data.errors import ArtifactError, DataError
+from models.evaluation.validation import held_back
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """On standardised features, these reach from underfitting to hardly any penalty."""
@@ -106,7 +105,10 @@ def linear_probe(
     ordered = sorted(strengths, reverse=True)
     strength = ordered[len(ordered) // 2]
     scores: dict[float, float] = {}
-    held = _held_back(train_labels, validation, seed) if len(ordered) > 1 else torch.zeros_like(train_labels).bool()
+    held = torch.zeros_like(train_labels).bool()
+    if len(ordered) > 1:
+        aside = held_back(train_labels.cpu().numpy(), validation, seed, "linear")
+        held = torch.from_numpy(aside).to(train_labels.device)
     start, basis = x.new_zeros(x.shape[1] + 1, classes), _basis(x)
     if held.any():
         fit_x, fit_y = x[~held], train_labels[~held]
@@ -122,17 +124,6 @@ def linear_probe(
     predicted = _classes((test.float() - mean) * scale, solution[:-1], solution[-1])
     accuracy = float((predicted == test_labels).double().mean())
     return LinearProbe(accuracy, strength, scores, weight, bias, predicted)
-
-
-def _held_back(labels: Tensor, share: float, seed: int) -> Tensor:
-    """(N,) bool: `share` of each class, rounded down, drawn at random."""
-    y = labels.cpu().numpy()
-    order = draws.permutation(draws.key(seed, "linear", "validation"), len(y))
-    held = np.zeros(len(y), bool)
-    for c in np.unique(y):
-        members = order[y[order] == c]
-        held[members[: int(len(members) * share)]] = True
-    return torch.from_numpy(held).to(labels.device)
 
 
 def _fit(

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from models.augment import random_view
-from models.configs.downstream import MultiLabel
+from models.configs.evaluations import MultiLabel
 from models.method import Batch, Loss, Method, Progress
 from models.network import Network
 from models.optim import make_optimizer

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from models.augment import random_view
-from models.configs.downstream import NonLinear
+from models.configs.evaluations import NonLinear
 from models.heads import classifier
 from models.method import Batch, Loss, Method, Progress
 from models.network import Network, seeded

@@ -17,7 +17,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from data.draws import Draws
 from data.voc import VOID
-from models.configs.downstream import Segmentation
+from models.configs.evaluations import Segmentation
 from models.method import Batch, Loss, Method, Progress
 from models.network import Network, seeded
 from models.optim import make_optimizer

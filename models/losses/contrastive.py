@@ -8,7 +8,11 @@ from torch.nn import functional as F
 
 
 def candidates(z: Tensor, tau: float, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Every view against every other one, and against a memory of negatives where there is one (SimCLRv2, 2.1).
+    """The candidates of NT-Xent (SimCLR, eq. 1): every other view, and a memory of negatives if there is one (SimCLRv2, 2.1).
+
+    NT-Xent is the cross-entropy of what this returns: the mean over the 2N views of -s_ip + log sum_{k != i} exp(s_ik),
+    p the positive of i. It is ln(2N - 1) when all z are equal. The authors' code returns twice this value, the sum over
+    both directions.
 
     Args:
         z: (2N, d), the N first views, then the N second views in the same order; any scale per row.
@@ -27,21 +31,6 @@ def candidates(z: Tensor, tau: float, memory: Tensor | None = None) -> tuple[Ten
         if memory is not None:
             s = torch.cat([s, u @ memory.T / tau], dim=1)
     return s, torch.arange(2 * n, device=z.device).roll(n)
-
-
-def nt_xent(z: Tensor, tau: float) -> Tensor:
-    """SimCLR eq. 1: mean over the 2N views of -s_ip + log sum_{k != i} exp(s_ik), p the positive of i.
-
-    The authors' code returns twice this value, the sum over both directions.
-
-    Args:
-        z: (2N, d), the N first views, then the N second views in the same order.
-        tau: temperature, above 0.
-
-    Returns:
-        Scalar float32; ln(2N - 1) when all z are equal.
-    """
-    return F.cross_entropy(*candidates(z, tau))
 
 
 def against_queue(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:

@@ -21,7 +21,7 @@ from models import collapse
 from models.augment import centre, random_view
 from models.backbones.backbone import pooled
 from models.colour import lab
-from models.configs import Colorization
+from models.configs.colorization import Colorization
 from models.decoders import PlaceClassifier
 from models.losses.colorization import (
     Soft,

@@ -19,7 +19,7 @@ from data.errors import ConfigError
 from models import collapse, heads
 from models.augment import random_view
 from models.clustering.apart import Clustering, cluster_apart
-from models.configs import DeepCluster
+from models.configs.deepcluster import DeepCluster
 from models.evaluation.clusters import agreement
 from models.method import Batch, Loss, Method, Progress, Sweep
 from models.network import build_network, seeded

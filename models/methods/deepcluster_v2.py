@@ -19,7 +19,7 @@ from data.draws import Draws, key
 from data.errors import ConfigError
 from models import collapse, heads
 from models.augment import multi_crop, small_side, two_views
-from models.configs import DeepClusterV2
+from models.configs.deepcluster_v2 import DeepClusterV2
 from models.method import Batch, Loss, Method, Progress, Sweep
 from models.network import build_network, seeded
 from models.optim import make_optimizer

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from models import collapse, heads
 from models.augment import multi_crop, small_side
-from models.configs import DINO
+from models.configs.dino import DINO
 from models.ema import advance, teach, teacher_of
 from models.losses.centring import centred_softmax, entropies
 from models.losses.codes import swapped_prediction

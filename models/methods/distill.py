@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from models.augment import random_view
-from models.configs import Distill
+from models.configs.distill import Distill
 from models.losses.distill import labelled_cross_entropy, soft_cross_entropy
 from models.method import Batch, Loss, Method, Progress
 from models.network import Network

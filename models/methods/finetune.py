@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from models.augment import random_view
-from models.configs import Finetune
+from models.configs.finetune import Finetune
 from models.method import Batch, Loss, Method, Progress
 from models.network import Network
 from models.optim import make_optimizer

@@ -22,7 +22,7 @@ from data.errors import ConfigError
 from models import collapse
 from models.augment import random_view
 from models.backbones.backbone import pooled
-from models.configs import Inpainting
+from models.configs.inpainting import Inpainting
 from models.decoders import Adversary, ContextDecoder
 from models.losses.adversarial import judge, persuade
 from models.method import Batch, Loss, Method, Progress

@@ -20,7 +20,7 @@ from data.draws import Draws
 from data.errors import ConfigError
 from models import collapse
 from models.augment import GREY
-from models.configs import Jigsaw, JigsawPlusPlus
+from models.configs.jigsaw import Jigsaw, JigsawPlusPlus
 from models.heads import JigsawHead
 from models.method import Batch, Loss, Method, Progress
 from models.network import build_network, seeded

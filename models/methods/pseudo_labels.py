@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from models.augment import random_view
-from models.configs import PseudoLabels
+from models.configs.pseudo_labels import PseudoLabels
 from models.method import Batch, Loss, Method, Progress
 from models.network import Network
 from models.optim import make_optimizer

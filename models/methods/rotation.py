@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from models import collapse, heads
 from models.augment import random_view
-from models.configs import Rotation
+from models.configs.rotation import Rotation
 from models.method import Batch, Loss, Method, Progress
 from models.network import build_network, seeded
 from models.optim import make_optimizer

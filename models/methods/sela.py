@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from models import collapse, heads
 from models.augment import random_view
-from models.configs import SeLa
+from models.configs.sela import SeLa
 from models.losses.sinkhorn import prototype_scaling
 from models.method import Batch, Loss, Method, Progress, Sweep
 from models.network import build_network, seeded

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from models import collapse, heads
 from models.augment import two_views
-from models.configs import SimCLR
+from models.configs.simclr import SimCLR
 from models.ema import advance, teach, teacher_of
 from models.losses.contrastive import candidates
 from models.method import Batch, Loss, Method, Progress

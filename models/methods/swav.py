@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from models import collapse, heads
 from models.augment import multi_crop, small_side
-from models.configs import SwAV
+from models.configs.swav import SwAV
 from models.losses.codes import swapped_prediction
 from models.losses.sinkhorn import prototype_scaling, sinkhorn
 from models.method import Batch, Loss, Method, Progress, Sweep

@@ -1,34 +1,6 @@
-"""`report.html` and the figures of a run. `render` makes the page, `figures` the pictures for Prefect's page.
+"""`report.html`, the leaderboard, and the figures of a run.
 
-Reads nothing from disk but its own template: the report stage gathers the data. Never imports torch.
+`content` says what goes into the report, `document` renders it, `stamp` fills in a run's name. `figures` also
+makes the pictures for Prefect's page. Nothing here reads artifacts: the report stage gathers the data.
+Nothing imports torch.
 """
-
-from tasks.report.document import (
-    ClusterQuality,
-    Clusters,
-    ClusterSheet,
-    Counts,
-    ModelCost,
-    NotNeeded,
-    Rejected,
-    ReportData,
-    StageRow,
-    render,
-)
-from tasks.report.figures import LogRow
-from tasks.report.scoreboard import Score
-
-__all__ = [
-    "ClusterQuality",
-    "ClusterSheet",
-    "Clusters",
-    "Counts",
-    "LogRow",
-    "ModelCost",
-    "NotNeeded",
-    "Rejected",
-    "ReportData",
-    "Score",
-    "StageRow",
-    "render",
-]

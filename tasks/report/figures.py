@@ -1,7 +1,7 @@
-"""Figures: SVG that takes its colours and fonts from the page, and PNG of the same for Prefect's markdown artifacts.
+"""Figures: SVG that takes its colours and fonts from the page, and PNG for Prefect's markdown artifacts.
 
-The one place that imports matplotlib: `Figure` objects only, never pyplot, so that nothing is global and no display is
-asked for.
+Only this module imports matplotlib. It uses `Figure` objects and never pyplot, so nothing is global and no
+display is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
+from data.checkpoints import LogRow
+from tasks.phrases import percent
 from tasks.report import sheets
+from tasks.report.numbers import narrow
 
 LIGHT = {
     "paper": "#f6f6f3",
@@ -47,13 +50,16 @@ DARK = {
     "third": "#f2a56c",
     "neutral": "#969dab",
 }
-"""The page's colours. first: teachers and losses; second: students and clusters; third: learning rates and inputs;
-neutral: the baseline. Every colour but line reaches a contrast of 4.5 on card and paper."""
+"""The page's colours.
+
+first: teachers and losses. second: students and clusters. third: learning rates and inputs. neutral: the
+baseline. Every colour but `line` has a contrast of at least 4.5 on card and paper.
+"""
 
 PNG_LIMIT = 200_000
-"""Bytes: what a Prefect artifact may hold without slowing its server."""
+"""Bytes. Larger Prefect artifacts slow its server down."""
 POINTS = 240
-"""Most points of a curve; above, means over equal stretches, inside a band from their lowest to their highest."""
+"""Most points of a curve. Longer curves show means over equal stretches, in a band from lowest to highest."""
 
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -82,17 +88,18 @@ _STYLE: dict[str, Any] = {
 }
 
 
-class LogRow(NamedTuple):
-    """A row of a checkpoint's `log.parquet`. `step` counts from 0; `epoch` is a fraction of passes over the data."""
+class PastRun(NamedTuple):
+    """A run among others over time. All shares are between 0 and 1, None if there is none.
 
-    step: int
-    epoch: float
-    name: str
-    value: float
-
-
-class Night(NamedTuple):
-    """A run among others over time. Shares between 0 and 1; None where there is none."""
+    Attributes:
+        time: when it was scheduled, or began.
+        images: how many images it had.
+        score: the score that runs are ranked by.
+        share: share of images that were new, changed or gone.
+        shift: how much the mean distance to the centroids changed, relative to what it was.
+        far: share of images that are far from their centroid.
+        pinned: True if it kept what an earlier run had trained.
+    """
 
     time: datetime
     images: int
@@ -105,7 +112,7 @@ class Night(NamedTuple):
 
 @dataclass(frozen=True)
 class Bar:
-    """One model's score as a dot with its interval, all in [0, 1]; `colour` is a key of LIGHT."""
+    """One model's score with its interval, all in [0, 1]. `colour` is a key of LIGHT."""
 
     label: str
     value: float
@@ -116,7 +123,17 @@ class Bar:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A difference with its interval, in points, and where it was to lie: above `least`, below `most`, or between."""
+    """A difference with its interval, in points, and the range where a claim puts it.
+
+    Attributes:
+        label: what is compared.
+        mean: the difference.
+        low: lower end of its interval.
+        high: its upper end.
+        least: the claim holds above this, if it has a lower end.
+        most: the claim holds below this, if it has an upper end.
+        colour: a key of LIGHT.
+    """
 
     label: str
     mean: float
@@ -128,55 +145,49 @@ class Contrast:
 
 
 def loss_curve_svg(rows: Sequence[LogRow], prefix: str) -> str:
-    """Loss and, where logged, learning rate of one training. `prefix`: for ids, once a page."""
+    """Loss and, if logged, learning rate of one training. `prefix` makes ids unique on the page."""
     with _style():
         return _svg(_loss_curve(rows), prefix)
 
 
 def loss_curve_png(rows: Sequence[LogRow]) -> bytes:
-    """The same as PNG, at most 200 kB."""
+    """Loss and, if logged, learning rate of one training, as PNG of at most 200 kB."""
     with _style():
         return _png(_loss_curve(rows))
 
 
 def scores_svg(bars: Sequence[Bar], prefix: str) -> str:
-    """One score of several models, with intervals. `prefix`: for ids, once a page."""
+    """One score of several models, with intervals. `prefix` makes ids unique on the page."""
     with _style():
         return _svg(_scores(bars), prefix)
 
 
-def scores_png(bars: Sequence[Bar]) -> bytes:
-    """The same as PNG, at most 200 kB."""
-    with _style():
-        return _png(_scores(bars))
-
-
 def cluster_sizes_svg(sizes: Sequence[int] | NDArray[np.int64], prefix: str) -> str:
-    """Cluster sizes, largest first, against an even share. `prefix`: for ids, once a page."""
+    """Cluster sizes, largest first, against an even share. `prefix` makes ids unique on the page."""
     with _style():
         return _svg(_cluster_sizes(np.asarray(sizes, np.int64)), prefix)
 
 
 def cluster_sizes_png(sizes: Sequence[int] | NDArray[np.int64]) -> bytes:
-    """The same as PNG, at most 200 kB."""
+    """Cluster sizes, largest first, against an even share, as PNG of at most 200 kB."""
     with _style():
         return _png(_cluster_sizes(np.asarray(sizes, np.int64)))
 
 
-def history_png(nights: Sequence[Night]) -> bytes:
-    """Score, number of images, and what has changed among them, run by run."""
+def history_png(runs: Sequence[PastRun]) -> bytes:
+    """Score, number of images and drift of each run, as PNG of at most 200 kB."""
     with _style():
-        return _png(_history(nights))
+        return _png(_history(runs))
 
 
 def contrasts_png(contrasts: Sequence[Contrast]) -> bytes:
-    """Differences with their intervals, a row each, and behind each the range in which it was to lie."""
+    """Differences with intervals, on the ranges where claims put them, as PNG of at most 200 kB."""
     with _style():
         return _png(_contrasts(contrasts))
 
 
 def objective_svg(objective: Sequence[float], prefix: str) -> str:
-    """The mean squared distance to the nearest centroid, per k-means iteration. `prefix`: for ids, once a page."""
+    """Mean squared distance to the nearest centroid, per K-means iteration. `prefix` makes ids unique."""
     with _style():
         figure = Figure(figsize=(4.6, 2.6))
         axes = figure.subplots()
@@ -194,10 +205,10 @@ def objective_svg(objective: Sequence[float], prefix: str) -> str:
 
 
 def contact_sheet_png(images: Sequence[Sequence[NDArray[np.uint8]]], captions: Sequence[str]) -> bytes:
-    """Clusters below each other, each with its caption above its images -> PNG, at most 200 kB.
+    """Images of several clusters, below each other and with a caption each, as PNG of at most 200 kB.
 
     Args:
-        images: one cluster an entry: (h, w, 3) uint8 images, nearest to the centroid first.
+        images: for each cluster its (h, w, 3) uint8 images, nearest to the centroid first.
         captions: one line for each cluster.
     """
     pictures = []
@@ -220,7 +231,7 @@ def contact_sheet_png(images: Sequence[Sequence[NDArray[np.uint8]]], captions: S
 
 
 def learning_rate(name: str) -> bool:
-    """Whether a logged value is a learning rate: `learning_rate`, `lr`, `main/learning_rate` ..."""
+    """True if a logged value is a learning rate: `learning_rate`, `lr`, `main/learning_rate` ..."""
     return re.search(r"(^|[/._ ])(learning_rate|lr)($|[/._ ])", name) is not None
 
 
@@ -268,30 +279,32 @@ def _curve(axes: Axes, rows: Sequence[LogRow], colour: str, by_epoch: bool) -> N
     axes.plot(x, y, color=colour, marker="o" if len(rows) == 1 else "", markersize=4)
 
 
-def _history(nights: Sequence[Night]) -> Figure:
+def _history(runs: Sequence[PastRun]) -> Figure:
     figure = Figure(figsize=(7.2, 4.6))
     score, images, drift = figure.subplots(3, 1, sharex=True)
-    at = range(len(nights))  # runs, not days: reruns of an hour would lie on each other
+    at = range(len(runs))  # by number: on a time axis, reruns within an hour would cover each other
 
     def line(axes: Axes, values: Sequence[float | None], colour: str, label: str | None = None) -> None:
-        axes.plot(at, [np.nan if value is None else value for value in values], color=LIGHT[colour], label=label)
+        known = [np.nan if value is None else value for value in values]
+        axes.plot(at, known, color=LIGHT[colour], label=label)
 
-    line(score, [night.score for night in nights], "second")
-    trained = [i for i in at if not nights[i].pinned and nights[i].score is not None]
-    score.plot(trained, [nights[i].score for i in trained], "o", color=LIGHT["second"], markersize=4)
-    score.set_ylabel("score\n(dots: trained anew)")
+    line(score, [run.score for run in runs], "second")
+    trained = [i for i in at if not runs[i].pinned and runs[i].score is not None]
+    score.plot(trained, [runs[i].score for i in trained], "o", color=LIGHT["second"], markersize=4)
+    score.set_ylabel("score\n(dot: trained)")
     score.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-    line(images, [night.images for night in nights], "first")
+    line(images, [run.images for run in runs], "first")
     images.set_ylabel("images")
     images.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     images.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    for name, colour, label in (("share", "first", "new, changed, gone"), ("shift", "second", "shift"), ("far", "third", "far")):  # fmt: skip
-        line(drift, [getattr(night, name) for night in nights], colour, label)
+    line(drift, [run.share for run in runs], "first", "new, changed, gone")
+    line(drift, [run.shift for run in runs], "second", "shift")
+    line(drift, [run.far for run in runs], "third", "far")
     drift.set_ylabel("drift")
     drift.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     drift.legend(frameon=False, ncols=3, loc="upper left", fontsize=8)
-    shown = sorted({0, len(nights) // 2, len(nights) - 1})
-    drift.set_xticks(shown, [f"{nights[i].time:%Y-%m-%d %H:%M}" for i in shown])
+    shown = sorted({0, len(runs) // 2, len(runs) - 1})
+    drift.set_xticks(shown, [f"{runs[i].time:%Y-%m-%d %H:%M}" for i in shown])
     return figure
 
 
@@ -303,7 +316,7 @@ def _scores(bars: Sequence[Bar]) -> Figure:
         axes.plot([bar.low, bar.high], [y, y], color=colour, linewidth=5, alpha=0.28, solid_capstyle="round")
         axes.plot([bar.value], [y], color=colour, marker="o", markersize=7)
         axes.annotate(
-            f"{100 * bar.value:.1f}\u202f%",
+            narrow(percent(bar.value)),
             (bar.high, y),
             (7, 0),
             textcoords="offset points",
@@ -316,14 +329,14 @@ def _scores(bars: Sequence[Bar]) -> Figure:
     if bars:
         low, high = min(bar.low for bar in bars), max(bar.high for bar in bars)
         pad = 0.05 * (high - low or 1)
-        # Room at the right for the last value.
+        # Leave room on the right for the last value.
         axes.set_xlim(max(0.0, low - pad), high + 3.2 * pad)
         axes.set_xticks([t for t in axes.get_xticks() if low - pad <= t <= min(1.0, high + pad)])
     return figure
 
 
 def _rows(axes: Axes, labels: Sequence[str]) -> None:
-    """A named row each, from the top."""
+    """Name the rows, from top to bottom."""
     axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.tick_params(axis="y", length=0, labelcolor=LIGHT["ink"])
     axes.set_ylim(len(labels) - 0.4, -0.6)
@@ -341,7 +354,14 @@ def _contrasts(contrasts: Sequence[Contrast]) -> Figure:
         least = -reach if contrast.least is None else contrast.least
         most = reach if contrast.most is None else contrast.most
         axes.fill_betweenx([y - 0.42, y + 0.42], least, most, color=LIGHT["second"], alpha=0.1, linewidth=0)
-        axes.plot([contrast.low, contrast.high], [y, y], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+        axes.plot(
+            [contrast.low, contrast.high],
+            [y, y],
+            color=colour,
+            linewidth=5,
+            alpha=0.35,
+            solid_capstyle="butt",
+        )
         axes.plot(
             [float(np.clip(contrast.mean, -0.97 * reach, 0.97 * reach))],
             [y],
@@ -350,7 +370,12 @@ def _contrasts(contrasts: Sequence[Contrast]) -> Figure:
             markersize=7 if beyond else 6,
         )
         axes.annotate(
-            f"{contrast.mean:+.1f}", (reach, y), (7, 0), textcoords="offset points", va="center", annotation_clip=False
+            f"{contrast.mean:+.1f}",
+            (reach, y),
+            (7, 0),
+            textcoords="offset points",
+            va="center",
+            annotation_clip=False,
         )
     axes.axvline(0, color=LIGHT["muted"], linewidth=0.8)
     _rows(axes, [contrast.label for contrast in contrasts])
@@ -367,13 +392,14 @@ def _cluster_sizes(sizes: NDArray[np.int64]) -> Figure:
     axes = figure.subplots()
     edges = np.arange(k + 1) + 0.5
     if k > POINTS:
-        # Beyond what a screen resolves: the size at evenly spaced ranks.
+        # A screen can't show more bars. Take the sizes at evenly spaced ranks.
         ranks = np.linspace(0, k - 1, POINTS).round().astype(np.int64)
         ordered, edges = ordered[ranks], np.append(ranks, k) + 0.5
     filled = ordered[ordered > 0]
     steep = bool(filled.size) and filled[0] > 50 * filled[-1]
     floor = 0.5 if steep else 0.0
-    axes.stairs(np.maximum(ordered, floor), edges, fill=True, color=LIGHT["second"], alpha=0.75, baseline=floor)
+    bars = np.maximum(ordered, floor)
+    axes.stairs(bars, edges, fill=True, color=LIGHT["second"], alpha=0.75, baseline=floor)
     if steep:
         _log(axes, filled)
     top = float(ordered.max(initial=1))
@@ -409,20 +435,21 @@ def _log(axes: Axes, values: Iterable[float]) -> None:
 @contextmanager
 def _style() -> Iterator[None]:
     with mpl.rc_context(cast(Any, _STYLE)), warnings.catch_warnings():
-        # Names of classes and models come in every script; the page has fonts for them, matplotlib's own has not.
+        # Names of classes and models come in every script. The page has fonts for them, matplotlib does not.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from (current )?font")
         yield
 
 
 def _svg(figure: Figure, prefix: str) -> str:
-    """An inline <svg>: scalable, colours as CSS variables, ids unique on the page, no metadata, no header."""
+    """An inline <svg> without header and metadata. Colours are CSS variables; ids begin with `prefix`."""
     file = StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"^<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg class="plot" \1 aria-hidden="true">', text)
+    opening = r'<svg class="plot" \1 aria-hidden="true">'
+    text = re.sub(r"^<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", opening, text)
     # Inside HTML, `href` needs no namespace.
     text = text.replace("xlink:href=", "href=")
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)

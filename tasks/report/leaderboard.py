@@ -1,27 +1,25 @@
-"""Several runs side by side: means over seeds, and how far each lies behind the first, with an interval.
+"""Several runs side by side: means over seeds, and how far each is behind the first, with an interval.
 
-A difference is taken seed by seed where two seeds or more are shared, else image by image. A winner is called only where
-the intervals of all others lie below 0.
+Two runs that share at least two seeds are compared seed by seed, others image by image. There is a winner
+only if the intervals of all other runs lie below 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from data.intervals import paired, paired_shares, wilson
 from data.schemas import LEADERBOARD
 from data.tables import column, read_table, write_table
-from tasks.report import figures
+from tasks.report import figures, templates
 
-DECIDING = (
+RANKED_BY = (
     ("few-label", "student"),
     ("few-label", "student-finetuned"),
     ("linear", "student-transferred"),
@@ -29,7 +27,7 @@ DECIDING = (
     ("linear", "teacher"),
     ("knn", "teacher"),
 )
-"""(evaluation, model) by which runs are ordered: the first that all of them have."""
+"""(evaluation, model) by which runs are ranked: the first of these that all runs have."""
 
 Column = tuple[str, str, str, str]
 """evaluation, model, metric, setting."""
@@ -40,12 +38,12 @@ class Entry:
     """What is compared: one configuration, run with one seed or several.
 
     Attributes:
-        name: what tells it from the others.
-        parts: pretext, teacher, transfer, student: what each is called.
+        name: what sets it apart from the others.
+        parts: the names of its pretext, teacher, transfer and student.
         values: column -> seed -> value.
-        n: column -> test images.
-        right: column -> seed -> (index ascending, whether right), of those that are classified image by image.
-        runs: names of the runs.
+        n: column -> number of test images.
+        right: column -> seed -> (index ascending, True where the model is right), if it judges single images.
+        runs: names of its runs.
     """
 
     name: str
@@ -56,13 +54,20 @@ class Entry:
     runs: list[str] = field(default_factory=list)
 
     def enter(self, run: str, seed: int, rows: Iterable[Mapping[str, Any]], outcomes: Iterable[Path]) -> None:
-        """A run's scores, and the files that tell which images its models are right about."""
+        """Add a run.
+
+        Args:
+            run: its name.
+            seed: its seed.
+            rows: of its `scores.parquet`.
+            outcomes: the files that say which images its models got right.
+        """
         self.runs.append(run)
         found: dict[Column, list[float]] = {}
         for row in rows:
             if row["split"] == "test":
                 at = (row["evaluation"], row["model"], row["metric"], row["setting"])
-                found.setdefault(at, []).append(row["value"])  # several: draws of few labels
+                found.setdefault(at, []).append(row["value"])  # several: few labels, several draws
                 self.n[at] = row["n"]
         for at, values in found.items():
             self.values.setdefault(at, {})[seed] = fmean(values)
@@ -81,14 +86,14 @@ class Place:
     """A row of the board.
 
     Attributes:
-        entry: which.
-        value: mean over seeds of what decides.
-        spread: standard deviation over seeds, from two on.
-        low: lower end of the 95 % interval of the value on one seed.
-        high: upper end.
-        behind: difference to the first; None for the first itself.
-        interval: 95 % interval of that difference; None where nothing can be paired.
-        by: seeds or images: what was paired.
+        entry: what it is about.
+        value: mean over seeds of the score that ranks the runs.
+        spread: standard deviation over seeds, None for one seed.
+        low: lower end of the value's 95 % interval, None for several seeds.
+        high: its upper end.
+        behind: difference from the first; None for the first itself.
+        interval: 95 % interval of that difference; None if nothing can be paired.
+        by: what was paired: seeds, images, or nothing.
     """
 
     entry: Entry
@@ -103,34 +108,37 @@ class Place:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Entries by falling value of what decides.
+    """The ranked entries.
 
     Attributes:
-        deciding: by which column.
+        ranked_by: the column that ranks them.
         places: best first.
         winner: name of the first, if it is ahead of all others beyond chance.
     """
 
-    deciding: Column
+    ranked_by: Column
     places: tuple[Place, ...]
     winner: str | None
 
 
 def leaderboard(entries: Sequence[Entry]) -> Leaderboard:
-    """Order entries.
+    """Rank entries.
 
     Raises:
-        ValueError: they have no score in common to be ordered by.
+        ValueError: they have no score in common that could rank them.
     """
     shared = set.intersection(*(set(entry.values) for entry in entries))
-    deciding = next((at for wanted in DECIDING for at in sorted(shared) if at[:2] == wanted and at[2] == "top1"), None)
-    if deciding is None:
-        raise ValueError("the runs have no accuracy in common; give them labels, a test set, and the same protocols")
-    ordered = sorted(entries, key=lambda entry: -fmean(entry.values[deciding].values()))
+    candidates = (at for wanted in RANKED_BY for at in sorted(shared) if at[:2] == wanted and at[2] == "top1")
+    ranked_by = next(candidates, None)
+    if ranked_by is None:
+        raise ValueError(
+            "the runs have no accuracy in common; give them labels, a test set, and the same protocols",
+        )
+    ordered = sorted(entries, key=lambda entry: -fmean(entry.values[ranked_by].values()))
     first = ordered[0]
-    places = [_place(entry, first, deciding) for entry in ordered]
+    places = [_place(entry, first, ranked_by) for entry in ordered]
     ahead = all(place.interval is not None and place.interval[1] < 0 for place in places[1:])
-    return Leaderboard(deciding, tuple(places), first.name if ahead and len(places) > 1 else None)
+    return Leaderboard(ranked_by, tuple(places), first.name if ahead and len(places) > 1 else None)
 
 
 def _place(entry: Entry, first: Entry, at: Column) -> Place:
@@ -139,12 +147,21 @@ def _place(entry: Entry, first: Entry, at: Column) -> Place:
     low, high = wilson(value, n) if spread is None else (None, None)
     if entry is first:
         return Place(entry, value, spread, low, high, None, None, "")
-    behind, interval, by = difference(entry, first, at)
+    behind, interval, by = gap(entry, first, at)
     return Place(entry, value, spread, low, high, behind, interval, by)
 
 
-def difference(entry: Entry, other: Entry, at: Column) -> tuple[float, tuple[float, float] | None, str]:
-    """Entry - other with its 95 % interval, and what was paired: seeds, images, or nothing."""
+def gap(entry: Entry, other: Entry, at: Column) -> tuple[float, tuple[float, float] | None, str]:
+    """How far an entry is ahead of another (negative: behind), its 95 % interval, and what was paired.
+
+    Args:
+        entry: the one.
+        other: the other.
+        at: the column to compare.
+
+    Returns:
+        The difference; its interval, None if nothing can be paired; and `seeds`, `images` or nothing.
+    """
     seeds = sorted(set(entry.values[at]) & set(other.values[at]))
     if len(seeds) > 1:
         mean, low, high = paired([entry.values[at][seed] - other.values[at][seed] for seed in seeds])
@@ -161,41 +178,46 @@ def difference(entry: Entry, other: Entry, at: Column) -> tuple[float, tuple[flo
 
 
 def table(board: Leaderboard) -> list[dict[str, Any]]:
-    """The board as rows for Prefect's page."""
+    """The board as rows for a table on Prefect's page."""
     rows = []
     for number, place in enumerate(board.places, start=1):
         sure = f" ± {100 * place.spread:.1f}" if place.spread is not None else ""
         behind = "" if place.behind is None else f"{100 * place.behind:+.1f}"
-        interval = "" if place.interval is None else f"{100 * place.interval[0]:+.1f} to {100 * place.interval[1]:+.1f}"
+        ends = () if place.interval is None else place.interval
         rows.append(
             {
                 "place": number,
                 "run": place.entry.name,
                 "accuracy, %": f"{100 * place.value:.1f}{sure}",
-                "seeds": len(place.entry.values[board.deciding]),
+                "seeds": len(place.entry.values[board.ranked_by]),
                 "behind, points": behind,
-                "95 % interval": interval,
+                "95 % interval": " to ".join(f"{100 * end:+.1f}" for end in ends),
             }
         )
     return rows
 
 
 def write(board: Leaderboard, folder: Path) -> None:
-    """`leaderboard.parquet`, every score of every entry, and `leaderboard.html`."""
+    """Write `leaderboard.parquet`, with every score of every entry, and `leaderboard.html`.
+
+    Args:
+        board: the ranked entries.
+        folder: where to write; made if absent.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[Any, ...]] = []
     first = board.places[0].entry
     for place in board.places:
         entry = place.entry
         for at, values in sorted(entry.values.items()):
-            gap: tuple[float | None, float | None, float | None] = (None, None, None)
+            behind: tuple[float | None, float | None, float | None] = (None, None, None)
             if entry is not first and at in first.values:
-                behind, interval, _ = difference(entry, first, at)
-                gap = (behind, *(interval or (None, None)))
+                difference, interval, _ = gap(entry, first, at)
+                behind = (difference, *(interval or (None, None)))
             found = list(values.values())
             spread = stdev(found) if len(found) > 1 else None
             parts = [entry.parts[name] for name in ("pretext", "teacher", "transfer", "student")]
-            rows.append((entry.name, *parts, *at, fmean(found), spread, len(found), entry.n[at], *gap))
+            rows.append((entry.name, *parts, *at, fmean(found), spread, len(found), entry.n[at], *behind))
     columns = dict(zip(LEADERBOARD.names, zip(*rows, strict=True), strict=True))
     write_table(folder / "leaderboard.parquet", columns, LEADERBOARD)
     (folder / "leaderboard.html").write_text(render(board), encoding="utf-8")
@@ -203,12 +225,21 @@ def write(board: Leaderboard, folder: Path) -> None:
 
 def render(board: Leaderboard) -> str:
     """The board as one HTML page that loads nothing."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": lambda share: f"{100 * share:.1f}", "points": lambda d: f"{100 * d:+.1f}"}
-    template = environment.from_string(files(__package__).joinpath("leaderboard.html.j2").read_text(encoding="utf-8"))
+    filters = {"percent": lambda share: f"{100 * share:.1f}", "points": lambda d: f"{100 * d:+.1f}"}
+    template = templates.load("leaderboard.html.j2", filters)
     entries = [place.entry for place in board.places]
-    shown = [at for at in dict.fromkeys(at for entry in entries for at in entry.values) if at[2] == "top1" and at != board.deciding]  # fmt: skip
+    measured = dict.fromkeys(at for entry in entries for at in entry.values)
+    shown = [at for at in measured if at[2] == "top1" and at != board.ranked_by]
     shown.sort(key=lambda at: (at[1], at[0], at[3]))
-    means = {entry.name: {at: fmean(values.values()) for at, values in entry.values.items()} for entry in entries}
+    means: dict[str, dict[Column, float]] = {}
+    for entry in entries:
+        means[entry.name] = {at: fmean(values.values()) for at, values in entry.values.items()}
     top = max(place.high or place.value + (place.spread or 0) for place in board.places)
-    return template.render(board=board, shown=shown, means=means, top=top, light=figures.LIGHT, dark=figures.DARK)
+    return template.render(
+        board=board,
+        shown=shown,
+        means=means,
+        top=top,
+        light=figures.LIGHT,
+        dark=figures.DARK,
+    )

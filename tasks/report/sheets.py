@@ -1,4 +1,4 @@
-"""Contact sheets: which clusters to show, which images of them, and the pictures as small PNG files."""
+"""Contact sheets: which clusters to show, which of their images, and the pictures as small PNG files."""
 
 from __future__ import annotations
 
@@ -14,23 +14,31 @@ from data.errors import ArtifactError
 
 COLUMNS = 5
 SIDE = 72
-"""Side of an image on a sheet in px, about: smaller ones are enlarged by whole factors, so that pixels stay pixels."""
+"""Side of an image on a sheet, px, at most. Small images are enlarged by a whole factor."""
 GAP = 4
 LIMIT = 60_000
 """Bytes of one sheet's PNG."""
 SMALLEST_SIDE = 8
 
 
-def choose(sizes: NDArray[np.int64], purity: NDArray[np.float64] | None, count: int = 12) -> list[tuple[int, str]]:
-    """Which clusters to look at -> (cluster, why) at most `count`, none twice, empty ones never.
+def choose(
+    sizes: NDArray[np.int64],
+    purity: NDArray[np.float64] | None,
+    count: int = 12,
+) -> list[tuple[int, str]]:
+    """Choose the clusters to show. No cluster comes twice, and empty ones never.
 
-    With purities: the largest, purest, most mixed and smallest, in equal parts; without: largest, middle and smallest.
-    Purity counts only where there is something to be pure: among clusters of ten images and more, if there are any.
+    With purities, they are the largest, purest, most mixed and smallest clusters, in equal parts. Without,
+    they are the largest, those of middle size and the smallest. Only clusters of at least ten images count as
+    pure or mixed, if there are any.
 
     Args:
-        sizes: (k,) images in each cluster.
+        sizes: (k,) number of images in each cluster.
         purity: (k,) share of the majority class in [0, 1], or None without labels.
-        count: how many at most.
+        count: how many to choose at most.
+
+    Returns:
+        (cluster, reason) of each.
     """
     filled = np.flatnonzero(sizes)
     by_size = filled[np.argsort(-sizes[filled], kind="stable")]
@@ -39,9 +47,14 @@ def choose(sizes: NDArray[np.int64], purity: NDArray[np.float64] | None, count: 
     if purity is not None:
         weighty = filled[sizes[filled] >= 10] if (sizes >= 10).any() else filled
         by_purity = weighty[np.argsort(-purity[weighty], kind="stable")]
-        lists = {"largest": by_size, "purest": by_purity, "most mixed": by_purity[::-1], "smallest": by_size[::-1]}
+        lists = {
+            "largest": by_size,
+            "purest": by_purity,
+            "most mixed": by_purity[::-1],
+            "smallest": by_size[::-1],
+        }
     taken: dict[int, str] = {}
-    # In turn, so that each reason gets its share also where lists overlap.
+    # Take one of each list in turn, so that each reason gets its share even if the lists overlap.
     turns = {reason: iter(candidates.tolist()) for reason, candidates in lists.items()}
     while len(taken) < min(count, filled.size):
         for reason, candidates in turns.items():
@@ -55,13 +68,16 @@ def choose(sizes: NDArray[np.int64], purity: NDArray[np.float64] | None, count: 
 def nearest(
     cluster: NDArray[np.int32], distance: NDArray[np.float32], wanted: Sequence[int], count: int = 10
 ) -> dict[int, NDArray[np.int64]]:
-    """Rows of the `count` images nearest to each wanted cluster's centroid, nearest first; ties by row.
+    """Find the images nearest to the centroids of some clusters.
 
     Args:
         cluster: (N,) each image's cluster.
         distance: (N,) each image's distance to its centroid.
-        wanted: clusters to look up.
-        count: images each at most.
+        wanted: the clusters.
+        count: number of images per cluster, at most.
+
+    Returns:
+        Cluster -> rows of its images, nearest first; equally near ones in order of their rows.
     """
     found = {}
     for each in wanted:
@@ -73,23 +89,25 @@ def nearest(
 def sheet(
     images: Sequence[NDArray[np.uint8]], *, columns: int = COLUMNS, side: int = SIDE
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Images in rows of `columns` -> (H, W, 3) uint8 pixels and (H, W) bool, false in gaps and margins.
+    """Put images side by side, in rows.
 
     Args:
         images: (h, w, 3) uint8 each, of any sizes.
-        columns: images in a row.
-        side: the side of a cell, not exceeded; smaller images are enlarged by one whole factor, larger ones shrunk.
+        columns: images per row.
+        side: the largest side of a cell. Small images are enlarged by one whole factor, large ones shrunk.
+
+    Returns:
+        (H, W, 3) uint8 pixels and (H, W) bool, which is False in gaps and margins.
 
     Raises:
-        ArtifactError: no images, or one that is not (h, w, 3) uint8.
+        ArtifactError: there are no images, or one is not (h, w, 3) uint8.
     """
     if not images:
         raise ArtifactError("contact sheet: no images. Leave empty clusters out.")
     for i, image in enumerate(images):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise ArtifactError(
-                f"contact sheet: image {i} is {image.dtype} of shape {image.shape}; give (h, w, 3) uint8, not empty."
-            )
+            found = f"{image.dtype} of shape {image.shape}"
+            raise ArtifactError(f"contact sheet: image {i} is {found}; give (h, w, 3) uint8, not empty.")
     largest = max(max(image.shape[:2]) for image in images)
     factor = max(1, side // largest)
     cell = min(side, largest * factor)
@@ -112,10 +130,16 @@ def sheet(
     return pixels, drawn
 
 
-def png(images: Sequence[NDArray[np.uint8]], *, columns: int = COLUMNS, side: int = SIDE, limit: int = LIMIT) -> bytes:
-    """A sheet as PNG with transparent gaps, of at most `limit` bytes.
+def png(
+    images: Sequence[NDArray[np.uint8]],
+    *,
+    columns: int = COLUMNS,
+    side: int = SIDE,
+    limit: int = LIMIT,
+) -> bytes:
+    """Draw a sheet as PNG with transparent gaps, of at most `limit` bytes.
 
-    Without loss where that fits, else with 255 colours, else smaller too, down to cells of 8 px.
+    It is lossless if that fits. Otherwise it has 255 colours, and if need be smaller cells, down to 8 px.
     """
     pixels, drawn = sheet(images, columns=columns, side=side)
     lossless = _bytes(Image.fromarray(np.dstack([pixels, np.uint8(255) * drawn])))
@@ -136,12 +160,12 @@ def png(images: Sequence[NDArray[np.uint8]], *, columns: int = COLUMNS, side: in
 
 
 def _smaller(side: int, ratio: float) -> int:
-    """The next side to try where the last picture may have only `ratio` of its bytes."""
+    """The next side to try if the last picture may keep only `ratio` of its bytes."""
     return max(SMALLEST_SIDE, min(side - 1, int(side * sqrt(ratio))))
 
 
 def bounded(picture: bytes, limit: int) -> bytes:
-    """A PNG of at most `limit` bytes: as it is, else with 256 colours, else smaller and smaller."""
+    """Bring a PNG below `limit` bytes: as it is if it fits, else with 256 colours, else smaller, too."""
     if len(picture) <= limit:
         return picture
     image = Image.open(BytesIO(picture)).convert("RGB")

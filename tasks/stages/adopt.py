@@ -1,4 +1,4 @@
-"""Adopt: a network from elsewhere becomes a checkpoint of this store, named by its content."""
+"""Adopt: copies a network from another folder into the store as a checkpoint named by its content."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from data.store import file_sha256
-from tasks.stage import Job, Outcome, Request, Stage, require
+from tasks.job import Job
+from tasks.stage import Outcome, Request, Stage, require
 
 STAGE = Stage(name="adopt", kind="checkpoint", version=1, process="plain")
 
@@ -14,17 +15,17 @@ _FILES = ("model.safetensors", "model.json")
 
 
 def plan(folder: Path) -> Request:
-    """Ask for the checkpoint whose files lie in a folder.
+    """Request a checkpoint from the files in a folder.
 
     Args:
-        folder: with model.safetensors and model.json; log.parquet is taken along if it is there.
+        folder: folder with model.safetensors and model.json. If it has a log.parquet, that is copied too.
     """
     content = {name: file_sha256(folder / name) for name in _FILES}
     return STAGE.request(settings={"sha256": content}, outside={"folder": str(folder)})
 
 
 def build(job: Job) -> Outcome:
-    """Copy, and see that the copies are what was asked for."""
+    """Copy the files, and check that the copies have the requested content."""
     from data.checkpoints import read_arrays
     from data.schemas import LOG
     from data.tables import write_table
@@ -32,7 +33,9 @@ def build(job: Job) -> Outcome:
     folder = Path(job.request.outside["folder"])
     for name, sha256 in job.settings["sha256"].items():
         shutil.copyfile(folder / name, job.out / name)
-        require(file_sha256(job.out / name) == sha256, f"{folder / name} changed while it was copied; try again")
+        require(
+            file_sha256(job.out / name) == sha256, f"{folder / name} changed while it was copied; try again"
+        )
     if (folder / "log.parquet").exists():
         shutil.copyfile(folder / "log.parquet", job.out / "log.parquet")
     else:

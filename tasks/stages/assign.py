@@ -1,10 +1,9 @@
-"""Assign: the nearest centroid of every image, streamed; the images may be others than those clustered."""
+"""Assign: finds the nearest centroid of every image. The images may differ from those that were clustered."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,27 +12,36 @@ from numpy.typing import NDArray
 from data.store import Meta
 from data.types import Artifact
 from tasks.earlier import Candidate, Rows, most_rows
-from tasks.stage import Job, Outcome, Request, Stage
-from tasks.stages.embed import SPLITS
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size
+from tasks.sources import SPLITS_OF
+from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="assign", kind="assignments", version=1, process="plain")
 
 
 def plan(clusters: Artifact, features: Artifact) -> Request:
-    """Ask for pseudo-labels of the images that the features are of."""
+    """Request pseudo-labels for the images of the features."""
     return STAGE.request(settings={}, inputs={"clusters": clusters, "features": features})
 
 
-def build(job: Job) -> Outcome:
-    """Take over what an earlier artifact has, then read features block by block and write assignments block by block.
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    n, clusters = inputs["features"].rows, inputs["clusters"]
+    return Size(n, 20 * n, 2.0 * n * clusters.width * clusters.rows, width=clusters.rows)
 
-    As many blocks are searched at once as there are cores.
+
+def build(job: Job) -> Outcome:
+    """Reuse the rows of an earlier artifact, then assign the other images block by block.
+
+    Each core searches one block at a time.
     """
     from contextlib import closing
 
     from data.schemas import ASSIGNMENTS
     from data.tables import AssignmentWriter, column, iterate_vectors, read_table
     from models.clustering.nearest import BLOCK, nearest_in_blocks
+    from tasks.clustering import read_clusters
 
     space, centroids = read_clusters(job.path("clusters"))
     total, earlier, taken = job.meta("features")["rows"], _earlier(job), np.zeros(0, np.int64)
@@ -61,7 +69,7 @@ def build(job: Job) -> Outcome:
 
 
 def _earlier(job: Job) -> Rows | None:
-    """Rows of an artifact with the same centroids, of features made in the same way."""
+    """Find reusable rows: an artifact with the same centroids, whose features were made in the same way."""
 
     def way(features: Meta) -> tuple[str, int, dict[str, Any], dict[str, Any]]:
         others = {name: value for name, value in features["config"].items() if name not in ("part", "seed")}
@@ -69,32 +77,24 @@ def _earlier(job: Job) -> Rows | None:
         return features["stage"], features["version"], others, inputs
 
     features = job.meta("features")
-    if features["stage"] != "embed":  # from elsewhere: an image's vector in another file may be another one
+    if (
+        features["stage"] != "embed"
+    ):  # vectors from files: another file may hold another vector for the same image
         return None
     same, clusters = way(features), job.request.inputs["clusters"].model_dump()
     candidates = []
     for path in (job.store.root / "artifacts" / "assignments").glob("*/meta.json"):
         meta = json.loads(path.read_text())
         read = Artifact.model_validate(meta["inputs"]["features"])
-        if meta["version"] != job.request.version or meta["inputs"]["clusters"] != clusters or not job.store.has(read):
+        if (
+            meta["version"] != job.request.version
+            or meta["inputs"]["clusters"] != clusters
+            or not job.store.has(read)
+        ):
             continue
         theirs = job.store.meta(read)
         if way(theirs) == same:
             manifest = Artifact.model_validate(theirs["inputs"]["manifest"])
-            candidates.append(Candidate(path, manifest, SPLITS[theirs["config"]["part"]]))
+            candidates.append(Candidate(path, manifest, SPLITS_OF[theirs["config"]["part"]]))
     manifest = Artifact.model_validate(features["inputs"]["manifest"])
-    return most_rows(job.store, manifest, SPLITS[features["config"]["part"]], candidates)
-
-
-def read_clusters(folder: Path):  # type: ignore[no-untyped-def]  # ClusterSpace is imported in the plain process only
-    """The clustering space and the centroids (k, d) float32 in order of cluster id."""
-    from data.checkpoints import read_arrays
-    from data.tables import column, read_matrix, read_table
-    from models.clustering.space import ClusterSpace
-
-    table = read_table(folder / "centroids.parquet")
-    centroids: NDArray[np.float32] = read_matrix(table, "vector")[np.argsort(column(table, "cluster"))]
-    info = json.loads((folder / "clusters.json").read_text())
-    arrays = read_arrays(folder / "transform.safetensors")
-    space = ClusterSpace(mean=arrays.get("mean"), matrix=arrays.get("matrix"), normalise=info["normalise"])
-    return space, centroids
+    return most_rows(job.store, manifest, SPLITS_OF[features["config"]["part"]], candidates)

@@ -1,66 +1,36 @@
-"""Cluster: K-means on the features, in the space they are compared in."""
+"""Cluster: runs K-means on the features, in clustering space."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from data.errors import DataError
 from data.types import Artifact
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size
+from tasks.stage import Outcome, Request, Stage
 
 if TYPE_CHECKING:
-    from models.clustering.space import ClusterSpace
+    pass
 
 STAGE = Stage(name="cluster", kind="clusters", version=4, process="plain")
 
 
 def plan(config: Config, features: Artifact) -> Request:
-    """Ask for the clusters of the features."""
+    """Request the clusters of the features."""
     settings = config.cluster.model_dump(exclude={"seed", "data"})
     seed = config.seed if config.cluster.seed is None else config.cluster.seed
     return STAGE.request(settings=settings, inputs={"features": features}, seed=seed)
 
 
-def clustering_points(job: Job, wish: dict[str, Any]) -> tuple[NDArray[np.float32], ClusterSpace]:
-    """The job's features in clustering space, (N, d) in order of index, and that space, fitted to them.
-
-    Args:
-        job: has the input `features`.
-        wish: `k`, `pca`, `normalise` and `whitening`.
-
-    Raises:
-        DataError: fewer images than clusters.
-    """
-    from data.tables import iterate_vectors
-    from models.clustering.space import fit_space
-
-    features = job.path("features")
-    index = np.concatenate([block for block, _ in iterate_vectors(features)])
-    if wish["k"] > len(index):
-        raise DataError(
-            f"cluster: cluster.k = {wish['k']} is more than the {len(index)} images; choose at most {len(index)}"
-        )
-    space = fit_space(
-        lambda: (x for _, x in iterate_vectors(features)),
-        pca=wish["pca"],
-        normalise=wish["normalise"],
-        whitening=wish["whitening"],
-    )
-    row = np.empty_like(index)
-    row[np.argsort(index)] = np.arange(len(index))
-    y, at = None, 0
-    for _, x in iterate_vectors(features):
-        block = space.apply(x)
-        if y is None:
-            y = np.empty((len(index), block.shape[1]), np.float32)
-        y[row[at : at + len(block)]] = block
-        at += len(block)
-    assert y is not None
-    return y, space
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    asked, features = request.settings, inputs["features"]
+    n, d = min(asked["sample"] or features.rows, features.rows), asked["pca"] or features.width
+    rounds = asked["iterations"] * asked["restarts"]
+    return Size(asked["k"], asked["k"] * (4 * d + 12), 2.0 * n * d * asked["k"] * rounds, width=d)
 
 
 def build(job: Job) -> Outcome:
@@ -72,19 +42,20 @@ def build(job: Job) -> Outcome:
     from data.store import write_json
     from data.tables import write_table
     from models.clustering.kmeans import kmeans
+    from tasks.clustering import clustering_points
 
-    wish = job.settings
-    y, space = clustering_points(job, wish)
+    settings = job.settings
+    y, space = clustering_points(job, settings)
     found = kmeans(
         y,
-        wish["k"],
-        iterations=wish["iterations"],
-        restarts=wish["restarts"],
+        settings["k"],
+        iterations=settings["iterations"],
+        restarts=settings["restarts"],
         seed=job.seed,
         device=job.compute.device,
-        sample=wish["sample"],
-        tolerance=wish["tolerance"],
-        report=lambda i, objective: job.report(done=i, total=wish["iterations"], loss=objective),
+        sample=settings["sample"],
+        tolerance=settings["tolerance"],
+        report=lambda i, objective: job.report(done=i, total=settings["iterations"], loss=objective),
     )
     k, d = found.centroids.shape
     rows = {"cluster": np.arange(k), "size": found.sizes, "vector": list(found.centroids)}
@@ -92,7 +63,7 @@ def build(job: Job) -> Outcome:
     write_arrays(job.out / "transform.safetensors", space.arrays())
     info = {
         "k": k,
-        "normalise": wish["normalise"],
+        "normalise": settings["normalise"],
         "iterations": len(found.objective),
         "objective": found.objective,
         "grown": [asdict(sample) for sample in found.grown],
@@ -103,6 +74,13 @@ def build(job: Job) -> Outcome:
     }
     write_json(job.out / "clusters.json", info)
     for sample in found.grown:
-        job.log(f"k-means: outset from {sample.points} images, {sample.iterations} iterations, objective there {sample.objective:.5g}")  # fmt: skip
-    job.log(f"k-means: k = {k}, trained on {found.trained_on} of {len(y)} images, {len(found.objective)} iterations, objective {found.objective[-1]:.5g}, {found.empty} empty")  # fmt: skip
+        job.log(
+            f"k-means: initialised on a sample of {sample.points} images, {sample.iterations} iterations, "
+            f"objective on the sample {sample.objective:.5g}"
+        )
+    job.log(
+        f"k-means: k = {k}, trained on {found.trained_on} of {len(y)} images, "
+        f"{len(found.objective)} iterations, objective {found.objective[-1]:.5g}, "
+        f"{found.empty} empty clusters"
+    )
     return Outcome(rows=k, meta={"trained_on": found.trained_on, "empty": found.empty})

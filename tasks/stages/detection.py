@@ -1,35 +1,46 @@
-"""Detection: a network's convolutional layers trained further to find objects, and how well they then do."""
+"""Detection: trains a network's convolutional layers further to find objects, and measures the result."""
 
 from __future__ import annotations
 
 from data.types import Artifact
 from tasks.config import Config
-from tasks.downstream import ask
-from tasks.stage import Job, Outcome, Request, Stage
+from tasks.further_training import ask_further, size_further
+from tasks.job import Job
+from tasks.stage import Leaf, Outcome, Request
 
-STAGE = Stage(name="detection", kind="scores", version=1, process="train")
+STAGE = Leaf(
+    name="detection",
+    kind="scores",
+    version=1,
+    process="train",
+    reads=("photographs", "checkpoint"),
+    title="Detection, trained further",
+)
 
 
-def plan(config: Config, manifest: Artifact, checkpoint: Artifact | None = None, *, model: str) -> Request:
-    """Ask for the scores of a detector.
+def plan(config: Config, photographs: Artifact, checkpoint: Artifact | None = None, *, model: str) -> Request:
+    """Request the scores of a detector.
 
     Args:
-        config: of the run.
-        manifest: of `evaluate.voc`.
-        checkpoint: whose layers start; None: those of an untrained student.
-        model: its name in the scores.
+        config: the run's configuration.
+        photographs: the manifest of `evaluate.voc`.
+        checkpoint: the network to start from; None: an untrained student.
+        model: the model's name in the scores.
     """
-    return ask(STAGE, config.evaluate.detection, config, manifest, checkpoint, model)
+    return ask_further(STAGE, config.evaluate.detection, config, photographs, checkpoint, model)
+
+
+size = size_further
 
 
 def build(job: Job) -> Outcome:
-    """Train on the training photographs, then find objects in the test photographs."""
+    """Train on the training photographs, then detect objects in the test photographs."""
     import numpy as np
     import torch
 
     from data.draws import key
     from data.order import Repeated
-    from models.configs.downstream import Detection
+    from models.configs.evaluations import Detection
     from models.evaluation.boxes import (
         COCO_OVERLAPS,
         VOC07_POINTS,
@@ -38,8 +49,10 @@ def build(job: Job) -> Outcome:
         voc_average_precision,
     )
     from models.evaluation.detection import DetectionMethod
-    from tasks import training
-    from tasks.annotated import Photographs, publish, resampled, start
+    from tasks.annotated import Photographs, resampled, start
+    from tasks.feed import ImageFeed, order_key
+    from tasks.fit import fit
+    from tasks.scoring import write_test_scores
 
     config = Detection.model_validate(job.settings["training"])
     photographs = Photographs(job, config.side)
@@ -48,8 +61,8 @@ def build(job: Job) -> Outcome:
     extents = {i: photographs.extent(i) for i in truths}
     method = DetectionMethod(config, start(job), truths, extents, len(classes), key(job.seed, "detection"))
     images, order = job.images(config.side, whole=True), Repeated(train, config.batch_size, config.steps)
-    feed = training.ImageFeed(images, order, train, None, training.order_key(job, "detection"))
-    training.fit(job, method, feed, config, epochs=1, stage="detection")
+    feed = ImageFeed(images, order, train, None, order_key(job, "detection"))
+    fit(job, method, feed, config, epochs=1, stage="detection")
 
     found: list[Found] = []
     for first in range(0, len(test), 8):
@@ -60,8 +73,12 @@ def build(job: Job) -> Outcome:
     voc, voc07 = (voc_average_precision(found, there, C, points=points) for points in (None, VOC07_POINTS))
     coco = coco_average_precision(found, there, C)
     low, high = resampled(
-        lambda at: float(np.nanmean(voc_average_precision([found[i] for i in at], [there[i] for i in at], C))), len(test), job.seed
-    )  # fmt: skip
+        lambda at: float(
+            np.nanmean(voc_average_precision([found[i] for i in at], [there[i] for i in at], C))
+        ),
+        len(test),
+        job.seed,
+    )
     setting = f"side={config.side} scales={','.join(f'{s:g}' for s in config.scales)}"
     at_75 = int(np.abs(COCO_OVERLAPS - 0.75).argmin())
     rows = [
@@ -71,6 +88,10 @@ def build(job: Job) -> Outcome:
         ("voc07_map", setting, np.nanmean(voc07)),
         ("coco_map", setting, np.nanmean(coco)),
         ("coco_map75", setting, np.nanmean(coco[at_75])),
-        *(("voc_ap", f"class={name}", value) for name, value in zip(classes, voc, strict=True) if np.isfinite(value)),
+        *(
+            ("voc_ap", f"class={name}", value)
+            for name, value in zip(classes, voc, strict=True)
+            if np.isfinite(value)
+        ),
     ]
-    return publish(job, "detection", rows, len(test))
+    return Outcome(rows=write_test_scores(job, "detection", rows, len(test)))

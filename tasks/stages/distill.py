@@ -1,30 +1,38 @@
-"""Distill: the student learns the teacher's probabilities on all images."""
+"""Distill: trains the student on the teacher's probabilities for all images."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from data.types import Artifact
-from models.configs import Distill
+from models.configs.distill import Distill
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage
-from tasks.stages.manifest import sources
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, classifier, images_of, trained
+from tasks.sources import sources
+from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="distill", kind="checkpoint", version=3, process="train")
 
 
 def plan(
-    config: Config, manifest: Artifact, labels: Artifact, probabilities: Artifact, checkpoint: Artifact | None = None, *, round: int = 1
-) -> Request:  # fmt: skip
-    """Ask for the final student.
+    config: Config,
+    manifest: Artifact,
+    labels: Artifact,
+    probabilities: Artifact,
+    checkpoint: Artifact | None = None,
+    *,
+    round: int = 1,
+) -> Request:
+    """Request the student of a round of distillation.
 
     Args:
-        config: of the run.
-        manifest: of the run's images.
-        labels: the draw; read for the labelled loss only (alpha below 1).
-        probabilities: of train + unlabelled images.
+        config: the run's configuration.
+        manifest: the manifest of the run's images.
+        labels: the drawn labels; only the labelled loss reads them (alpha below 1).
+        probabilities: the probabilities of train + unlabelled images.
         checkpoint: the student to start from; None: from scratch.
-        round: from the second one on the student goes on with its classifier.
+        round: number of the round, from 1. From the second round on the student keeps its classifier.
     """
     settings: dict[str, Any] = {
         "distill": config.distill.model_dump(exclude={"seed", "init", "rounds"}),
@@ -49,6 +57,13 @@ def plan(
     )
 
 
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    images, student = images_of(inputs), request.settings["student"]
+    cost = classifier(student["backbone"], student["width"], request.settings["image_size"], images.classes)
+    return trained(cost, cost.step * images.all * request.settings["distill"]["epochs"])
+
+
 def build(job: Job) -> Outcome:
     """Train on all images that have probabilities."""
     import numpy as np
@@ -59,9 +74,12 @@ def build(job: Job) -> Outcome:
     from data.tables import read_vectors
     from models.methods.distill import DistillMethod
     from models.network import build_network
-    from tasks import training
+    from models.saved import load
+    from tasks.feed import ImageFeed, order_key
+    from tasks.fit import train_and_publish
+    from tasks.rows import label_rows
 
-    wish = Distill.model_validate(job.settings["distill"])
+    config = Distill.model_validate(job.settings["distill"])
     size, student = job.settings["image_size"], job.settings["student"]
     index, probability = read_vectors(job.path("probabilities"))
     classes = probability.shape[1]
@@ -69,19 +87,17 @@ def build(job: Job) -> Outcome:
     if "checkpoint" not in job.request.inputs:
         network = build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
     else:
-        network = training.load(job.path("checkpoint"))
+        network = load(job.path("checkpoint"))
         if network.classes != classes or not job.settings["fine_tuned"]:
             network = network.with_classifier(classes, keep_fc=job.settings["keep_fc"], seed=seed)
     labels = None
     if "labels" in job.request.inputs:
         labels = torch.full((int(index.max()) + 1,), -1, dtype=torch.int64)
         for role in ("train", "validation"):
-            rows, label = training.label_rows(job.path("labels"), role)
+            rows, label = label_rows(job.path("labels"), role)
             labels[torch.from_numpy(rows)] = torch.from_numpy(label)
-    method = DistillMethod(wish, network, labels)
+    method = DistillMethod(config, network, labels)
     stage = f"distill-{job.settings['round']}"
-    order = Shuffled(index, wish.batch_size)
-    feed = training.ImageFeed(
-        job.images(size), order, index, probability.astype(np.float32), training.order_key(job, stage)
-    )
-    return training.train_and_publish(job, method, feed, wish, epochs=wish.epochs, stage=stage)
+    order = Shuffled(index, config.batch_size)
+    feed = ImageFeed(job.images(size), order, index, probability.astype(np.float32), order_key(job, stage))
+    return train_and_publish(job, method, feed, config, epochs=config.epochs, stage=stage)

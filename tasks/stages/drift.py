@@ -1,28 +1,29 @@
-"""Drift: how far images now lie from the centroids of an earlier run, against those that were clustered then."""
+"""Drift: compares how far today's images and an earlier run's images are from that run's centroids."""
 
 from __future__ import annotations
 
 from data.types import Artifact
-from tasks.stage import Job, Outcome, Request, Stage
+from tasks.job import Job
+from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="drift", kind="drift", version=1, process="plain")
 
 FAR = 0.99
-"""Images beyond this quantile of the distances then are far away."""
+"""An image is far away if its distance is beyond this quantile of the earlier distances."""
 
 
 def plan(assignments: Artifact, *, before: Artifact) -> Request:
-    """Ask for the figures.
+    """Request the comparison.
 
     Args:
-        assignments: of the images now, to the earlier centroids.
-        before: of the images then.
+        assignments: today's images, assigned to the earlier centroids.
+        before: the earlier run's images, assigned to the same centroids.
     """
     return STAGE.request(settings={"far": FAR}, inputs={"assignments": assignments, "before": before})
 
 
 def build(job: Job) -> Outcome:
-    """Compare squared distances in clustering space: their mean, and the share beyond nearly all of those then."""
+    """Compare squared distances in clustering space: their mean, and the share of far-away images."""
     import numpy as np
 
     from data.schemas import ASSIGNMENTS
@@ -42,5 +43,9 @@ def build(job: Job) -> Outcome:
         "far_before": float((then > limit).mean()),
     }
     write_json(job.out / "drift.json", figures)
-    job.log(f"distance to the centroids: mean {figures['mean']:.4g}, then {figures['mean_before']:.4g}; {100 * figures['far']:.1f} % lie farther than {100 * job.settings['far']:g} % did")  # fmt: skip
+    job.log(
+        f"squared distance to the centroids: mean {figures['mean']:.4g}, in the earlier run "
+        f"{figures['mean_before']:.4g}; {100 * figures['far']:.1f} % of the images are farther away than "
+        f"{100 * job.settings['far']:g} % were in the earlier run"
+    )
     return Outcome(rows=len(now), meta=figures)

@@ -1,6 +1,7 @@
-"""Embed: features of every image, streamed to Parquet; rows that an earlier artifact has are taken over.
+"""Embed: computes features of every image, and reuses rows of an earlier artifact.
 
-They are one layer of a network, or what a descriptor makes of the pixels where no network was trained.
+The features are one layer of a network. If no network was trained, a descriptor computes them from the
+pixels.
 """
 
 from __future__ import annotations
@@ -8,14 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
+from data.errors import ConfigError
 from data.types import Artifact
 from models.configs import PRETEXT
 from tasks.config import Config
 from tasks.earlier import Candidate, Rows, most_rows
-from tasks.stage import Job, Outcome, Request, Stage, require
-from tasks.stages.manifest import sources
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, cost_of, rows_of_part
+from tasks.sources import SPLITS_OF, Part, sources
+from tasks.stage import Outcome, Request, Stage, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,22 +28,25 @@ if TYPE_CHECKING:
 
 STAGE = Stage(name="embed", kind="features", version=1, process="train")
 
-Part = Literal["train", "test"]
-SPLITS: dict[Part, tuple[str, ...]] = {"train": ("train", "unlabelled"), "test": ("test",)}
-
 
 def plan(
-    config: Config, manifest: Artifact, checkpoint: Artifact, *, part: Part, layer: str, only: str | None = None
+    config: Config,
+    manifest: Artifact,
+    checkpoint: Artifact,
+    *,
+    part: Part,
+    layer: str,
+    only: str | None = None,
 ) -> Request:
-    """Ask for a network's features of train + unlabelled images, or of the test images.
+    """Request a network's features of train + unlabelled images, or of the test images.
 
     Args:
-        config: of the run.
-        manifest: of the images.
+        config: the run's configuration.
+        manifest: the manifest of the images.
         checkpoint: the network.
-        part: which images.
-        layer: of the network; see `Embed.layer`.
-        only: the manifest's source, if it is another than the run's.
+        part: train (with unlabelled) or test.
+        layer: layer of the network; see `Embed.layer`.
+        only: the manifest's source, if it differs from the run's.
     """
     settings = {
         "layer": layer,
@@ -49,19 +57,19 @@ def plan(
     return STAGE.request(
         settings=settings,
         inputs={"manifest": manifest, "checkpoint": checkpoint},
-        parts=SPLITS[part],
+        parts=SPLITS_OF[part],
         outside={"sources": sources(config, only), "batch_size": config.embed.batch_size},
     )
 
 
 def plan_described(config: Config, manifest: Artifact, *, part: Part, only: str | None = None) -> Request:
-    """Ask for what the pretext method's descriptor makes of train + unlabelled images, or of the test images.
+    """Request a descriptor's features of train + unlabelled images, or of the test images.
 
     Args:
-        config: of the run; its pretext method is a `Descriptor`.
-        manifest: of the images.
-        part: which images.
-        only: the manifest's source, if it is another than the run's.
+        config: the run's configuration; its pretext method is a `Descriptor`.
+        manifest: the manifest of the images.
+        part: train (with unlabelled) or test.
+        only: the manifest's source, if it differs from the run's.
     """
     settings = {
         "pretext": config.pretext.model_dump(),
@@ -72,21 +80,39 @@ def plan_described(config: Config, manifest: Artifact, *, part: Part, only: str 
     return STAGE.request(
         settings=settings,
         inputs={"manifest": manifest},
-        parts=SPLITS[part],
+        parts=SPLITS_OF[part],
         outside={"sources": sources(config, only), "batch_size": config.embed.batch_size},
     )
 
 
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    n, forward = rows_of_part(inputs, request.settings["part"]), 0.0
+    if "checkpoint" in inputs:
+        cost, layer = cost_of(inputs), request.settings["layer"]
+        if layer not in cost.widths:
+            known = ", ".join(cost.widths)
+            raise ConfigError(f"embed.layer = {layer}: the teacher has no such layer; choose one of {known}")
+        width, forward = cost.widths[layer], cost.forward
+    else:
+        from models.cost import descriptor_width
+
+        run.assume("the cost of descriptors is not counted")
+        descriptor: Any = run.config.pretext
+        width = descriptor_width(descriptor, request.settings["image_size"])
+    return Size(n, n * (4 * width + 8), n * forward, width=width)
+
+
 def build(job: Job) -> Outcome:
-    """Take over what an earlier artifact has, then make the features of the other images, block by block."""
+    """Reuse the rows of an earlier artifact, then compute the features of the other images block by block."""
     import numpy as np
 
     from data import schemas
     from data.errors import Interrupted
     from data.tables import VectorWriter, iterate_vectors
-    from tasks import training
+    from tasks.rows import manifest_rows
 
-    index, _ = training.manifest_rows(job.path("manifest"), SPLITS[job.settings["part"]])
+    index, _ = manifest_rows(job.path("manifest"), SPLITS_OF[job.settings["part"]])
     source = _network(job) if "checkpoint" in job.request.inputs else _descriptor(job)
     schema = schemas.features(source.dim, source.model, source.layer)
     earlier = _earlier(job)
@@ -105,7 +131,8 @@ def build(job: Job) -> Outcome:
             out.write(block_index, block)
             job.report(done=out.rows, total=len(index))
     return Outcome(
-        rows=len(index), meta={"rows_computed": len(missing), "dim": source.dim, "layer": source.layer, **source.meta}
+        rows=len(index),
+        meta={"rows_computed": len(missing), "dim": source.dim, "layer": source.layer, **source.meta},
     )
 
 
@@ -114,11 +141,11 @@ class _Source:
     """Where features come from.
 
     Attributes:
-        model: its name in the schema's metadata.
-        layer: the same; where `last` was asked for, the one that this is.
-        dim: D.
-        blocks: (N,) index -> index (B,) and features (B, D) of some images after the other.
-        meta: for meta.json.
+        model: name of the model in the schema's metadata.
+        layer: name of the layer in the schema's metadata; `last` is already resolved.
+        dim: D, the length of a vector.
+        blocks: (N,) indices -> blocks of indices (B,) and features (B, D).
+        meta: more keys for meta.json.
     """
 
     model: str
@@ -131,25 +158,28 @@ class _Source:
 def _network(job: Job) -> _Source:
     from functools import partial
 
-    from models.engine import resolve_device, resolve_precision
+    from models.device import resolve_device, resolve_precision
     from models.inference import run
-    from tasks import training
+    from models.saved import load
 
-    wish, network = job.settings, training.load(job.path("checkpoint"))
-    layer = network.last_layer if wish["layer"] == "last" else wish["layer"]
+    settings, network = job.settings, load(job.path("checkpoint"))
+    layer = network.last_layer if settings["layer"] == "last" else settings["layer"]
     device = resolve_device(job.compute.device)
-    precision = resolve_precision(wish["precision"], device)
+    precision = resolve_precision(settings["precision"], device)
     blocks = partial(
         run,
         network,
         lambda x: network.features(x, layer),
-        job.images(wish["image_size"]).read,
+        job.images(settings["image_size"]).read,
         batch_size=job.request.outside["batch_size"],
-        size=wish["image_size"],
+        size=settings["image_size"],
         device=device,
         precision=precision,
     )
-    model, meta = job.request.inputs["checkpoint"].fingerprint, {"device": str(device), "precision": precision}
+    model, meta = (
+        job.request.inputs["checkpoint"].fingerprint,
+        {"device": str(device), "precision": precision},
+    )
     return _Source(model, layer, network.layer_dim(layer), blocks, meta)
 
 
@@ -159,19 +189,28 @@ def _descriptor(job: Job) -> _Source:
     import numpy as np
     import torch
 
-    from models.engine import resolve_device
-    from models.methods.pretext import trainer
+    from models.device import resolve_device
     from models.prefetch import prefetch
 
-    given, size, batch_size = job.settings["pretext"], job.settings["image_size"], job.request.outside["batch_size"]
+    given, size, batch_size = (
+        job.settings["pretext"],
+        job.settings["image_size"],
+        job.request.outside["batch_size"],
+    )
     config: Any = PRETEXT[given["method"]].model_validate(given)
-    descriptor, images, device = trainer(config.descriptor), job.images(size), resolve_device(job.compute.device)
+    descriptor, images, device = (
+        resolve_name(config.descriptor),
+        job.images(size),
+        resolve_device(job.compute.device),
+    )
     dim = descriptor(torch.zeros(1, size, size, 3, dtype=torch.uint8, device=device), config).shape[1]
 
     def read(part: NDArray[np.int64]) -> tuple[NDArray[np.int64], torch.Tensor]:
         pixels = images.read(part)
         start = round((pixels.shape[1] - size) / 2)  # the same central square that networks see
-        return part, torch.from_numpy(np.ascontiguousarray(pixels[:, start : start + size, start : start + size]))
+        return part, torch.from_numpy(
+            np.ascontiguousarray(pixels[:, start : start + size, start : start + size])
+        )
 
     def blocks(index: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         parts = (index[start : start + batch_size] for start in range(0, len(index), batch_size))
@@ -181,8 +220,8 @@ def _descriptor(job: Job) -> _Source:
                 right = vectors.shape == (len(part), dim) and bool(np.isfinite(vectors).all())
                 require(
                     right,
-                    f"embed: {config.descriptor} made {vectors.shape} of {len(part)} images, not {(len(part), dim)}, "
-                    "or values that are not finite",
+                    f"embed: {config.descriptor} must return finite values of shape {(len(part), dim)} for "
+                    f"{len(part)} images; it returned shape {vectors.shape} or values that are not finite",
                 )
                 yield part, vectors
 
@@ -190,7 +229,7 @@ def _descriptor(job: Job) -> _Source:
 
 
 def _earlier(job: Job) -> Rows | None:
-    """Rows of an artifact made in the same way: all but the images is equal."""
+    """Find reusable rows: an artifact whose settings and inputs are the same, except for the images."""
 
     def way(settings: dict[str, Any], inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         others = {name: value for name, value in settings.items() if name not in ("part", "seed")}
@@ -204,5 +243,5 @@ def _earlier(job: Job) -> Rows | None:
         version = meta["stage"], meta["version"]
         if version == (request.stage, request.version) and way(meta["config"], meta["inputs"]) == same:
             manifest = Artifact.model_validate(meta["inputs"]["manifest"])
-            candidates.append(Candidate(path, manifest, SPLITS[meta["config"]["part"]]))
-    return most_rows(job.store, request.inputs["manifest"], SPLITS[job.settings["part"]], candidates)
+            candidates.append(Candidate(path, manifest, SPLITS_OF[meta["config"]["part"]]))
+    return most_rows(job.store, request.inputs["manifest"], SPLITS_OF[job.settings["part"]], candidates)

@@ -1,16 +1,27 @@
-"""Evaluate: one model on the test images, by each protocol of the configuration."""
+"""Evaluate: measures one model on the test images with the protocols of the configuration."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from data.types import Artifact
+from data.types import Artifact, Split
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage
-from tasks.stages.manifest import sources
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, cost_of, images_of, scored
+from tasks.sources import sources
+from tasks.stage import Outcome, Request, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    _Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
+    """Features (n, D) and classes (n,)."""
 
 ALIGNED = 2048
-"""Images, at most, of which two views are compared."""
+"""Maximum number of images that are compared in two views."""
 STAGE = Stage(name="evaluate", kind="scores", version=4, process="train")
 
 
@@ -22,18 +33,19 @@ def plan(
     test: Artifact | None = None,
     *,
     model: str,
-    told: dict[str, Any] | None = None,
+    row: dict[str, Any] | None = None,
 ) -> Request:
-    """Ask for the scores of a model.
+    """Request the scores of a model.
 
     Args:
-        config: of the run.
-        manifest: of the run's images.
-        checkpoint: the model; None where there are only features.
-        train: its features of train + unlabelled images, the bank of kNN and linear probe.
+        config: the run's configuration.
+        manifest: the manifest of the run's images.
+        checkpoint: the model; None if there are only features.
+        train: its features of train + unlabelled images; kNN and linear probe learn from them.
         test: its features of the test images.
-        model: its name in the run, which the scores carry.
-        told: evaluation, setting and seed that the accuracy of its classifier is to carry, where it is not the run's own.
+        model: the model's name in the scores.
+        row: given for a classifier that was trained on another draw of labels. Then only its accuracy is
+            measured, and `row` has the evaluation, setting and seed of that one score.
     """
     settings = {
         **config.evaluate.model_dump(include={"protocols", "knn_neighbours", "knn_temperatures"}),
@@ -42,7 +54,7 @@ def plan(
         "precision": config.compute.precision,
     }
     settings["protocols"] = sorted(set(settings["protocols"]) & {"knn", "linear", "few-label"})
-    settings |= {"told": told} if told else {}
+    settings |= {"told": row} if row else {}
     inputs = {"manifest": manifest} | ({"checkpoint": checkpoint} if checkpoint else {})
     if train is not None and test is not None:
         inputs |= {"train": train, "test": test}
@@ -55,108 +67,218 @@ def plan(
     )
 
 
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    images, width = images_of(inputs), inputs["train"].width if "train" in inputs else 0
+    forward = cost_of(inputs).forward if "checkpoint" in inputs else 0.0
+    return scored(7, images.test * (forward + 2.0 * images.train * width))
+
+
 def build(job: Job) -> Outcome:
-    """Compute each value once; classes are those of the manifest."""
-    import numpy as np
+    """Run each protocol. The classes are those of the manifest."""
+    from data.schemas import OUTCOMES
+    from data.tables import write_table
+    from tasks.scoring import write_scores
+
+    found = _Found(job)
+    if "told" in job.settings:
+        _one_draw(found)
+    else:
+        if "train" in job.request.inputs:
+            _features(found)
+        if "checkpoint" in job.request.inputs:
+            _classifier(found)
+            _network(found)
+    write_table(job.out / "outcomes.parquet", found.outcomes_by_column(), OUTCOMES)
+    return Outcome(rows=write_scores(job, found.rows), meta=found.chosen)
+
+
+@dataclass
+class _Found:
+    """The results so far.
+
+    Attributes:
+        job: the stage's job.
+        rows: rows of scores.parquet.
+        outcomes: (evaluation, setting, right (n,) bool) per accuracy; `right` says which test images were
+            right.
+        chosen: hyperparameters that a protocol chose, for meta.json.
+    """
+
+    job: Job
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    outcomes: list[tuple[str, str, NDArray[np.bool_]]] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.job.meta("manifest")["classes"])
+
+    @cached_property
+    def test(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Index and class of the test images that have a label, in order of index."""
+        return self.labelled("test")
+
+    def labelled(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Index and class of a split's images that have a label, in order of index."""
+        from tasks.rows import manifest_rows
+
+        index, label = manifest_rows(self.job.path("manifest"), (split,))
+        return index[label >= 0], label[label >= 0]
+
+    def add(
+        self, evaluation: str, metric: str, setting: str, value: float, n: int, split: str = "test"
+    ) -> None:
+        """Add a score."""
+        self.rows.append(
+            (evaluation, self.job.settings["model"], metric, split, setting, float(value), self.job.seed, n)
+        )
+
+    def accuracy(self, evaluation: str, setting: str, right: NDArray[np.bool_]) -> None:
+        """Add a top-1 accuracy, and record which of the labelled test images are right."""
+        self.add(evaluation, "top1", setting, right.mean(), len(right))
+        self.outcomes.append((evaluation, setting, right))
+
+    def outcomes_by_column(self) -> dict[str, Any]:
+        """The columns of outcomes.parquet."""
+        index, model = self.test[0], self.job.settings["model"]
+        columns: dict[str, list[Any]] = {
+            "evaluation": [],
+            "model": [],
+            "metric": [],
+            "setting": [],
+            "index": [],
+            "right": [],
+        }
+        for evaluation, setting, right in self.outcomes:
+            named = {"evaluation": evaluation, "model": model, "metric": "top1", "setting": setting}
+            for name, value in named.items():
+                columns[name] += [value] * len(right)
+            columns["index"] += index.tolist()
+            columns["right"] += right.tolist()
+        return columns
+
+
+def _features(found: _Found) -> None:
+    """Measure the health of the features, then run the protocols that need only features."""
+    from data.tables import positions, read_vectors
+    from models.evaluation.health import health, uniformity
+
+    job, protocols = found.job, found.job.settings["protocols"]
+    made = job.meta("train")
+    layer = made.get("layer", made["config"]["layer"])
+
+    def labelled(name: str, split: Split) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        at, vectors = read_vectors(job.path(name))
+        index, label = found.labelled(split)
+        return vectors[positions(at, index, f"features of {name} images")], label
+
+    bank, queries = labelled("train", "train"), labelled("test", "test")
+    for metric, value in (health(bank[0]) | {"uniformity": uniformity(bank[0])}).items():
+        found.add("health", metric, f"layer={layer}", value, len(bank[0]), "train")
+    if "knn" in protocols:
+        _knn(found, bank, queries, layer)
+    if "linear" in protocols:
+        _linear(found, bank, queries, layer)
+
+
+def _knn(found: _Found, bank: _Labelled, queries: _Labelled, layer: str) -> None:
+    """Classify by nearest neighbours among all labelled training images, for each k and temperature."""
     import torch
 
-    from data.checkpoints import read_description
-    from data.draws import key, permutation
-    from data.schemas import OUTCOMES
-    from data.tables import read_vectors
-    from models.cost import operations, weight_bits
-    from models.evaluation.health import alignment, health, uniformity
     from models.evaluation.knn import knn_classes
+
+    settings, n = found.job.settings, len(bank[0])
+    neighbours = [k for k in settings["knn_neighbours"] if k <= n] or [n]
+    x, y, q = (torch.from_numpy(array) for array in (*bank, queries[0]))
+    for (k, temperature), predicted in knn_classes(
+        x, y, q, neighbours, settings["knn_temperatures"], found.classes
+    ).items():
+        found.accuracy("knn", f"k={k} T={temperature} layer={layer}", predicted.numpy() == queries[1])
+
+
+def _linear(found: _Found, bank: _Labelled, queries: _Labelled, layer: str) -> None:
+    """Train a linear probe with all training labels."""
+    import torch
+
     from models.evaluation.linear import linear_probe
-    from tasks import training
 
-    wish = job.settings
-    classes = len(job.meta("manifest")["classes"])
-    rows: list[tuple[Any, ...]] = []
-    outcomes: dict[str, list[Any]] = {name: [] for name in OUTCOMES.names}
-    chosen: dict[str, Any] = {}
-
-    def add(evaluation: str, metric: str, setting: str, value: float, n: int, split: str = "test") -> None:
-        rows.append((evaluation, wish["model"], metric, split, setting, float(value), job.seed, n))
-
-    def classified(evaluation: str, setting: str, right: Any) -> None:
-        """Top-1 accuracy on the labelled test images, and which of them were right."""
-        add(evaluation, "top1", setting, right.mean(), len(right))
-        for name, value in zip(OUTCOMES.names, (evaluation, wish["model"], "top1", setting), strict=False):
-            outcomes[name].append(np.full(len(right), value, object))
-        outcomes["index"].append(index)
-        outcomes["right"].append(right)
-
-    index, label = training.manifest_rows(job.path("manifest"), ("test",))
-    index, label = index[label >= 0], label[label >= 0]
-    if "train" in job.request.inputs:
-        made = job.meta("train")
-        layer = made.get("layer", made["config"]["layer"])
-
-        def labelled(name: str, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-            at, vectors = read_vectors(job.path(name))
-            rows_of, labels_of = training.manifest_rows(job.path("manifest"), (split,))
-            rows_of, labels_of = rows_of[labels_of >= 0], labels_of[labels_of >= 0]
-            return torch.from_numpy(vectors[np.searchsorted(at, rows_of)]), torch.from_numpy(labels_of)
-
-        bank, bank_labels = labelled("train", "train")
-        queries, query_labels = labelled("test", "test")
-        for metric, value in (health(bank.numpy()) | {"uniformity": uniformity(bank.numpy())}).items():
-            add("health", metric, f"layer={layer}", value, len(bank), "train")
-        if "knn" in wish["protocols"]:
-            ks = [k for k in wish["knn_neighbours"] if k <= len(bank)] or [len(bank)]
-            found = knn_classes(bank, bank_labels, queries, ks, wish["knn_temperatures"], classes)
-            for (k, temperature), predicted in found.items():
-                classified("knn", f"k={k} T={temperature} layer={layer}", (predicted == query_labels).numpy())
-        if "linear" in wish["protocols"]:
-            probe = linear_probe(bank, bank_labels, queries, query_labels, classes=classes, seed=job.seed)
-            classified("linear", f"layer={layer}", (probe.predicted == query_labels).numpy())
-            chosen["l2"] = probe.strength
-    if "checkpoint" in job.request.inputs:
-        trained, size = job.path("checkpoint"), wish["image_size"]
-        network = training.load(trained)
-        if "few-label" in wish["protocols"] and read_description(trained).get("class_names"):
-            logits = training.embed(job, network, index, "logits", size)
-            if "told" in wish:  # one of several draws of labels: a row, and no more
-                told, right = wish["told"], logits.argmax(1) == label
-                row = (
-                    told["evaluation"],
-                    wish["model"],
-                    "top1",
-                    "test",
-                    told["setting"],
-                    right.mean(),
-                    told["seed"],
-                    len(right),
-                )
-                return _published(job, [row], outcomes, chosen)
-            classified("few-label", "", logits.argmax(1) == label)
-            if classes >= 100:
-                top5 = np.argpartition(-logits, 5, axis=1)[:, :5]
-                add("few-label", "top5", "", float((top5 == label[:, None]).any(1).mean()), len(label))
-        if "train" in job.request.inputs:
-            some, _ = training.manifest_rows(job.path("manifest"), ("train",))
-            some = np.sort(some[permutation(key(0, "alignment"), len(some))[:ALIGNED]])
-            seen = [training.embed(job, network, some, "features", size, view=f"view {n}") for n in range(2)]
-            add("health", "alignment", "layer=features", alignment(*seen), len(some), "train")
-        each = operations(network, size)
-        counted = {"weight_bits": weight_bits(network), "binary_operations": each.binary, "real_operations": each.real}
-        for metric, count in counted.items():
-            add("cost", metric, f"image_size={size}", count, 1)
-    return _published(job, rows, outcomes, chosen)
+    x, y, q, truth = (torch.from_numpy(array) for array in (*bank, *queries))
+    probe = linear_probe(x, y, q, truth, classes=found.classes, seed=found.job.seed)
+    found.accuracy("linear", f"layer={layer}", probe.predicted.numpy() == queries[1])
+    found.chosen["l2"] = probe.strength
 
 
-def _published(
-    job: Job, rows: list[tuple[Any, ...]], outcomes: dict[str, list[Any]], chosen: dict[str, Any]
-) -> Outcome:
+def _logits(job: Job, index: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    """The logits (n, C) of the model's classifier for some images; None if it has no named classes."""
+    from data.checkpoints import read_description
+    from models.saved import load
+    from tasks.embedding import embed
+
+    folder = job.path("checkpoint")
+    if not read_description(folder).get("class_names"):
+        return None
+    return embed(job, load(folder), index, "logits", job.settings["image_size"])
+
+
+def _classifier(found: _Found) -> None:
+    """Measure the accuracy of the model's own classifier, which was trained on the few labels."""
     import numpy as np
 
-    from data.schemas import OUTCOMES, SCORES
-    from data.tables import write_table
+    index, label = found.test
+    logits = _logits(found.job, index) if "few-label" in found.job.settings["protocols"] else None
+    if logits is None:
+        return
+    found.accuracy("few-label", "", logits.argmax(1) == label)
+    if found.classes >= 100:
+        top5 = np.argpartition(-logits, 5, axis=1)[:, :5]
+        found.add("few-label", "top5", "", float((top5 == label[:, None]).any(1).mean()), len(label))
 
-    columns = (
-        dict(zip(SCORES.names, zip(*rows, strict=True), strict=True)) if rows else {name: [] for name in SCORES.names}
-    )
-    joined: dict[str, Any] = {name: np.concatenate(parts) if parts else [] for name, parts in outcomes.items()}
-    write_table(job.out / "outcomes.parquet", joined, OUTCOMES)
-    return Outcome(rows=write_table(job.out / "scores.parquet", columns, SCORES), meta=chosen)
+
+def _one_draw(found: _Found) -> None:
+    """Add the accuracy of a classifier that was trained on another draw of labels, as the requested row."""
+    index, label = found.test
+    logits, asked = _logits(found.job, index), found.job.settings["told"]
+    if logits is not None:
+        right, model = logits.argmax(1) == label, found.job.settings["model"]
+        found.rows.append(
+            (
+                asked["evaluation"],
+                model,
+                "top1",
+                "test",
+                asked["setting"],
+                right.mean(),
+                asked["seed"],
+                len(right),
+            )
+        )
+
+
+def _network(found: _Found) -> None:
+    """Measure how similar two views of an image are to the network, and what the network costs per image."""
+    import numpy as np
+
+    from data.draws import key, permutation
+    from models.cost import operations, weight_bits
+    from models.evaluation.health import alignment
+    from models.saved import load
+    from tasks.embedding import embed
+    from tasks.rows import manifest_rows
+
+    job, size = found.job, found.job.settings["image_size"]
+    network = load(job.path("checkpoint"))
+    if "train" in job.request.inputs:
+        some, _ = manifest_rows(job.path("manifest"), ("train",))
+        some = np.sort(some[permutation(key(0, "alignment"), len(some))[:ALIGNED]])
+        seen = [embed(job, network, some, "features", size, view=f"view {n}") for n in range(2)]
+        found.add("health", "alignment", "layer=features", alignment(*seen), len(some), "train")
+    each = operations(network, size)
+    counted = {
+        "weight_bits": weight_bits(network),
+        "binary_operations": each.binary,
+        "real_operations": each.real,
+    }
+    for metric, count in counted.items():
+        found.add("cost", metric, f"image_size={size}", count, 1)

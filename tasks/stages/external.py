@@ -1,4 +1,4 @@
-"""External: features that were made elsewhere, taken into the store for the manifest's images."""
+"""External: reads the features of the manifest's images from files that were made elsewhere."""
 
 from __future__ import annotations
 
@@ -6,42 +6,57 @@ import json
 from itertools import chain
 
 from data.types import Artifact
-from models.configs import External
+from models.configs.external import External
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage, require
-from tasks.stages.embed import SPLITS, Part
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, rows_of_part
+from tasks.sources import SPLITS_OF, Part
+from tasks.stage import Outcome, Request, Stage, require
 
 STAGE = Stage(name="external", kind="features", version=1, process="plain", by_content=True)
 
 
 def plan(config: Config, manifest: Artifact, *, part: Part) -> Request:
-    """Ask for the features of train + unlabelled images, or of the test images.
+    """Request the features of train + unlabelled images, or of the test images.
 
-    The artifact is named by what the files hold, so that the same vectors elsewhere are the same features.
+    The artifact is named by the content of the files. The same vectors in another place make the same
+    artifact.
 
     Args:
-        config: of the run; its pretext method is `External`.
-        manifest: of the images.
-        part: which images.
+        config: the run's configuration; its pretext method is `External`.
+        manifest: the manifest of the images.
+        part: train (with unlabelled) or test.
     """
     assert isinstance(config.pretext, External)
     return STAGE.request(
         settings={"layer": config.pretext.method, "part": part},
         inputs={"manifest": manifest},
-        parts=SPLITS[part],
+        parts=SPLITS_OF[part],
         outside={"features": config.pretext.features},
     )
 
 
 def stamps(request: Request) -> list[str | None]:
-    """What changes whenever the files may have."""
+    """A value that changes whenever the files may have changed."""
     from data.external import ExternalFeatures
 
     return [ExternalFeatures(request.outside["features"]).stamp()]
 
 
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    from data.external import ExternalFeatures
+
+    width = ExternalFeatures(request.outside["features"]).width()
+    n = rows_of_part(inputs, request.settings["part"])
+    return Size(n, n * (4 * width + 8), width=width)
+
+
 def build(job: Job) -> Outcome:
-    """Hash the files, those known by (path, size, mtime) from memory; then join them to the manifest, block by block."""
+    """Hash the files, then join them to the manifest block by block.
+
+    A file with a known (path, size, mtime) is not hashed again.
+    """
     from data import schemas
     from data.errors import Interrupted
     from data.external import ExternalFeatures
@@ -56,7 +71,7 @@ def build(job: Job) -> Outcome:
     content = {"files": files}
     if job.has(content):
         return Outcome(rows=0, content=content)
-    splits, counts = SPLITS[job.settings["part"]], job.meta("manifest")["counts"]
+    splits, counts = SPLITS_OF[job.settings["part"]], job.meta("manifest")["counts"]
     images = sum(counts[split] for split in splits)
     blocks = features.blocks(read_table(job.path("manifest") / "images.parquet", schemas.MANIFEST), splits)
     first = next(blocks)

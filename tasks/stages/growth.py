@@ -1,29 +1,32 @@
-"""Growth: what became of the images since those that an earlier run was trained on; told apart by content."""
+"""Growth: counts which images are new, changed, gone or relabelled since an earlier run was trained."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from data.types import Artifact
-from tasks.stage import Job, Outcome, Request, Stage
+from tasks.job import Job
+from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="growth", kind="drift", version=1, process="plain")
 
 
 def plan(manifest: Artifact, *, before: Artifact) -> Request:
-    """Ask for the figures.
+    """Request the counts.
 
     Args:
-        manifest: of the images now.
-        before: of the images then.
+        manifest: the manifest of today's images.
+        before: the manifest of the earlier run's images.
     """
     return STAGE.request(
-        settings={}, inputs={"manifest": manifest, "before": before}, parts=("train", "unlabelled", "train_labels")
+        settings={},
+        inputs={"manifest": manifest, "before": before},
+        parts=("train", "unlabelled", "train_labels"),
     )
 
 
 def build(job: Job) -> Outcome:
-    """Compare train + unlabelled images: an image is its content, and a changed one has another content under its name."""
+    """Compare train + unlabelled images by content. An image is changed if its name has new content."""
     from data.store import write_json
 
     now, then = (_contents(job.path(name)) for name in ("manifest", "before"))
@@ -47,12 +50,15 @@ def build(job: Job) -> Outcome:
         "share": (new + changed + gone) / max(1, len(then)),
     }
     write_json(job.out / "drift.json", figures)
-    job.log(f"images: {len(now):,}, of which {new:,} are new and {changed:,} changed; {gone:,} are gone, {relabelled:,} have another label")  # fmt: skip
+    job.log(
+        f"images: {len(now):,}, of which {new:,} are new and {changed:,} changed; {gone:,} are gone, "
+        f"{relabelled:,} have another label"
+    )
     return Outcome(rows=len(now), meta=figures)
 
 
 def _contents(folder: Path) -> dict[str, tuple[str, str | None]]:
-    """Uri -> content and the class's name or number, of the images that train."""
+    """Split and uri -> SHA-256 and label, for the images that are not in the test split."""
     from data.schemas import MANIFEST
     from data.tables import column, read_table
 

@@ -1,4 +1,4 @@
-"""Labels: the few that may be used, drawn once and shared by teacher, student, baseline and distillation."""
+"""Labels: draws the few labels that teacher, student, baseline and distillation may use."""
 
 from __future__ import annotations
 
@@ -9,24 +9,40 @@ from data.draws import key, uniform
 from data.errors import DataError
 from data.types import Artifact
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, images_of
+from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="labels", kind="labels", version=1, process="plain")
 
 VALIDATION_SHARE, VALIDATION_FROM = 0.2, 10
-"""From 10 labels a class on, 20 % of them choose epochs and rates; with fewer, nothing is selected."""
+"""Classes with at least 10 drawn labels give 20 % of them for validation; smaller classes give none."""
 
 
 def plan(config: Config, manifest: Artifact) -> Request:
-    """Ask for the draw of labels."""
+    """Request the draw of labels."""
     data = config.data
     seed = config.seed if data.label_seed is None else data.label_seed
     settings = {"label_fraction": data.label_fraction, "labels_per_class": data.labels_per_class}
-    return STAGE.request(settings=settings, inputs={"manifest": manifest}, parts=("train", "train_labels"), seed=seed)
+    return STAGE.request(
+        settings=settings, inputs={"manifest": manifest}, parts=("train", "train_labels"), seed=seed
+    )
+
+
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    images, asked = images_of(inputs), request.settings
+    n = (
+        images.labelled
+        if asked["label_fraction"] is None
+        else round(asked["label_fraction"] * images.labelled)
+    )
+    n = n if asked["labels_per_class"] is None else asked["labels_per_class"] * images.classes
+    return Size(n, 14 * n)
 
 
 def build(job: Job) -> Outcome:
-    """Draw by class, then set a validation part aside."""
+    """Draw labels per class, then set some aside for validation."""
     from data.schemas import LABELS, MANIFEST
     from data.tables import column, read_table, write_table
 
@@ -43,7 +59,11 @@ def build(job: Job) -> Outcome:
         per_class=job.settings["labels_per_class"],
     )
     of = dict(zip(index.tolist(), label.tolist(), strict=True))
-    rows = {"index": drawn, "label": np.array([of[i] for i in drawn.tolist()], np.int32), "role": role.tolist()}
+    rows = {
+        "index": drawn,
+        "label": np.array([of[i] for i in drawn.tolist()], np.int32),
+        "role": role.tolist(),
+    }
     return Outcome(rows=write_table(job.out / "labels.parquet", rows, LABELS))
 
 
@@ -56,29 +76,31 @@ def draw(
     fraction: float | None,
     per_class: int | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """A stratified draw: of each class the images that come first in an order fixed by seed and index.
+    """Draw labels, stratified by class.
 
-    A larger draw with the same seed contains the smaller one.
+    The seed puts the images of each class into a random order, and the draw takes the first ones. So a larger
+    draw with the same seed contains the smaller one.
 
     Args:
-        index: (N,) rows of the manifest that have a label.
-        label: (N,) class of each.
+        index: (N,) int64 indices of the images that have a label.
+        label: (N,) int32 class of each image.
         names: class names, for messages.
-        seed: of the draw.
-        fraction: share of each class, at least one image; or
-        per_class: number of each class; with both None, all.
+        seed: seed of the draw.
+        fraction: share to draw from each class, at least one image; None: see `per_class`.
+        per_class: number to draw from each class; None together with `fraction`: draw all.
 
     Returns:
-        index (n,) ascending, and role (n,): train or validation.
+        The indices (n,), ascending, and the role of each (n,): train or validation.
 
     Raises:
-        DataError: with one class only, or a class with fewer images than `per_class`.
+        DataError: there are fewer than two classes, or a class has fewer images than `per_class`.
     """
     classes = np.unique(label)
     if len(classes) < 2:
-        only = f"one class only ({names[classes[0]]!r})" if len(classes) else "no labelled training image"
+        only = f"only one class ({names[classes[0]]!r})" if len(classes) else "no labelled training image"
         raise DataError(
-            f"labels: {only}; fine-tuning needs two or more: give each class a sub-folder, or put the images in none to go without labels"
+            f"labels: {only}; fine-tuning needs at least two classes. Give each class a sub-folder. To run "
+            "without labels, don't use sub-folders"
         )
     order = uniform(key(seed, "labels"), index, 1)[:, 0]
     drawn: list[NDArray[np.int64]] = []
@@ -90,7 +112,8 @@ def draw(
             n = per_class
         if n > len(of_class):
             raise DataError(
-                f"labels: class {names[c]!r} has {len(of_class)} images, data.labels_per_class = {n}; choose at most {len(of_class)}"
+                f"labels: data.labels_per_class = {n}, but class {names[c]!r} has only {len(of_class)} "
+                f"labelled images; choose at most {len(of_class)}"
             )
         aside = round(VALIDATION_SHARE * n) if n >= VALIDATION_FROM else 0
         drawn.append(of_class[:n])

@@ -1,23 +1,33 @@
-"""Layers: a linear probe of each layer of a network, from the image upwards."""
+"""Layers: trains a linear probe on each layer of a network, from the first to the last."""
 
 from __future__ import annotations
 
 from data.types import Artifact
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage
-from tasks.stages.manifest import sources
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, cost_of, images_of, scored
+from tasks.sources import sources
+from tasks.stage import Leaf, Outcome, Request
 
-STAGE = Stage(name="layers", kind="scores", version=2, process="train")
+STAGE = Leaf(
+    name="layers",
+    kind="scores",
+    version=2,
+    process="train",
+    reads=("manifest", "checkpoint"),
+    needs_labels=True,
+    title="Linear probe of a layer",
+)
 
 
 def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str) -> Request:
-    """Ask for the scores of a network's layers.
+    """Request the scores of a network's layers.
 
     Args:
-        config: of the run.
-        manifest: of the run's images.
+        config: the run's configuration.
+        manifest: the manifest of the run's images.
         checkpoint: the network.
-        model: its name in the scores.
+        model: the model's name in the scores.
     """
     return STAGE.request(
         settings={
@@ -35,45 +45,58 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str
     )
 
 
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    images, cost, asked = images_of(inputs), cost_of(inputs), request.settings
+    maps = len([name for name in cost.widths if name not in ("features", "logits")])
+    probes = 6.0 * 9216 * 5 * images.classes * maps  # five rates, forward and backward
+    return scored(maps, images.labelled * asked["epochs"] * (cost.forward + probes))
+
+
 def build(job: Job) -> Outcome:
-    """All layers in the same passes over the labelled images; the network is left as it is."""
+    """Train the probes of all layers together on the labelled images. The network stays frozen."""
     import torch
 
     from data.errors import Interrupted
-    from models.engine import resolve_device, resolve_precision
+    from models.device import resolve_device, resolve_precision
     from models.evaluation.layers import layer_probes
-    from tasks import training
-    from tasks.annotated import publish
+    from models.saved import load
+    from tasks.rows import manifest_rows
+    from tasks.scoring import write_test_scores
 
-    wish, device = job.settings, resolve_device(job.compute.device)
-    index, label = training.manifest_rows(job.path("manifest"), ("train",))
-    test, truth = training.manifest_rows(job.path("manifest"), ("test",))
-    known, scored = label >= 0, truth >= 0
+    settings, device = job.settings, resolve_device(job.compute.device)
+    index, label = manifest_rows(job.path("manifest"), ("train",))
+    test, truth = manifest_rows(job.path("manifest"), ("test",))
+    known, judged = label >= 0, truth >= 0
 
     def stop() -> None:
         if job.interrupted():
             raise Interrupted("layers: stopped")
 
     found = layer_probes(
-        training.load(job.path("checkpoint")).to(device),
-        job.images(wish["image_size"]).read,
+        load(job.path("checkpoint")).to(device),
+        job.images(settings["image_size"]).read,
         (index[known], torch.from_numpy(label[known])),
-        (test[scored], torch.from_numpy(truth[scored])),
+        (test[judged], torch.from_numpy(truth[judged])),
         len(job.meta("manifest")["classes"]),
-        size=wish["image_size"],
-        epochs=wish["epochs"],
-        rates=wish["rates"],
-        standardise=wish["standardise"],
+        size=settings["image_size"],
+        epochs=settings["epochs"],
+        rates=settings["rates"],
+        standardise=settings["standardise"],
         seed=job.seed,
         device=device,
-        autocast=resolve_precision(wish["precision"], device) == "bf16",
+        autocast=resolve_precision(settings["precision"], device) == "bf16",
         report=lambda done, total: job.report(done=done, total=total),
         interrupted=stop,
     )
     rows = [("top1", f"layer={score.layer}", float(score.right.mean())) for score in found]
-    rows += [("top1_at_rate", f"layer={score.layer} rate={rate:g}", value) for score in found for rate, value in score.at_rates.items()]  # fmt: skip
-    outcome = publish(job, "layers", rows, int(scored.sum()))
-    outcome.meta = {
-        score.layer: {"values": score.values, "rate": score.rate, "validation": score.validation} for score in found
+    rows += [
+        ("top1_at_rate", f"layer={score.layer} rate={rate:g}", value)
+        for score in found
+        for rate, value in score.at_rates.items()
+    ]
+    probed = {
+        score.layer: {"values": score.values, "rate": score.rate, "validation": score.validation}
+        for score in found
     }
-    return outcome
+    return Outcome(rows=write_test_scores(job, "layers", rows, int(judged.sum())), meta=probed)

@@ -1,4 +1,4 @@
-"""Manifest: which images there are, checked and hashed; broken ones are listed with the reason."""
+"""Manifest: lists, checks and hashes the images. Broken images are listed with the reason."""
 
 from __future__ import annotations
 
@@ -7,32 +7,16 @@ from typing import Any
 from data.store import digest
 from data.types import Split
 from tasks.config import Compute, Config
-from tasks.stage import Job, Outcome, Request, Stage
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size
+from tasks.sources import sources, voc_sources
+from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="manifest", kind="manifest", version=1, process="plain", by_content=True)
 
 
-def sources(config: Config, only: str | None = None) -> dict[str, str | None]:
-    """Where the images lie by role: the run's, or those of another source alone (`cluster.data`, `assign.data`)."""
-    if only is not None:
-        return {"train": only, "unlabelled": None, "test": None}
-    return {"train": config.data.train, "unlabelled": config.data.unlabelled, "test": config.data.test}
-
-
-def voc_sources(voc: str) -> dict[str, str | None]:
-    """Where the images of a folder in VOC's layout lie by role: without sets a fifth is held out for test.
-
-    Raises:
-        UserError: it isn't one, or can't be reached.
-    """
-    from data.voc import VocFolder
-
-    sets = VocFolder(voc, voc.removeprefix("voc:")).sets("test")
-    return {"train": voc, "unlabelled": None, "test": None if sets is None else voc}
-
-
 def plan_voc(config: Config) -> Request:
-    """Ask for the manifest of `evaluate.voc`, whose annotations are part of what its labels are hashed from."""
+    """Request the manifest of `evaluate.voc`. The hash of its labels includes the annotations."""
     assert config.evaluate.voc is not None
     where = voc_sources(config.evaluate.voc)
     return STAGE.request(
@@ -43,9 +27,14 @@ def plan_voc(config: Config) -> Request:
 
 
 def plan(config: Config, only: str | None = None) -> Request:
-    """Ask for the manifest of the run's data, or of another source, of which nothing is held out.
+    """Request the manifest of the run's data, or of another source.
 
-    The artifact is named by what is found there, so that the same images elsewhere are the same manifest.
+    The artifact is named by the content of the images. The same images in another place make the same
+    artifact.
+
+    Args:
+        config: the run's configuration.
+        only: another source to list instead; none of its images are held out for the test.
     """
     return STAGE.request(
         settings={"hold_out": only is None and config.data.test is None},
@@ -54,8 +43,15 @@ def plan(config: Config, only: str | None = None) -> Request:
     )
 
 
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    images = run.count(request.outside["sources"], request.settings["hold_out"])
+    n = images.all + images.test
+    return Size(n, 110 * n, images=images)
+
+
 def build(job: Job) -> Outcome:
-    """List, hash and check; images known by (uri, size, mtime) are not read again."""
+    """List, hash and check the images. Images with a known (uri, size, mtime) are not read again."""
     from data.manifest import make_manifest, read_known, write_known
     from data.schemas import MANIFEST, REJECTED
     from data.tables import write_table
@@ -78,18 +74,26 @@ def build(job: Job) -> Outcome:
     write_table(job.out / "rejected.parquet", _columns(made.rejected), REJECTED)
     for note in made.notes:
         job.log(note)
-    steady = {name: n for name, n in made.counts.items() if name != "read"}  # how many were remembered is no content
+    # "read" depends on which images were remembered, not on the images, so it is not part of the content.
+    steady = {name: n for name, n in made.counts.items() if name != "read"}
     classes = None if made.classes is None else list(made.classes)
-    found: dict[str, Any] = {"parts": made.parts, "counts": steady, "classes": classes, "notes": list(made.notes)}
+    found: dict[str, Any] = {
+        "parts": made.parts,
+        "counts": steady,
+        "classes": classes,
+        "notes": list(made.notes),
+    }
     content = {**found, "rejected": made.rejected.to_pylist()}
     return Outcome(rows=made.images.num_rows, meta=found, content=content)
 
 
 def stamps(request: Request) -> list[str | None]:
-    """What changes whenever a source's images may have; None for a source that only listing tells of.
+    """One value per source that changes whenever its images may have changed.
+
+    The value is None if only listing the source can tell.
 
     Raises:
-        UserError: a source is missing or none.
+        UserError: a source is missing or is not a source.
     """
     from data.sources import open_source
 
@@ -102,12 +106,7 @@ def _columns(table: Any) -> dict[str, Any]:
 
 
 def workers(compute: Compute) -> int:
-    """Processes for decoding: as configured, or one per core that this process may use."""
+    """The number of decoding processes: as configured, or one per core that this process may use."""
     import os
 
     return compute.workers or len(os.sched_getaffinity(0))
-
-
-def labelled_classes(meta: dict[str, Any]) -> list[str]:
-    """Names of the classes that training labels exist for; empty where there are none."""
-    return list(meta["classes"] or []) if meta["counts"]["labelled"] else []

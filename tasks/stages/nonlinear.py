@@ -1,23 +1,33 @@
-"""Nonlinear: what a non-linear classifier makes of a network's frozen layers, with all labels."""
+"""Nonlinear: trains non-linear classifiers on a network's frozen layers, with all training labels."""
 
 from __future__ import annotations
 
 from data.types import Artifact
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage
-from tasks.stages.manifest import sources
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, cost_of, images_of, scored
+from tasks.sources import sources
+from tasks.stage import Leaf, Outcome, Request
 
-STAGE = Stage(name="nonlinear", kind="scores", version=1, process="train")
+STAGE = Leaf(
+    name="nonlinear",
+    kind="scores",
+    version=1,
+    process="train",
+    reads=("manifest", "checkpoint"),
+    needs_labels=True,
+    title="Non-linear probe",
+)
 
 
 def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str) -> Request:
-    """Ask for the scores of an MLP on the last features, and of what is above some layers.
+    """Request the scores of an MLP on the last features, and of networks retrained above a frozen layer.
 
     Args:
-        config: of the run.
-        manifest: of the run's images.
+        config: the run's configuration.
+        manifest: the manifest of the run's images.
         checkpoint: the network.
-        model: its name in the scores.
+        model: the model's name in the scores.
     """
     return STAGE.request(
         settings={
@@ -33,36 +43,53 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str
     )
 
 
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    images, cost, asked = images_of(inputs), cost_of(inputs), request.settings["nonlinear"]
+    trainings = max(1, len(asked["layers"]))
+    return scored(1 + trainings, 3 * cost.forward * images.labelled * asked["epochs"] * trainings)
+
+
 def build(job: Job) -> Outcome:
-    """The MLP on features in memory; then a training for each layer, with the layers up to it standing still."""
+    """Train the MLP on features in memory. Then freeze the network up to each layer and train the rest."""
     import torch
 
     from data.draws import key
     from data.order import Shuffled
-    from models.configs.downstream import NonLinear
+    from models.configs.evaluations import NonLinear
     from models.evaluation.nonlinear import AboveLayer, middle_layer, mlp_probe
-    from tasks import training
-    from tasks.annotated import publish
+    from models.saved import load
+    from tasks.embedding import embed
+    from tasks.feed import ImageFeed, order_key
+    from tasks.fit import fit
+    from tasks.rows import manifest_rows
+    from tasks.scoring import write_test_scores
 
     config, size = NonLinear.model_validate(job.settings["nonlinear"]), job.settings["image_size"]
     classes = len(job.meta("manifest")["classes"])
-    index, label = training.manifest_rows(job.path("manifest"), ("train",))
-    test, truth = training.manifest_rows(job.path("manifest"), ("test",))
+    index, label = manifest_rows(job.path("manifest"), ("train",))
+    test, truth = manifest_rows(job.path("manifest"), ("test",))
     (index, label), (test, truth) = ((i[y >= 0], y[y >= 0]) for i, y in ((index, label), (test, truth)))
-    given = training.load(job.path("checkpoint"))
-    x, t = (torch.from_numpy(training.embed(job, given, rows, "features", size)) for rows in (index, test))
+    given = load(job.path("checkpoint"))
+    x, t = (torch.from_numpy(embed(job, given, rows, "features", size)) for rows in (index, test))
     predicted = mlp_probe(
-        x, torch.from_numpy(label), t, classes, hidden=config.hidden, epochs=config.epochs,
-        batch_size=min(config.batch_size, len(x)), seed=key(job.seed, "mlp"),
-    )  # fmt: skip
+        x,
+        torch.from_numpy(label),
+        t,
+        classes,
+        hidden=config.hidden,
+        epochs=config.epochs,
+        batch_size=min(config.batch_size, len(x)),
+        seed=key(job.seed, "mlp"),
+    )
     rows = [("top1", f"mlp hidden={config.hidden}", float((predicted.numpy() == truth).mean()))]
     for layer in config.layers or [middle_layer(given)]:
         name = f"nonlinear-{layer}"
         method = AboveLayer(config, given, layer, classes, key(job.seed, name))
-        feed = training.ImageFeed(
-            job.images(size), Shuffled(index, config.batch_size), index, label, training.order_key(job, name)
+        feed = ImageFeed(
+            job.images(size), Shuffled(index, config.batch_size), index, label, order_key(job, name)
         )
-        training.fit(job, method, feed, config, epochs=config.epochs, stage=name, part=name)
-        logits = training.embed(job, method.network, test, "logits", size)
+        fit(job, method, feed, config, epochs=config.epochs, stage=name, part=name)
+        logits = embed(job, method.network, test, "logits", size)
         rows.append(("top1", f"frozen up to {layer}", float((logits.argmax(1) == truth).mean())))
-    return publish(job, "nonlinear", rows, len(truth))
+    return Outcome(rows=write_test_scores(job, "nonlinear", rows, len(truth)))

@@ -1,24 +1,30 @@
-"""Predict: the fine-tuned teacher's probabilities for train and unlabelled images; without a teacher the student's."""
+"""Predict: computes class probabilities for all train and unlabelled images with the fine-tuned networks."""
 
 from __future__ import annotations
 
 from data.types import Artifact
-from models.configs import Views
+from models.configs.shared import Views
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage
-from tasks.stages.manifest import sources
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, cost_of, images_of
+from tasks.sources import sources
+from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="predict", kind="probabilities", version=2, process="train")
 
 
-def plan(config: Config, manifest: Artifact, checkpoint: Artifact, student: Artifact | None = None) -> Request:
-    """Ask for probabilities of train + unlabelled images; random views are drawn as in fine-tuning.
+def plan(
+    config: Config, manifest: Artifact, checkpoint: Artifact, student: Artifact | None = None
+) -> Request:
+    """Request the probabilities of train + unlabelled images.
+
+    Random views use the augmentations of fine-tuning.
 
     Args:
-        config: of the run.
-        manifest: of the run's images.
-        checkpoint: the fine-tuned teacher; the fine-tuned student where no teacher was trained.
-        student: the fine-tuned student, to be averaged in.
+        config: the run's configuration.
+        manifest: the manifest of the run's images.
+        checkpoint: the fine-tuned teacher, or the fine-tuned student if no teacher was trained.
+        student: the fine-tuned student, if its probabilities are averaged with the teacher's.
     """
     views = config.predict.views
     settings = {
@@ -37,28 +43,38 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, student: Arti
     )
 
 
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    images, cost = images_of(inputs), cost_of(inputs)
+    n, classes = images.all, images.classes
+    return Size(n, n * (4 * classes + 8), n * cost.forward * request.settings["views"], width=classes)
+
+
 def build(job: Job) -> Outcome:
-    """Stream the images through the networks; average probabilities over networks and views."""
+    """Stream the images through the networks, and average the probabilities over networks and views."""
     import numpy as np
     import torch
 
     from data import schemas
     from data.errors import Interrupted
     from data.tables import VectorWriter
-    from models.engine import resolve_device, resolve_precision
+    from models.device import resolve_device, resolve_precision
     from models.inference import augmented, mirrored, run
-    from tasks import training
+    from models.saved import load
+    from tasks.rows import manifest_rows
 
-    wish, size = job.settings, job.settings["image_size"]
-    index, _ = training.manifest_rows(job.path("manifest"), ("train", "unlabelled"))
+    settings, size = job.settings, job.settings["image_size"]
+    index, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
     networks = torch.nn.ModuleList(
-        training.load(job.path(n)) for n in ("checkpoint", "student") if n in job.request.inputs
+        load(job.path(n)) for n in ("checkpoint", "student") if n in job.request.inputs
     )
     classes = len(job.meta("manifest")["classes"])
     device = resolve_device(job.compute.device)
-    views = mirrored(size) if wish["mirror"] else None
-    if wish["views"] > 1:
-        views = augmented(Views.model_validate(wish["view"]), wish["views"], job.seed, "predict", size)
+    views = mirrored(size) if settings["mirror"] else None
+    if settings["views"] > 1:
+        views = augmented(
+            Views.model_validate(settings["view"]), settings["views"], job.seed, "predict", size
+        )
 
     def probabilities(x: torch.Tensor) -> torch.Tensor:
         return torch.stack([torch.softmax(network(x).float(), dim=1) for network in networks]).mean(dim=0)
@@ -72,7 +88,7 @@ def build(job: Job) -> Outcome:
             batch_size=job.request.outside["batch_size"],
             size=size,
             device=device,
-            precision=resolve_precision(wish["precision"], device),
+            precision=resolve_precision(settings["precision"], device),
             views=views,
         ):
             if job.interrupted():

@@ -1,4 +1,4 @@
-"""Pretext: train the teacher on images without labels."""
+"""Pretext: trains the teacher on images without labels."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from data.errors import ConfigError
 from data.types import Artifact
 from models.configs import PRETEXT
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage
-from tasks.stages.manifest import sources
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, images_of, trained
+from tasks.sources import sources
+from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="pretext", kind="checkpoint", version=2, process="train")
 
 
 def plan(config: Config, manifest: Artifact) -> Request:
-    """Ask for the teacher."""
+    """Request the teacher."""
     settings = {
         "pretext": config.pretext.model_dump(),
         "image_size": config.data.image_size,
@@ -30,26 +32,56 @@ def plan(config: Config, manifest: Artifact) -> Request:
     )
 
 
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    from models.cost import pretext_cost
+
+    given = request.settings["pretext"]
+    config: Any = PRETEXT[given["method"]].model_validate(given)
+    cost = pretext_cost(config, request.settings["image_size"])
+    size = trained(cost, cost.step * images_of(inputs).all * given["epochs"])
+    size.images = images_of(inputs)
+    return size
+
+
 def build(job: Job) -> Outcome:
-    """Train on train + unlabelled; labels are never read. Codes, if the method gives any, lie beside the weights."""
+    """Train on train + unlabelled images without reading labels.
+
+    If the method gives codes, they are written next to the weights.
+
+    Raises:
+        ConfigError: the teacher has no layer `embed.layer`.
+        CollapsedError: all outputs became alike, and the method stops on collapse.
+    """
     from data.order import Shuffled
-    from models.methods.pretext import make_pretext
-    from tasks import training
+    from models.method import make_pretext
+    from tasks.feed import ImageFeed, order_key
+    from tasks.fit import train_and_publish, write_codes
+    from tasks.rows import manifest_rows
 
     given = job.settings["pretext"]
     config: Any = PRETEXT[given["method"]].model_validate(given)
     size = job.settings["image_size"]
-    index, _ = training.manifest_rows(job.path("manifest"), ("train", "unlabelled"))
+    index, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
     method = make_pretext(config, size, job.seed)
     layer, known = job.request.outside["layer"], ("last", *method.network.layer_names())
-    if layer not in known:  # better refused now than after training
-        raise ConfigError(f"embed.layer = {layer}: a teacher of {config.method} on {config.backbone} has none; choose one of {', '.join(known)}")  # fmt: skip
-    feed = training.ImageFeed(
-        job.images(size), Shuffled(index, config.batch_size), index, None, training.order_key(job, "pretext")
+    if layer not in known:  # embed needs it; check before the long training
+        raise ConfigError(
+            f"embed.layer = {layer}: a {config.backbone} trained by {config.method} has no such layer; "
+            f"choose one of {', '.join(known)}"
+        )
+    feed = ImageFeed(
+        job.images(size), Shuffled(index, config.batch_size), index, None, order_key(job, "pretext")
     )
-    outcome = training.train_and_publish(
-        job, method, feed, config, epochs=config.epochs, stage="pretext", stop_on_collapse=config.stop_on_collapse
+    outcome = train_and_publish(
+        job,
+        method,
+        feed,
+        config,
+        epochs=config.epochs,
+        stage="pretext",
+        stop_on_collapse=config.stop_on_collapse,
     )
     if config.codes:
-        training.write_codes(job, method, feed, round=config.epochs)
+        write_codes(job, method, feed, round=config.epochs)
     return outcome

@@ -1,6 +1,7 @@
-"""Propagate: the teacher's probabilities, smoothed over the graph of nearest neighbours in feature space.
+"""Propagate: smooths the teacher's probabilities over the graph of nearest neighbours in feature space.
 
-The graph may be that of two networks: what they see differently makes better neighbours of what they see alike.
+The graph can use the features of two networks. They make different mistakes, so the graph built from both has
+fewer wrong neighbours.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.types import Artifact
+from tasks.clustering import read_clusters
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage
-from tasks.stages.assign import read_clusters
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size
+from tasks.stage import Outcome, Request, Stage
 
 if TYPE_CHECKING:
     from models.clustering.space import ClusterSpace
@@ -29,17 +32,21 @@ def plan(
     clusters: Artifact | None = None,
     second: Artifact | None = None,
 ) -> Request:
-    """Ask for the smoothed probabilities of the images that all inputs hold; neighbours are those in clustering space.
+    """Request the smoothed probabilities. Neighbours are found in clustering space.
 
     Args:
-        config: of the run.
-        features: of the images.
-        probabilities: of the same images.
-        labels: the draw.
-        clusters: whose space is taken; None in a run that clusters nothing: the same space is fitted to the features.
-        second: another network's features of the images; distances are then those of both spaces side by side.
+        config: the run's configuration.
+        features: the features of the images.
+        probabilities: the probabilities of the same images.
+        labels: the drawn labels.
+        clusters: gives the clustering space; None if the run has no clusters. Then a new space is fitted to
+            the features.
+        second: another network's features of the same images. Then the points of both spaces are
+            concatenated.
     """
-    settings: dict[str, Any] = config.predict.model_dump(include={"neighbours", "alpha", "prior", "balance", "probe"})
+    settings: dict[str, Any] = config.predict.model_dump(
+        include={"neighbours", "alpha", "prior", "balance", "probe"}
+    )
     inputs = {"features": features, "probabilities": probabilities, "labels": labels}
     if clusters is not None:
         inputs["clusters"] = clusters
@@ -51,13 +58,17 @@ def plan(
 
 
 PROBE_WEIGHT = 1 / 3
-"""Of the probe against the fine-tuned networks, in what is propagated."""
+"""Weight of the probe's probabilities; the fine-tuned networks' probabilities have the rest."""
 PROBE_C = 0.03
-"""Inverse penalty of the probe on standardised features, in scikit-learn's terms: strong, for the labels are few."""
+"""scikit-learn's C of the probe on standardised features. Few labels need a strong penalty (a small C)."""
 
 
 def space_of(job: Job, name: str) -> ClusterSpace:
-    """Clustering space of one of the inputs: the clusters' own for the teacher's features, else fitted as theirs was."""
+    """The clustering space of one of the inputs.
+
+    For `features` it is the clusters' space if there are clusters. Otherwise a space is fitted with the same
+    settings.
+    """
     from data.tables import iterate_vectors
     from models.clustering.space import fit_space
 
@@ -67,17 +78,19 @@ def space_of(job: Job, name: str) -> ClusterSpace:
     return fit_space(lambda: (x for _, x in iterate_vectors(job.path(name))), **job.settings["space"])
 
 
-def probe(x: NDArray[np.float32], position: NDArray[np.int64], label: NDArray[np.int32], classes: int) -> NDArray[np.float32]:  # fmt: skip
-    """Probabilities by logistic regression on frozen features, from the labelled images alone.
+def probe(
+    x: NDArray[np.float32], position: NDArray[np.int64], label: NDArray[np.int32], classes: int
+) -> NDArray[np.float32]:
+    """Fit a logistic regression to the labelled images, and return its probabilities for all images.
 
     Args:
-        x: (N, D) features.
+        x: (N, D) frozen features.
         position: (L,) rows of the labelled images.
-        label: (L,) their classes.
-        classes: C.
+        label: (L,) classes of the labelled images.
+        classes: number of classes C.
 
     Returns:
-        (N, C); a class without a label gets 0.
+        (N, C) float32 probabilities; a class without a label gets 0.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -89,10 +102,19 @@ def probe(x: NDArray[np.float32], position: NDArray[np.int64], label: NDArray[np
     return found
 
 
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    n, classes = inputs["features"].rows, inputs["probabilities"].width
+    return Size(n, n * (4 * classes + 8), 2.0 * n * n * inputs["features"].width, width=classes)
+
+
 def build(job: Job) -> Outcome:
-    """Zhou et al. (2004), with the teacher's probabilities as the prior of images without a label."""
+    """Propagate labels as in Zhou et al. (2004), with the teacher's probabilities as the unlabelled prior.
+
+    That is, the teacher's probabilities take the place of a label for images without one.
+    """
     from data import schemas
-    from data.tables import VectorWriter, column, read_table, read_vectors
+    from data.tables import VectorWriter, column, positions, read_table, read_vectors
     from models.clustering.propagation import knn_graph, propagate
 
     index, x = read_vectors(job.path("features"))
@@ -104,7 +126,7 @@ def build(job: Job) -> Outcome:
     prior_index, prior = read_vectors(job.path("probabilities"))
     assert np.array_equal(index, prior_index), "features and probabilities are of different images"
     labels = read_table(job.path("labels") / "labels.parquet", schemas.LABELS)
-    position = np.searchsorted(index, column(labels, "index"))
+    position = positions(index, column(labels, "index"), "features of the labelled images")
     label = column(labels, "label")
     classes = prior.shape[1]
     if job.settings["probe"]:
@@ -120,7 +142,10 @@ def build(job: Job) -> Outcome:
         shares=np.bincount(label, minlength=classes) / len(label) if job.settings["balance"] else None,
     )
     changed = float((smoothed.argmax(1) != prior.argmax(1)).mean())
-    job.log(f"propagated over {job.settings['neighbours']} neighbours: {changed:.1%} of the images changed their class")
+    job.log(
+        f"propagated over {job.settings['neighbours']} neighbours: "
+        f"{changed:.1%} of the images changed their class"
+    )
     with VectorWriter(job.out, schemas.probabilities(smoothed.shape[1])) as out:
         for start in range(0, len(index), 1 << 16):
             out.write(index[start : start + (1 << 16)], smoothed[start : start + (1 << 16)])

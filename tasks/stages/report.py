@@ -1,16 +1,23 @@
-"""Report: one HTML file with what was done, what came out, and what the clusters look like."""
+"""Report: writes one HTML file with the stages, the scores and pictures of the clusters."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from data.errors import ArtifactError
 from data.types import Artifact
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage
-from tasks.stages.manifest import sources
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size
+from tasks.sources import sources
+from tasks.stage import NotNeeded, Outcome, Request, Stage
 
-STAGE = Stage(name="report", kind="report", version=4, process="plain")
+if TYPE_CHECKING:
+    from data.checkpoints import LogRow
+    from tasks.report.content import ClusterQuality, Clusters, ClusterSheet, Counts, ModelCost, StageRow
+
+STAGE = Stage(name="report", kind="report", version=5, process="plain")
 
 _SHEET_IMAGE = 64
 """Side of the images on contact sheets, px, unless the stored ones are smaller."""
@@ -27,70 +34,107 @@ def plan(
     labels: Artifact | None = None,
     *,
     not_needed: list[dict[str, Any]],
-    **trained: Artifact,
+    titles: dict[str, str] | None = None,
+    **others: Artifact,
 ) -> Request:
-    """Ask for the report.
+    """Request the report.
+
+    The page shows each stage whose artifact is given here once. It depends only on these artifacts and the
+    settings, so it never shows values of an earlier run.
 
     Args:
-        config: of the run; shown.
-        manifest: of the run's images.
-        assigned: manifest of the images that the pseudo-labels are of.
-        scores: the table.
-        clusters: and their centroids, where images were clustered.
-        assignments: pseudo-labels, where images were clustered.
-        codes: pseudo-labels, where the student learned those that the pretext method gave itself.
-        labels: the draw, if there are labels.
-        not_needed: stages that this run does without, as `document.NotNeeded` in JSON.
-        **trained: checkpoints by stage label, for their logs.
+        config: the run's configuration, which the page shows.
+        manifest: the manifest of the run's images.
+        assigned: the manifest of the images that have pseudo-labels; often the same one.
+        scores: the table of scores.
+        clusters: the clusters, if images were clustered.
+        assignments: the pseudo-labels from these clusters.
+        codes: the pseudo-labels from the pretext method, if it gave any.
+        labels: the drawn labels, if the run draws labels.
+        not_needed: stages that this run does not need, each a `NotNeeded` as JSON.
+        titles: evaluation -> its name on the page, for evaluations that the report does not know.
+        **others: all other artifacts of the run, by stage label and in the run's order. An artifact from
+            above may appear again under its stage's label.
     """
     optional = {"clusters": clusters, "assignments": assignments, "codes": codes, "labels": labels}
-    inputs = {"manifest": manifest, "assigned": assigned, "scores": scores}
+    named = {"manifest": manifest, "assigned": assigned, "scores": scores}
+    named |= {name: given for name, given in optional.items() if given is not None}
+    learned = None
+    if assignments is not None:
+        learned = "assignments"
+    elif codes is not None and config.transfers and config.transfer.learns_from == "codes":
+        learned = "codes"
     shown = config.model_dump(mode="json", exclude={"store": True, "compute": {"device", "workers"}})
+    stages = [{"label": label, **given.model_dump()} for given, label in _labels(named, others).items()]
     return STAGE.request(
-        settings={"config": shown, "not_needed": not_needed},
-        inputs=inputs | {name: given for name, given in optional.items() if given} | trained,
+        settings={
+            "config": shown,
+            "not_needed": not_needed,
+            "titles": titles or {},
+            "learned": learned,
+            "stages": stages,
+        },
+        inputs=named | {label: given for label, given in others.items() if given not in named.values()},
         parts=("train", "unlabelled", "test", "labels"),
         outside={"sources": sources(config, config.assign.data or config.cluster.data)},
     )
+
+
+def _labels(named: dict[str, Artifact], others: dict[str, Artifact]) -> dict[Artifact, str]:
+    """Artifact -> label of its stage, in the run's order. An artifact with several labels appears once."""
+    usual = {"assigned": "manifest-assign", "clusters": "cluster", "assignments": "assign"}
+    labels: dict[Artifact, list[str]] = {}
+    for label, given in others.items():
+        labels.setdefault(given, []).append(label)
+    found: dict[Artifact, str] = {}
+    for name in (*(name for name in named if name != "scores"), *others, "scores"):
+        given = named.get(name) or others[name]
+        label, known = usual.get(name, name), labels.get(given, [])
+        found.setdefault(given, known[0] if name in usual and known and label not in known else label)
+    return found
+
+
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    return Size(1, 1e6)
 
 
 def build(job: Job) -> Outcome:
     """Gather plain values from the artifacts and render them."""
     from data import schemas
     from data.tables import read_table
-    from tasks.report.document import EVALUATIONS, MODELS, NotNeeded, Rejected, ReportData, render
+    from tasks.report.content import EVALUATIONS, MODELS, Rejected, ReportData
+    from tasks.report.document import render
     from tasks.report.scoreboard import Score
 
-    config = job.settings["config"]
-    run = job.request.outside["run"]
-    meta = job.meta("manifest")
+    config, learned, not_needed = (job.settings[name] for name in ("config", "learned", "not_needed"))
+    stages = {
+        stage["label"]: Artifact(kind=stage["kind"], fingerprint=stage["fingerprint"])
+        for stage in job.settings["stages"]
+    }
+    trained = {label: given for label, given in stages.items() if given.kind == "checkpoint"}
+    metas = [job.store.meta(given) for given in stages.values()]
+    manifest = job.meta("manifest")
     rejected = read_table(job.path("manifest") / "rejected.parquet", schemas.REJECTED).to_pylist()
     scores = read_table(job.path("scores") / "scores.parquet", schemas.SCORES).to_pylist()
-    learned = (
-        "assignments" if "assignments" in job.request.inputs else "codes" if "codes" in job.request.inputs else None
-    )
     sheets = _Assigned(job, learned).sheets() if learned else ()
     if sheets:
         _show(job, sheets)
     models = dict(MODELS)
-    if "pretext" not in job.request.inputs:
+    if "pretext" not in trained:
         models["teacher"] = f"Features of {config['pretext']['method']}, no teacher"
     if learned is None:
         models["student-transferred"] = "Student, on the teacher's output only"
+    evaluations = {**EVALUATIONS, **job.settings["titles"]}
     page = render(
         ReportData(
-            run=run["name"],
-            started=run["started"],
             recipe=config["recipe"],
             seed=config["seed"],
-            stages=_stages(job, run["stages"]),
-            counts=_counts(job, meta),
-            logs=_logs(job),
-            not_needed=tuple(
-                NotNeeded(stage["stage"], stage["because"], tuple(stage["reads"]))
-                for stage in job.settings["not_needed"]
-            ),
-            warnings=_warnings(job),
+            stages=_stages(job, stages),
+            counts=_counts(job, manifest),
+            logs=_logs(job, trained),
+            not_needed=tuple(NotNeeded(**gone | {"reads": tuple(gone["reads"])}) for gone in not_needed),
+            warnings=tuple(warning for meta in metas for warning in meta.get("warnings", ())),
             clusters=_clusters(job, learned) if learned else None,
             codes=learned == "codes",
             sheets=sheets,
@@ -98,46 +142,63 @@ def build(job: Job) -> Outcome:
             scores=tuple(
                 Score(**row)
                 for row in scores
-                if row["evaluation"] in EVALUATIONS and not row["setting"].startswith("class=")
+                if row["evaluation"] in evaluations and not row["setting"].startswith("class=")
             ),
             costs=_costs(scores, models),
             models=models,
-            classes=tuple(meta["classes"] or ()),
+            evaluations=evaluations,
+            classes=tuple(manifest["classes"] or ()),
             rejected=Rejected(len(rejected), tuple((row["uri"], row["reason"]) for row in rejected[:10])),
-            notes=tuple(meta["notes"]),
+            notes=tuple(manifest["notes"]),
             config=_yaml(config),
-            environment=_environment(job),
+            environment=_environment(job, trained),
         )
     )
     (job.out / "report.html").write_text(page, encoding="utf-8")
     return Outcome(rows=1)
 
 
-def _stages(job: Job, rows: list[dict[str, Any]]) -> tuple[Any, ...]:
-    from tasks.report.document import StageRow
+def _stages(job: Job, stages: dict[str, Artifact]) -> tuple[StageRow, ...]:
+    """One row per stage. Each row comes after the stages that it reads."""
+    from tasks.report.content import StageRow
+    from tasks.report.graph import ordered
 
-    label_of = {(row["kind"], row["fingerprint"]): row["stage"] for row in rows}
-    found = []
-    for row in rows:
-        meta = job.store.meta(Artifact(kind=row["kind"], fingerprint=row["fingerprint"]))
-        inputs = [label_of.get((given["kind"], given["fingerprint"])) for given in meta["inputs"].values()]
-        upstream = tuple(dict.fromkeys(label for label in inputs if label is not None and label != row["stage"]))
-        found.append(
-            StageRow(
-                row["stage"], row["kind"], row["fingerprint"], upstream, meta["seconds"], row["cached"], row["rows"]
-            )
-        )
-    return tuple(found)
+    label_of = {given: label for label, given in stages.items()}
+    rows = {}
+    for label, made in stages.items():
+        meta = job.store.meta(made)
+        read = [_label(job, Artifact(**given), label_of) for given in meta["inputs"].values()]
+        inputs = tuple(dict.fromkeys(source for source in read if source is not None))
+        rows[label] = StageRow(label, made.kind, made.fingerprint, inputs, meta["seconds"], meta["rows"])
+    return tuple(rows[label] for label in ordered({label: row.inputs for label, row in rows.items()}))
 
 
-def _counts(job: Job, meta: dict[str, Any]) -> Any:
+def _label(job: Job, given: Artifact, label_of: dict[Artifact, str]) -> str | None:
+    """The label of the stage that made an artifact, or None if that stage is not in the run.
+
+    A stage that reads only some parts of a manifest is not built again when other parts change. Its meta.json
+    then names the earlier manifest. The run's manifest with the same training images takes its place.
+    """
+    if given in label_of or given.kind != "manifest":
+        return label_of.get(given)
+    try:
+        train = job.store.meta(given)["parts"]["train"]
+    except ArtifactError:  # the store no longer has it
+        return None
+    for made, label in label_of.items():
+        if made.kind == "manifest" and job.store.meta(made)["parts"]["train"] == train:
+            return label
+    return None
+
+
+def _counts(job: Job, manifest: dict[str, Any]) -> Counts:
     from collections import Counter
 
     from data import schemas
     from data.tables import column, read_table
-    from tasks.report.document import Counts
+    from tasks.report.content import Counts
 
-    counts = {name: meta["counts"][name] for name in ("train", "unlabelled", "test")}
+    counts = {name: manifest["counts"][name] for name in ("train", "unlabelled", "test")}
     if "labels" not in job.request.inputs:
         return Counts(**counts)
     draw = read_table(job.path("labels") / "labels.parquet", schemas.LABELS)
@@ -152,32 +213,23 @@ def _counts(job: Job, meta: dict[str, Any]) -> Any:
     )
 
 
-def _logs(job: Job) -> dict[str, list[Any]]:
+def _logs(job: Job, trained: dict[str, Artifact]) -> dict[str, list[LogRow]]:
     from data import schemas
+    from data.checkpoints import LogRow
     from data.tables import read_table
-    from tasks.report.figures import LogRow
 
     found = {}
-    for label, given in job.request.inputs.items():
-        if given.kind == "checkpoint":
-            table = read_table(job.path(label) / "log.parquet", schemas.LOG)
-            found[label] = [
-                LogRow(*row.values()) for row in table.select(["step", "epoch", "name", "value"]).to_pylist()
-            ]
+    for label, given in trained.items():
+        table = read_table(job.store.folder(given) / "log.parquet", schemas.LOG)
+        found[label] = [LogRow(**row) for row in table.select(LogRow._fields).to_pylist()]
     return found
 
 
-def _warnings(job: Job) -> tuple[str, ...]:
-    """What training stages found wrong."""
-    trained = [name for name, given in job.request.inputs.items() if given.kind == "checkpoint"]
-    return tuple(text for name in trained for text in job.meta(name).get("warnings", ()))
-
-
-def _clusters(job: Job, learned: str) -> Any:
+def _clusters(job: Job, learned: str) -> Clusters:
     import numpy as np
 
     from data.tables import column, read_table
-    from tasks.report.document import Clusters
+    from tasks.report.content import Clusters
 
     if learned == "codes":
         table = read_table(job.path("codes"))
@@ -188,21 +240,23 @@ def _clusters(job: Job, learned: str) -> Any:
     return Clusters(sizes, tuple(info["objective"]), info["trained_on"], info["of"])
 
 
-def _quality(scores: list[dict[str, Any]], evaluation: str) -> Any:
-    from tasks.report.document import ClusterQuality
+def _quality(scores: list[dict[str, Any]], evaluation: str) -> ClusterQuality | None:
+    from tasks.report.content import ClusterQuality
 
     rows = [row for row in scores if row["evaluation"] == evaluation]
-    found = {row["metric"]: row for row in reversed(rows)}  # of several heads the first, which the student learned
+    # Codes may have several heads. The student learns from the first one.
+    found = {row["metric"]: row for row in reversed(rows)}
     if not {"nmi", "ami", "ari", "purity"} <= found.keys():
         return None
     values = {name: found[name]["value"] for name in ("nmi", "ami", "ari", "purity")}
     return ClusterQuality(**values, n=found["nmi"]["n"])
 
 
-def _costs(scores: list[dict[str, Any]], models: dict[str, str]) -> tuple[Any, ...]:
-    from tasks.report.document import FINAL, ModelCost
+def _costs(scores: list[dict[str, Any]], models: dict[str, str]) -> tuple[ModelCost, ...]:
+    from tasks.report.content import FINAL, ModelCost
 
-    found = {(row["model"], row["metric"]): int(row["value"]) for row in scores if row["evaluation"] == "cost"}
+    rows = [row for row in scores if row["evaluation"] == "cost"]
+    found = {(row["model"], row["metric"]): int(row["value"]) for row in rows}
     return tuple(
         ModelCost(
             shown,
@@ -216,15 +270,15 @@ def _costs(scores: list[dict[str, Any]], models: dict[str, str]) -> tuple[Any, .
     )
 
 
-def _show(job: Job, sheets: tuple[Any, ...]) -> None:
-    """The contact sheets on the run's page too."""
+def _show(job: Job, sheets: tuple[ClusterSheet, ...]) -> None:
+    """Show the contact sheets on the run's page."""
     from tasks.report.figures import contact_sheet_png
 
-    clusters = "assignments" in job.request.inputs
-    name = "cluster" if clusters else "code"
+    codes = job.settings["learned"] == "codes"
+    name = "code" if codes else "cluster"
     captions = [f"{name} {sheet.cluster}, {sheet.reason}: {sheet.size:,} images" for sheet in sheets]
     png = contact_sheet_png([sheet.images for sheet in sheets], captions)
-    title = "Clusters: the images nearest to their centroids" if clusters else "Codes: some images of each"
+    title = "Codes: some images of each" if codes else "Clusters: the images nearest to their centroids"
     job.figure("contact-sheet", title, png)
 
 
@@ -232,8 +286,8 @@ class _Assigned:
     """The images with pseudo-labels, for the contact sheets.
 
     Args:
-        job: of the stage.
-        learned: which pseudo-labels: `assignments`, or `codes`, of which the first head counts.
+        job: the stage's job.
+        learned: which pseudo-labels: `assignments`, or the first head of `codes`.
     """
 
     def __init__(self, job: Job, learned: str) -> None:
@@ -251,8 +305,9 @@ class _Assigned:
         else:
             table = read_table(job.path("codes"), schemas.CODES)
             table = table.filter(column(table, "head") == 0)
-            # Codes have no centroid: any order that mixes the images shows what they have in common.
-            self.distance = uniform(key(0, "contact-sheet"), column(table, "index"), 1)[:, 0].astype(np.float32)
+            # Codes have no centroid, so each contact sheet shows random images of a code.
+            drawn = uniform(key(0, "contact-sheet"), column(table, "index"), 1)
+            self.distance = drawn[:, 0].astype(np.float32)
             self.k = int(column(table, "cluster").max()) + 1
         self.index, self.cluster = column(table, "index"), column(table, "cluster")
         self.manifest = read_table(job.path("assigned") / "images.parquet", schemas.MANIFEST)
@@ -261,12 +316,12 @@ class _Assigned:
         self.label = label[self.index]
         self.names = job.meta("assigned")["classes"]
 
-    def sheets(self) -> tuple[Any, ...]:
-        """Images of about a dozen clusters, those nearest to the centroid first."""
+    def sheets(self) -> tuple[ClusterSheet, ...]:
+        """Images of about a dozen clusters, in each cluster the nearest to the centroid first."""
         import numpy as np
 
         from data import decode, images
-        from tasks.report.document import ClusterSheet
+        from tasks.report.content import ClusterSheet
         from tasks.report.sheets import choose, nearest
 
         sizes = np.bincount(self.cluster, minlength=self.k)
@@ -309,9 +364,10 @@ def _yaml(config: dict[str, Any]) -> str:
     return text
 
 
-def _environment(job: Job) -> tuple[tuple[str, str], ...]:
-    trained = [job.meta(name) for name, given in job.request.inputs.items() if given.kind == "checkpoint"]
-    shown = dict(trained[0]["libraries"]) if trained else {}
+def _environment(job: Job, trained: dict[str, Artifact]) -> tuple[tuple[str, str], ...]:
+    """Library versions, device, precision and threads of the trainings. Different values are all listed."""
+    metas = [job.store.meta(given) for given in trained.values()]
+    shown = dict(metas[0]["libraries"]) if metas else {}
     for name in ("device", "precision", "threads"):
-        shown |= {name: ", ".join(sorted({str(meta[name]) for meta in trained if name in meta}))}
+        shown |= {name: ", ".join(sorted({str(meta[name]) for meta in metas if name in meta}))}
     return tuple(shown.items())

@@ -1,4 +1,4 @@
-"""Scores: all evaluations of the run in one table, with how well the clusters match the true labels."""
+"""Scores: collects the run's scores in one table, and compares pseudo-labels with true labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Any
 
 from data.types import Artifact
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size
+from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="scores", kind="scores", version=1, process="plain")
 
@@ -19,28 +21,34 @@ def plan(
     codes: Artifact | None = None,
     **evaluations: Artifact,
 ) -> Request:
-    """Ask for the table.
+    """Request the table.
 
     Args:
-        config: of the run.
-        manifest: of the images that the pseudo-labels are of.
-        clusters: their clusters.
-        assignments: pseudo-labels, where images were clustered.
-        codes: pseudo-labels that the pretext method gave itself.
-        **evaluations: kind scores, one a model, by stage label.
+        config: the run's configuration.
+        manifest: the manifest of the images with pseudo-labels.
+        clusters: the clusters, if images were clustered.
+        assignments: the pseudo-labels from these clusters.
+        codes: the pseudo-labels from the pretext method, if it gave any.
+        **evaluations: artifacts of the evaluations, by stage label. Only those of kind scores are read.
     """
     settings = {"clusters": "clusters" in config.evaluate.protocols}
     labels = {"clusters": clusters, "assignments": assignments, "codes": codes}
+    tables = {label: given for label, given in evaluations.items() if given.kind == "scores"}
     return STAGE.request(
         settings=settings,
-        inputs={"manifest": manifest} | {name: given for name, given in labels.items() if given} | evaluations,
+        inputs={"manifest": manifest} | {name: given for name, given in labels.items() if given} | tables,
         parts=("train", "train_labels"),
         seed=config.seed,
     )
 
 
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    return Size(sum(given.rows for given in inputs.values() if given.artifact.kind == "scores"), 5e3)
+
+
 def build(job: Job) -> Outcome:
-    """Concatenate, and add agreement of pseudo-labels and labels over the training images that have one."""
+    """Concatenate the scores, and add how well pseudo-labels agree with the training images' labels."""
     import numpy as np
 
     from data.schemas import ASSIGNMENTS, CODES, MANIFEST, SCORES

@@ -1,29 +1,44 @@
-"""Segmentation: a network's convolutional layers trained further to tell pixels apart, and how well they then do."""
+"""Segmentation: trains a network's convolutional layers further to label pixels, and measures the result."""
 
 from __future__ import annotations
 
 from data.types import Artifact
 from tasks.config import Config
-from tasks.downstream import ask
-from tasks.stage import Job, Outcome, Request, Stage
+from tasks.further_training import ask_further, size_further
+from tasks.job import Job
+from tasks.stage import Leaf, Outcome, Request
 
-STAGE = Stage(name="segmentation", kind="scores", version=1, process="train")
+STAGE = Leaf(
+    name="segmentation",
+    kind="scores",
+    version=1,
+    process="train",
+    reads=("photographs", "checkpoint"),
+    title="Segmentation, trained further",
+)
 
 
-def plan(config: Config, manifest: Artifact, checkpoint: Artifact | None = None, *, model: str) -> Request:
-    """Ask for the scores of a segmenter.
+def plan(config: Config, photographs: Artifact, checkpoint: Artifact | None = None, *, model: str) -> Request:
+    """Request the scores of a segmentation network.
 
     Args:
-        config: of the run.
-        manifest: of `evaluate.voc`.
-        checkpoint: whose layers start; None: those of an untrained student.
-        model: its name in the scores.
+        config: the run's configuration.
+        photographs: the manifest of `evaluate.voc`.
+        checkpoint: the network to start from; None: an untrained student.
+        model: the model's name in the scores.
     """
-    return ask(STAGE, config.evaluate.segmentation, config, manifest, checkpoint, model)
+    return ask_further(STAGE, config.evaluate.segmentation, config, photographs, checkpoint, model)
+
+
+size = size_further
 
 
 def build(job: Job) -> Outcome:
-    """Train on the training photographs that have a mask, then tell the pixels of the test photographs apart."""
+    """Train on the training photographs that have a mask, then classify the pixels of the test photographs.
+
+    Raises:
+        DataError: no training photograph or no test photograph has a mask.
+    """
     import numpy as np
     import torch
 
@@ -31,11 +46,13 @@ def build(job: Job) -> Outcome:
     from data.errors import DataError
     from data.order import Repeated
     from data.voc import VOID
-    from models.configs.downstream import Segmentation
+    from models.configs.evaluations import Segmentation
     from models.evaluation.masks import Confusion
     from models.evaluation.segmentation import SegmentationMethod
-    from tasks import training
-    from tasks.annotated import Photographs, publish, resampled, start
+    from tasks.annotated import Photographs, resampled, start
+    from tasks.feed import ImageFeed, order_key
+    from tasks.fit import fit
+    from tasks.scoring import write_test_scores
 
     config = Segmentation.model_validate(job.settings["training"])
     photographs = Photographs(job, config.side)
@@ -44,12 +61,15 @@ def build(job: Job) -> Outcome:
     masks = {i: mask for i, mask in drawn.items() if mask is not None}
     train, test = (np.array([i for i in rows.tolist() if i in masks], np.int64) for rows in splits.values())
     if not len(train) or not len(test):
-        raise DataError(f"{job.request.outside['sources']['train']}: no masks of {'train' if not len(train) else 'test'} photographs; segmentation needs SegmentationClass/*.png")  # fmt: skip
+        raise DataError(
+            f"{job.request.outside['sources']['train']}: no masks of {'train' if not len(train) else 'test'} "
+            "photographs; segmentation needs SegmentationClass/*.png"
+        )
     C = 1 + max(int(mask[mask != VOID].max(initial=0)) for mask in masks.values())
     method = SegmentationMethod(config, start(job), masks, C, key(job.seed, "segmentation"))
     images, order = job.images(config.side, whole=True), Repeated(train, config.batch_size, config.steps)
-    feed = training.ImageFeed(images, order, train, None, training.order_key(job, "segmentation"))
-    training.fit(job, method, feed, config, epochs=1, stage="segmentation")
+    feed = ImageFeed(images, order, train, None, order_key(job, "segmentation"))
+    fit(job, method, feed, config, epochs=1, stage="segmentation")
 
     each: list[Confusion] = []
     for first in range(0, len(test), 8):
@@ -74,4 +94,4 @@ def build(job: Job) -> Outcome:
         ("pixel_accuracy", setting, whole.accuracy()),
         *(("iou", f"class={c}", value) for c, value in enumerate(whole.overlaps()) if np.isfinite(value)),
     ]
-    return publish(job, "segmentation", rows, len(test))
+    return Outcome(rows=write_test_scores(job, "segmentation", rows, len(test)))

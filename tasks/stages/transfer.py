@@ -1,14 +1,20 @@
-"""Transfer: train the student from scratch on pseudo-labels, of which only the membership is passed on, or on the teacher."""
+"""Transfer: trains the student from scratch on pseudo-labels, or on the teacher's output.
+
+Of the clusters the student gets only the membership: which images belong together, not the features.
+"""
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
 from models.configs import TRANSFER
 from tasks.config import Config
-from tasks.stage import Job, Outcome, Request, Stage
-from tasks.stages.manifest import sources
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, classifier, images_of, trained
+from tasks.sources import sources
+from tasks.stage import Outcome, Request, Stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,17 +26,17 @@ STAGE = Stage(name="transfer", kind="checkpoint", version=2, process="train")
 def plan(
     config: Config, manifest: Artifact, checkpoint: Artifact | None = None, *, phase: str, **learned: Artifact
 ) -> Request:
-    """Ask for the student, trained on train + unlabelled images of the manifest.
+    """Request the student, trained on train + unlabelled images of the manifest.
 
     Args:
-        config: of the run.
-        manifest: of the images.
-        checkpoint: what the phase before has published; None in the first.
+        config: the run's configuration.
+        manifest: the manifest of the images.
+        checkpoint: the student of the previous phase; None in the first phase.
         phase: one of `config.transfer.phases`.
         **learned: what the student learns from: `assignments`, `codes` or `teacher` (a checkpoint).
     """
     settings = {
-        "transfer": config.transfer.model_dump(exclude={"labels"}),  # said by the inputs
+        "transfer": config.transfer.model_dump(exclude={"labels"}),  # the inputs already say which labels
         "student": config.student.model_dump(),
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
@@ -46,16 +52,37 @@ def plan(
     )
 
 
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    student, size = request.settings["student"], request.settings["image_size"]
+    epochs = request.settings["transfer"]["epochs"]
+    if "teacher" in inputs:
+        from models.cost import transfer_cost
+
+        config: Any = run.config
+        cost = transfer_cost(config.transfer, student["backbone"], student["width"], size, config.pretext)
+        return trained(cost, cost.step * images_of(inputs).all * epochs)
+    learned = inputs.get("assignments") or inputs["codes"]
+    cost = classifier(student["backbone"], student["width"], size, learned.width)
+    return trained(cost, cost.step * learned.rows * epochs)
+
+
 def build(job: Job) -> Outcome:
-    """Train on labels, each of them equally often, or on all images with the frozen teacher beside."""
+    """Train the student.
+
+    With pseudo-labels, each label is drawn equally often. Without them, the student learns from the frozen
+    teacher on all images.
+    """
     import numpy as np
 
     from data.draws import key
     from data.order import Order, Shuffled, UniformOverClusters
-    from models.engine import resolve_device
-    from models.methods.pretext import trainer
+    from models.device import resolve_device
     from models.network import build_network
-    from tasks import training
+    from models.saved import load
+    from tasks.feed import ImageFeed, order_key
+    from tasks.fit import train_and_publish
+    from tasks.rows import manifest_rows
 
     given, student, size = job.settings["transfer"], job.settings["student"], job.settings["image_size"]
     config: Any = TRANSFER[given["method"]].model_validate(given)
@@ -64,28 +91,28 @@ def build(job: Job) -> Outcome:
     order: Order
     target: NDArray[np.int64] | None = None
     classes: int | None = None
-    frozen, told = [], {} if phase is None else {"phase": phase}
+    frozen, options = [], {} if phase is None else {"phase": phase}
     if "teacher" in inputs:
-        index, _ = training.manifest_rows(job.path("manifest"), ("train", "unlabelled"))
+        index, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
         order = Shuffled(index, config.batch_size)
-        teacher = training.load(job.path("teacher")).to(resolve_device(job.compute.device))
-        frozen, told = [teacher.eval().requires_grad_(False)], told | {"seed": job.seed}
+        teacher = load(job.path("teacher")).to(resolve_device(job.compute.device))
+        frozen, options = [teacher.eval().requires_grad_(False)], options | {"seed": job.seed}
     else:
         index, label = _labels(job)
         used, target = np.unique(label, return_inverse=True)
         order, classes = UniformOverClusters(index, target, config.batch_size), len(used)
     if "checkpoint" in inputs:
-        network = training.load(job.path("checkpoint"))
+        network = load(job.path("checkpoint"))
     else:
         seed = key(job.seed, "student")
         network = build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
-    method = trainer(config.trainer)(config, network, *frozen, **told)
-    feed = training.ImageFeed(job.images(size), order, index, target, training.order_key(job, name))
-    return training.train_and_publish(job, method, feed, config, epochs=config.epochs, stage=name)
+    method = resolve_name(config.trainer)(config, network, *frozen, **options)
+    feed = ImageFeed(job.images(size), order, index, target, order_key(job, name))
+    return train_and_publish(job, method, feed, config, epochs=config.epochs, stage=name)
 
 
 def _labels(job: Job) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Index (N,) ascending and pseudo-label (N,) of each image: its cluster, or the code of the first head."""
+    """Index (N,), ascending, and pseudo-label (N,): the image's cluster, or its code from the first head."""
     import numpy as np
 
     from data.schemas import ASSIGNMENTS, CODES

@@ -1,4 +1,4 @@
-"""Images as files, for tests of what reads them."""
+"""Make image files for the tests of modules that read them."""
 
 import io
 
@@ -12,7 +12,9 @@ def encoded(image, format="PNG", **options):
 
 
 def photo(height=23, width=37, seed=0):
-    """Smooth enough for JPEG, different in each corner and channel."""
+    """An image that is smooth enough for JPEG and different in each corner and channel."""
     y, x = np.mgrid[0:height, 0:width]
     phase = np.random.default_rng(seed).uniform(0, 3, 3)
-    return np.stack([127 + 120 * np.sin(x / 9 + y / (5 + i) + phase[i]) for i in range(3)], axis=-1).astype(np.uint8)
+    return np.stack([127 + 120 * np.sin(x / 9 + y / (5 + i) + phase[i]) for i in range(3)], axis=-1).astype(
+        np.uint8
+    )

@@ -1,4 +1,4 @@
-"""Decoding: against Pillow, and what must be refused."""
+"""Decoding agrees with Pillow, and images that can't be decoded are refused."""
 
 import csv
 import io
@@ -156,7 +156,9 @@ def test_every_odd_image_has_the_fate_that_pillow_gives_it(odd_images):
 
 
 def test_the_same_photo_in_eight_orientations_is_the_same_photo(odd_images):
-    photos = [decode(path.read_bytes()).astype(int) for path in sorted(odd_images.glob("exif-*/Portrait_*.jpg"))]
+    photos = [
+        decode(path.read_bytes()).astype(int) for path in sorted(odd_images.glob("exif-*/Portrait_*.jpg"))
+    ]
     assert len(photos) == 8
     for other in photos[1:]:
         assert other.shape == photos[0].shape == (1800, 1200, 3)
@@ -196,7 +198,8 @@ def test_resize_square_enlarges_small_images_smoothly():
     large = resize_square(ramp, 64)
     assert large.shape == (64, 64, 3)
     steps = np.diff(large[32, 8:-8, 0].astype(int))
-    assert steps.min() >= 2  # 30 levels over 8 px: bicubic keeps a ramp a ramp, nearest would make steps of 0 and 30
+    # 30 levels over 8 px: bicubic keeps the ramp smooth, while nearest would make steps of 0 and 30.
+    assert steps.min() >= 2
     assert steps.max() <= 5
 
 

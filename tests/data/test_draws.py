@@ -1,4 +1,4 @@
-"""Draws: uniform, independent of each other and of batching, and the same everywhere for ever."""
+"""Draws are uniform, independent of each other and of batching, and never change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_columns_are_uniform_and_uncorrelated(index: np.ndarray) -> None:
     assert u.min() >= 0
     assert u.max() < 1
     assert min(kstest(column, "uniform").pvalue for column in u.T) > 1e-4
-    # 4.5 standard deviations of a correlation of 4000 independent pairs
+    # The bound is 4.5 standard deviations of the correlation of 4000 independent pairs.
     assert np.abs(np.corrcoef(u.T) - np.eye(8)).max() < 4.5 / np.sqrt(4000)
     assert np.abs(np.corrcoef(u[:-1].T, u[1:].T)[:8, 8:]).max() < 4.5 / np.sqrt(4000)
 
@@ -94,7 +94,7 @@ def test_permutations_are_uniform() -> None:
 
 
 def test_values_never_change() -> None:
-    """Published runs depend on these. SplitMix64's own first output for state 0 checks the finaliser."""
+    """Published runs depend on these values. The first value is SplitMix64's published output for state 0."""
     first = draws._mix(np.array([0x9E3779B97F4A7C15], dtype=np.uint64))[0]
     assert int(first) == 0xE220A8397B1DCDAF
     assert draws.key(0, "pretext", 3, "crop") == GOLDEN_KEY

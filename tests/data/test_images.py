@@ -1,4 +1,4 @@
-"""Pixels by index: the same packed and streamed, and what must never happen."""
+"""Packed and streamed images give the same pixels, and changed images and full disks are noticed."""
 
 import errno
 import os
@@ -66,7 +66,7 @@ def test_packed_pixels_are_named_by_content(folder, tmp_path):
     cache = tmp_path / "cache"
     images = open_images(manifest, {"train": spec}, 8, cache)
     assert [path.name for path in cache.iterdir()] == [images.path.name]
-    moved = folder.rename(tmp_path / "elsewhere")  # nothing is read again, so that nothing needs to be there
+    moved = folder.rename(tmp_path / "elsewhere")  # nothing is read again, so the images may be gone
     assert open_images(manifest, {"train": f"folder:{moved}/gone"}, 8, cache).path == images.path
     assert open_images(manifest, {"train": f"folder:{moved}"}, 9, cache).path != images.path
 
@@ -103,7 +103,9 @@ def test_an_image_that_changed_is_named(folder, tmp_path, limit, change):
     if change == "gone":
         victim.unlink()
     else:
-        victim.write_bytes((folder / "a/04.jpg").read_bytes() if change == "other" else victim.read_bytes()[:300])
+        victim.write_bytes(
+            (folder / "a/04.jpg").read_bytes() if change == "other" else victim.read_bytes()[:300]
+        )
     with pytest.raises(DataError, match=r"a/02\.jpg.*run again"):
         open_images(manifest, {"train": spec}, 8, tmp_path / "cache", limit_bytes=limit).read(np.arange(12))
     assert not list((tmp_path / "cache").iterdir())
@@ -117,7 +119,7 @@ def test_a_writer_that_comes_second_adopts(folder, tmp_path, monkeypatch):
 
     def both(*args):
         monkeypatch.setattr(module, "_pack", pack)
-        opened.append(open_images(manifest, {"train": spec}, 8, cache))  # another process, meanwhile
+        opened.append(open_images(manifest, {"train": spec}, 8, cache))  # stands in for another process
         pack(*args)
 
     monkeypatch.setattr(module, "_pack", both)

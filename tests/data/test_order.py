@@ -1,4 +1,4 @@
-"""Orders of images: what an epoch holds, and that only (key, epoch, step) matter."""
+"""Orders of images: which images an epoch has, and that batches depend only on (key, epoch, step)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_shuffled_with_few_images_is_one_batch_of_all(drop_last: bool) -> None:
 
 
 def test_clusters_are_equally_likely_and_so_are_their_images() -> None:
-    cluster = np.repeat([4, 9, 2], [1, 10, 89])  # ids with gaps: empty clusters get nothing
+    cluster = np.repeat([4, 9, 2], [1, 10, 89])  # the other ids are empty clusters, which are never drawn
     order = UniformOverClusters(images(100), cluster, 10)
     assert order.steps_per_epoch == 10
     drawn = np.concatenate([batch for e in range(60) for batch in epoch(order, e)])
@@ -87,7 +87,9 @@ def test_clusters_are_equally_likely_and_so_are_their_images() -> None:
 
 def test_clusters_need_not_be_sorted() -> None:
     cluster = clusters(100)
-    drawn = np.concatenate([b for e in range(50) for b in epoch(UniformOverClusters(images(100), cluster, 10), e)])
+    drawn = np.concatenate(
+        [b for e in range(50) for b in epoch(UniformOverClusters(images(100), cluster, 10), e)]
+    )
     assert chisquare(np.unique(cluster[drawn], return_counts=True)[1]).pvalue > 1e-4
 
 
@@ -113,5 +115,5 @@ def test_mistakes_are_named() -> None:
         Repeated(images(3), 0, 5)
     with pytest.raises(ValueError, match="0 steps"):
         Repeated(images(3), 2, 0)
-    with pytest.raises(ValueError, match="3 images, but clusters of 4"):
+    with pytest.raises(ValueError, match="3 images, but clusters for 4"):
         UniformOverClusters(images(3), clusters(4), 2)

@@ -1,4 +1,4 @@
-"""Work over processes: its order, its errors, and that none is left behind."""
+"""Work spread over processes keeps its order, passes errors on, and leaves no process behind."""
 
 import os
 import subprocess
@@ -22,7 +22,9 @@ def test_worker_processes_do_not_outlive_a_killed_parent(tmp_path):
     )
     script = tmp_path / "parent.py"
     script.write_text(code)
-    with subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": os.getcwd()}, stdout=-1) as parent:
+    with subprocess.Popen(
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": os.getcwd()}, stdout=-1
+    ) as parent:
         assert parent.stdout.readline().split() == [b"0", b"1"]
         deadline = time.monotonic() + 60
         while len(workers := children(parent.pid)) < 2 and time.monotonic() < deadline:
@@ -36,7 +38,9 @@ def test_worker_processes_do_not_outlive_a_killed_parent(tmp_path):
 
 def children(pid):
     return [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
     ]
 
 

@@ -36,7 +36,10 @@ def test_an_artifact_is_there_once_published_and_leaves_no_draft(tmp_path: Path)
     assert not (tmp_path / "drafts" / "clusters" / A.fingerprint).exists()
     meta = store.meta(A)
     assert meta["bytes"] == {"centroids.parquet": 1}
-    assert meta["sha256"]["centroids.parquet"] == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    assert (
+        meta["sha256"]["centroids.parquet"]
+        == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    )
 
 
 def test_a_build_that_raises_leaves_no_artifact_but_keeps_its_state(tmp_path: Path) -> None:
@@ -141,7 +144,9 @@ def test_of_processes_that_want_the_same_one_builds(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_killed_process_is_free_and_waiting_can_be_stopped(tmp_path: Path) -> None:
-    holder = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(tmp_path), str(tmp_path / "ready")))
+    holder = multiprocessing.get_context("spawn").Process(
+        target=_hold, args=(str(tmp_path), str(tmp_path / "ready"))
+    )
     holder.start()
     deadline = time.monotonic() + 30
     while not (tmp_path / "ready").exists():

@@ -52,8 +52,33 @@ def test_a_missing_column_names_itself(tmp_path: Path) -> None:
 
 
 def test_unknown_labels_are_null_on_disk_and_minus_one_in_memory(tmp_path: Path) -> None:
-    rows = {"index": [0, 1], "uri": ["a", "b"], "sha256": ["x", "y"], "split": ["train"] * 2, "label": [3, None], "width": [1, 1], "height": [1, 1]}  # fmt: skip
-    tables.write_table(tmp_path / "images.parquet", rows, schemas.MANIFEST)
+    names = {"uri": ["a", "b"], "sha256": ["x", "y"], "split": ["train"] * 2}
+    numbers = {"index": [0, 1], "label": [3, None], "width": [1, 1], "height": [1, 1]}
+    tables.write_table(tmp_path / "images.parquet", {**numbers, **names}, schemas.MANIFEST)
     table = tables.read_table(tmp_path / "images.parquet", schemas.MANIFEST)
     assert table["label"].to_pylist() == [3, None]
     assert tables.column(table, "label").tolist() == [3, -1]
+
+
+def test_rows_are_joined_by_index_and_a_missing_one_is_named() -> None:
+    index = np.array([2, 3, 7, 9])
+    assert tables.positions(index, np.array([9, 2, 2]), "features").tolist() == [3, 0, 0]
+    for wanted in ([3, 4], [10], [0]):
+        with pytest.raises(ArtifactError, match=f"features: there is no row for index {wanted[-1]}"):
+            tables.positions(index, np.array(wanted), "features")
+    with pytest.raises(ArtifactError, match="no row for index 1"):
+        tables.positions(np.zeros(0, np.int64), np.array([1]), "features")
+    assert tables.positions(index, np.zeros(0, np.int64), "features").tolist() == []
+
+
+def test_a_table_of_columns_declared_by_name(tmp_path: Path) -> None:
+    declared = {"index": "int64", "times": "float32", "name": "string"}
+    path = tmp_path / "own.parquet"
+    assert tables.write_table(path, {"index": [1, 2], "times": [0.5, 1], "name": ["a", "b"]}, declared) == 2
+    assert {field.name: str(field.type) for field in tables.read_table(path).schema} == {
+        "index": "int64",
+        "times": "float",
+        "name": "string",
+    }
+    with pytest.raises(ArtifactError, match="column times is missing"):
+        tables.write_table(path, {"index": [1], "name": ["a"]}, declared)

@@ -1,4 +1,4 @@
-"""VOC's layout: which photographs serve which role, what is in them, and what the manifest makes of it."""
+"""VOC's layout: the photographs of each role, their boxes and masks, and their parts of the manifest."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ def uris(folder: Path, role: str) -> list[str]:
 def test_sets_serve_the_roles_they_suit(folder: Path, sets: dict[str, str], train: str, test: str) -> None:
     if sets:
         divide(folder, **{name: [NAMES[int(digit)] for digit in digits] for name, digits in sets.items()})
-    assert uris(folder, "train") == uris(folder, "unlabelled") == [f"JPEGImages/{NAMES[int(d)]}.png" for d in train]
+    assert (
+        uris(folder, "train")
+        == uris(folder, "unlabelled")
+        == [f"JPEGImages/{NAMES[int(d)]}.png" for d in train]
+    )
     assert uris(folder, "test") == [f"JPEGImages/{NAMES[int(d)]}.png" for d in test]
 
 
@@ -68,11 +72,15 @@ def test_boxes_count_from_zero_and_end_outside(folder: Path) -> None:
 
 def test_boxes_without_area_are_passed_over_and_nonsense_is_refused(folder: Path) -> None:
     path = folder / "Annotations" / "000.xml"
-    slip = "<object><name>disc</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>5</xmax><ymax>9</ymax></bndbox></object>"
+    corners = "<xmin>5</xmin><ymin>5</ymin><xmax>5</xmax><ymax>9</ymax>"
+    slip = f"<object><name>disc</name><bndbox>{corners}</bndbox></object>"
     path.write_text(f"<annotation>{slip}</annotation>")
     found = VocFolder("voc:x", str(folder)).objects("JPEGImages/000.png")
     assert found.boxes.shape == (0, 4)
-    for broken in ("<annotation><object></annotation>", "<annotation><object><name>a</name></object></annotation>"):
+    for broken in (
+        "<annotation><object></annotation>",
+        "<annotation><object><name>a</name></object></annotation>",
+    ):
         path.write_text(broken)
         with pytest.raises(DataError, match=r"000\.xml"):
             VocFolder("voc:x", str(folder)).objects("JPEGImages/000.png")
@@ -138,8 +146,9 @@ def test_photographs_are_kept_whole(folder: Path, tmp_path: Path) -> None:
     assert pixels.shape == (2, 40, 40, 3)
     assert extent_within(80, 60, 40) == (40, 30)
     assert (pixels[:, 30:] == 0).all()
-    expected = np.asarray(Image.open(folder / "JPEGImages" / "000.png").convert("RGB").resize((40, 30), Image.Resampling.BICUBIC))  # fmt: skip
+    photograph = Image.open(folder / "JPEGImages" / "000.png").convert("RGB")
+    expected = np.asarray(photograph.resize((40, 30), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(pixels[0, :30], expected)
     square = open_images(made.images, {"train": source}, 40, tmp_path / "cache")
-    assert not np.array_equal(square.read(np.arange(2)), pixels)  # the same size in the same cache, but cropped
+    assert not np.array_equal(square.read(np.arange(2)), pixels)  # same size and same cache, but cropped
     assert resize_within(np.zeros((300, 1, 3), np.uint8), 20).shape == (20, 20, 3)

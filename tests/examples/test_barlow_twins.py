@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -83,11 +84,27 @@ def test_it_is_listed_and_checked_like_our_own(tmp_path: Path) -> None:
     listed = python("from flows.__main__ import main; main(['list'])", environment)
     assert "barlow-twins        Barlow Twins (Zbontar et al. 2021)" in listed
     code = (
-        "import sys\nfrom data.errors import ConfigError\nfrom tasks.config import Config, merge, resolve\n"
+        "import sys\nfrom data.errors import ConfigError\nfrom tasks.config import Config\n"
+        "from tasks.overlay import merge, resolve\n"
         "try:\n    resolve(merge(Config().model_dump(), {'pretext': {'method': 'barlow-twins', 'redundancy': 2}}))\n"
         "except ConfigError as error:\n    print(error)\nassert 'torch' not in sys.modules"
     )
     assert "pretext.redundancy = 2: input should be less than or equal to 1" in python(code, environment)
+
+
+def test_it_needs_one_name_of_ours_and_none_of_the_users(tmp_path: Path) -> None:
+    environment = as_installed(tmp_path)
+    files = [path.read_text() for path in (EXAMPLE / "barlow_twins").glob("*.py")]
+    ours = {name for text in files for name in re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE)}
+    assert not ours & {"data", "models", "tasks", "flows"}
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    (beside / "models.py").write_text("raise RuntimeError('the user's models.py was imported')\n")
+    code = "import sys; from barlow_twins.config import BarlowTwins; assert 'torch' not in sys.modules"
+    for command in (["-c", code], ["-c", "import barlow_twins.method"], ["-m", "knowledge_transfer", "list"]):
+        done = subprocess.run([sys.executable, *command], cwd=beside, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "barlow-twins " in done.stdout
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from sklearn.datasets import load_sample_images
 
 from data.store import Store
 from data.types import Artifact
-from flows.chain import Hooks, NotNeeded, Plan, chain
+from flows.chain import chain
+from flows.layout import Hooks, Plan
 from flows.pin import find, pinned_chain
 from flows.run import Run
 from tasks.config import Config
-from tasks.stage import Request, run
+from tasks.job import run
+from tasks.stage import NotNeeded, Request
 
 
 class Workers:

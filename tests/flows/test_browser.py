@@ -199,5 +199,5 @@ def test_cancelled_and_retried(prefect: Prefect, page: Any, picture: Any, tmp_pa
         page.get_by_role("alertdialog").get_by_role("button", name=re.compile("Retry")).click()
         until(page, "Completed")
         picture("retried")
-        assert any("going on from step" in message for message in prefect.logs(run))
+        assert any("resuming at step" in message for message in prefect.logs(run))
     assert prefect.state(run)["state_type"] == "COMPLETED"

@@ -10,10 +10,11 @@ import pytest
 from data.errors import ConfigError
 from data.store import Store, write_json
 from data.types import Artifact
-from flows.chain import Hooks, NotNeeded, Plan, chain
+from flows.chain import chain
+from flows.layout import Hooks, Plan
 from flows.recipes import override
 from tasks.config import Config
-from tasks.stage import Request
+from tasks.stage import NotNeeded, Request
 
 PARTS = {"train": "a", "unlabelled": "b", "test": "c", "train_labels": "d", "test_labels": "e", "labels": "f"}
 COUNTS = {"train": 100, "unlabelled": 0, "test": 20, "labelled": 100, "test_labelled": 20}

@@ -22,7 +22,8 @@ from flows.claims.record import page, read
 from flows.claims.settings import SOURCES
 from flows.estimate import estimate_claims
 from flows.recipes import recipe
-from tasks.config import DOWNSTREAM, Config
+from tasks.config import Config
+from tasks.found import on_photographs
 
 ARMS = [(claim, arm) for claim in CLAIMS.values() for arm in claim.arms]
 
@@ -35,7 +36,7 @@ def test_every_arm_is_a_configuration(claim: Claim, arm: Arm, scale: Any) -> Non
     assert config.data.train in ("folder:a", "folder:b")
     model = claim.score_of(arm).model
     needed = {"teacher": "pretext", "student-transferred": "transfer", "student": "distill"}.get(model, "finetune")
-    if claim.score_of(arm).evaluation in DOWNSTREAM:
+    if claim.score_of(arm).evaluation in on_photographs():
         needed = "transfer"
     order = ("pretext", "transfer", "finetune", "distill")
     assert order.index(config.until) >= order.index(needed)

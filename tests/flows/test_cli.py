@@ -18,7 +18,7 @@ from PIL import Image
 
 from flows.__main__ import main
 from flows.recipes import NAMES, recipe
-from tasks.config import resolve
+from tasks.overlay import resolve
 
 
 def one_line(text: str) -> str:

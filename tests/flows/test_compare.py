@@ -141,7 +141,7 @@ def test_variants_are_all_combinations_and_named_by_what_differs() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["compare", "digits"], "alone"),
+        (["compare", "digits"], "only one configuration"),
         (["compare", "digits", "--vary", "cluster.k"], "--vary cluster.k=50"),
         (["compare", "digits", "--vary", "cluster.k=20,many"], "cluster.k = 'many'"),
         (["compare", "digit", "cifar10"], "digit"),

@@ -18,7 +18,7 @@ from data.errors import ConfigError
 from data.tables import read_table
 from flows.estimate import estimate
 from flows.recipes import override
-from models.configs.downstream import Detection, MultiLabel, Segmentation
+from models.configs.evaluations import Detection, MultiLabel, Segmentation
 from models.evaluation.boxes import Truth
 from models.evaluation.detection import DetectionMethod
 from models.evaluation.multi_label import MultiLabelMethod
@@ -67,7 +67,7 @@ def test_the_transferred_student_is_measured_beside_the_same_from_scratch(place:
     config = small(place)
     ran = run_chain(config, "downstream")
     labels = {
-        f"{protocol}-{model}" for protocol in config.evaluate.downstream for model in ("student-transferred", "scratch")
+        f"{protocol}-{model}" for protocol in config.evaluate.leaves for model in ("student-transferred", "scratch")
     }
     assert labels <= set(ran.made)
     assert "checkpoint" in ran.inputs("detection-student-transferred")

@@ -69,7 +69,7 @@ def retried(prefect: Prefect, run: str, store: Path) -> None:
     found = prefect.until(run)
     assert found["state_name"] == "Completed", found["state"]["message"]
     logs = prefect.logs(run)
-    assert any("going on from step" in message for message in logs), logs
+    assert any("resuming at step" in message for message in logs), logs
     record = json.loads((store / "runs" / found["name"] / "run.json").read_text())
     assert record["status"] == "done"
 

@@ -130,7 +130,7 @@ def test_thirty_nights_and_two_by_the_clock(prefect: Prefect, tmp_path: Path) ->
     rows = json.loads(artifacts["history"]["data"])
     assert [row["run"] for row in rows][2:] == runs[::-1]
     assert "data:image/png;base64," in artifacts["history-plot"]["data"]
-    assert "What run" in artifacts["rerun"]["data"]
+    assert "The networks of run" in artifacts["rerun"]["data"]
     scores = json.loads(artifacts["scores"]["data"])
     assert {row["change"] for row in scores} == {0}
     events = prefect.events("knowledge-transfer.run.finished", fired[1]["name"])

@@ -20,9 +20,9 @@ from flows.recipes import override
 from flows.rewrite import rewrite_report
 from flows.server.history import past, table
 from models.clustering.nearest import nearest_two
+from tasks.clustering import read_clusters
 from tasks.config import Config
-from tasks.stage import run as build
-from tasks.stages.assign import read_clusters
+from tasks.job import run as build
 from tasks.stages.manifest import plan as manifest_of
 
 QUICK = {"epochs": 1, "batch_size": 32, "optimizer": "adamw", "learning_rate": 1e-3}
@@ -179,7 +179,7 @@ def test_images_of_another_kind_are_trained_on_though_they_are_few(folder: Folde
     ran = folder.run(**shapes, pin={"far": 0.02, "shift": 10.0})
     told = record(ran)
     assert not told["pinned"]
-    assert told["rerun"]["because"].startswith("far from their centroid lie")
+    assert told["rerun"]["because"].startswith("the share of images far from their centroid is")
     assert {"cluster", "transfer"} | MEASURED - {"embed-drift"} <= computed(ran)
     figures = told["rerun"]["figures"]
     distance = {

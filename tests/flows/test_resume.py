@@ -85,7 +85,7 @@ def test_killed_in_pretext_then_resumed_equals_undisturbed(environment: dict[str
         assert again.stderr is not None
         said = again.stderr.read()
     assert again.returncode == 0, said
-    assert "going on from step" in said
+    assert "resuming at step" in said
     assert not drafts[0].exists()
 
     undisturbed = start(environment, tmp_path, "undisturbed")
@@ -93,7 +93,7 @@ def test_killed_in_pretext_then_resumed_equals_undisturbed(environment: dict[str
         assert undisturbed.stderr is not None
         said = undisturbed.stderr.read()
     assert undisturbed.returncode == 0, said
-    assert "going on from step" not in said
+    assert "resuming at step" not in said
     assert weights(tmp_path / "killed") == weights(tmp_path / "undisturbed")
 
 

@@ -110,4 +110,4 @@ def test_a_person_looks_at_the_clusters(prefect: Prefect, tmp_path: Path) -> Non
         prefect.ask(f"/flow_runs/{run}/resume", run_input={"go_on": False})
         found = prefect.until(run)
         assert found["state_type"] == "FAILED"
-        assert "turned down" in found["state"]["message"]
+        assert "were rejected" in found["state"]["message"]

@@ -26,7 +26,7 @@ from models.augment import (
     random_view,
     resized_crop,
 )
-from models.configs import Views
+from models.configs.shared import Views
 
 STRONG = Views(crop_min=0.2, jitter=1.0, jitter_probability=0.7, grey=0.3, blur=0.5)
 
@@ -119,7 +119,7 @@ def test_colour_operations_equal_torchvision(operation: int, reference) -> None:
     factors = jitter_factors(draws(16).uniform("jitter", 4), 1.0)
     neutral = np.tile([1.0, 1.0, 1.0, 0.0], (16, 1))
     neutral[:, operation] = factors[:, operation]
-    ours = colour_jitter(x, neutral, np.tile(np.arange(4), (16, 1)))
+    ours = colour_jitter(x.clone(), neutral, np.tile(np.arange(4), (16, 1)))
     expected = torch.stack([reference(x[i], factors[i, operation]) for i in range(16)])
     torch.testing.assert_close(ours, expected, rtol=0, atol=3e-6)
 
@@ -131,7 +131,7 @@ def test_jitter_in_each_images_own_order_equals_torchvision() -> None:
     factors, order = jitter_factors(u[:, :4], 1.0), np.argsort(u[:, 4:], axis=1)
     assert len({tuple(row) for row in order.tolist()}) > 15
     reference = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
-    ours = colour_jitter(x, factors, order)
+    ours = colour_jitter(x.clone(), factors, order)
     for i in range(n):
         expected = x[i]
         for operation in order[i]:

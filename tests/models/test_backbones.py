@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from data.errors import ConfigError
 from models.backbones import BACKBONES, make_backbone
 from models.backbones.resnet import Residual, SelectiveKernel
-from models.configs import BACKBONES as DESCRIBED
-from models.configs import SimCLR
+from models.configs.shared import BACKBONES as DESCRIBED
+from models.configs.simclr import SimCLR
 from models.cost import classifier_cost, pretext_cost
 from models.network import Network, build_network
-from tasks.config import resolve
+from tasks.overlay import resolve
 
 imported = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 

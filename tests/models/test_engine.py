@@ -17,11 +17,13 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from data.errors import ArtifactError, ConfigError, DivergedError, Interrupted
-from models import engine
-from models.configs import Optimization
-from models.engine import State, TrainingReport, resolve_device, resolve_precision, train
-from models.method import Batch, Loss, Method, Progress
+from models import engine, progress
+from models.configs.shared import Optimization
+from models.device import resolve_device, resolve_precision
+from models.engine import train
+from models.method import Batch, Loss, Method, Progress, Sweep
 from models.optim import make_optimizer
+from models.progress import History, State, TrainingReport
 from models.schedules import warmup_cosine
 
 N, B, SIDE = 20, 4, 8
@@ -62,7 +64,7 @@ class Toy(Method):
         self.register_buffer("labels", torch.full((N,), -1))
         self.relabelled: list[int] = []
 
-    def before_epoch(self, progress: Progress, sweep: engine.Sweep) -> None:
+    def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
         self.relabelled.append(progress.epoch)
         self.eval()
         with torch.no_grad():
@@ -89,7 +91,7 @@ class Toy(Method):
         return {"main": make_optimizer(self.config, self.parameters())}
 
 
-def fit(method: Method, feed: Feed | None = None, epochs: int = 4, **kwargs: object) -> engine.History:
+def fit(method: Method, feed: Feed | None = None, epochs: int = 4, **kwargs: object) -> History:
     feed = feed or Feed()
     given = {"schedule": partial(warmup_cosine, warmup=0.1), "device": CPU, "precision": "fp32", "sweep": feed.sweep}
     return train(method, feed, epochs=epochs, seed=3, stage="toy", **{**given, **kwargs})  # type: ignore[arg-type]
@@ -247,7 +249,7 @@ class Recorder(Method):
         yield Loss(total)
         self.calls.append(f"resumed at weight {self.weight.item():.2f}")
 
-    def before_epoch(self, progress: Progress, sweep: engine.Sweep) -> None:
+    def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
         self.calls.append(f"epoch {progress.epoch}")
 
     def before_update(self, progress: Progress) -> None:
@@ -361,14 +363,14 @@ def test_log_averages_windows_and_names_progress(monkeypatch: pytest.MonkeyPatch
     assert [row.value for row in single if row.name == "loss"] == given
     assert [row.epoch for row in single if row.name == "loss"] == pytest.approx([i / 5 for i in range(1, 11)])
 
-    monkeypatch.setattr(engine, "LOG_ROWS", 4)
+    monkeypatch.setattr(progress, "LOG_ROWS", 4)
     rows = [row for row in fit(Recorder(losses=given), epochs=2).rows if row.name == "loss"]
     assert [row.step for row in rows] == [3, 6, 9, 10]
     assert [row.value for row in rows] == pytest.approx([7 / 3, 25 / 3, 14 / 3, 16])
 
 
 def test_log_windows_survive_a_resume(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "LOG_ROWS", 4)
+    monkeypatch.setattr(progress, "LOG_ROWS", 4)
     undisturbed = every_state(toy())
     assert len(undisturbed[-1]["log"]["rows"]) == 4 * len({row[2] for row in undisturbed[-1]["log"]["rows"]})
     states = every_state(toy(1), resume={**undisturbed[6], "clock": [0, 0.0, 0.0]})
@@ -376,7 +378,7 @@ def test_log_windows_survive_a_resume(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "REPORT_SECONDS", 0.0)
     seen: list[TrainingReport] = []
     fit(toy(), Feed(delay=0.01), epochs=2, report=seen.append)
     assert [report.step for report in seen] == list(range(1, 11))

@@ -10,7 +10,7 @@ from torch import nn
 
 from data.draws import Draws
 from models.augment import centre, random_view
-from models.configs import Views
+from models.configs.shared import Views
 from models.inference import augmented, mirrored, run
 
 CPU = torch.device("cpu")

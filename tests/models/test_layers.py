@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from data.errors import ConfigError, DataError
 from models.augment import centre
-from models.configs.downstream import NonLinear
+from models.configs.evaluations import NonLinear
 from models.evaluation.layers import layer_probes, pooled_map
 from models.evaluation.nonlinear import AboveLayer, middle_layer, mlp_probe
 from models.method import Batch, Progress

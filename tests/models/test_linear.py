@@ -7,6 +7,7 @@ from sklearn.preprocessing import StandardScaler
 from data.errors import ArtifactError, DataError
 from models.evaluation import linear
 from models.evaluation.linear import linear_probe
+from models.evaluation.validation import held_back
 
 
 def make(n=600, d=10, classes=4, seed=0, noise=1.5):
@@ -71,9 +72,9 @@ def test_strength_is_chosen_by_validation_and_matters():
 
 def test_validation_part_is_stratified_and_leaves_small_classes_alone():
     y = torch.tensor([0] * 50 + [1] * 10 + [2] * 4)
-    held = linear._held_back(y, 0.2, seed=0)
-    assert y[held].bincount(minlength=3).tolist() == [10, 2, 0]
-    assert not torch.equal(held, linear._held_back(y, 0.2, seed=1))
+    held = held_back(y.numpy(), 0.2, 0, "linear")
+    assert y[torch.from_numpy(held)].bincount(minlength=3).tolist() == [10, 2, 0]
+    assert not np.array_equal(held, held_back(y.numpy(), 0.2, 1, "linear"))
 
 
 def test_same_bits_twice_and_test_labels_change_nothing_but_the_score():

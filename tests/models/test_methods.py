@@ -8,13 +8,16 @@ from torch.nn import functional as F
 
 from data.draws import Draws
 from data.errors import ConfigError
-from models.configs import Distill, Finetune, JigsawPlusPlus, PseudoLabels, SimCLR
-from models.method import Batch, Progress
+from models.configs.distill import Distill
+from models.configs.finetune import Finetune
+from models.configs.jigsaw import JigsawPlusPlus
+from models.configs.pseudo_labels import PseudoLabels
+from models.configs.simclr import SimCLR
+from models.method import Batch, Progress, make_pretext
 from models.methods import jigsaw
 from models.methods.distill import DistillMethod
 from models.methods.finetune import FinetuneMethod
 from models.methods.jigsaw import JigsawMethod
-from models.methods.pretext import make_pretext
 from models.methods.pseudo_labels import PseudoLabelsMethod
 from models.methods.simclr import SimCLRMethod
 from models.network import build_network
@@ -70,10 +73,12 @@ def make(name, images=None):
     return DistillMethod(Distill(alpha=0.5, **fast), student(classes=CLASSES), labels), images, p
 
 
-METHODS = ["jigsaw++", "simclr", "pseudo-labels", "finetune", "distill"]
+STAGES = ["finetune", "distill"]
+METHODS = ["jigsaw++", "simclr", "pseudo-labels", *STAGES]
+"""Pretext and transfer methods are tested further in methods/test_every_method.py."""
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STAGES)
 def test_twenty_steps_lower_the_loss(name):
     method, images, target = make(name)
     method.train()
@@ -111,7 +116,7 @@ def test_views_belong_to_images_and_not_to_batches(name):
     assert not torch.equal(*((v.tiles if name == "jigsaw++" else v) for v in (a, b)))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STAGES)
 def test_the_same_seed_makes_the_same_method(name):
     a, b = make(name)[0].state_dict(), make(name)[0].state_dict()
     assert all(torch.equal(a[key], b[key]) for key in a)

@@ -7,7 +7,7 @@ import torch
 from lightly.utils.lars import LARS as LightlyLARS
 from torch import Tensor, nn
 
-from models.configs import Optimization
+from models.configs.shared import Optimization
 from models.optim import ADAM_SHARE, LARS, Muon, make_optimizer, orthogonal
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.configs import Optimization
+from models.configs.shared import Optimization
 from models.method import Progress
 from models.optim import make_optimizer
 from models.prototypes import Prototypes, frozen, share_used

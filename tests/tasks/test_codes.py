@@ -16,9 +16,10 @@ from data.store import Store
 from data.tables import read_table
 from data.types import Artifact
 from models.method import Method
-from tasks import training
 from tasks.config import Compute
-from tasks.stage import run
+from tasks.feed import ImageFeed
+from tasks.fit import write_codes
+from tasks.job import run
 from tasks.stages.codes import plan
 
 INDEX = np.array([3, 5, 6, 9])
@@ -40,10 +41,10 @@ class Labelling(Method):
 
 def write(out: Path, given: list[list[int]] | None, interrupted: bool = False) -> Labelling:
     images = SimpleNamespace(read=lambda index: np.zeros((len(index), 8, 8, 3), np.uint8))
-    feed = training.ImageFeed(images, SimpleNamespace(steps_per_epoch=1), INDEX, None, 0)  # type: ignore[arg-type]
+    feed = ImageFeed(images, SimpleNamespace(steps_per_epoch=1), INDEX, None, 0)  # type: ignore[arg-type]
     method = Labelling(given)
     job: Any = SimpleNamespace(out=out, compute=Compute(device="cpu"), interrupted=lambda: interrupted)
-    training.write_codes(job, method, feed, round=7)
+    write_codes(job, method, feed, round=7)
     return method
 
 
@@ -58,7 +59,7 @@ def test_every_head_labels_every_image_that_it_knows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [None, [[1, 2, 3]]])
 def test_a_method_that_promised_codes_must_give_one_for_each_image(given: Any, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"Labelling\.codes gave no \(heads, 4\) labels"):
+    with pytest.raises(ArtifactError, match=r"Labelling\.codes returned labels of shape .*, not \(heads, 4\)"):
         write(tmp_path, given)
 
 
@@ -75,5 +76,5 @@ def test_the_artifact_holds_them_and_says_how_evenly_they_are_used(tmp_path: Pat
     said: list[str] = []
     made, _ = run(plan(checkpoint), store, Compute(), lambda event: said.append(event["text"]), lambda: False, {})
     assert store.meta(made)["used"] == [2, 4]
-    assert said == ["codes of 2 heads: 2, 4 labels in use; the largest holds 75.0%"]
+    assert said == ["codes of 2 heads: 2, 4 labels in use; the largest has 75.0% of the images"]
     assert read_table(store.folder(made), CODES).equals(read_table(store.folder(checkpoint) / "codes.parquet", CODES))

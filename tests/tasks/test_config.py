@@ -4,7 +4,8 @@ import sys
 import pytest
 
 from data.errors import ConfigError
-from tasks.config import SECTIONS, Config, merge, resolve
+from tasks.config import SECTIONS, Config
+from tasks.overlay import merge, resolve
 
 BASE = Config().model_dump()
 

@@ -17,10 +17,11 @@ from data.schemas import MANIFEST
 from data.store import Store
 from data.tables import read_vectors, write_table
 from data.types import Artifact
-from models.configs import External
+from models.configs.external import External
 from tasks.config import Compute, Config
+from tasks.job import run
 from tasks.recall import Recall
-from tasks.stage import Request, run
+from tasks.stage import Request
 from tasks.stages.external import plan
 
 URIS = [f"{i}.png" for i in range(6)]
@@ -89,7 +90,7 @@ def test_named_by_content_not_by_place(store: Store, tmp_path: Path, monkeypatch
 
 def test_a_failed_join_leaves_nothing(store: Store, tmp_path: Path) -> None:
     asked = request(write(tmp_path / "a.parquet", uris=URIS[:3]), images(store, "m"))
-    with pytest.raises(DataError, match=r"1 of 4 images \(train, unlabelled\) have no vector, the first is '3\.png'"):
+    with pytest.raises(DataError, match=r"1 of 4 images \(train, unlabelled\) have no vector; the first is '3\.png'"):
         build(store, asked)
     assert not list(store.root.glob("artifacts/features/*"))
     assert not list(store.root.glob("drafts/features/*"))

@@ -15,8 +15,10 @@ from data.checkpoints import read_arrays
 from data.store import Store
 from data.tables import VectorWriter, read_vectors
 from data.types import Artifact
-from tasks.config import Cluster, Compute, Config, resolve
-from tasks.stage import Request, run
+from tasks.config import Cluster, Compute, Config
+from tasks.job import run
+from tasks.overlay import resolve
+from tasks.stage import Request
 from tasks.stages import cluster, embed, manifest
 
 
@@ -61,7 +63,7 @@ def test_descriptors_see_the_central_square_that_networks_see(store: Store, tmp_
     import torch
 
     from data.decode import resize_square, stored_size
-    from models.configs import HOG
+    from models.configs.hog import HOG
     from models.hog import descriptor
 
     photos(tmp_path / "photos", ["a.png", "b.png"])

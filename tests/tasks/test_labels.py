@@ -48,7 +48,8 @@ def test_every_class_gets_a_label_and_one_is_drawn_like_another() -> None:
 
 
 def test_refusals_say_what_to_do() -> None:
-    with pytest.raises(DataError, match=r"one class only \('a'\)"):
+    with pytest.raises(DataError, match=r"only one class \('a'\)"):
         draw(INDEX[:5], LABEL[:5], NAMES, 0, fraction=None, per_class=2)
-    with pytest.raises(DataError, match=r"class 'c' has 30 images, data\.labels_per_class = 31; choose at most 30"):
+    said = r"data\.labels_per_class = 31, but class 'c' has only 30 labelled images; choose at most 30"
+    with pytest.raises(DataError, match=said):
         draw(INDEX, LABEL, NAMES, 0, fraction=None, per_class=31)

@@ -10,7 +10,7 @@ from data.store import Store
 from data.tables import VectorWriter, read_vectors, write_table
 from data.types import Artifact, Kind
 from tasks.config import Compute, Config, Predict
-from tasks.stage import Job
+from tasks.job import Job
 from tasks.stages.propagate import build, plan, probe
 
 

@@ -19,7 +19,8 @@ from data.errors import DataError, Interrupted, StageError
 from data.store import Store
 from data.tables import read_vectors
 from data.types import Artifact
-from tasks.config import Compute, Config, resolve
+from tasks.config import Compute, Config
+from tasks.overlay import resolve
 from tasks.stages import cluster, embed, manifest, pretext
 from tasks.workers import Workers
 
@@ -152,7 +153,7 @@ def test_stopping_keeps_the_checkpoint_and_the_next_one_goes_on(store: Store, tm
 
         with pytest.raises(Interrupted):
             workers.make(request, "pretext", listen)
-    assert any(text.startswith("going on from step") for text in said)
+    assert any(text.startswith("resuming at step") for text in said)
 
 
 PARENT = """

@@ -1,7 +1,9 @@
 """Barlow Twins (Zbontar et al., arXiv 2103.03230): self-supervision by redundancy reduction.
 
-y^A, y^B two views of N images, f the network, g a projector of three layers, z = g(f(y)) brought to mean 0 and deviation 1
-over the batch. C = z^A^T z^B / N is (d, d); the loss is sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2 (eq. 1 and 2).
+y^A and y^B are two views of N images, f is the network, g a projector of three layers. z = g(f(y)) is brought
+to mean 0 and deviation 1 over the batch. C = z^A^T z^B / N is (d, d).
+
+The loss is sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2 (eq. 1 and 2).
 """
 
 from __future__ import annotations
@@ -11,12 +13,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from barlow_twins.config import BarlowTwins
-from data.draws import Draws
-from models import collapse, heads
-from models.augment import two_views
-from models.method import Batch, Loss, Method, Progress
-from models.network import build_network, seeded
-from models.optim import make_optimizer
+from knowledge_transfer.plugins import (
+    Batch,
+    Draws,
+    Loss,
+    Method,
+    Progress,
+    build_network,
+    collapse,
+    heads,
+    make_optimizer,
+    seeded,
+    two_views,
+)
 
 _EPS = 1e-5
 
@@ -53,7 +62,8 @@ class BarlowTwinsMethod(Method):
         self.config = config
         self.network = build_network(config.backbone, image_size, seed=seed, width=config.width)
         with seeded(seed, "projector"):
-            self.projector = heads.mlp(self.network.output_dim, config.projection, config.projection, layers=3)
+            d = config.projection
+            self.projector = heads.mlp(self.network.output_dim, d, d, layers=3)
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
         """Views (2N, 3, S, S): the first of each image, then the second."""

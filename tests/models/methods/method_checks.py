@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from data.draws import Draws
-from models.engine import State, train
+from models.engine import train
 from models.method import Batch, Method, Progress
+from models.progress import State
 from models.schedules import warmup_cosine
 
 CLASSES = 4
@@ -42,22 +43,31 @@ def progress(step: int = 0, steps: int = 20, epoch: int = 0, epochs: int = 1) ->
     return Progress(step, steps, epoch, epochs)
 
 
-def lowers_the_loss(method: Method, images: Tensor, *, steps: int = 20, to: float = 0.8, floor: float = 0.0) -> None:
+def lowers_the_loss(
+    method: Method,
+    images: Tensor,
+    *,
+    target: Tensor | None = None,
+    steps: int = 20,
+    to: float = 0.8,
+    floor: float = 0.0,
+) -> None:
     """Steps on one fixed batch, while teacher, queue and codes are held, bring the loss to a share of its first value.
 
     Args:
         method: not trained yet.
         images: (B, S, S, 3) uint8.
+        target: (B,) int64, for a method that learns labels.
         steps: how many.
         to: share of what lies above `floor`.
         floor: the least that the loss can be.
     """
     method.train()
-    batch = prepared(method, images)
+    batch = prepared(method, images, target=target)
     optimizer = method.optimizers()["main"]
     losses = []
     for _ in range(steps):
-        loss = method.loss(batch, progress())
+        loss = next(method.losses(batch, progress()))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
@@ -86,23 +96,27 @@ def ignores_labels(make: Callable[[int], Method], images: Tensor, label: Tensor)
     """The loss is the same with, with other, and without labels."""
 
     def loss(target: Tensor | None) -> Tensor:
-        method = make(0).train()
+        method = make(0)
         torch.manual_seed(0)
-        return method.loss(prepared(method, images, target=target), progress()).total
+        method.before_epoch(progress(), Feed(images, len(images)).sweep)
+        method.train()
+        return next(method.losses(prepared(method, images, target=target), progress())).total
 
     assert torch.equal(loss(None), loss(label))
     assert torch.equal(loss(None), loss(label.flip(0) + 1))
 
 
-class _Feed:
-    def __init__(self, images: Tensor, batch_size: int) -> None:
-        self.images, self.batch_size = images, batch_size
+class Feed:
+    """Images, and targets if there are any, in an order of each epoch's own."""
+
+    def __init__(self, images: Tensor, batch_size: int, target: Tensor | None = None) -> None:
+        self.images, self.batch_size, self.target = images, batch_size, target
         self.steps_per_epoch = len(images) // batch_size
 
     def batch(self, epoch: int, step: int) -> Batch:
         order = np.random.default_rng(epoch).permutation(len(self.images))
         index = torch.from_numpy(order[step * self.batch_size : (step + 1) * self.batch_size])
-        return Batch(self.images[index], index)
+        return Batch(self.images[index], index, None if self.target is None else self.target[index])
 
     def sweep(self) -> Iterator[Batch]:
         for start in range(0, len(self.images), self.batch_size):
@@ -111,9 +125,25 @@ class _Feed:
 
 
 def trained(
-    method: Method, images: Tensor, *, batch_size: int = 16, epochs: int = 4, resume: State | None = None
+    method: Method,
+    images: Tensor,
+    *,
+    target: Tensor | None = None,
+    batch_size: int = 16,
+    epochs: int = 4,
+    resume: State | None = None,
+    keep: Container[int] | None = None,
 ) -> list[State]:
     """Train through the engine on the CPU.
+
+    Args:
+        method: what to train.
+        images: (N, S, S, 3) uint8.
+        target: (N,) int64, for a method that learns labels.
+        batch_size: images a step.
+        epochs: of the whole training.
+        resume: a state that an earlier call returned.
+        keep: steps whose whole state is returned; of the others only the step. None: all.
 
     Returns:
         The state after every step of this call, as it is when read back from a file, without the clock.
@@ -121,11 +151,14 @@ def trained(
     saved: list[bytes] = []
 
     def save(state: State) -> None:
+        whole = keep is None or state["step"] in keep
         buffer = io.BytesIO()
-        torch.save({key: value for key, value in state.items() if key != "clock"}, buffer)
+        torch.save(
+            {name: value for name, value in state.items() if (whole and name != "clock") or name == "step"}, buffer
+        )
         saved.append(buffer.getvalue())
 
-    feed = _Feed(images, batch_size)
+    feed = Feed(images, batch_size, target)
     train(
         method,
         feed,
@@ -144,23 +177,34 @@ def trained(
 
 
 def resumes_bit_for_bit(
-    make: Callable[[int], Method], images: Tensor, *, batch_size: int = 16, epochs: int = 4
+    make: Callable[[int], Method],
+    images: Tensor,
+    *,
+    target: Tensor | None = None,
+    batch_size: int = 16,
+    epochs: int = 4,
 ) -> None:
-    """Four epochs at a stretch end as two, a stop and two more; and as a stop in the middle of an epoch.
+    """A training at a stretch ends as one that was stopped halfway, and as one that was stopped in the middle of an epoch.
 
     Args:
-        make: the method by its seed; resumed ones begin with other weights.
+        make: the method by its seed. Resumed ones have the same seed, as in a run, and begin with other values in all
+            parameters and buffers.
         images: (N, S, S, 3) uint8; at least two batches.
+        target: (N,) int64, for a method that learns labels.
         batch_size: images a step.
         epochs: of the whole training.
     """
-    undisturbed = trained(make(0), images, batch_size=batch_size, epochs=epochs)
-    half = epochs // 2 * (len(images) // batch_size)
+    per_epoch = len(images) // batch_size
+    half, last = epochs // 2 * per_epoch, epochs * per_epoch
+    training = partial(trained, images=images, target=target, batch_size=batch_size, epochs=epochs)
+    undisturbed = training(make(0), keep=(half, half + 1, last))
     for stop in (half, half + 1):
         torch.rand(stop)  # the global generator stands elsewhere
-        state = undisturbed[stop - 1]
-        resumed = trained(make(5), images, batch_size=batch_size, epochs=epochs, resume=state)
-        assert [state["step"] for state in resumed] == list(range(stop + 1, len(undisturbed) + 1))
+        fresh = make(0)
+        for tensor in fresh.state_dict().values():
+            tensor.copy_(tensor + 1)
+        resumed = training(fresh, resume=undisturbed[stop - 1], keep=(last,))
+        assert [state["step"] for state in resumed] == list(range(stop + 1, last + 1))
         _assert_same(resumed[-1], undisturbed[-1])
 
 

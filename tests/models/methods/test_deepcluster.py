@@ -7,17 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from method_checks import lowers_the_loss, prepared, progress, resumes_bit_for_bit, toy, trained
-from sklearn.cluster import KMeans
+from method_checks import prepared, progress, toy, trained
 from sklearn.metrics import normalized_mutual_info_score
 from torch.nn import functional as F
 
 from data.errors import ConfigError
 from models.augment import centre
-from models.configs import DeepCluster
-from models.method import Batch
+from models.configs.deepcluster import DeepCluster
+from models.method import Batch, make_pretext
 from models.methods import deepcluster
-from models.methods.pretext import make_pretext
 
 N, k = 48, 6
 INDEX = 7 * torch.arange(N) + 3
@@ -101,20 +99,6 @@ def test_clusters_count_alike_however_many_images_they_have(given_labels):
     torch.testing.assert_close(loss.total, expected)
     assert float(loss.terms["codes_used"]) == pytest.approx(5 / 6)
     assert abs(loss.total.item() - math.log(k)) < 0.3
-
-
-def test_twenty_steps_lower_the_loss_while_labels_are_held(given_labels):
-    method = make()
-    method.before_epoch(progress(), lambda: iter([Batch(toy(N)[0], torch.arange(N))]))
-    lowers_the_loss(method, toy(N)[0])
-
-
-def test_resumes_bit_for_bit_over_rounds_of_clustering(monkeypatch):
-    def cluster(x, wanted):  # in this process, for speed
-        return KMeans(wanted.k, n_init=1, random_state=wanted.seed % 2**32).fit_predict(x).astype(np.int64)
-
-    monkeypatch.setattr(deepcluster, "cluster_apart", cluster)
-    resumes_bit_for_bit(lambda seed: make(), toy(N)[0])
 
 
 def test_rounds_by_the_projects_k_means_are_repeatable():

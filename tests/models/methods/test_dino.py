@@ -7,11 +7,8 @@ import math
 import pytest
 import torch
 from method_checks import (
-    ignores_labels,
-    lowers_the_loss,
     prepared,
     progress,
-    resumes_bit_for_bit,
     teacher_takes_no_gradient,
     toy,
 )
@@ -19,13 +16,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import heads
-from models.configs import DINO
+from models.configs.dino import DINO
 from models.cost import pretext_cost
 from models.losses.centring import centred_softmax, entropies
 from models.losses.codes import swapped_prediction
 from models.method import Progress
 from models.methods.dino import DINOMethod
-from tasks.config import resolve
+from tasks.overlay import resolve
 
 K, N, CROPS = 7, 3, 3
 
@@ -160,35 +157,12 @@ def test_the_head_is_lightlys_with_the_same_weights(norm):
 # The method
 
 
-def test_twenty_steps_lower_the_loss():
-    images, _ = toy(32, 32)
-    m = method(teacher_temperature=0.04, teacher_temperature_final=0.04)
-    floor = float(m.train().loss(prepared(m, images), progress()).terms["entropy"])
-    lowers_the_loss(m, images, floor=floor)
-
-
-@pytest.mark.parametrize("options", [{}, {"backbone": "vit_tiny", "width": 1 / 3, "head_norm": False}])
-def test_resumes_bit_for_bit(options):
-    size = 8 if options else 32
-    images, _ = toy(16, size)
-    resumes_bit_for_bit(lambda seed: method(seed, size, **options), images, batch_size=8)
-
-
-@pytest.mark.parametrize("norm", ["split", "momentum"])
-def test_teachers_with_other_norms_resume_too(norm):
-    images, _ = toy(16, 16)
-    resumes_bit_for_bit(
-        lambda seed: method(seed, size=16, small_crops=0, teacher_norm=norm, norm_groups=2), images, batch_size=8
-    )
-
-
 @pytest.mark.parametrize("backbone", ["smallconv", "vit_tiny", "mobilenet_v3", "resnet50_sk"])
 def test_no_gradient_reaches_the_teacher(backbone):
-    images, label = toy(8, 32)
+    images, _ = toy(8, 32)
     m = method(backbone=backbone)
     teacher_takes_no_gradient(m, images, m.teacher)
     assert m.network is m.teacher[0]
-    ignores_labels(lambda seed: method(seed, size=16), toy(8, 16)[0], label)
 
 
 def test_the_start_is_near_chance_and_nothing_has_collapsed():

@@ -3,17 +3,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from method_checks import ignores_labels, lowers_the_loss, prepared, progress, resumes_bit_for_bit, toy, trained
+from method_checks import prepared, progress, toy, trained
 from photographs import photographs
 from scipy.ndimage import binary_erosion
 from torch.nn import functional as F
 
 from data.errors import ConfigError
-from models.configs import Inpainting
+from models.configs.inpainting import Inpainting
 from models.decoders import Adversary, ContextDecoder
 from models.losses.adversarial import judge, persuade
+from models.method import make_pretext
 from models.methods.inpainting import RIM_WEIGHT, centre_square, reconstruction, squares, without_rim
-from models.methods.pretext import make_pretext
 from models.network import MEAN
 
 BOTH = pytest.mark.parametrize("hole", ["centre", "blocks"])
@@ -234,21 +234,7 @@ def test_every_backbone_paints_whole_images(backbone, size):
 # Training
 
 
-@pytest.mark.parametrize("options", [{}, {"hole": "blocks"}, {"adversarial": 0.001}])
-def test_twenty_steps_lower_the_loss(options):
-    lowers_the_loss(make(**options), photographs(16, 16))
-
-
-@pytest.mark.parametrize("adversarial", [0.0, 0.01])
-def test_it_resumes_bit_for_bit(adversarial):
-    resumes_bit_for_bit(lambda seed: make(seed, adversarial=adversarial, hole="blocks"), toy(32)[0])
-
-
 def test_both_losses_are_logged():
     log = trained(make(adversarial=0.01), toy(16)[0], batch_size=8, epochs=1)[-1]["log"]["rows"]
     names = {row[2] for row in log}
     assert {"loss", "reconstruction", "adversarial", "loss_adversary", "adversary_accuracy", "spread"} <= names
-
-
-def test_labels_are_not_read():
-    ignores_labels(make, *toy(16))

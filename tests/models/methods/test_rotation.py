@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from method_checks import ignores_labels, lowers_the_loss, prepared, progress, resumes_bit_for_bit, toy
+from method_checks import prepared, progress
 from photographs import photographs
 
-from models.configs import Rotation
-from models.methods.pretext import make_pretext
+from models.configs.rotation import Rotation
+from models.method import make_pretext
 from models.methods.rotation import quarter_turns
 
 
@@ -91,15 +91,3 @@ def test_what_is_published_has_no_classifier():
     assert method.network.layer_names()[-1] == "features"
     assert method.network.classes is None
     assert method.passes() == [(16, 4.0)]
-
-
-def test_twenty_steps_lower_the_loss():
-    lowers_the_loss(make(learning_rate=1e-2), photographs(16, 16), steps=12)
-
-
-def test_it_resumes_bit_for_bit():
-    resumes_bit_for_bit(make, toy(32)[0])
-
-
-def test_labels_are_not_read():
-    ignores_labels(make, *toy(16))

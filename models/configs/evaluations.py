@@ -1,4 +1,7 @@
-"""Configurations of what a network is trained for downstream: `models/methods/{detection,segmentation,multi_label}.py`."""
+"""Configurations of the evaluations that train.
+
+Their classes are in `models/evaluation`: detection.py, segmentation.py, multi_label.py and nonlinear.py.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,138 @@
+"""The process behind `import knowledge_transfer`: it works for a process that must not load our packages.
+
+    python -m flows.service
+
+A request is a line of JSON on stdin: {"do", "folder", "terminal", ...}. `do` is run, open or recipes; `folder`
+is the user's current folder; `terminal` is the path of the user's terminal, or null.
+
+An answer is any number of {"event": "text", "text"}, for the user to read, and then {"event": "done", "value"}
+or {"event": "refused"|"failed"|"cancelled", "text", "details"}. It goes to the stdout that the process was
+given.
+
+`tasks/child.py` describes how the process stops.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from data.errors import ConfigError
+from data.tables import read_table
+from flows.model_folder import FILES, final_student
+from flows.recipes import NAMES, nest
+from flows.run import WATCHERS, headline
+from flows.start import chain_parameters, explain, load_flow
+from flows.terminal import Terminal
+from tasks.child import GRACE, Stop, Tell, serve
+from tasks.config import Config
+
+PATIENCE = GRACE + 20.0
+"""Seconds a run may take to end once the user's process is gone: stages save their state, Prefect is told."""
+
+
+class _Lines(io.StringIO):
+    """A file that sends what is written to the user's process."""
+
+    def __init__(self, tell: Tell) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def write(self, text: str) -> int:
+        if text:
+            self._tell({"event": "text", "text": text})
+        return len(text)
+
+
+def main() -> None:
+    """Serve requests until stdin ends."""
+    serve(_answer, PATIENCE)
+
+
+def _answer(request: dict[str, Any], tell: Tell, stop: Stop) -> dict[str, Any]:
+    terminal = Terminal(_console(request["terminal"], tell))
+    WATCHERS[:] = [terminal]
+    try:
+        os.chdir(request["folder"])
+        value = _DO[request["do"]](request, terminal)
+    except BaseException as error:
+        failure = explain(error, terminal.run)
+        return {"event": failure.kind, "text": failure.text, "details": failure.details}
+    return {"event": "done", "value": value}
+
+
+def _console(terminal: str | None, tell: Tell) -> Console:
+    """The user's terminal if there is one and it can be opened; plain lines otherwise, as in a notebook."""
+    try:
+        if terminal is not None:
+            screen = open(terminal, "w")  # noqa: SIM115  # open as long as the console
+            return Console(file=screen, highlight=False, width=os.get_terminal_size(screen.fileno()).columns)
+    except OSError:
+        pass
+    return Console(file=_Lines(tell), highlight=False, soft_wrap=True)
+
+
+def _run(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
+    over: dict[str, Any] = {}
+    for key, value in request["settings"].items():
+        nest(over, key, value)
+    parameters = chain_parameters(request["recipe"], over)
+    flow = load_flow("flows.knowledge_transfer", "knowledge_transfer", terminal.note)
+    return _described(Path(flow(**parameters)["folder"]))
+
+
+def _open(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
+    named, runs = request["named"], Path(request["store"] or Config().store).expanduser().absolute() / "runs"
+    path = Path(named).expanduser().absolute()
+    for folder in (path, runs / named):
+        if (folder / "run.json").exists():
+            return _described(folder)
+    if all((path / name).exists() for name in FILES):
+        return {"model": str(path)}
+    raise ConfigError(
+        f"{named!r} is neither a run in {runs} nor the folder of a run or of a model (with "
+        f"{' and '.join(FILES)}); give one of these, or say where the run lies: store=..."
+    )
+
+
+def _recipes(request: dict[str, Any], terminal: Terminal) -> dict[str, str]:
+    found = {name: importlib.import_module(f"flows.recipes.{name.replace('-', '_')}") for name in NAMES}
+    return {name: (module.__doc__ or "").partition("\n")[0] for name, module in found.items()}
+
+
+_DO: dict[str, Callable[[dict[str, Any], Terminal], dict[str, Any]]] = {
+    "run": _run,
+    "open": _open,
+    "recipes": _recipes,
+}
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """What a run's folder holds: its record, its headline, its final student or why there is none."""
+    record = json.loads((folder / "run.json").read_text())
+    scores = folder / "scores.parquet"
+    student, missing = None, ""
+    try:
+        student = str(final_student(folder))
+    except ConfigError as error:
+        missing = str(error)
+    return {
+        "folder": str(folder),
+        "name": record["name"],
+        "status": record["status"],
+        "config": record["config"],
+        "headline": headline(read_table(scores).to_pylist()) if scores.exists() else {},
+        "student": student,
+        "missing": missing,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What a run and a model are to somebody who calls from Python: files in a folder, read when asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from knowledge_transfer.errors import UserError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True, repr=False)
+class Model:
+    """A trained network.
+
+    Attributes:
+        folder: holds its weights, `model.safetensors`, and its description, `model.json`.
+    """
+
+    folder: Path
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What model.json says: architecture, width, size of images, mean and deviation of the input, classes."""
+        found: dict[str, Any] = json.loads((self.folder / "model.json").read_text())
+        return found
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the network's outputs; empty without a classifier."""
+        described = self.description
+        numbers = range(described.get("classes") or 0)
+        return described.get("class_names") or [str(number) for number in numbers]
+
+    def __repr__(self) -> str:
+        described = self.description
+        named = ", ".join(self.classes[:5]) + (", …" if len(self.classes) > 5 else "")
+        told = f"{len(self.classes)} classes: {named}" if self.classes else "no classifier"
+        size = described["image_size"]
+        return f"Model: {described['backbone']} for images of {size} px, {told}\n  {self.folder}"
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A run as it was when it was opened; `knowledge_transfer.open` looks again.
+
+    Attributes:
+        name: of the run.
+        folder: what the run left: its record, its log, copies of its scores and of its report.
+        status: running, done, failed or cancelled.
+        config: all settings, by section.
+        headline: test accuracy, between 0 and 1, of the final student (`student`) and of the same network
+            trained from scratch on the same labels (`scratch`), and the difference (`gain`), as far as they
+            were measured.
+    """
+
+    name: str
+    folder: Path
+    status: str
+    config: dict[str, Any]
+    headline: dict[str, float]
+    _student: Path | None = field(compare=False)
+    _missing: str = field(compare=False)
+
+    @property
+    def scores(self) -> DataFrame:
+        """Every score of the run, one per row: evaluation, model, metric, split, setting, value, seed, n.
+
+        Raises:
+            UserError: the run did not get as far as its scores.
+        """
+        import pandas as pd
+
+        path = self.folder / "scores.parquet"
+        if not path.exists():
+            raise UserError(f"run {self.name!r} has no scores (it is {self.status}); run it to its end first")
+        return pd.read_parquet(path)
+
+    @property
+    def report(self) -> Path | None:
+        """The page with figures and scores, which opens without a network; None if the run has made none."""
+        path = self.folder / "report.html"
+        return path if path.exists() else None
+
+    @property
+    def student(self) -> Model:
+        """The run's final student.
+
+        Raises:
+            UserError: the run did not get as far as a student, or its files are gone.
+        """
+        if self._student is None:
+            raise UserError(self._missing)
+        return Model(self._student)
+
+    def __repr__(self) -> str:
+        lines = [f"Run {self.name}: {self.status}"]
+        if "student" in self.headline:
+            lines.append(f"  student   {100 * self.headline['student']:.1f} % of the test images right")
+        if "gain" in self.headline:
+            scratch, gain = (100 * self.headline[name] for name in ("scratch", "gain"))
+            lines.append(f"  scratch   {scratch:.1f} % with the same labels alone: {gain:+.1f} points")
+        lines.append(f"  folder    {self.folder}")
+        if self.report is not None:
+            lines.append(f"  report    {self.report}")
+        return "\n".join(lines)
+
+
+def from_answer(value: dict[str, Any]) -> Run | Model:
+    """A run or a model, as the child process describes it."""
+    if "model" in value:
+        return Model(Path(value["model"]))
+    return Run(
+        name=value["name"],
+        folder=Path(value["folder"]),
+        status=value["status"],
+        config=value["config"],
+        headline=value["headline"],
+        _student=Path(value["student"]) if value["student"] else None,
+        _missing=value["missing"],
+    )

@@ -1,0 +1,40 @@
+"""The device and the precision that a configuration asks for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from data.errors import ConfigError
+
+Precision = Literal["fp32", "bf16"]
+
+
+def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Choose the device to compute on. `auto` takes CUDA if PyTorch finds a device, else the CPU.
+
+    Raises:
+        ConfigError: `requested` is cuda, but PyTorch finds no CUDA device.
+    """
+    available = torch.cuda.is_available()
+    if requested == "cuda" and not available:
+        raise ConfigError(
+            "compute.device is cuda, but PyTorch finds no CUDA device here: set compute.device=auto or cpu, "
+            "or check the driver and that PyTorch was installed with CUDA"
+        )
+    return torch.device("cuda" if requested != "cpu" and available else "cpu")
+
+
+def resolve_precision(requested: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+    """Choose the precision to compute in. `auto` takes bf16 if the hardware multiplies it natively, else fp32.
+
+    CUDA devices do so from Ampere on, CPUs with AVX512-BF16 or AMX.
+    """
+    if requested != "auto":
+        return requested
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"

@@ -1,0 +1,27 @@
+"""Networks that were published: from a checkpoint's folder back to a `Network`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from data.checkpoints import read_arrays, read_description
+from models.network import Network
+
+
+def load(folder: Path) -> Network:
+    """The network of a checkpoint, on the CPU.
+
+    Args:
+        folder: with model.json and model.safetensors.
+
+    Raises:
+        ArtifactError: one of the files can't be read.
+    """
+    description = read_description(folder)
+    description.pop("class_names", None)
+    network = Network.from_description(description)
+    arrays = read_arrays(folder / "model.safetensors")
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return network

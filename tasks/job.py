@@ -1,0 +1,192 @@
+"""The job that a build gets, and the function that makes an artifact."""
+
+from __future__ import annotations
+
+import base64
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.store import Meta, Store
+from data.types import Artifact
+from tasks.config import Compute
+from tasks.found import stage_module
+from tasks.stage import Outcome, Request
+
+if TYPE_CHECKING:
+    from data.images import Images
+
+
+@dataclass
+class Job:
+    """What a build gets: settings, inputs, folders to write to, and callbacks.
+
+    Attributes:
+        store: the store.
+        request: the request for the artifact.
+        out: folder of the artifact's files.
+        state: folder of resumable state; it survives a killed run and is not part of the artifact.
+        compute: where and how to compute.
+        tell: sends an event to the run.
+        interrupted: whether the run was asked to stop.
+        images_cache: opened images, shared by the jobs of a process.
+    """
+
+    store: Store
+    request: Request
+    out: Path
+    state: Path
+    compute: Compute
+    tell: Callable[[dict[str, Any]], None]
+    interrupted: Callable[[], bool]
+    images_cache: dict[Any, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The stage's settings."""
+        return self.request.settings
+
+    @property
+    def seed(self) -> int:
+        """The stage's seed."""
+        assert self.request.seed is not None, f"{self.request.stage} was asked for without a seed"
+        return self.request.seed
+
+    def path(self, name: str) -> Path:
+        """The folder of an input."""
+        return self.store.folder(self.request.inputs[name])
+
+    def meta(self, name: str) -> Meta:
+        """The meta.json of an input."""
+        return self.store.meta(self.request.inputs[name])
+
+    def has(self, content: object) -> bool:
+        """Whether the store has the artifact with this content. If so, the build can skip writing it."""
+        return self.store.has(self.request.artifact(self.store, content))
+
+    def images(self, size: int, *, whole: bool = False) -> Images:
+        """Open the manifest's images, to read their pixels by index.
+
+        Args:
+            size: side of the squares that networks see, px. The stored squares are a bit larger, for random
+                crops.
+            whole: keep all of each image, scaled to fit into exactly `size` px.
+        """
+        from data import decode, images, schemas, tables
+
+        manifest = self.request.inputs["manifest"]
+        stored = size if whole else decode.stored_size(size)
+        known = (manifest.fingerprint, stored, whole)
+        if known not in self.images_cache:
+            table = tables.read_table(self.path("manifest") / "images.parquet", schemas.MANIFEST)
+            sources = {role: source for role, source in self.request.outside["sources"].items() if source}
+            self.images_cache[known] = images.open_images(
+                table,
+                sources,
+                stored,
+                cache=self.store.cache("images"),
+                workers=self.compute.workers,
+                whole=whole,
+            )
+        opened: Images = self.images_cache[known]
+        return opened
+
+    def write(self, name: str, rows: Mapping[str, Any]) -> int:
+        """Write a table with the columns that the stage declares (`Stage.columns`).
+
+        Args:
+            name: name of the file, such as pairs.parquet.
+            rows: column -> values.
+
+        Returns:
+            The number of rows.
+
+        Raises:
+            ArtifactError: the columns differ from the declared ones.
+        """
+        from data.tables import write_table
+
+        return write_table(self.out / name, rows, stage_module(self.request.stage).STAGE.columns or {})
+
+    def log(self, text: str) -> None:
+        """Log a line for people to read."""
+        self.tell({"event": "log", "text": text})
+
+    def figure(self, key: str, title: str, png: bytes) -> None:
+        """Show a picture of at most 200 kB on the run's page. `key` is lower-case with dashes."""
+        self.tell({"event": "figure", "key": key, "title": title, "png": base64.b64encode(png).decode()})
+
+    def report(self, **values: Any) -> None:
+        """Report progress: `done`, `total`, optionally epoch, rate, eta, loss, learning_rate, data_share."""
+        self.tell({"event": "progress", **values})
+
+
+def run(
+    job_request: Request,
+    store: Store,
+    compute: Compute,
+    tell: Callable[[dict[str, Any]], None],
+    interrupted: Callable[[], bool],
+    images_cache: dict[Any, Any],
+) -> tuple[Artifact, bool]:
+    """Make the artifact of a request, unless the store already has it.
+
+    Returns:
+        The artifact, and whether the store already had it.
+    """
+    build: Callable[[Job], Outcome] = stage_module(job_request.stage).build
+    wanted = job_request.artifact(store)
+
+    def waiting() -> None:
+        tell({"event": "log", "text": f"waiting: another run is making {wanted.path}"})
+
+    with store.draft(wanted, interrupted=interrupted, waiting=waiting) as draft:
+        if store.has(wanted):  # another run made it while this one waited
+            return wanted, True
+        started = time.time()
+        job = Job(
+            store, job_request, draft / "out", draft / "state", compute, tell, interrupted, images_cache
+        )
+        outcome = build(job)
+        made = wanted
+        if outcome.content is not None:
+            made = job_request.artifact(store, outcome.content)
+            if store.has(made):
+                return made, True
+        meta = {
+            "stage": job_request.stage,
+            "version": job_request.version,
+            "config": {**job_request.settings, "seed": job_request.seed},
+            "inputs": {name: given.model_dump() for name, given in job_request.inputs.items()},
+            "libraries": libraries(),
+            "seconds": round(time.time() - started, 3),
+            "rows": outcome.rows,
+            **outcome.meta,
+        }
+        store.publish(made, draft, meta)
+        return made, False
+
+
+_LIBRARIES = {
+    "torch",
+    "torchvision",
+    "faiss-gpu",
+    "faiss-cpu",
+    "numpy",
+    "pyarrow",
+    "scikit-learn",
+    "pillow",
+    "simplejpeg",
+}
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Versions of the installed libraries that results depend on."""
+    found = {d.name.lower(): d.version for d in distributions() if d.name and d.name.lower() in _LIBRARIES}
+    return {"python": platform.python_version(), **dict(sorted(found.items()))}

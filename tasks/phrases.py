@@ -1,0 +1,18 @@
+"""Format shares and durations for the terminal, the run's page and the report."""
+
+from __future__ import annotations
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.9124 -> `91.2 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def duration(seconds: float) -> str:
+    """0.04 -> `40 ms`, 12.3 -> `12.3 s`, 200 -> `3 min 20 s`, 7500 -> `2 h 05 min`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"

@@ -1,0 +1,251 @@
+"""What goes into `report.html`, as plain data. Imports no library, so importing it costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from data.checkpoints import LogRow
+    from tasks.report.scoreboard import Score
+    from tasks.stage import NotNeeded
+
+MODELS: Mapping[str, str] = {
+    "teacher": "Teacher, pretext only",
+    "teacher-finetuned": "Teacher, fine-tuned",
+    "student-transferred": "Student, on pseudo-labels only",
+    "student-finetuned": "Student, fine-tuned",
+    "student": "Final student (distilled)",
+    "scratch": "Same student from scratch",
+}
+"""Models in the order of the chain: the name in `scores.parquet` -> the name on the page."""
+
+EVALUATIONS: Mapping[str, str] = {
+    "few-label": "Classifier, from the drawn labels",
+    "linear": "Linear probe",
+    "knn": "kNN",
+    "layers": "Linear probe of a layer",
+    "nonlinear": "Non-linear probe",
+    "label-efficiency": "Few labels, several draws",
+    "detection": "Detection, trained further",
+    "segmentation": "Segmentation, trained further",
+    "multi-label": "Classes in a photograph, trained further",
+}
+"""Evaluations in the order of the table: the name in `scores.parquet` -> the name on the page."""
+
+FINAL = "student"
+"""The model at the end of the chain."""
+HEADLINES = (
+    ("few-label", FINAL),
+    *((evaluation, "student-transferred") for evaluation in ("detection", "segmentation", "multi-label")),
+)
+"""(evaluation, model) that the top of the page may be about. It shows the first of them that was scored."""
+
+ALL_LABELS = frozenset({"linear", "knn"})
+"""Evaluations that use the labels of all training images."""
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage of the run.
+
+    Attributes:
+        label: its name in the run.
+        kind: the kind of its artifact.
+        fingerprint: the artifact's fingerprint.
+        inputs: labels of the stages it reads.
+        seconds: how long building the artifact took, in whichever run built it.
+        rows: rows of the artifact, None for kinds without rows.
+    """
+
+    label: str
+    kind: str
+    fingerprint: str
+    inputs: tuple[str, ...]
+    seconds: float
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What K-means found, or the codes that a pretext method gave.
+
+    Attributes:
+        sizes: (k,) number of training points nearest to each final centroid, or of images with each code.
+        objective: mean squared distance after each iteration of the best restart; empty for codes.
+        trained_on: how many points K-means saw.
+        total: how many there are.
+    """
+
+    sizes: Sequence[int] | NDArray[np.int64]
+    objective: tuple[float, ...]
+    trained_on: int
+    total: int
+
+    @property
+    def empty(self) -> int:
+        """How many clusters have no point."""
+        return sum(int(size) == 0 for size in self.sizes)
+
+    @property
+    def imbalance(self) -> float:
+        """K Σ n² / (Σ n)² (faiss's imbalance factor): 1 for equal sizes, k if one cluster has all points."""
+        sizes = [int(size) for size in self.sizes]
+        total = sum(sizes)
+        return len(sizes) * sum(n * n for n in sizes) / total**2 if total else float("nan")
+
+
+@dataclass(frozen=True)
+class ClusterSheet:
+    """The images nearest to a centroid.
+
+    Attributes:
+        cluster: 0 to k - 1.
+        reason: why the page shows it: largest, purest, ...
+        images: (h, w, 3) uint8 each, nearest first.
+        size: number of images assigned to it.
+        share: its share of all assigned images, in [0, 1].
+        majority: the name of its most frequent class, None without labels.
+        purity: that class's share of its labelled images, in [0, 1], None without labels.
+    """
+
+    cluster: int
+    reason: str
+    images: tuple[NDArray[np.uint8], ...]
+    size: int
+    share: float
+    majority: str | None = None
+    purity: float | None = None
+
+
+@dataclass(frozen=True)
+class ClusterQuality:
+    """How well clusters and classes agree. Training never sees it. All but ARI are in [0, 1].
+
+    Attributes:
+        nmi: normalised mutual information, arithmetic mean.
+        ami: the same, adjusted for chance.
+        ari: adjusted Rand index, in [-0.5, 1].
+        purity: share of images whose class is their cluster's majority.
+        n: number of labelled images that were compared.
+    """
+
+    nmi: float
+    ami: float
+    ari: float
+    purity: float
+    n: int
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What a model costs at inference, for one image.
+
+    Attributes:
+        model: its name on the page.
+        weight_bits: size of its weights: one bit per binary weight, 32 bits for every other.
+        real_operations: multiply-adds of real numbers.
+        binary_operations: multiply-adds of signs.
+        final: True for the model at the end of the chain.
+    """
+
+    model: str
+    weight_bits: int
+    real_operations: int
+    binary_operations: int
+    final: bool = False
+
+    @property
+    def operations(self) -> float:
+        """Real ones plus binary ones, with 64 binary ones counted as one (Bi-Real net)."""
+        return self.real_operations + self.binary_operations / 64
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images there are, and how many labels were drawn.
+
+    Attributes:
+        train: images of the train split.
+        unlabelled: images of the unlabelled split.
+        test: images of the test split.
+        labelled: labels drawn for training, 0 without labels.
+        validation: labels drawn for choosing epochs or rates.
+        fewest: labels of the class with the fewest, training and validation together; None if unknown.
+        most: labels of the class with the most; None if unknown.
+    """
+
+    train: int
+    unlabelled: int
+    test: int
+    labelled: int = 0
+    validation: int = 0
+    fewest: int | None = None
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Images that were left out: how many, and (uri, reason) of the first."""
+
+    count: int
+    first: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the report shows. A run may lack the fields that have a default.
+
+    Attributes:
+        recipe: its name or file.
+        seed: the run's seed.
+        stages: every stage before the report; each comes after those it reads.
+        counts: images and labels.
+        not_needed: the stages that this run does without.
+        warnings: what every reader should know, such as a training whose outputs were all alike.
+        logs: stage label -> rows of its `log.parquet`.
+        clusters: what the student learned.
+        codes: True if the labels are the pretext method's own codes rather than K-means clusters.
+        sheets: the clusters whose images are shown.
+        quality: how well clusters and classes agree.
+        scores: those rows of `scores.parquet` that belong to models.
+        costs: what the models cost, in the order of the chain.
+        classes: names of the classes, empty without labels.
+        rejected: images that were left out.
+        notes: sentences for the reader.
+        config: the resolved configuration as YAML.
+        environment: (name, value) of library versions, device, precision and threads.
+        models: models in order: the name in `scores` -> the name on the page.
+        evaluations: evaluations in order: the name in `scores` -> the name on the page.
+        all_labels: evaluations that use the labels of all training images.
+        headlines: what the top of the page may be about, as in HEADLINES.
+        scratch: the model that the headline compares with.
+    """
+
+    recipe: str
+    seed: int
+    stages: tuple[StageRow, ...]
+    counts: Counts
+    not_needed: tuple[NotNeeded, ...] = ()
+    warnings: tuple[str, ...] = ()
+    logs: Mapping[str, Sequence[LogRow]] = field(default_factory=dict)
+    clusters: Clusters | None = None
+    codes: bool = False
+    sheets: tuple[ClusterSheet, ...] = ()
+    quality: ClusterQuality | None = None
+    scores: tuple[Score, ...] = ()
+    costs: tuple[ModelCost, ...] = ()
+    classes: tuple[str, ...] = ()
+    rejected: Rejected = Rejected(0)
+    notes: tuple[str, ...] = ()
+    config: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
+    models: Mapping[str, str] = field(default_factory=lambda: MODELS)
+    evaluations: Mapping[str, str] = field(default_factory=lambda: EVALUATIONS)
+    all_labels: frozenset[str] = ALL_LABELS
+    headlines: tuple[tuple[str, str], ...] = HEADLINES
+    scratch: str = "scratch"

@@ -1,0 +1,143 @@
+"""What a dry run knows about a stage's artifact before it exists: rows, bytes, operations.
+
+Each stage's file has a function `size(run, request, inputs) -> Size`. `flows/estimate.py` calls these
+functions in the order of the chain and adds up the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
+
+from data.types import Artifact
+from tasks.config import Config
+from tasks.sources import Part
+
+if TYPE_CHECKING:
+    from models.cost import Cost
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images a manifest holds.
+
+    Attributes:
+        train: images of the train split.
+        unlabelled: images of the unlabelled split.
+        test: images of the test split.
+        labelled: images of the train split that have a label.
+        test_labelled: images of the test split that have a label.
+        classes: number of classes.
+    """
+
+    train: int
+    unlabelled: int
+    test: int
+    labelled: int
+    test_labelled: int
+    classes: int
+
+    @property
+    def all(self) -> int:
+        """All images that are not in the test split."""
+        return self.train + self.unlabelled
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage of a dry run, as the stages that read it see it.
+
+    Attributes:
+        label: the stage's name in the run.
+        artifact: the artifact that it will make. Unless `known`, its fingerprint is only a placeholder.
+        known: whether the fingerprint is known, so that the store can be searched for the artifact.
+        rows: as in `Size`.
+        images: as in `Size`.
+        cost: as in `Size`.
+        width: as in `Size`.
+    """
+
+    label: str
+    artifact: Artifact
+    known: bool
+    rows: int
+    images: Counts | None = None
+    cost: Cost | None = None
+    width: int = 0
+
+
+@dataclass
+class Size:
+    """The expected artifact of a stage, and the cost of making it.
+
+    Attributes:
+        rows: rows of the artifact's main table; for a checkpoint the number of parameters.
+        bytes: approximate size of the artifact.
+        operations: floating point operations to make it.
+        images: counts of a manifest's images, for the stages that read it.
+        cost: cost of the network in a checkpoint.
+        width: length of the vectors, or the number of classes or clusters.
+    """
+
+    rows: int
+    bytes: float
+    operations: float = 0.0
+    images: Counts | None = None
+    cost: Cost | None = None
+    width: int = 0
+
+
+class Context(Protocol):
+    """The dry run that a stage is part of."""
+
+    config: Config
+
+    def assume(self, text: str) -> None:
+        """Record an assumption of the estimate."""
+
+    def count(self, sources: dict[str, str | None], hold_out: bool) -> Counts:
+        """Count the images of sources by role. With `hold_out`, a share of train is held out for the test."""
+
+
+Inputs = Mapping[str, Planned]
+"""The stages whose artifacts a stage reads, by the names of its plan's parameters."""
+
+
+def images_of(inputs: Inputs, name: str = "manifest") -> Counts:
+    """The images of a manifest that a stage reads."""
+    images = inputs[name].images
+    assert images is not None, f"{inputs[name].label} is not a manifest"
+    return images
+
+
+def rows_of_part(inputs: Inputs, part: Part) -> int:
+    """The number of images in the features of a part."""
+    images = images_of(inputs)
+    return images.test if part == "test" else images.all
+
+
+def cost_of(inputs: Inputs, name: str = "checkpoint") -> Cost:
+    """The cost of a network that a stage reads."""
+    cost = inputs[name].cost
+    assert cost is not None, f"{inputs[name].label} is not a checkpoint"
+    return cost
+
+
+@cache
+def classifier(backbone: str, width: float, image_size: int, classes: int) -> Cost:
+    """The cost of a backbone with a linear classifier."""
+    from models.cost import classifier_cost
+
+    return classifier_cost(backbone, width, image_size, classes)
+
+
+def trained(cost: Cost, operations: float) -> Size:
+    """The size of a checkpoint with float32 weights."""
+    return Size(cost.parameters, 4 * cost.parameters, operations, cost=cost)
+
+
+def scored(rows: int, operations: float = 0.0) -> Size:
+    """The size of a table of scores."""
+    return Size(rows, 3e3, operations)

@@ -1,0 +1,282 @@
+"""`import knowledge_transfer as kt` as in a notebook, beside modules of the user's that have our packages' names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, TINY
+from hostile import make_hostile
+
+GUIDE = ROOT / "docs" / "python.md"
+QUICK = {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in TINY)} | {
+    "evaluate.protocols": ["few-label"]
+}
+START = f"""
+import functools, io, json, os, sys
+import knowledge_transfer as kt
+
+_run = kt.run
+kt.run = lambda recipe="digits", /, **settings: _run(recipe, **{{**{QUICK!r}, **settings}})
+"""
+"""Makes the runs of the guide short, and leaves its text as it is."""
+LOOK = """
+screen, sys.stderr = sys.stderr, io.StringIO()
+kt.run("digits", cluster={"k": 50}, seed=1)
+shown, sys.stderr = sys.stderr.getvalue(), screen
+os.mkdir("elsewhere")
+os.chdir("elsewhere")
+try:
+    kt.open(run.name)
+except kt.UserError as error:
+    missing = str(error)
+top1 = scores[(scores.evaluation == "few-label") & (scores.metric == "top1") & (scores.model == "student")]
+said = {
+    "recipes": kt.recipes(),
+    "run": repr(run),
+    "name": run.name,
+    "status": run.status,
+    "folder": str(run.folder),
+    "k": run.config["cluster"]["k"],
+    "headline": run.headline,
+    "top1": top1.value.tolist(),
+    "report": run.report.stat().st_size,
+    "model": repr(run.student),
+    "classes": run.student.classes,
+    "weights": (run.student.folder / "model.safetensors").exists(),
+    "again": again == run,
+    "same model": model == again.student,
+    "same": same.config == run.config and same.headline == run.headline,
+    "shown": shown,
+    "missing": missing,
+    "elsewhere": kt.open(run.folder) == run,
+    "by store": kt.open(run.name, store=run.folder.parent.parent) == run,
+    "loaded": sorted({name.partition(".")[0] for name in sys.modules}),
+    "child": kt._child.CHILD._process.pid,
+}
+print("SAID", json.dumps(said), flush=True)
+"""
+"""What is asked of the session after the guide's blocks."""
+
+
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pid: int, seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not alive(pid)
+
+
+def python(code: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Code on the stdin of Python, as a notebook gives it: the current folder comes first on the path."""
+    return subprocess.run(
+        [sys.executable, "-"], input=code, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def session(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The guide's blocks in a row, in a hostile folder, on the embedded server; what came out, and what was printed."""
+    folder = make_hostile(tmp_path_factory.mktemp("session"))
+    home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("home"))}
+    done = python("\n".join([START, *blocks(), LOOK]), folder, environment | home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("SAID "))
+    return {**json.loads(line.removeprefix("SAID ")), "stdout": done.stdout, "stderr": done.stderr, "in": str(folder)}
+
+
+def test_the_guide_runs_as_it_is_written(session: dict[str, Any]) -> None:
+    assert len(blocks()) >= 8
+    assert "UserError" not in session["stdout"]
+    assert "unknown key cluster.clusters = 50" in session["stdout"]
+    assert session["k"] == 50
+    assert session["same"]
+
+
+def test_what_a_run_gives(session: dict[str, Any]) -> None:
+    assert session["status"] == "done"
+    assert session["folder"] == f"{session['in']}/store/runs/{session['name']}"
+    assert session["headline"].keys() == {"student", "scratch", "gain"}
+    assert session["top1"] == [session["headline"]["student"]]
+    assert session["report"] > 10_000
+    assert session["classes"] == [str(digit) for digit in range(10)]
+    assert session["weights"]
+    assert session["again"]
+    assert session["same model"]
+    assert f"{100 * session['headline']['student']:.1f} %" in session["run"]
+    assert session["name"] in session["run"]
+    assert "10 classes: 0, 1" in session["model"]
+
+
+def test_runs_are_found_by_folder_and_store_from_anywhere(session: dict[str, Any]) -> None:
+    assert session["elsewhere"]
+    assert session["by store"]
+    assert session["name"] in session["missing"]
+    assert "elsewhere/store/runs" in session["missing"]
+    assert not (Path(session["in"]) / "elsewhere" / "store").exists()
+
+
+def test_progress_goes_to_the_stderr_of_the_moment(session: dict[str, Any]) -> None:
+    assert "pretext" in session["stderr"]
+    assert session["name"] in session["stderr"]
+    assert "cached" in session["shown"]
+    assert "started" not in session["shown"]
+
+
+def test_the_users_process_stays_the_users(session: dict[str, Any]) -> None:
+    loaded = set(session["loaded"])
+    assert not loaded & {"data", "models", "tasks", "flows", "torch", "prefect", "faiss"}
+    assert "pandas" in loaded
+    assert session["recipes"]["digits"].startswith("The whole chain on scikit-learn's")
+
+
+def test_nothing_is_left_behind(session: dict[str, Any]) -> None:
+    assert not alive(session["child"])
+
+
+def test_a_setting_that_is_none_is_refused_by_name(tmp_path: Path, environment: dict[str, str]) -> None:
+    code = """
+import knowledge_transfer as kt
+for settings in ({"cluster": {"k": {1}}}, {"cluster": 3, "cluster.k": 3}, {"cluster.k": 0}):
+    try:
+        kt.run("digits", **settings)
+    except kt.UserError as error:
+        print(error)
+"""
+    done = python(code, tmp_path, environment)
+    assert done.returncode == 0, done.stderr
+    wrong, twice, zero = done.stdout.splitlines()
+    assert "cluster.k = {1}: a set is no setting" in wrong
+    assert "cluster already has a value" in twice
+    assert "cluster.k = 0: input should be greater than or equal to 1" in zero
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_child_that_dies_is_explained_and_replaced(tmp_path: Path, environment: dict[str, str]) -> None:
+    code = """
+import os, signal, sys
+import knowledge_transfer as kt
+from knowledge_transfer._child import CHILD
+kt.recipes()
+first = CHILD._process.pid
+os.kill(first, signal.SIGKILL)
+CHILD._process.wait()
+kt.recipes()
+second = CHILD._process.pid
+class Killer:
+    def write(self, text): os.kill(CHILD._process.pid, signal.SIGKILL)
+    def flush(self): pass
+sys.stderr = Killer()
+try:
+    kt.run("digits")
+except kt.RunFailed as error:
+    print(error)
+kt.recipes()
+os.environ["OF_LATER"] = "1"
+third = CHILD._process.pid
+kt.recipes()
+print(len({first, second, third, CHILD._process.pid}))
+"""
+    done = python(code, tmp_path, environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith("the process that did the work ended by signal SIGKILL (out of")
+    assert done.stdout.splitlines()[1] == "4"
+
+
+def test_the_child_goes_when_its_parent_is_killed(tmp_path: Path, environment: dict[str, str]) -> None:
+    code = """
+import knowledge_transfer as kt, os, signal
+kt.recipes()
+print(kt._child.CHILD._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert gone(int(python(code, tmp_path, environment).stdout))
+
+
+def test_ctrl_c_stops_the_run_and_the_same_call_goes_on(
+    tmp_path: Path, environment: dict[str, str], server: str
+) -> None:
+    code = """
+import glob, json, os, signal, sys, threading, time
+import knowledge_transfer as kt
+from knowledge_transfer._child import CHILD
+screen, seen = sys.stderr, []
+def interrupt():
+    while not glob.glob("store/drafts/checkpoint/*/state/training.pt"):
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGINT)
+class Interrupter:
+    def write(self, text):
+        screen.write(text)
+        if "resuming at step" in text:
+            os.kill(os.getpid(), signal.SIGINT)
+    def flush(self):
+        screen.flush()
+def long():
+    try:
+        kt.recipes()
+        print(CHILD._process.pid)
+        kt.run("digits", pretext={"epochs": 5000, "width": 0.25})
+    except KeyboardInterrupt:
+        (record,) = [path for path in glob.glob("store/runs/*/run.json") if path not in seen]
+        seen.append(record)
+        print(json.load(open(record))["status"])
+threading.Thread(target=interrupt, daemon=True).start()
+long()
+sys.stderr = Interrupter()
+long()
+print(len(kt.recipes()))
+"""
+    done = python(code, tmp_path, {**environment, "PREFECT_API_URL": server})
+    assert done.returncode == 0, done.stderr
+    first, status, second, again, count = done.stdout.splitlines()
+    assert (status, again) == ("cancelled", "cancelled")
+    assert first != second
+    assert int(count) > 5
+    assert not alive(int(first))
+    assert not alive(int(second))
+    assert "resuming at step" in done.stderr
+    assert "stopping; what was done is kept" in done.stderr
+
+
+def test_bars_appear_on_a_terminal(tmp_path: Path, environment: dict[str, str], server: str) -> None:
+    import pty
+
+    parent, child = pty.openpty()
+    code = f"import knowledge_transfer as kt; kt.run(until='transfer', **{QUICK!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**environment, "PREFECT_API_URL": server, "TERM": "xterm"},
+        stderr=child,
+    ) as process:
+        os.close(child)
+        shown = b""
+        while True:
+            try:
+                shown += (more := os.read(parent, 1 << 16))
+            except OSError:  # the terminal's other end is closed
+                break
+            if not more:
+                break
+    os.close(parent)
+    assert process.returncode == 0, shown.decode(errors="replace")
+    assert b"\x1b[" in shown
+    assert "✓".encode() in shown
