@@ -1,7 +1,6 @@
 """The command line: `knowledge-transfer`, or `python -m flows` in a checkout.
 
-Whatever the user can get wrong is found before Prefect is imported; torch is never imported in this process but for
-`run --dry-run`.
+Each command checks what the user gave before it imports Prefect. Only dry runs import torch in this process.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ PROGRAM = "knowledge-transfer"
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line for a wrong argument, like every other mistake."""
+    """A parser that reports a wrong argument in one line, like every other mistake."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
@@ -41,10 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: arguments; those of the process if not given.
+        argv: the arguments. The default is the arguments of the process.
 
     Returns:
-        The exit status: 0 done, 1 the run failed, 2 the user's mistake, 130 interrupted.
+        The exit status: 0 for success, 1 if the run failed, 2 if the user made a mistake, 130 if interrupted.
     """
     given = sys.argv[1:] if argv is None else argv
     terminal = Terminal()
@@ -52,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         options = _parser().parse_args(given)
         signal.signal(signal.SIGTERM, _interrupt)
         status: int = options.command(options, terminal)
-    except BrokenPipeError:  # whoever read our output has had enough
+    except BrokenPipeError:  # the reader of our output closed the pipe
         sys.stderr.close()
         return 1
     except (Exception, KeyboardInterrupt, Interrupted) as error:
@@ -74,7 +73,11 @@ def _fail(error: BaseException, terminal: Terminal, as_json: bool) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(PROGRAM, description="From unlabelled images and a handful of labels to a small, accurate model.", allow_abbrev=False)  # fmt: skip
+    parser = _Parser(
+        PROGRAM,
+        description="From unlabelled images and a handful of labels to a small, accurate model.",
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -83,19 +86,36 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def configurable(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="change a key, such as cluster.k=50; may be repeated")  # fmt: skip
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            dest="settings",
+            help="change a key, such as cluster.k=50; may be repeated",
+        )
 
     def storing(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--store", metavar="DIR", help="folder of the store (default: store)")
 
     def printing(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--json", action="store_true", help="print one JSON object on stdout, progress on stderr")
+        sub.add_argument(
+            "--json", action="store_true", help="print one JSON object on stdout, progress on stderr"
+        )
 
     sub = command("run", _run, "run the whole chain")
-    sub.add_argument("recipe", nargs="?", default="digits", metavar="RECIPE", help="a name that `list` shows, or a YAML file (default: digits)")  # fmt: skip
+    sub.add_argument(
+        "recipe",
+        nargs="?",
+        default="digits",
+        metavar="RECIPE",
+        help="a name that `list` shows, or a YAML file (default: digits)",
+    )
     configurable(sub)
     storing(sub)
-    sub.add_argument("--dry-run", action="store_true", help="say what would be done, how large it is and what it costs")
+    sub.add_argument(
+        "--dry-run", action="store_true", help="show what the run would do, how large it is and what it costs"
+    )
     printing(sub)
     command("list", _list, "show recipes, methods, backbones, data sources and evaluations")
     sub = command("show", _show, "print a recipe's full configuration as YAML that `run` accepts")
@@ -105,32 +125,84 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", metavar="RUN", help="a run's name in the store, or its folder")
     storing(sub)
     sub = command("evaluate", _evaluate, "measure one model: nearest neighbours, linear probe, accuracy")
-    sub.add_argument("model", metavar="MODEL", help="a run's folder (its final student), a checkpoint's folder, or any folder with model.safetensors and model.json")  # fmt: skip
-    sub.add_argument("--data", metavar="SOURCE", help="training images: the bank of neighbours, the probe's labels")
+    sub.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run's folder (its final student), a checkpoint's folder, "
+        "or any folder with model.safetensors and model.json",
+    )
+    sub.add_argument(
+        "--data", metavar="SOURCE", help="labelled training images, for the neighbours and the probe"
+    )
     sub.add_argument("--test", metavar="SOURCE", help="test images (default: 20 %% of --data held out)")
-    sub.add_argument("--voc", metavar="SOURCE", help="photographs with boxes or masks, voc:PATH, to train the model further on")  # fmt: skip
-    sub.add_argument("--protocols", nargs="+", choices=list(measurable()), metavar="NAME", help=f"which evaluations: {', '.join(measurable())} (default: {', '.join(USUAL)})")  # fmt: skip
+    sub.add_argument(
+        "--voc",
+        metavar="SOURCE",
+        help="photographs with boxes or masks (voc:PATH), to train the model further on them",
+    )
+    sub.add_argument(
+        "--protocols",
+        nargs="+",
+        choices=list(measurable()),
+        metavar="NAME",
+        help=f"evaluations to run: {', '.join(measurable())} (default: {', '.join(USUAL)})",
+    )
     storing(sub)
     printing(sub)
-    sub = command("compare", _compare, "run several configurations and put them into one leaderboard")
+    sub = command("compare", _compare, "run several configurations and rank them in one leaderboard")
     sub.add_argument("recipes", nargs="+", metavar="RECIPE", help="names that `list` shows, or YAML files")
-    sub.add_argument("--vary", action="append", default=[], metavar="KEY=A,B", help="values of a key to compare, such as pretext.method=simclr,swav; may be repeated: all combinations")  # fmt: skip
+    sub.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="values of a key to compare, such as pretext.method=simclr,swav; "
+        "if repeated, all combinations run",
+    )
     configurable(sub)
-    sub.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each (default: 1)")
+    sub.add_argument("--seeds", type=int, default=1, metavar="N", help="runs per configuration (default: 1)")
     storing(sub)
     printing(sub)
-    sub = command("reproduce", _reproduce, "put claims of the papers to the test")
+    sub = command("reproduce", _reproduce, "test claims of the papers")
     sub.add_argument("claims", nargs="*", metavar="CLAIM", help="names that `list` shows (default: all)")
-    sub.add_argument("--scale", choices=["cpu", "gpu"], default="cpu", help="minutes a run on two cores, or hundreds of epochs (default: cpu)")  # fmt: skip
-    sub.add_argument("--seeds", type=int, default=3, metavar="N", help="runs an arm (default: 3)")
-    sub.add_argument("--images", action="append", default=[], metavar="NAME=SOURCE", help="where images lie: cifar10, cifar10-test, imagenette or imagenette-test (default: torchvision's); may be repeated")  # fmt: skip
+    sub.add_argument(
+        "--scale",
+        choices=["cpu", "gpu"],
+        default="cpu",
+        help="cpu: minutes per run on two cores; gpu: hundreds of epochs (default: cpu)",
+    )
+    sub.add_argument("--seeds", type=int, default=3, metavar="N", help="runs per arm (default: 3)")
+    sub.add_argument(
+        "--images",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCE",
+        help="where to find cifar10, cifar10-test, imagenette or imagenette-test "
+        "(default: torchvision's); may be repeated",
+    )
     storing(sub)
-    sub.add_argument("--out", metavar="DIR", help="folder of the records and the page (default: claims in the store)")
-    sub.add_argument("--dry-run", action="store_true", help="say how many runs there are and what they cost")
+    sub.add_argument(
+        "--out", metavar="DIR", help="folder for the records and the page (default: claims in the store)"
+    )
+    sub.add_argument("--dry-run", action="store_true", help="show how many runs there are and what they cost")
     printing(sub)
-    sub = command("prefect-setup", _prefect_setup, "make what the configured Prefect server needs: work pool, GPU limit, automation")  # fmt: skip
-    sub.add_argument("--gpus", type=int, default=1, metavar="N", help="stages that may compute on the workers' GPUs at once (default: 1)")  # fmt: skip
-    sub.add_argument("--deploy", action="store_true", help="create the deployments too; their runs start in the current folder")  # fmt: skip
+    sub = command(
+        "prefect-setup",
+        _prefect_setup,
+        "create what the configured Prefect server needs: work pool, GPU limit, automation",
+    )
+    sub.add_argument(
+        "--gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of stages that may use the workers' GPUs at once (default: 1)",
+    )
+    sub.add_argument(
+        "--deploy",
+        action="store_true",
+        help="also create the deployments; their runs start in the current folder",
+    )
     return parser
 
 
@@ -172,12 +244,18 @@ def _compare(options: argparse.Namespace, terminal: Terminal) -> int:
     vary = {key: text.split(",") for key, text in pairs("--vary", options.vary).items()}
     settings = pairs("--set", options.settings)
     named = [name if name in NAMES else str(Path(name).absolute()) for name in options.recipes]
-    configurations(named, vary, settings)  # refused before Prefect is imported
+    configurations(named, vary, settings)  # refuse mistakes before Prefect is imported
     if options.seeds < 1:
-        raise ConfigError(f"--seeds {options.seeds}: a configuration takes one run or more")
+        raise ConfigError(f"--seeds {options.seeds}: each configuration needs at least one run")
     store = str(Path(options.store or Config().store).expanduser().absolute())
     Store(store)
-    parameters = {"recipes": named, "vary": vary, "settings": settings, "seeds": options.seeds, "store": store}
+    parameters = {
+        "recipes": named,
+        "vary": vary,
+        "settings": settings,
+        "seeds": options.seeds,
+        "store": store,
+    }
     return _flow("flows.compare", "compare", parameters, options.json, terminal, standings)
 
 
@@ -187,7 +265,7 @@ def _reproduce(options: argparse.Namespace, terminal: Terminal) -> int:
     sources = claims.sources(options.images)
     chosen = claims.named(options.claims)
     if options.seeds < 1:
-        raise ConfigError(f"--seeds {options.seeds}: an arm takes one run or more")
+        raise ConfigError(f"--seeds {options.seeds}: each arm needs at least one run")
     store = Path(options.store or Config().store).expanduser().absolute()
     if options.dry_run:
         from flows.estimate import estimate_claims
@@ -210,9 +288,12 @@ def _prefect_setup(options: argparse.Namespace, terminal: Terminal) -> int:
     from flows.server import embedded
 
     if options.gpus < 0:
-        raise ConfigError(f"--gpus {options.gpus}: no fewer than 0")
+        raise ConfigError(f"--gpus {options.gpus}: give 0 or more")
     if not embedded.configure():
-        raise ConfigError("prefect-setup: no Prefect server is configured; start one by `prefect server start` and set PREFECT_API_URL, such as http://127.0.0.1:4200/api")  # fmt: skip
+        raise ConfigError(
+            "prefect-setup: no Prefect server is configured; start one with `prefect server start` "
+            "and set PREFECT_API_URL, such as http://127.0.0.1:4200/api"
+        )
     setup = importlib.import_module("flows.server.prefect_setup")
     print("\n".join(setup.prefect_setup(options.gpus)))
     worker = "prefect worker start --pool knowledge-transfer"
@@ -220,7 +301,7 @@ def _prefect_setup(options: argparse.Namespace, terminal: Terminal) -> int:
         print(setup.deploy())
         print(f"next: {worker}")
     else:
-        print(f"next: {PROGRAM} prefect-setup --deploy, in the folder that runs are to start in; {worker}")
+        print(f"next: {PROGRAM} prefect-setup --deploy, in the folder where runs should start; then {worker}")
     return 0
 
 
@@ -232,7 +313,7 @@ def _flow(
     terminal: Terminal,
     said: Callable[[dict[str, Any]], list[str]] = summary,
 ) -> int:
-    """Run a flow, on the configured server or on one of its own, and print what came out."""
+    """Run a flow on the configured server, or on an embedded one, and print its result."""
     flow = load_flow(module, name, terminal.note)
     WATCHERS.append(terminal)
     result = flow(**parameters)
@@ -246,10 +327,15 @@ def _list(options: argparse.Namespace, terminal: Terminal) -> int:
     from models.configs.shared import BACKBONES
 
     rows: dict[str, dict[str, str]] = {
-        "recipes": {name: _first(importlib.import_module(f"flows.recipes.{name.replace('-', '_')}")) for name in NAMES},
+        "recipes": {
+            name: _first(importlib.import_module(f"flows.recipes.{name.replace('-', '_')}")) for name in NAMES
+        },
         "pretext methods": {name: _first(model) for name, model in methods("pretext").items()},
         "transfer methods": {name: _first(model) for name, model in methods("transfer").items()},
-        "backbones": {**BACKBONES, "timm:NAME": "any network of the package timm (optional: knowledge-transfer[timm])"},
+        "backbones": {
+            **BACKBONES,
+            "timm:NAME": "any network of the package timm (optional: knowledge-transfer[timm])",
+        },
         "data sources": {known.form: known.sentence for known in known_sources().values()},
         "evaluations": protocols(),
         "claims": {name: f"{claim.paper}: {claim.statement}" for name, claim in CLAIMS.items()},

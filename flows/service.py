@@ -1,13 +1,13 @@
-"""The process behind `import knowledge_transfer`: it works for a process that must not load our packages.
+"""The process behind `import knowledge_transfer`. It works for a process that must not load our packages.
 
     python -m flows.service
 
-A request is a line of JSON on stdin: {"do", "folder", "terminal", ...}. `do` is run, open or recipes; `folder`
-is the user's current folder; `terminal` is the path of the user's terminal, or null.
+A request is one line of JSON on stdin: {"do", "folder", "terminal", ...}. `do` is run, open or recipes.
+`folder` is the user's current folder. `terminal` is the path of the user's terminal, or null.
 
-An answer is any number of {"event": "text", "text"}, for the user to read, and then {"event": "done", "value"}
-or {"event": "refused"|"failed"|"cancelled", "text", "details"}. It goes to the stdout that the process was
-given.
+An answer is any number of {"event": "text", "text"}, which the user reads, and then one of
+{"event": "done", "value"} and {"event": "refused"|"failed"|"cancelled", "text", "details"}. It goes to the
+stdout that the process started with.
 
 `tasks/child.py` describes how the process stops.
 """
@@ -35,11 +35,11 @@ from tasks.child import GRACE, Stop, Tell, serve
 from tasks.config import Config
 
 PATIENCE = GRACE + 20.0
-"""Seconds a run may take to end once the user's process is gone: stages save their state, Prefect is told."""
+"""Seconds a run may take to end after the user's process is gone. It saves its state and informs Prefect."""
 
 
 class _Lines(io.StringIO):
-    """A file that sends what is written to the user's process."""
+    """A file that sends all text written to it to the user's process."""
 
     def __init__(self, tell: Tell) -> None:
         super().__init__()
@@ -69,11 +69,12 @@ def _answer(request: dict[str, Any], tell: Tell, stop: Stop) -> dict[str, Any]:
 
 
 def _console(terminal: str | None, tell: Tell) -> Console:
-    """The user's terminal if there is one and it can be opened; plain lines otherwise, as in a notebook."""
+    """Open the user's terminal. If there is none, as in a notebook, send plain lines instead."""
     try:
         if terminal is not None:
             screen = open(terminal, "w")  # noqa: SIM115  # open as long as the console
-            return Console(file=screen, highlight=False, width=os.get_terminal_size(screen.fileno()).columns)
+            columns = os.get_terminal_size(screen.fileno()).columns
+            return Console(file=screen, highlight=False, width=columns or None)
     except OSError:
         pass
     return Console(file=_Lines(tell), highlight=False, soft_wrap=True)
@@ -98,7 +99,7 @@ def _open(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
         return {"model": str(path)}
     raise ConfigError(
         f"{named!r} is neither a run in {runs} nor the folder of a run or of a model (with "
-        f"{' and '.join(FILES)}); give one of these, or say where the run lies: store=..."
+        f"{' and '.join(FILES)}); give one of these, or name the run's store: store=..."
     )
 
 
@@ -115,7 +116,7 @@ _DO: dict[str, Callable[[dict[str, Any], Terminal], dict[str, Any]]] = {
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """What a run's folder holds: its record, its headline, its final student or why there is none."""
+    """Describe a run's folder: its record, its headline, and its final student or why there is none."""
     record = json.loads((folder / "run.json").read_text())
     scores = folder / "scores.parquet"
     student, missing = None, ""

@@ -1,4 +1,4 @@
-"""How a flow is started, for the command line and for Python: checks, server, and what its errors say."""
+"""How the command line and Python start a flow: checks, server and error messages."""
 
 from __future__ import annotations
 
@@ -16,43 +16,41 @@ from flows.run import Run, stopped
 
 
 def chain_parameters(named: str, over: dict[str, Any]) -> dict[str, Any]:
-    """What the flow `knowledge_transfer` is called with, checked before Prefect is imported.
+    """Check the settings of the flow `knowledge_transfer` and return its parameters. Prefect is not imported.
 
     Args:
         named: a recipe's name, or a YAML file.
-        over: settings as nested dicts.
+        over: settings that differ from the recipe, as nested dicts.
 
     Returns:
-        The parameters, with absolute paths of the YAML file and of the store.
+        The parameters. The paths of the YAML file and of the store are absolute.
 
     Raises:
-        UserError: an unknown recipe, key or value; a store that can't be written.
+        UserError: a recipe, key or value is unknown, or the store can't be written.
     """
     config = override(recipe(named), over)
     Store(config.store)
     given = dict(over)
-    for section in {
-        "pretext",
-        "transfer",
-    } & over.keys():  # a section given in part is one of the recipe's method
+    # If a section is given in part, its method is the recipe's.
+    for section in {"pretext", "transfer"} & over.keys():
         given[section] = {"method": getattr(config, section).method, **over[section]}
     given["store"] = str(Path(config.store).expanduser().absolute())
     return {"recipe": named if named in NAMES else str(Path(named).absolute()), **given}
 
 
 def load_flow(module: str, name: str, note: Callable[[str], None]) -> Callable[..., dict[str, Any]]:
-    """Import a flow and wait for its server: the configured one, or else one of this process's own.
+    """Import a flow. If no server is configured, also start one and wait until it answers.
 
     Args:
-        module: where the flow lies.
-        name: of its function.
-        note: gets a line for the user if this takes a while.
+        module: the flow's module.
+        name: the name of the flow's function.
+        note: called with a line for the user if this takes a while.
     """
     from flows.server import embedded
 
     server = None
     if not embedded.configure():
-        server = embedded.EmbeddedServer()  # before Prefect is imported, and starting while it is
+        server = embedded.EmbeddedServer()  # starts while Prefect is imported below
         note("starting Prefect's embedded server")
     flow: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
     if server is not None:
@@ -62,13 +60,13 @@ def load_flow(module: str, name: str, note: Callable[[str], None]) -> Callable[.
 
 @dataclass(frozen=True)
 class Failure:
-    """How a command or a call ended that did not succeed.
+    """How a command or a call failed.
 
     Attributes:
-        kind: refused: the user's mistake.
-        status: the command's exit status.
+        kind: `refused` if the user made a mistake.
+        status: the exit status of the command.
         text: one line for the user.
-        details: the traceback of an error that nobody foresaw and no log holds; empty otherwise.
+        details: the traceback of an unforeseen error that is in no log; otherwise empty.
     """
 
     kind: Literal["refused", "failed", "cancelled"]
@@ -78,9 +76,9 @@ class Failure:
 
 
 def explain(error: BaseException, run: Run | None) -> Failure:
-    """Put an error into words. The traceback of an unforeseen one goes to the run's log, if there is one."""
+    """Describe an error to the user. The traceback of an unforeseen one goes to the run's log, if any."""
     if stopped(error):
-        text = "interrupted; what was done is kept, the same command goes on from there"
+        text = "interrupted; what was done is kept, and the same command resumes from there"
         return Failure("cancelled", Interrupted.status, text)
     line = " ".join(str(error).split())
     if isinstance(error, PipelineError):
@@ -90,4 +88,4 @@ def explain(error: BaseException, run: Run | None) -> Failure:
         return Failure("failed", 1, text, details)
     with run.log.open("a") as log:
         log.write(details)
-    return Failure("failed", 1, f"{text}; a fault of the program, not yours; log: {run.log}")
+    return Failure("failed", 1, f"{text}; this is a fault of the program, not yours; log: {run.log}")

@@ -1,12 +1,12 @@
-"""The pipeline, called from Python: from unlabelled images and a few labels to a small, accurate model.
+"""The pipeline in Python: it turns unlabelled images and a few labels into a small, accurate model.
 
     import knowledge_transfer as kt
 
     run = kt.run("digits", cluster={"k": 50}, seed=1)
     run.scores  # a pandas DataFrame
 
-Importing this loads neither torch nor Prefect: the work is done by one child process, which the first call
-starts. docs/python.md describes all of it.
+Importing this loads neither torch nor Prefect. The first call starts a child process, which does all the
+work. docs/python.md is the guide.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ __version__ = "0.1.0"
 def run(recipe: str | os.PathLike[str] = "digits", /, **settings: Any) -> Run:
     """Run the whole chain, and show its progress on stderr. A rerun of the same settings computes nothing.
 
-    Ctrl-C stops the run. Its stages keep what they have done, and the same call goes on from there.
+    Ctrl-C stops the run. Its stages keep what they have done, and the same call resumes from there.
 
     Args:
         recipe: a name in `recipes()`, or a YAML file.
-        settings: what differs from the recipe. A section is a dict, `cluster={"k": 50}`; a single key may be
-            given as `**{"cluster.k": 50}`. `store` is the folder that everything is written to, `store` in
-            the current folder if not given.
+        settings: what differs from the recipe. A section is a dict, such as `cluster={"k": 50}`. A single key
+            may be given as `**{"cluster.k": 50}`. `store` is the folder that everything is written to. By
+            default it is `store` in the current folder.
 
     Returns:
         The finished run.
 
     Raises:
-        UserError: a recipe, key or value that is not allowed; images or labels that can't serve.
+        UserError: a recipe, key or value is not allowed, or the images or labels can't be used.
         RunFailed: a stage failed.
     """
     answer = from_answer(CHILD.ask("run", recipe=os.fspath(recipe), settings=_plain(settings, "")))
@@ -47,27 +47,28 @@ def run(recipe: str | os.PathLike[str] = "digits", /, **settings: Any) -> Run:
 
 
 def open(run_or_model: str | os.PathLike[str], store: str | os.PathLike[str] | None = None) -> Run | Model:
-    """A run or a model that is there already.
+    """Open a run or a model that already exists.
 
     Args:
-        run_or_model: a run's name or folder, or the folder of a model: a checkpoint in a store, for example.
-        store: where runs are looked up by name: `store` in the current folder if not given.
+        run_or_model: a run's name or folder, or the folder of a model, such as a checkpoint in a store.
+        store: the store that has the run, if you give a run's name. By default it is `store` in the current
+            folder.
 
     Raises:
-        UserError: there is nothing of that kind.
+        UserError: there is no such run or model.
     """
     place = None if store is None else os.fspath(store)
     return from_answer(CHILD.ask("open", named=os.fspath(run_or_model), store=place))
 
 
 def recipes() -> dict[str, str]:
-    """The recipes by name, each with a sentence on what it is for."""
+    """Return the recipes by name, each with a sentence that describes it."""
     found: dict[str, str] = CHILD.ask("recipes")
     return found
 
 
 def _plain(value: Any, key: str) -> Any:
-    """A setting as a JSON value: paths become strings, numbers of numpy become Python's."""
+    """Convert a setting to a JSON value. Paths become strings, and numpy's numbers become Python's."""
     match value:
         case None | bool() | int() | float() | str():
             return value

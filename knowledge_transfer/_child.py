@@ -1,6 +1,6 @@
 """The one child process that does the work. The first call starts it, and it ends with this process.
 
-This process therefore loads neither torch nor Prefect nor the packages inside.
+This process therefore loads neither torch nor Prefect nor the packages of the pipeline.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from knowledge_transfer.errors import RunFailed, UserError
 from knowledge_transfer.place import environment, refusal
 
 PATIENCE = 60.0
-"""Seconds the child may take to end: a run that is stopped saves the state of its stages."""
+"""Seconds the child may take to end. A stopped run first saves the state of its stages."""
 _ENDS = ("done", "refused", "failed", "cancelled")
 
 
 class Child:
-    """The process, when there is one. One call at a time; others wait."""
+    """The child process, if there is one. It serves one call at a time, and other calls wait."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
@@ -35,17 +35,17 @@ class Child:
         self._rest = b""
 
     def ask(self, do: str, **request: Any) -> Any:
-        """Have something done and show its progress on stderr.
+        """Send a request to the child and show its progress on stderr.
 
         Args:
-            do: what, as `flows.service` names it.
-            request: its arguments, as JSON values.
+            do: the name of the request in `flows.service`.
+            request: the arguments, as JSON values.
 
         Returns:
             The answer.
 
         Raises:
-            UserError: the mistake is in what was given.
+            UserError: the user made a mistake.
             RunFailed: the run failed, or the child died.
         """
         refused = refusal(sys.platform)
@@ -62,10 +62,8 @@ class Child:
                 raise
             if event is None:
                 raise RunFailed(self._explain(process))
-            if event["event"] in (
-                "failed",
-                "cancelled",
-            ):  # a new process is safer than one in which something broke
+            # A new process is safer than one in which something broke.
+            if event["event"] in ("failed", "cancelled"):
                 self._end(process)
         if event["event"] == "done":
             return event["value"]
@@ -80,7 +78,7 @@ class Child:
             self._end(self._process)
 
     def _running(self) -> subprocess.Popen[bytes]:
-        """The process; a new one if it died, or if the environment of this process has changed since."""
+        """Return the process. Start a new one if it died, or if our environment has changed since."""
         wanted = environment()
         if self._process is not None and (self._process.poll() is not None or self._environment != wanted):
             self._end(self._process)
@@ -93,7 +91,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=self._said,
                 env=wanted,
-                start_new_session=True,  # Ctrl-C reaches it through us alone
+                start_new_session=True,  # Ctrl-C reaches only us
             )
             atexit.unregister(self.close)
             atexit.register(self.close)
@@ -101,12 +99,12 @@ class Child:
 
     def _send(self, process: subprocess.Popen[bytes], line: str) -> None:
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it died: reading its answer finds out how
+        with suppress(BrokenPipeError):  # the child died: reading its answer finds out how
             process.stdin.write(line.encode())
             process.stdin.flush()
 
     def _answer(self, process: subprocess.Popen[bytes]) -> dict[str, Any] | None:
-        """Show what comes until the answer does. None: the process ended without one."""
+        """Show messages until the answer comes. None means that the process ended without an answer."""
         while (event := self._event(process)) is not None:
             if event["event"] in _ENDS:
                 return event
@@ -114,7 +112,7 @@ class Child:
         return None
 
     def _event(self, process: subprocess.Popen[bytes]) -> dict[str, Any] | None:
-        """The next event. Bytes of an unfinished line are kept, so that Ctrl-C in between loses nothing."""
+        """Read the next event. The bytes of an unfinished line are kept, so that Ctrl-C loses nothing."""
         assert process.stdout is not None
         while b"\n" not in self._rest:
             more = os.read(process.stdout.fileno(), 1 << 16)
@@ -126,17 +124,17 @@ class Child:
         return event
 
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
-        """Stop what is being done and let it save its state. A second Ctrl-C does not wait for that."""
+        """Stop the current request and let it save its state. A second Ctrl-C does not wait for that."""
         end = threading.Timer(PATIENCE, process.kill)
         end.daemon = True
         end.start()
         try:
             process.send_signal(signal.SIGTERM)
-            _say("stopping; what was done is kept, the same call goes on from there\n")
+            _say("stopping; what was done is kept, and the same call resumes from there\n")
             while True:
                 try:
                     event = self._event(process)
-                except ValueError:  # Ctrl-C came while a line was being read, and cost a part of it
+                except ValueError:  # Ctrl-C interrupted the reading of a line, and part of it is lost
                     continue
                 if event is None or event["event"] in _ENDS:
                     break
@@ -149,7 +147,7 @@ class Child:
             self._end(process)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """Close its stdin, which ends it, and wait until it is gone."""
+        """Close the stdin of the process, which ends it, and wait until it is gone."""
         self._process = None
         with suppress(OSError):
             process.stdin.close()  # type: ignore[union-attr]  # a pipe, as asked for in _running
@@ -166,7 +164,7 @@ class Child:
                 self._said.close()
 
     def _explain(self, process: subprocess.Popen[bytes]) -> str:
-        """Why the process ended without an answer."""
+        """Say why the process ended without an answer."""
         status = process.wait()
         assert self._said is not None
         self._said.seek(0)
@@ -175,22 +173,22 @@ class Child:
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         hint = " (out of memory?)" if status == -signal.SIGKILL else ""
         words = f"; its last words: {last}" if last else ""
-        kept = "what was done is kept, call again to go on"
+        kept = "what was done is kept; call again to resume"
         return f"the process that did the work ended by {how}{hint}{words}; {kept}"
 
 
 def _say(text: str) -> None:
-    """Write to whatever stderr is now: notebooks replace it. A broken stderr must not end a run."""
+    """Write to the current stderr, because notebooks replace it. A broken stderr must not end a run."""
     with suppress(AttributeError, OSError, ValueError):
         sys.stderr.write(text)
         sys.stderr.flush()
 
 
 def _terminal() -> str | None:
-    """The terminal behind stderr, for bars; None in a notebook, a pipe or a log."""
+    """Return the path of the terminal behind stderr, or None in a notebook, a pipe or a log."""
     try:
         return os.ttyname(sys.stderr.fileno()) if sys.stderr.isatty() else None
-    except (AttributeError, OSError, ValueError):  # a stand-in for stderr
+    except (AttributeError, OSError, ValueError):  # something has replaced stderr
         return None
 
 

@@ -1,7 +1,7 @@
 """The flows of the deployments in prefect.yaml, for Prefect's workers.
 
-A worker starts the process of a flow run in the user's folder. The packages inside must come first there,
-before the flows are imported.
+A worker starts the process of a flow run in the user's folder. This module puts the packages of the pipeline
+first on the path before it imports the flows.
 """
 
 from __future__ import annotations

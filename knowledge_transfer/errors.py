@@ -1,11 +1,11 @@
-"""What calls raise, besides Python's own errors."""
+"""The exceptions that calls raise, besides Python's own."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake in what was given: a setting, the images, the store. The message says what to do."""
+    """The user made a mistake in a setting, the images or the store. The message says what to do."""
 
 
 class RunFailed(Exception):
-    """A run failed, or the process it ran in did. The message names the stage, the cause and the log."""
+    """A run failed, or its process died. The message names the stage, the cause and the log."""

@@ -1,7 +1,7 @@
-"""Where the packages of the pipeline lie, and how a process of ours finds them before all others.
+"""Where the packages of the pipeline are, and how our processes find them before all others.
 
-Installed, `data`, `models`, `tasks` and `flows` lie in the folder `_inside` of this package, so that none of
-these names is in anybody's site-packages. In a checkout they lie beside this package. See
+If installed, `data`, `models`, `tasks` and `flows` are in the folder `_inside` of this package, so that none
+of these names is in site-packages. In a checkout they are beside this package. See
 docs/decisions/0013-one-name.md.
 """
 
@@ -13,50 +13,50 @@ from pathlib import Path
 from types import ModuleType
 
 NAMES = ("data", "models", "tasks", "flows")
-"""The packages inside."""
+"""The packages of the pipeline."""
 
 
 def place() -> Path:
-    """The folder that holds the packages inside."""
+    """Return the folder that holds the packages of the pipeline."""
     package = Path(__file__).resolve().parent
     inside = package / "_inside"
     return inside if inside.is_dir() else package.parent
 
 
 def enter() -> None:
-    """Put the packages inside first on this process's path. A second call changes nothing.
+    """Put the packages of the pipeline first on this process's path. A second call changes nothing.
 
-    Only processes of our own call this: in them the names `data`, `models`, `tasks` and `flows` are ours.
+    Only our own processes call this. In them the names `data`, `models`, `tasks` and `flows` are ours.
 
     Raises:
-        ImportError: a module of another origin is already loaded under one of these names.
+        ImportError: another module is already loaded under one of these names.
     """
     here = place()
     for name in NAMES:
         loaded = sys.modules.get(name)
         if loaded is not None and not _lies_in(here / name, loaded):
             raise ImportError(
-                f"a module named {name!r} is already loaded from {_origin(loaded)}, and knowledge_transfer needs "
-                f"its own package {name!r}; use a process that has not loaded that module, or rename it"
+                f"a module named {name!r} is already loaded from {_origin(loaded)}, and knowledge_transfer "
+                f"needs its own package {name!r}; use a process that has not loaded that module, or rename it"
             )
     if sys.path[:1] != [str(here)]:
         sys.path[:] = [str(here), *(entry for entry in sys.path if entry != str(here))]
 
 
 def environment() -> dict[str, str]:
-    """The environment of a child that finds the packages inside, whatever lies in the current folder."""
+    """Return an environment in which a child finds our packages before those in the current folder."""
     paths = os.pathsep.join(filter(None, [str(place()), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
 
 
 def refusal(system: str) -> str | None:
-    """Why the pipeline does not run on an operating system.
+    """Say why the pipeline does not run on an operating system.
 
     Args:
         system: as in `sys.platform`.
 
     Returns:
-        One line; None where it runs.
+        One line, or None if the pipeline runs there.
     """
     if system == "linux":
         return None

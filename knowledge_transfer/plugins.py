@@ -1,9 +1,10 @@
-"""What packages import that bring a method, a stage or a source of images. `examples/` has one of each.
+"""The names that a package imports to add a method, a stage or a source of images.
 
-Names are imported on first use, so that a configuration can be read without torch.
+`examples/` has one of each. Names are imported on first use, so that a configuration can be read without
+torch.
 
 Importing this module puts the packages `data`, `models`, `tasks` and `flows` of knowledge_transfer first on
-the path of the process. That is right where a method runs: in the processes that knowledge_transfer starts.
+the path of the process. Methods need that, and run only in processes that knowledge_transfer starts.
 """
 
 from __future__ import annotations
@@ -161,9 +162,9 @@ _MODULES = {
     "models.optim": ("make_optimizer",),
     "models.queue": ("Queue",),
 }
-"""Module -> the names that are taken from it."""
+"""The names that this module takes from each module."""
 _WHOLE = {name: f"models.{name}" for name in ("augment", "collapse", "heads")}
-"""Modules that are offered as a whole."""
+"""Modules that plugins get as a whole."""
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 

@@ -1,8 +1,8 @@
-"""`prefect deployment run knowledge-transfer`: our deployments by their bare names.
+"""A Prefect plugin for short names: `prefect deployment run knowledge-transfer` runs our deployment.
 
-Prefect wants FLOW/DEPLOYMENT. This plugin (see its documented entry point `prefect.plugins`, enabled in
-pyproject.toml) is called before the command line is read, and completes the names of this project's own
-deployments.
+Prefect expects FLOW/DEPLOYMENT. It calls this plugin before it reads the command line, and the plugin
+completes the names of our own deployments. pyproject.toml enables it by Prefect's documented entry point
+`prefect.plugins`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TAKE_A_VALUE = {
 
 
 def completed(arguments: list[str]) -> list[str]:
-    """A command line's arguments with the deployment's name in full, where it is one of ours."""
+    """Return the arguments of a command line. If they name one of our deployments, complete its name."""
     command = [word for word in arguments if not word.startswith("-")][:2]
     if command != ["deployment", "run"]:
         return arguments
@@ -45,5 +45,5 @@ def completed(arguments: list[str]) -> list[str]:
 
 @register_hook
 def setup_environment(*, ctx: Any) -> None:
-    """Called by Prefect when it is imported."""
+    """Complete the command line. Prefect calls this when it is imported."""
     sys.argv[1:] = completed(sys.argv[1:])

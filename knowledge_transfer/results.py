@@ -1,4 +1,4 @@
-"""What a run and a model are to somebody who calls from Python: files in a folder, read when asked for."""
+"""Runs and models in Python. Each is a folder whose files are read on request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Model:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What model.json says: architecture, width, size of images, mean and deviation of the input, classes."""
+        """The content of model.json: architecture, width, image size, input mean and deviation, classes."""
         found: dict[str, Any] = json.loads((self.folder / "model.json").read_text())
         return found
 
@@ -46,16 +46,16 @@ class Model:
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A run as it was when it was opened; `knowledge_transfer.open` looks again.
+    """A run as it was when it was opened. To see its current state, call `knowledge_transfer.open` again.
 
     Attributes:
-        name: of the run.
-        folder: what the run left: its record, its log, copies of its scores and of its report.
+        name: the name of the run.
+        folder: holds the record and the log of the run, and copies of its scores and its report.
         status: running, done, failed or cancelled.
         config: all settings, by section.
         headline: test accuracy, between 0 and 1, of the final student (`student`) and of the same network
-            trained from scratch on the same labels (`scratch`), and the difference (`gain`), as far as they
-            were measured.
+            trained from scratch on the same labels (`scratch`), and the difference (`gain`). A value that was
+            not measured is missing.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Run:
         """Every score of the run, one per row: evaluation, model, metric, split, setting, value, seed, n.
 
         Raises:
-            UserError: the run did not get as far as its scores.
+            UserError: the run has no scores, because it did not get that far.
         """
         import pandas as pd
 
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def report(self) -> Path | None:
-        """The page with figures and scores, which opens without a network; None if the run has made none."""
+        """The page with figures and scores, or None if the run has none. It opens without a network."""
         path = self.folder / "report.html"
         return path if path.exists() else None
 
@@ -91,7 +91,7 @@ class Run:
         """The run's final student.
 
         Raises:
-            UserError: the run did not get as far as a student, or its files are gone.
+            UserError: the run has no student, because it did not get that far, or the files are gone.
         """
         if self._student is None:
             raise UserError(self._missing)
@@ -111,7 +111,7 @@ class Run:
 
 
 def from_answer(value: dict[str, Any]) -> Run | Model:
-    """A run or a model, as the child process describes it."""
+    """Build a run or a model from the description that the child process sent."""
     if "model" in value:
         return Model(Path(value["model"]))
     return Run(

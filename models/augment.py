@@ -1,15 +1,18 @@
-"""Random views of images, made for a whole batch on its device with one draw per image.
+"""Random views of images, made for a whole batch on its device, with separate draws for each image.
 
-The distributions are those of torchvision's per-image transforms RandomResizedCrop, RandomHorizontalFlip, ColorJitter,
-RandomGrayscale, GaussianBlur and RandomSolarize, in this order; `random_view` draws, the other functions apply given parameters and
-equal torchvision's functional ones. Small images, and all on a GPU, are cropped, mirrored and resized by two batched
-products, with one weight matrix per image and axis. On a CPU larger ones are resized one by one as uint8, by the SIMD
-code that torchvision has for uint8 tensors; their values are then multiples of 1 / 255, as after a resize in PIL.
+`random_view` draws the parameters at random. Their distributions, and the order of the changes, are those of
+torchvision's per-image transforms RandomResizedCrop, RandomHorizontalFlip, ColorJitter, RandomGrayscale,
+GaussianBlur and RandomSolarize. The functions that apply given parameters equal torchvision's functional
+transforms.
 
-Departures: rotation, crop and flip together are one bilinear sampling, without antialiasing. SimCLR's own blur pads
-with zeros, which darkens the border; here it is mirrored, as in torchvision.
+Two batched matrix products crop, mirror and resize the images, with one weight matrix per image and axis.
+Larger images on a CPU are instead resized one by one as uint8, because torchvision has fast SIMD code for
+that. Their values are then multiples of 1 / 255, as after a resize in PIL.
 
-Shapes: B images, S their stored side, s the side of a view.
+Departures: rotation, crop and flip are done in a single bilinear sampling, without antialiasing. SimCLR's own
+blur pads with zeros, which darkens the border. Our blur mirrors the image at the border, as torchvision does.
+
+Shapes: B images, S the side of the stored images, s the side of a view.
 """
 
 from __future__ import annotations
@@ -34,84 +37,98 @@ GREY = (0.2989, 0.587, 0.114)
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
 CACHED = 600_000
-"""Values worked on at a time on a CPU: 192 images of 32 px."""
+"""Number of values that a CPU works on at a time: 192 images of 32 px."""
 FEW = 4
-"""Images below which each is worked on alone."""
+"""If fewer images than this fit into `CACHED`, each image is worked on alone."""
 ONE_BY_ONE = 64
-"""Side of stored images, px, from which a CPU crops and resizes them one by one."""
+"""A CPU crops and resizes stored images of this side (px) or larger one by one."""
 SIGMAS = 5
-"""Deviations after which a Gaussian's taps are left out: all of them together weigh less than 1e-6."""
+"""A Gaussian's taps beyond this many standard deviations are left out. Together they weigh less than 1e-6."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 Floats = NDArray[np.float64]
 
 
-def random_view(images: Tensor, draws: Draws, name: str, config: Views, size: int, out: Tensor | None = None) -> Tensor:
-    """One random view of each image. What an image becomes doesn't depend on the others in the batch.
+def random_view(
+    images: Tensor, draws: Draws, name: str, config: Views, size: int, out: Tensor | None = None
+) -> Tensor:
+    """Make one random view of each image. A view doesn't depend on the other images in the batch.
 
     Args:
         images: (B, S, S, 3) uint8.
-        draws: of the batch; a row of it per image.
-        name: of the view; two names give two independent views.
-        config: what may happen, and how strongly.
-        size: side s of the view, px, unless the configuration has a `view_size`.
-        out: where the views go, instead of into memory of their own.
+        draws: random draws of the batch, one row per image.
+        name: of the view. Two names give two independent views.
+        config: which changes may happen, and how strong they are.
+        size: side s of the view, px. A `view_size` in the configuration takes precedence.
+        out: tensor to write the views into; None: a new one.
 
     Returns:
-        (B, 3, s, s) float32 in [0, 1], channels last in memory; `out` if it was given.
+        (B, 3, s, s) float32 in [0, 1], channels-last in memory. This is `out` if it was given.
     """
     size = config.view_size or size
     B, side = len(images), images.shape[1]
     drawn = _draw(draws, name, config, side, size)
-    # On a CPU a share of the batch at a time, so that it stays in the cache.
+    # A CPU works on a share of the batch at a time, so that the share stays in the cache.
     share = CACHED // (3 * max(side, size) ** 2) if images.device.type == "cpu" else B
-    share = share if share >= FEW else 1  # alone, an image need not be gathered from the others for each operation
+    share = share if share >= FEW else 1  # a single image need not be gathered for each operation
     x = _room(B, size, images.device) if out is None else out
     for start in range(0, B, share):
         rows = slice(start, start + share)
         view = _view(images[rows], {part: values[rows] for part, values in drawn.items()}, size)
         if config.noise > 0:
-            noise = _normal(replace(draws, index=draws.index[rows]), f"{name}.noise", view.shape[1:], x.device)
+            noise = _normal(
+                replace(draws, index=draws.index[rows]), f"{name}.noise", view.shape[1:], x.device
+            )
             view = (view + config.noise * noise).clamp_(0, 1)
         x[rows] = view
     return x
 
 
 def two_views(images: Tensor, draws: Draws, config: Views, size: int, second: Views | None = None) -> Tensor:
-    """Two random views of each image, drawn independently.
+    """Make two random views of each image, drawn independently.
 
     Args:
         images: (N, S, S, 3) uint8.
-        draws: of the batch.
+        draws: random draws of the batch.
         config: how views are drawn.
-        size: side of the views, px, unless the configuration has a `view_size`.
-        second: how the second view is drawn, if otherwise than the first.
+        size: side of the views, px. A `view_size` in the configuration takes precedence.
+        second: how the second view is drawn; None: like the first.
 
     Returns:
         (2N, 3, s, s) float32 in [0, 1]: the first view of every image, then the second of every image.
     """
-    return _several(images, draws, {"first view": config, "second view": second or config}, config.view_size or size)
+    return _several(
+        images, draws, {"first view": config, "second view": second or config}, config.view_size or size
+    )
 
 
 def multi_crop(images: Tensor, draws: Draws, config: Views, small: SmallCrops, size: int) -> list[Tensor]:
-    """Two large views of each image and `small_crops` small ones (SwAV, section 3.3).
+    """Make two large views and `small_crops` small views of each image (SwAV, section 3.3).
 
     Args:
         images: (N, S, S, 3) uint8.
-        draws: of the batch.
+        draws: random draws of the batch.
         config: how views are drawn.
-        small: what differs in the small ones.
-        size: side s of the large ones, px, unless the configuration has a `view_size`.
+        small: number of small views, and what differs in them.
+        size: side s of the large views, px. A `view_size` in the configuration takes precedence.
 
     Returns:
-        (2N, 3, s, s) and, if there are any, (L N, 3, s', s') float32 in [0, 1]; crop by crop, each of every image.
+        (2N, 3, s, s) float32 in [0, 1] and, if L = `small_crops` is above 0, (L N, 3, s', s'). The first N
+        rows hold the first view of every image, the next N the second view, and so on.
     """
     size = config.view_size or size
-    crops = [two_views(images, draws, config, size, config.second if isinstance(config, AsymmetricViews) else None)]
+    crops = [
+        two_views(images, draws, config, size, config.second if isinstance(config, AsymmetricViews) else None)
+    ]
     if small.small_crops:
         side = small_side(small, size)
         blur = config.blur if small.small_blur is None else small.small_blur
-        change = {"crop_min": small.small_crop_min, "crop_max": small.small_crop_max, "view_size": side, "blur": blur}
+        change = {
+            "crop_min": small.small_crop_min,
+            "crop_max": small.small_crop_max,
+            "view_size": side,
+            "blur": blur,
+        }
         views = config.model_copy(update=change)
         names = [f"small crop {number}" for number in range(small.small_crops)]
         crops.append(_several(images, draws, dict.fromkeys(names, views), side))
@@ -119,7 +136,7 @@ def multi_crop(images: Tensor, draws: Draws, config: Views, small: SmallCrops, s
 
 
 def _several(images: Tensor, draws: Draws, views: dict[str, Views], size: int) -> Tensor:
-    """Views by name, all of one size, below each other; torch.cat of such tensors is slower than making them."""
+    """Make several views of each image in one tensor. This is faster than torch.cat of separate tensors."""
     N = len(images)
     x = _room(len(views) * N, size, images.device)
     for i, (name, config) in enumerate(views.items()):
@@ -132,14 +149,16 @@ def _room(n: int, size: int, device: torch.device) -> Tensor:
 
 
 def small_side(small: SmallCrops, size: int) -> int:
-    """Side of the small crops beside large ones of `size` px: 3/7 of it, at least 8, unless configured."""
+    """Side of the small views, px. Unless configured, it is 3/7 of `size`, and at least 8."""
     return small.small_size or max(8, round(3 / 7 * size))
 
 
 def _draw(draws: Draws, name: str, config: Views, side: int, size: int) -> dict[str, NDArray[Any]]:
-    """What will happen to each image: arrays with a row an image, by what they are of; what can't happen is left out."""
+    """Draw what happens to each image. Arrays have one row per image; impossible changes are left out."""
     drawn: dict[str, NDArray[Any]] = {
-        "boxes": crop_boxes(draws.uniform(f"{name}.crop", 2 * TRIES + 2), side, config.crop_min, config.crop_max),
+        "boxes": crop_boxes(
+            draws.uniform(f"{name}.crop", 2 * TRIES + 2), side, config.crop_min, config.crop_max
+        ),
         "flip": draws.uniform(f"{name}.flip", 1)[:, 0] < config.flip,
         "grey": draws.uniform(f"{name}.grey", 1)[:, 0] < config.grey,
     }
@@ -148,7 +167,10 @@ def _draw(draws: Draws, name: str, config: Views, side: int, size: int) -> dict[
     if config.jitter > 0:
         u = draws.uniform(f"{name}.jitter", 9)
         drawn["jitter"] = u[:, 8] < config.jitter_probability
-        drawn["factors"], drawn["order"] = jitter_factors(u[:, :4], config.jitter), np.argsort(u[:, 4:8], axis=1)
+        drawn["factors"], drawn["order"] = (
+            jitter_factors(u[:, :4], config.jitter),
+            np.argsort(u[:, 4:8], axis=1),
+        )
     if config.blur > 0 and blur_radius(size):
         v = draws.uniform(f"{name}.blur", 2)
         drawn["blur"], drawn["sigma"] = v[:, 0] < config.blur, 0.1 + 1.9 * v[:, 1]
@@ -158,7 +180,7 @@ def _draw(draws: Draws, name: str, config: Views, side: int, size: int) -> dict[
 
 
 def _view(images: Tensor, drawn: dict[str, NDArray[Any]], size: int) -> Tensor:
-    """Images with what was drawn for them."""
+    """Apply what was drawn to the images."""
     if "maps" in drawn:
         x = affine_crop(_planes(images), drawn["boxes"], drawn["flip"], drawn["maps"], size)
     else:
@@ -176,14 +198,14 @@ def _view(images: Tensor, drawn: dict[str, NDArray[Any]], size: int) -> Tensor:
 
 
 def centre(images: Tensor, size: int) -> Tensor:
-    """The view for evaluation: the central s x s px, or the whole image enlarged if it is smaller than that.
+    """The view for evaluation: the central s x s px. A smaller image is enlarged to s x s px instead.
 
     Args:
         images: (B, S, S, 3) uint8.
         size: s, px.
 
     Returns:
-        (B, 3, s, s) float32 in [0, 1], channels last in memory.
+        (B, 3, s, s) float32 in [0, 1], channels-last in memory.
     """
     side = images.shape[1]
     if side >= size:
@@ -196,12 +218,13 @@ def centre(images: Tensor, size: int) -> Tensor:
 
 
 def crop_boxes(u: Floats, side: int, crop_min: float, crop_max: float = 1.0) -> NDArray[np.int64]:
-    """Boxes of RandomResizedCrop, exactly: ten tries, then the whole (square) image.
+    """Boxes of RandomResizedCrop, exactly: the first of ten tries that fits, else the whole (square) image.
 
-    A try has an area uniform in [crop_min, crop_max] of the image and a log-uniform ratio in 3/4..4/3, and counts if it fits.
+    The area of a try is uniform in [crop_min, crop_max] of the image. Its aspect ratio is log-uniform in
+    3/4..4/3.
 
     Args:
-        u: (B, 22) draws: ten of areas, ten of ratios, two of the place.
+        u: (B, 22) uniform draws: ten areas, ten ratios, two for the position.
         side: S, px.
         crop_min: smallest share of the area, above 0 to 1.
         crop_max: largest share of the area, from crop_min to 1.
@@ -223,7 +246,7 @@ def crop_boxes(u: Floats, side: int, crop_min: float, crop_max: float = 1.0) -> 
 
 
 def resized_crop(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int) -> Tensor:
-    """Crop, resize with antialiasing, mirror.
+    """Crop, resize with antialiasing, and mirror.
 
     Args:
         images: (B, S, S, 3) uint8.
@@ -239,7 +262,7 @@ def resized_crop(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool
 
 
 def _crop_all(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int) -> Tensor:
-    """For each image and channel Wy pixels Wx^T."""
+    """Compute Wy pixels Wx^T for each image and channel."""
     pixels = _planes(images)
     B, _, S, _ = pixels.shape
     wy = _weights(boxes[:, 0], boxes[:, 2], np.zeros_like(flip), S, size, pixels.device)
@@ -249,7 +272,7 @@ def _crop_all(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_],
 
 
 def _crop_each(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int) -> Tensor:
-    """The same rounded to whole values of uint8."""
+    """Like `_crop_all`, but with values rounded to whole uint8 values."""
     x = np.empty((len(images), 3, size, size), dtype=np.float32)
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
         part = images[i : i + 1, top : top + height, left : left + width].permute(0, 3, 1, 2)
@@ -259,15 +282,15 @@ def _crop_each(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_]
 
 
 def affine_maps(u: Floats, config: Views) -> Floats:
-    """Where a point of the image comes from: rotation, shear, zoom, stretch and shift about the centre.
+    """Maps from a point of the view to its source: rotation, shear, zoom, stretch and shift about the centre.
 
     Args:
-        u: (B, 6) draws: rotation, shear, zoom, stretch, shift in x and y.
-        config: `rotate` and `shear` in degrees either way, `zoom` and `stretch` log-uniform factors either way, `shift`
-            either way as a share of the side.
+        u: (B, 6) uniform draws: rotation, shear, zoom, stretch, shift in x, shift in y.
+        config: `rotate` and `shear` in degrees in both directions, `zoom` and `stretch` as log-uniform
+            factors in both directions, `shift` in both directions as a share of the side.
 
     Returns:
-        (B, 2, 3) maps of coordinates from -1 to 1, x first.
+        (B, 2, 3) affine maps of coordinates from -1 to 1, x first.
     """
     v = 2 * u - 1
     angle, slant = np.radians(v[:, 0] * config.rotate), np.tan(np.radians(v[:, 1] * config.shear))
@@ -278,8 +301,10 @@ def affine_maps(u: Floats, config: Views) -> Floats:
     return np.stack([x, y], axis=1)
 
 
-def affine_crop(pixels: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], maps: Floats, size: int) -> Tensor:
-    """Map the image (black comes in from outside), crop, resize, mirror: one bilinear sampling.
+def affine_crop(
+    pixels: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], maps: Floats, size: int
+) -> Tensor:
+    """Map, crop, resize and mirror in one bilinear sampling. What comes from outside the image is black.
 
     Args:
         pixels: (B, 3, S, S) float32.
@@ -293,7 +318,8 @@ def affine_crop(pixels: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_
     """
     side = pixels.shape[-1]
     top, left, h, w = boxes.T / side
-    # In coordinates from -1 to 1: a point (u, v) of the view is the box's (zx u + cx, zy v + cy), then mapped.
+    # In coordinates from -1 to 1, a point (u, v) of the view is (zx u + cx, zy v + cy) in the box.
+    # The affine map is applied to that point.
     centre = np.stack([2 * left + w - 1, 2 * top + h - 1], axis=1)
     scale = np.stack([np.where(flip, -w, w), h], axis=1)
     linear = maps[:, :, :2] * scale[:, None]
@@ -304,10 +330,12 @@ def affine_crop(pixels: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_
 
 
 def jitter_factors(u: Floats, strength: float) -> Floats:
-    """SimCLR's ranges: brightness, contrast and saturation in 1 -+ 0.8 s (not below 0), hue in -+0.2 s of a turn.
+    """SimCLR's ranges for the strength s of the colour jitter.
+
+    Brightness, contrast and saturation lie in 1 -+ 0.8 s, but not below 0. Hue lies in -+0.2 s of a turn.
 
     Args:
-        u: (B, 4) draws.
+        u: (B, 4) uniform draws.
         strength: s.
 
     Returns:
@@ -320,14 +348,14 @@ def jitter_factors(u: Floats, strength: float) -> Floats:
 
 
 def colour_jitter(x: Tensor, factors: Floats, order: NDArray[np.int64]) -> Tensor:
-    """Change brightness, contrast, saturation and hue of x in place. Values are clipped to [0, 1] after each operation.
+    """Change brightness, contrast, saturation and hue of x in place, and clip to [0, 1] after each.
 
-    The first three are x' = f x + (1 - f) t, with t black, the image's mean grey, or each pixel's grey.
+    The first three are x' = f x + (1 - f) t. Here t is black, the image's mean grey, or each pixel's grey.
 
     Args:
-        x: (B, 3, s, s) float32 in [0, 1], overwritten.
-        factors: (B, 4) as from `jitter_factors`.
-        order: (B, 4), each row a permutation of the four operations: the order in which that image is changed.
+        x: (B, 3, s, s) float32 in [0, 1]. It is overwritten.
+        factors: (B, 4), as `jitter_factors` returns them.
+        order: (B, 4). Each row is the order of the four operations on that image.
 
     Returns:
         x.
@@ -342,9 +370,10 @@ def colour_jitter(x: Tensor, factors: Floats, order: NDArray[np.int64]) -> Tenso
 
 
 def _blend(x: Tensor, operation: NDArray[np.int64], f: Floats) -> None:
-    """Turn x into f x + (1 - f) t, t black, mean grey or grey as the operation of each row says, clipped."""
+    """Turn x into f x + (1 - f) t, clipped. The operation of each row sets t: black, mean grey, or grey."""
     a, to_mean, to_grey = _tensor(
-        np.stack([f, np.where(operation == CONTRAST, 1 - f, 0), np.where(operation == SATURATION, 1 - f, 0)]), x.device
+        np.stack([f, np.where(operation == CONTRAST, 1 - f, 0), np.where(operation == SATURATION, 1 - f, 0)]),
+        x.device,
     ).view(3, -1, 1, 1, 1)
     if ((operation == CONTRAST) | (operation == SATURATION)).any():
         g = grey(x)
@@ -358,8 +387,9 @@ def _blend(x: Tensor, operation: NDArray[np.int64], f: Floats) -> None:
 def adjust_hue(x: Tensor, turn: Floats) -> Tensor:
     """Shift the hue of the HSV colour.
 
-    With h in sixths of a turn, in [0, 6), and clip to [0, 1], a channel is min + (max - min) clip(...), with
-    red |h - 3| - 1, green 2 - |h - 2| and blue 2 - |h - 4| (Smith, SIGGRAPH 1978, in closed form).
+    Let h be the hue in sixths of a turn, in [0, 6). A channel is min + (max - min) clip(v) with v clipped to
+    [0, 1]: |h - 3| - 1 for red, 2 - |h - 2| for green, 2 - |h - 4| for blue (Smith, SIGGRAPH 1978, in closed
+    form).
 
     Args:
         x: (B, 3, s, s) float32 in [0, 1].
@@ -371,13 +401,13 @@ def adjust_hue(x: Tensor, turn: Floats) -> Tensor:
     r, g, b = x.unbind(1)
     largest = torch.maximum(g, b)
     low = torch.minimum(torch.minimum(r, g), b)
-    # Which channel is the highest, as 0 or 1 in float32: on CPUs masks of bool are several times slower.
+    # Marks the highest channel with 0 or 1 in float32. On CPUs, bool masks are several times slower.
     red = torch.ge(r, largest, out=torch.empty_like(r))
     green = torch.ge(g, b, out=torch.empty_like(r)).mul_(1 - red)
     blue = (1 - red).sub_(green)
     chroma = torch.maximum(r, largest).sub_(low)
     h = (g - b).mul_(red).addcmul_(green, b - r).addcmul_(blue, r - g)
-    h.div_(chroma.clamp(min=1e-12))  # without colour the hue is 0, as all differences are
+    h.div_(chroma.clamp(min=1e-12))  # without colour all differences are 0, and so is the hue
     h.add_(green, alpha=2).add_(blue, alpha=4)
     h.add_(_tensor(6 * turn, x.device).view(-1, 1, 1))
     h.sub_((h / 6).floor_(), alpha=6)
@@ -395,12 +425,15 @@ def grey(x: Tensor) -> Tensor:
 
 
 def blur_radius(size: int) -> int:
-    """SimCLR's rule: a kernel of about a tenth of the side. 224 px: 11 (23 taps); 32 px: 1; below 20 px: 0, no blur."""
+    """SimCLR's rule: a kernel of about a tenth of the side.
+
+    224 px: radius 11 (23 taps). 32 px: radius 1. Below 20 px: radius 0, no blur.
+    """
     return size // 10 // 2
 
 
 def gaussian_blur(x: Tensor, sigma: Floats, radius: int) -> Tensor:
-    """Separable Gaussian, each image with its own sigma, mirrored at the border.
+    """Blur with a separable Gaussian. Each image has its own sigma and is mirrored at the border.
 
     Args:
         x: (B, 3, s, s) float32.
@@ -414,7 +447,7 @@ def gaussian_blur(x: Tensor, sigma: Floats, radius: int) -> Tensor:
     taps = np.exp(-0.5 * (offset / sigma[:, None]) ** 2)
     taps[offset > np.ceil(SIGMAS * sigma)[:, None]] = 0
     taps /= taps[:, :1] + 2 * taps[:, 1:].sum(axis=1, keepdims=True)
-    radius = min(radius, math.ceil(SIGMAS * sigma.max(initial=0)))  # what is left out adds nothing, to the bit
+    radius = min(radius, math.ceil(SIGMAS * sigma.max(initial=0)))  # taps beyond this are exactly 0
     w = _tensor(taps.T[: radius + 1], x.device).view(radius + 1, -1, 1, 1, 1)
     for dim, padding in ((3, (radius, radius, 0, 0)), (2, (0, 0, radius, radius))):
         side = x.shape[dim]
@@ -439,7 +472,7 @@ def _weights(
     size: int,
     device: torch.device,
 ) -> Tensor:
-    """(B, s, S) weights that resize the pixels from `start` on to `size`: a triangle as wide as an output pixel."""
+    """(B, s, S) weights that resize to `size` from pixel `start`: a triangle as wide as an output pixel."""
     scale = length / size
     place = np.arange(size) + 0.5
     centres = start[:, None] + scale[:, None] * np.where(mirrored[:, None], size - place, place)
@@ -471,7 +504,7 @@ def _change(x: Tensor, rows: NDArray[np.int64], change: Callable[[Tensor], Tenso
 
 
 def _normal(draws: Draws, name: str, shape: torch.Size, device: torch.device) -> Tensor:
-    """Standard normal values (B, *shape), by Box and Muller's transform of the draws."""
+    """(B, *shape) standard normal values, made from uniform draws by the Box-Muller transform."""
     n = shape.numel()
     u = draws.uniform(name, n + n % 2).reshape(len(draws.index), 2, -1)
     radius, angle = np.sqrt(-2 * np.log1p(-u[:, 0])), 2 * math.pi * u[:, 1]

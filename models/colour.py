@@ -1,7 +1,8 @@
-"""Colours in CIE L*a*b*, of which the lightness L is what some networks see alone, and a and b are colour.
+"""Colours in CIE L*a*b*. Some networks see only the lightness L; a and b are the colour.
 
-sRGB by IEC 61966-2-1, white point D65 of the 2 degree observer; L in 0 to 100, a and b within about -86 to 98 and
--108 to 95 for colours of sRGB. Computed by elementwise operations, so that autocast leaves them in float32.
+sRGB is that of IEC 61966-2-1, with white point D65 of the 2 degree observer. For colours of sRGB, L is in 0
+to 100, a within about -86 to 98, and b within about -108 to 95. All operations are elementwise, so autocast
+leaves them in float32.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from torch import Tensor
 
 _TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 _WHITE = (0.95047, 1.0, 1.08883)
-_DELTA = 6 / 29  # below its cube, the cube root goes on as a line
+_DELTA = 6 / 29  # below the cube of this, a line replaces the cube root
 
 
 def lab(x: Tensor) -> Tensor:
-    """From sRGB to L*a*b*.
+    """Convert sRGB to L*a*b*.
 
     Args:
         x: (B, 3, ...) in [0, 1], red, green, blue.
 
     Returns:
-        (B, 3, ...) L, a and b, of x's type.
+        (B, 3, ...) L, a and b, in the dtype of x.
     """
     rgb = _linear(x)
     fx, fy, fz = (_f(_weighted(rgb, row) / white) for row, white in zip(_TO_XYZ, _WHITE, strict=True))
@@ -29,13 +30,13 @@ def lab(x: Tensor) -> Tensor:
 
 
 def srgb(x: Tensor) -> Tensor:
-    """From L*a*b* to sRGB: the inverse of `lab`; colours outside sRGB are clipped to it, channel by channel.
+    """Convert L*a*b* to sRGB, the inverse of `lab`. Channels outside [0, 1] are clipped.
 
     Args:
         x: (B, 3, ...) L, a and b.
 
     Returns:
-        (B, 3, ...) in [0, 1], of x's type.
+        (B, 3, ...) in [0, 1], in the dtype of x.
     """
     L, a, b = x.unbind(1)
     fy = (L + 16) / 116
@@ -44,7 +45,9 @@ def srgb(x: Tensor) -> Tensor:
     xyz = torch.stack([relative[:, i] * white for i, white in enumerate(_WHITE)], dim=1)
     inverse = torch.linalg.inv(torch.tensor(_TO_XYZ, dtype=torch.float64)).tolist()
     linear = torch.stack([_weighted(xyz, row) for row in inverse], dim=1).clamp(0, 1)
-    return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-12) ** (1 / 2.4) - 0.055, 12.92 * linear)
+    return torch.where(
+        linear > 0.0031308, 1.055 * linear.clamp(min=1e-12) ** (1 / 2.4) - 0.055, 12.92 * linear
+    )
 
 
 def lightness(x: Tensor) -> Tensor:

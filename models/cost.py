@@ -1,7 +1,7 @@
-"""What networks cost, counted without running them: parameters, bits, and operations per image; and what a CPU can do.
+"""What networks cost (parameters, bits, operations per image), computed without running them; a CPU's speed.
 
-Networks are built on torch's meta device, where tensors have shapes and no content. In `Cost` a multiply-add counts two;
-in `Operations` one, as the field counts where it compares 1-bit networks.
+Networks are built on torch's meta device, where tensors have shapes but no content. A multiply-add counts as
+two operations in `Cost`. It counts as one in `Operations`, as is usual when 1-bit networks are compared.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from models.network import Network, build_network
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one network.
+    """Cost of one network.
 
     Attributes:
-        parameters: that are stored.
-        forward: operations for one whole image.
-        step: operations per image of a training step of the network's own training, forward and backward.
-        widths: length of the vectors of each layer.
+        parameters: number of stored parameters.
+        forward: operations of a forward pass on one whole image.
+        step: operations per image of one training step of this network, forward and backward.
+        widths: layer name -> length of its feature vector.
     """
 
     parameters: int
@@ -43,17 +43,17 @@ class Cost:
 
 
 BACKWARD = 2.0
-"""A backward pass against a forward pass: gradients by inputs and by weights."""
+"""Cost of a backward pass in forward passes. It computes gradients of inputs and of weights."""
 
 
 def classifier_cost(backbone: str, width: float, image_size: int, classes: int) -> Cost:
-    """A backbone with the architecture's fully connected layers and a classifier, trained on whole images.
+    """Cost of a backbone with its fully connected layers and a classifier, trained on whole images.
 
     Args:
         backbone: name in `models.backbones.BACKBONES`.
         width: multiplies its channels.
         image_size: side of the images, px.
-        classes: of the classifier.
+        classes: number of classes.
     """
     with torch.device("meta"):
         network = build_network(backbone, image_size, seed=0, width=width, classes=classes)
@@ -62,29 +62,31 @@ def classifier_cost(backbone: str, width: float, image_size: int, classes: int) 
 
 
 def pretext_cost(config: Teacher, image_size: int) -> Cost:
-    """A teacher; `step` counts all views or tiles of an image, and the head that pretext alone needs.
+    """Cost of a teacher. `step` counts all views or tiles of an image, and the head that only pretext needs.
 
     Args:
-        config: of the method.
+        config: configuration of the method.
         image_size: side of the images, px.
     """
     with torch.device("meta"):
         method = make_pretext(config, image_size, seed=0)
     network = method.network
     seen = sum(count * _forward(network, side) for side, count in method.passes())
-    head = 2.0 * (_parameters(method) - _parameters(network))  # linear layers: a multiply-add a weight
-    return Cost(_parameters(network), _forward(network, image_size), (1 + BACKWARD) * (seen + head), _widths(network))
+    head = 2.0 * (_parameters(method) - _parameters(network))  # linear layers: one multiply-add per weight
+    return Cost(
+        _parameters(network), _forward(network, image_size), (1 + BACKWARD) * (seen + head), _widths(network)
+    )
 
 
 def transfer_cost(config: Transfer, backbone: str, width: float, image_size: int, teacher: Teacher) -> Cost:
-    """A student that learns from the teacher itself; `step` counts what the teacher says of each view, too.
+    """Cost of a student that learns from the teacher itself. `step` includes the teacher's forward passes.
 
     Args:
-        config: of the method.
-        backbone: the student's.
+        config: configuration of the method.
+        backbone: name of the student's backbone.
         width: multiplies its channels.
         image_size: side of the images, px.
-        teacher: its configuration.
+        teacher: configuration of the teacher.
     """
     with torch.device("meta"):
         frozen = make_pretext(teacher, image_size, seed=0).network
@@ -99,28 +101,31 @@ def transfer_cost(config: Transfer, backbone: str, width: float, image_size: int
 
 
 def descriptor_width(config: Descriptor, image_size: int) -> int:
-    """Length D of what a descriptor makes of an image.
+    """Length D of the vector that a descriptor computes for an image.
 
     Args:
-        config: of the method.
+        config: configuration of the method.
         image_size: side of the images, px.
     """
-    features = resolve_name(config.descriptor)(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8), config)
+    features = resolve_name(config.descriptor)(
+        torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8), config
+    )
     return int(features.shape[1])
 
 
 @cache
 def convolution_rate(requested: Literal["auto", "fp32", "bf16"]) -> tuple[Precision, float]:
-    """Operations a second of a 3 x 3 convolution on this CPU, all of torch's threads together, measured for 0.2 s.
+    """Measure the speed of a 3 x 3 convolution on this CPU for 0.2 s, with all of torch's threads.
 
-    256 channels of 16 images at 16 px, as in the middle of a residual network. The fastest pass counts, as others may
-    use the machine, too.
+    The input has 16 images of 16 x 16 px with 256 channels, as in the middle of a residual network. The
+    fastest pass counts, because others may use the machine too.
 
     Args:
-        requested: as `models.device.resolve_precision` takes it.
+        requested: as for `models.device.resolve_precision`.
 
     Returns:
-        The precision that the CPU computes in, and operations a second in it; machines differ tenfold.
+        The precision that the CPU computes in, and operations per second in that precision. Machines differ
+        tenfold.
     """
     precision = resolve_precision(requested, torch.device("cpu"))
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
@@ -139,10 +144,10 @@ def convolution_rate(requested: Literal["auto", "fp32", "bf16"]) -> tuple[Precis
 
 @dataclass(frozen=True)
 class Operations:
-    """Multiply-adds of one image through the convolutions and linear layers of a network.
+    """Multiply-adds of one image in the convolutions and linear layers of a network.
 
     Attributes:
-        binary: BOPs, of a sign with a sign.
+        binary: BOPs, multiply-adds of two signs.
         real: FLOPs, all others.
     """
 
@@ -151,25 +156,28 @@ class Operations:
 
     @property
     def total(self) -> float:
-        """OPs = BOPs / 64 + FLOPs (Bi-Real net): 64 signs fit into a word. ReActNet-A at 224 px: 0.87e8."""
+        """OPs = BOPs / 64 + FLOPs (Bi-Real net): a word holds 64 signs. ReActNet-A at 224 px has 0.87e8."""
         return self.binary / WORD + self.real
 
 
 WORD = 64
-"""Signs that one operation of a processor multiplies."""
+"""Number of signs that a processor multiplies in one operation."""
 FLOAT = 32
-"""Bits of a real number."""
+"""Bits of a real number, float32."""
 
 
 def operations(network: Network, side: int | None = None) -> Operations:
-    """What one image costs, binary and real apart; batch norms, activations and sums of shortcuts are not counted.
+    """Count a network's operations for one image, binary and real ones separately.
+
+    Batch norms, activations and the sums of shortcuts are not counted.
 
     Args:
-        network: of any form; it stays as it is.
-        side: of the image, px; None: the side it is for.
+        network: in any form. It is not changed.
+        side: of the image, px; None: the network's own image size.
 
     Returns:
-        All real where weights or activations are: also in step 1 of two-step binarisation.
+        The counts. An operation is real if its weights or its activations are. So all operations are real in
+        step 1 of two-step binarisation.
     """
     counts = {True: 0, False: 0}
 
@@ -187,14 +195,17 @@ def operations(network: Network, side: int | None = None) -> Operations:
 
 
 def weight_bits(network: Network) -> int:
-    """Size of a network where it is used: a bit a binary weight and a scale an output channel, 32 bits all else.
+    """Size of the network's weights at inference, in bits.
 
-    Counted are parameters and batch norms' running statistics. In step 1 of two-step binarisation all is real.
+    One bit per binary weight, one float32 scale per output channel, 32 bits for everything else. Parameters
+    and the running statistics of batch norms count. In step 1 of two-step binarisation all weights are real.
     """
     binary = [layer for layer in binary_convolutions(network) if not layer.real_weights]
     signs: int = sum(layer.weight.numel() for layer in binary)
     scales: int = sum(layer.out_channels for layer in binary)
-    stored: int = sum(tensor.numel() for tensor in network.state_dict().values() if tensor.is_floating_point())
+    stored: int = sum(
+        tensor.numel() for tensor in network.state_dict().values() if tensor.is_floating_point()
+    )
     return signs + FLOAT * (scales + stored - signs)
 
 

@@ -1,4 +1,4 @@
-"""From a backbone's last map back to places and pixels, and the adversary that judges pixels. Dropped after pretraining."""
+"""Decoders from a backbone's last map to grid cells or pixels, and an adversary. Pretraining only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class PlaceClassifier(nn.Module):
-    """Logits on a finer grid than the map's: enlarged bilinearly, two 3 x 3 convolutions, one of 1 x 1.
+    """Logits on a grid finer than the map: bilinear enlargement, two 3 x 3 and one 1 x 1 convolution.
 
     Args:
         channels: D of the map.
@@ -34,17 +34,17 @@ class PlaceClassifier(nn.Module):
 
 
 class ContextDecoder(nn.Module):
-    """The context encoder's second half (Pathak et al. 2016, section 3.1): places exchange what they know, then pixels.
+    """The second half of the context encoder (Pathak et al. 2016, section 3.1): from the last map to pixels.
 
-    The channel-wise fully connected layer maps the h^2 places of each channel to h^2 places by weights of its own, and a
-    1 x 1 convolution mixes the channels; transposed convolutions of 4 x 4 px double the side until that of the image is
-    reached.
+    A channel-wise fully connected layer lets the places of the map exchange information: each channel has its
+    own weights, which map its h^2 places to h^2 places. Then a 1 x 1 convolution mixes the channels.
+    Transposed convolutions of 4 x 4 px double the side until it reaches the side of the image.
 
     Args:
         channels: D of the map.
         places: h, side of the map.
         size: s, side of the image, px.
-        hidden: channels of the first transposed convolution; halved by each, down to 32.
+        hidden: channels of the first transposed convolution. Each further one has half as many, at least 32.
     """
 
     def __init__(self, channels: int, places: int, size: int, hidden: int) -> None:
@@ -56,12 +56,16 @@ class ContextDecoder(nn.Module):
         side = places
         while side < size:
             narrower = max(32, hidden // 2)
-            stack += [nn.ConvTranspose2d(hidden, narrower, 4, 2, 1, bias=False), nn.BatchNorm2d(narrower), nn.ReLU(inplace=True)]  # fmt: skip
+            stack += [
+                nn.ConvTranspose2d(hidden, narrower, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(narrower),
+                nn.ReLU(inplace=True),
+            ]
             side, hidden = 2 * side, narrower
         self.body = nn.Sequential(*stack, nn.Conv2d(hidden, 3, 3, padding=1))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, D, h, h) -> (B, 3, s, s) float32 in [-1, 1]; an enlarged map that is larger than the image is cut in its middle."""
+        """(B, D, h, h) -> (B, 3, s, s) float32 in [-1, 1]. A larger map is cropped to its centre."""
         x = torch.einsum("bcp,cpq->bcq", maps.flatten(2), self.across).view_as(maps)
         picture: Tensor = self.body(x).float().tanh()
         start = (picture.shape[-1] - self.size) // 2
@@ -69,11 +73,11 @@ class ContextDecoder(nn.Module):
 
 
 class Adversary(nn.Module):
-    """Are these pixels from an image? Convolutions of 4 x 4 px with stride 2 down to 4 px, as in DCGAN.
+    """Judges whether pixels come from an image: 4 x 4 convolutions with stride 2 down to 4 px, as in DCGAN.
 
     Args:
         size: s, side of the image, px; at least 8.
-        hidden: channels of the first layer; doubled by each.
+        hidden: channels of the first layer. Each further layer has twice as many.
     """
 
     def __init__(self, size: int, hidden: int) -> None:
@@ -81,7 +85,11 @@ class Adversary(nn.Module):
         stack: list[nn.Module] = [nn.Conv2d(3, hidden, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         side = size // 2
         while side >= 8:
-            stack += [nn.Conv2d(hidden, 2 * hidden, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * hidden), nn.LeakyReLU(0.2, inplace=True)]  # fmt: skip
+            stack += [
+                nn.Conv2d(hidden, 2 * hidden, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(2 * hidden),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
             side, hidden = side // 2, 2 * hidden
         self.body = nn.Sequential(*stack)
         self.score = nn.Linear(hidden * side**2, 1)
@@ -90,7 +98,7 @@ class Adversary(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, s, s) in [-1, 1] -> (B,) logits, above 0 where an image's own."""
+        """(B, 3, s, s) in [-1, 1] -> (B,) logits; above 0 means that the pixels are from a real image."""
         score: Tensor = self.score(self.body(x).flatten(1))
         return score.squeeze(1)
 

@@ -12,7 +12,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Choose the device to compute on. `auto` takes CUDA if PyTorch finds a device, else the CPU.
+    """Choose the device to compute on. `auto` takes CUDA if PyTorch finds a device, otherwise the CPU.
 
     Raises:
         ConfigError: `requested` is cuda, but PyTorch finds no CUDA device.
@@ -27,9 +27,9 @@ def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def resolve_precision(requested: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """Choose the precision to compute in. `auto` takes bf16 if the hardware multiplies it natively, else fp32.
+    """Choose the precision to compute in. `auto` takes bf16 if the hardware supports it natively, else fp32.
 
-    CUDA devices do so from Ampere on, CPUs with AVX512-BF16 or AMX.
+    CUDA devices multiply bf16 natively from Ampere on, CPUs with AVX512-BF16 or AMX.
     """
     if requested != "auto":
         return requested

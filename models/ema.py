@@ -1,4 +1,4 @@
-"""A teacher that follows its student as an exponential moving average (MoCo, BYOL, Momentum² Teacher, DINO)."""
+"""A teacher that is an exponential moving average of its student (MoCo, BYOL, Momentum² Teacher, DINO)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def teacher_of(student: _Module, config: MomentumTeacher) -> _Module:
-    """A copy of the student that takes no gradient, with the batch norm that the configuration asks of a teacher.
+    """Copy the student into a teacher without gradient, with the batch norm that the configuration asks for.
 
     Args:
-        student: to copy, with its weights as they are.
+        student: network to copy, with its current weights.
         config: `teacher_norm`, `norm_groups` and `lazy_update`.
     """
     teacher = copy.deepcopy(student).requires_grad_(False)
@@ -29,14 +29,14 @@ def teacher_of(student: _Module, config: MomentumTeacher) -> _Module:
 
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, m: float) -> None:
-    """theta_t <- m theta_t + (1 - m) theta_s over parameters, in their own float32.
+    """theta_t <- m theta_t + (1 - m) theta_s for all parameters, computed in float32.
 
-    Buffers stay: a teacher's batch norm has statistics of its own, from its own forward passes.
+    Buffers are not changed. A teacher's batch norms have their own statistics from their own forward passes.
 
     Args:
-        teacher: moved in place.
-        student: of the same form.
-        m: weight of the old teacher, 0 to 1; 1 leaves it bit for bit, 0 copies.
+        teacher: changed in place.
+        student: a network with the same parameters.
+        m: weight of the old teacher, 0 to 1. At 1 the teacher stays the same bit for bit, at 0 it is a copy.
     """
     pairs = zip(teacher.parameters(), student.parameters(), strict=True)
     for theta_t, theta_s in pairs:
@@ -45,15 +45,15 @@ def follow(teacher: nn.Module, student: nn.Module, m: float) -> None:
 
 @torch.no_grad()
 def teach(teacher: nn.Module, x: Tensor, progress: Progress) -> Tensor:
-    """What the teacher makes of a batch, without gradient.
+    """The teacher's output for a batch, without gradient.
 
-    Where it has MomentumBN, alpha goes from 1 to 0 along half a cosine (Momentum² Teacher, arXiv 2101.07525, 3.3): a
-    function of the step, so that a resumed training continues it.
+    In MomentumBN layers, alpha goes from 1 to 0 along half a cosine (Momentum² Teacher, arXiv 2101.07525,
+    3.3). Alpha is a function of the step, so a resumed training continues it.
 
     Args:
-        teacher: in training mode; its batch norms take the batch's statistics, as `teacher_norm` says.
-        x: views, or whatever it takes.
-        progress: of the step under way.
+        teacher: in training mode. `teacher_norm` decides which statistics its batch norms use.
+        x: views, or any other input of the teacher.
+        progress: of the current step.
     """
     set_alpha(teacher, cosine(progress.step / progress.steps))
     output: Tensor = teacher(x)
@@ -61,15 +61,16 @@ def teach(teacher: nn.Module, x: Tensor, progress: Progress) -> Tensor:
 
 
 def advance(teacher: nn.Module, student: nn.Module, config: MomentumTeacher, progress: Progress) -> None:
-    """For `after_update`: the weights follow the student, and MomentumBN writes its statistics once for all views.
+    """Let the weights follow the student, and MomentumBN write its statistics once for all views.
 
-    m = m_1 - (m_1 - m_0) (1 + cos(pi k / K)) / 2 at step k of K, from m_0 to m_1 (BYOL, arXiv 2006.07733, 3.3).
+    Methods call this in `after_update`. At step k of K, m = m_1 - (m_1 - m_0) (1 + cos(pi k / K)) / 2, which
+    goes from m_0 to m_1 (BYOL, arXiv 2006.07733, 3.3).
 
     Args:
-        teacher: moved in place.
-        student: of the same form, after the optimizer's step.
+        teacher: changed in place.
+        student: a network with the same parameters, after the optimizer's step.
         config: `momentum` and `momentum_final`.
-        progress: of the step under way.
+        progress: of the current step.
     """
     follow(teacher, student, between(progress.step, progress.steps, config.momentum, config.momentum_final))
     commit(teacher)

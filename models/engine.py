@@ -1,7 +1,9 @@
-"""The one training loop. It takes a method, batches and callables; it knows no method, path or flow.
+"""The one training loop. It takes a method, batches and callables. It knows no method, path or flow.
 
-In every step: set the rate; resume the method's generator for a loss; backward; are loss and gradients finite?;
-`before_update`; the optimizer steps; `after_update`; and back to the generator until it ends.
+Each step first sets the learning rate. Then, for each loss that the method's generator yields, it runs
+backward, checks that loss and gradients are finite, calls `before_update`, lets the optimizer step, and calls
+`after_update`.
+
 What each method does in which hook is in docs/decisions/0004-engine-hooks.md.
 """
 
@@ -29,18 +31,18 @@ from models.prefetch import prefetch
 from models.progress import Clock, History, Log, State, TrainingReport, Watch
 
 Schedule = Callable[[int, int], float]
-"""(step, steps) -> what to multiply the peak rates by."""
+"""(step, steps) -> factor on the peak rates."""
 
 
 class Feed(Protocol):
-    """Where batches come from. `batch` is called from one thread of its own, never during a sweep."""
+    """Where batches come from. A single extra thread calls `batch`, and never during a sweep."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch, at least 1."""
+        """Number of batches in an epoch, at least 1."""
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """The batch of a step, counted within the epoch: CPU tensors, a function of the two numbers only."""
+        """The batch of a step, in CPU tensors. It depends only on the epoch and the step within the epoch."""
 
 
 def train(
@@ -61,33 +63,36 @@ def train(
     collapsed: Callable[[int, str], None] = lambda epoch, measure: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> History:
-    """Train `method` in place; it ends on `device`, its convolutions channels-last.
+    """Train `method` in place. Afterwards it is on `device`, with its convolutions in channels-last layout.
 
-    A training stopped anywhere and resumed from any saved state ends as an undisturbed one does, bit for bit on CPU:
-    order and draws are functions of (seed, stage, step, index), torch's global generator is seeded in each step by
-    (seed, stage, step), and the rest is in the state. The global generator is left as it was found.
+    A training can stop at any step and resume from any saved state. On a CPU it then ends bit for bit like an
+    undisturbed one. Order and draws are functions of (seed, stage, step, index). Each step seeds torch's
+    global generator with (seed, stage, step). Everything else is in the state. After the call, the global
+    generator is in the same state as before.
 
     Args:
-        method: what to train. Networks it holds outside `state_dict` must be on `device` already.
+        method: what to train. Networks that it keeps outside `state_dict` must already be on `device`.
         feed: the batches.
         epochs: passes over the feed.
         seed: the stage's seed.
         stage: the stage's name, for draws and messages.
-        schedule: multiplies the `peak` rate of each parameter group (its initial `lr` where it names none).
+        schedule: factor on the `peak` rate of each parameter group (on its initial `lr` if it has no `peak`).
         device: where to compute.
-        precision: fp32, or bf16 by autocast around the losses; weights and views stay fp32.
+        precision: fp32, or bf16 by autocast around the losses. Weights and views stay fp32.
         sweep: all images once, for methods that relabel in `before_epoch`.
-        resume: what `save` got earlier.
+        resume: a state that `save` received earlier.
         save: called with the state between steps, every `save_every` seconds and before stopping.
         save_every: seconds.
         report: called at most every 0.5 s, and after the last step.
-        collapsed: told the epoch and the measure when the method finds its outputs all alike after an epoch; may raise.
-        interrupted: asked after every step and every batch of a sweep.
+        collapsed: called with the epoch and the measure if the method finds after an epoch that all its
+            outputs are alike. It may raise.
+        interrupted: says whether to stop. Called after every step and every batch of a sweep.
 
     Raises:
-        DivergedError: a loss or gradient is not finite; weights have not moved in that update.
-        Interrupted: `interrupted` said so. The state is saved, unless a sweep was under way: then the last one counts.
-        ArtifactError: `resume` is of a training of another length.
+        DivergedError: a loss or gradient is not finite. That update has not changed the weights.
+        Interrupted: `interrupted` returned True. The state is saved first, except during a sweep. Then the
+            last saved state counts.
+        ArtifactError: `resume` belongs to a training of another length.
     """
     steps_per_epoch = feed.steps_per_epoch
     steps = epochs * steps_per_epoch
@@ -118,7 +123,9 @@ def train(
 
     def swept() -> Iterator[Batch]:
         if sweep is None:
-            raise ValueError(f"{stage}: the method asks for a sweep over all images, but train() was given none")
+            raise ValueError(
+                f"{stage}: the method asks for a sweep over all images, but train() was given none"
+            )
         for batch in sweep():
             if interrupted():
                 raise Interrupted(f"{stage}: stopped in the sweep before epoch {step // steps_per_epoch}")
@@ -149,7 +156,7 @@ def train(
                     log.add(step, values)
                     clock.tick(len(index))
                     watch.tick(step, epoch, values)
-                    # Before saving, so that a resume need not ask again about an epoch that is over.
+                    # Judge before saving, so that a resume need not judge the finished epoch again.
                     if step % steps_per_epoch == 0 and (measure := method.collapsed(log.means())) is not None:
                         collapsed(epoch, measure)
                     stop = interrupted()
@@ -170,7 +177,7 @@ def _update(
     precision: Precision,
     stage: str,
 ) -> dict[str, float]:
-    """All updates of one step, and what to log of them. Reads values back from the device once an update."""
+    """Do all updates of one step, and return what to log. Reads values from the device once per update."""
     logged: dict[str, float] = {}
     losses = method.losses(batch, progress)
     while True:
@@ -178,7 +185,8 @@ def _update(
             loss: Loss | None = next(losses, None)
         if loss is None:
             return logged
-        # An adversary's loss leaves gradients on its opponent too: none may survive into the opponent's turn.
+        # An adversary's loss also leaves gradients on its opponent. They must be gone before the opponent's
+        # turn.
         method.zero_grad(set_to_none=True)
         loss.total.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         optimizer = optimizers[loss.optimizer]
@@ -187,18 +195,24 @@ def _update(
         suffix = "" if loss.optimizer == "main" else f"_{loss.optimizer}"
         values = {f"loss{suffix}": loss.total, f"gradient_norm{suffix}": norm, **loss.terms}
         on_device = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
-        read = torch.stack([value.to(device, torch.float32).reshape(()) for value in on_device.values()]).tolist()
+        read = torch.stack(
+            [value.to(device, torch.float32).reshape(()) for value in on_device.values()]
+        ).tolist()
         total, size = read[:2]
         known = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
         logged.update(dict(zip(on_device, read, strict=True)), **known)
         if not (math.isfinite(total) and math.isfinite(size)):
-            raise DivergedError(_diverged(total, size, optimizer.param_groups[0]["lr"], progress, precision, stage))
+            raise DivergedError(
+                _diverged(total, size, optimizer.param_groups[0]["lr"], progress, precision, stage)
+            )
         method.before_update(progress)
         optimizer.step()
         method.after_update(progress)
 
 
-def _diverged(total: float, norm: float, rate: float, progress: Progress, precision: Precision, stage: str) -> str:
+def _diverged(
+    total: float, norm: float, rate: float, progress: Progress, precision: Precision, stage: str
+) -> str:
     last = "compute.precision fp32" if precision == "bf16" else "a larger batch_size"
     return (
         f"{stage}: training diverged at step {progress.step} of {progress.steps} (epoch {progress.epoch}): "
@@ -213,9 +227,9 @@ def _groups(optimizers: dict[str, Optimizer]) -> Iterator[dict[str, Any]]:
 
 
 def _draws(seed: int, stage: str, step: int, index: NDArray[np.int64]) -> draws.Draws:
-    """Draws of a step, in which the step takes the place of the epoch, and repeats of an image get keys of their own.
+    """The random draws of a step. The step replaces the epoch, and repeats of an image get other keys.
 
-    An order that returns to an image within an epoch, or within a batch, would else show it the same view again.
+    Without this, an image that comes again within an epoch or a batch would show the same view again.
     """
     order = np.argsort(index, kind="stable")
     new = np.diff(index[order], prepend=index[order[:1]] - 1) != 0
@@ -241,12 +255,18 @@ def _pinned(batch: Batch) -> Batch:
 
 
 def _restore(
-    state: State, method: Method, optimizers: dict[str, Optimizer], log: Log, clock: Clock, steps: int, stage: str
+    state: State,
+    method: Method,
+    optimizers: dict[str, Optimizer],
+    log: Log,
+    clock: Clock,
+    steps: int,
+    stage: str,
 ) -> int:
     if state["steps"] != steps:
         raise ArtifactError(
             f"{stage}: the saved training state is of {state['steps']} steps, this training has {steps}: "
-            "remove the stage's draft and start it anew"
+            "remove the stage's draft and start the training again"
         )
     method.load_state_dict(state["method"])
     for name, optimizer in optimizers.items():

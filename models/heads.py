@@ -1,4 +1,4 @@
-"""What stands on top of a backbone: projection layers, the puzzle's head, classifiers."""
+"""Layers on top of a backbone: projection layers, the puzzle's head, classifiers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 
 def hidden_layer(inputs: int, outputs: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """(B, inputs) -> (B, outputs): linear, batch norm (whose offset is the bias), ReLU or another activation."""
+    """(B, inputs) -> (B, outputs): linear layer, batch norm with the bias, activation (default ReLU)."""
     return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), activation())
 
 
 def projection(inputs: int, outputs: int) -> nn.Sequential:
-    """(B, inputs) -> (B, outputs): SimCLR's last layer, linear and batch norm without offset.
+    """(B, inputs) -> (B, outputs): SimCLR's last layer, a linear layer and a batch norm without offset.
 
-    Without scale too, unlike the authors' code, so that no dimension of z can be switched off.
+    Unlike in the authors' code the batch norm has no scale either, so no dimension of z can be switched off.
     """
     return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs, affine=False))
 
@@ -31,15 +31,15 @@ def mlp(
     norm: bool = True,
     activation: type[nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
-    """(B, inputs) -> (B, outputs): `layers` linear layers with ReLU between them, no norm after the last.
+    """(B, inputs) -> (B, outputs): `layers` linear layers with ReLU in between, no norm after the last.
 
     Args:
-        inputs: width of what comes in.
+        inputs: width of the input.
         hidden: width between the layers.
-        outputs: width of what goes out.
-        layers: at least 1.
-        norm: batch norm before each ReLU (BYOL, SwAV), or none (MoCo v2).
-        activation: in place of ReLU.
+        outputs: width of the output.
+        layers: number of linear layers, at least 1.
+        norm: True for batch norm before each ReLU (BYOL, SwAV), False for none (MoCo v2).
+        activation: used instead of ReLU.
     """
     widths = [inputs] + [hidden] * (layers - 1)
     stack: list[nn.Module] = []
@@ -49,7 +49,7 @@ def mlp(
 
 
 def classifier(inputs: int, classes: int) -> nn.Linear:
-    """(B, inputs) -> (B, classes), weights N(0, 0.01), bias 0: logits start close to equal, the loss at ln(classes)."""
+    """(B, inputs) -> (B, classes), weights N(0, 0.01), bias 0: the first loss is close to ln(classes)."""
     layer = nn.Linear(inputs, classes)
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(layer.bias)
@@ -57,16 +57,16 @@ def classifier(inputs: int, classes: int) -> nn.Linear:
 
 
 class JigsawHead(nn.Module):
-    """The context-free network above its trunk: fc6 shared by the tiles, then fc7 and fc8 on all of them in order.
+    """The context-free network above its trunk: fc6 on each tile, then fc7 and fc8 on all tiles in order.
 
-    Batch norm takes the place of the paper's dropout: every random number stays a draw that belongs to an image, and
-    trunks with batch norm train at their usual rates.
+    All tiles share fc6. Batch norm replaces the paper's dropout. So every random number is still a draw that
+    belongs to an image, and trunks with batch norm train at their usual rates.
 
     Args:
-        features: D, the trunk's features per tile.
-        tile_features: width of fc6 (1024 in the paper); fc7 is four times as wide (4096 in the paper).
-        tiles: tiles of a puzzle.
-        permutations: classes.
+        features: D, features per tile from the trunk.
+        tile_features: width of fc6 (1024 in the paper). fc7 is four times as wide (4096 in the paper).
+        tiles: number of tiles in a puzzle.
+        permutations: number of classes.
     """
 
     def __init__(self, features: int, tile_features: int, tiles: int, permutations: int) -> None:
@@ -77,24 +77,25 @@ class JigsawHead(nn.Module):
         self.fc8 = classifier(4 * tile_features, permutations)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(tiles B, D) features, the tiles of one puzzle beside each other -> (B, permutations) logits."""
+        """(tiles B, D) features, tiles of a puzzle next to each other -> (B, permutations) logits."""
         each: Tensor = self.fc6(features)
         logits: Tensor = self.fc8(self.fc7(each.reshape(-1, self.tiles * each.shape[1])))
         return logits
 
 
 class DINOHead(nn.Module):
-    """DINO's projection head (Caron et al., arXiv 2104.14294, appendix C): cosines between an embedding and K vectors.
+    """DINO's projection head (Caron et al., arXiv 2104.14294, appendix C): cosines with K vectors.
 
-    Three linear layers with GELU between them, a unit vector z of d numbers, then a linear layer without bias whose rows
-    have unit length: weight normalisation with its scale held at 1, so that a moving average of two such heads is one.
+    Three linear layers with GELU in between produce a vector, which is scaled to a unit vector z of length d.
+    Then comes a linear layer without bias, whose rows have unit length. This is weight normalisation with a
+    fixed scale of 1, so a moving average of two such heads is again such a head.
 
     Args:
-        inputs: width of what comes in.
+        inputs: width of the input.
         hidden: width between the layers.
         bottleneck: d.
         outputs: K.
-        norm: whether batch norm precedes each GELU.
+        norm: whether there is a batch norm before each GELU.
     """
 
     def __init__(self, inputs: int, hidden: int, bottleneck: int, outputs: int, *, norm: bool) -> None:
@@ -113,7 +114,7 @@ class DINOHead(nn.Module):
         return F.normalize(z.float(), dim=1)
 
     def scores(self, z: Tensor) -> Tensor:
-        """(B, d) -> (B, K) float32, outside autocast: divided by 0.04 they need their digits."""
+        """(B, d) -> (B, K) float32. Outside autocast: scores are divided by 0.04, and bf16 is too coarse."""
         with torch.autocast(z.device.type, enabled=False):
             return F.linear(z, F.normalize(self.last, dim=1))
 

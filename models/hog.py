@@ -1,11 +1,13 @@
-"""Histograms of oriented gradients (Dalal and Triggs, CVPR 2005): features that nothing has to learn.
+"""Histograms of oriented gradients (Dalal and Triggs, CVPR 2005): features that need no training.
 
-Every pixel votes for the direction of its gradient, without sign, with the gradient's length: in each cell of c x c px
-a histogram of n bins of 180 / n degrees. Overlapping blocks of b x b cells are brought to length 1, clipped at 0.2 and
-brought to length 1 again (L2-Hys), and strung together.
+Every pixel votes for the direction of its gradient, without sign, with the length of the gradient as its
+weight. Each cell of c x c px has a histogram of n bins, each 180 / n degrees wide. Blocks of b x b cells
+overlap. Each block's vector is scaled to length 1, clipped at 0.2 and scaled to length 1 again (L2-Hys). The
+descriptor is the concatenation of all blocks.
 
-Results are those of scikit-image's `hog`: the gradient is (-1, 0, 1), 0 on the border, of the channel where it is
-longest; a pixel votes for one bin and one cell, where the paper spreads votes over neighbouring ones.
+Results equal those of scikit-image's `hog`. The gradient is (-1, 0, 1), and 0 on the border. It is taken from
+the channel in which it is longest. A pixel votes for one bin and one cell. The paper instead spreads votes
+over neighbouring bins and cells.
 """
 
 from __future__ import annotations
@@ -21,40 +23,42 @@ from models.configs.hog import HOG
 
 _EPS = 1e-5
 _CLIP = 0.2
-_LARGEST = 255  # of a difference of two pixels
+_LARGEST = 255  # largest difference of two pixels
 
 
 def dim(config: HOG, image_size: int) -> int:
-    """D, the length of a descriptor: (cells a side - b + 1)^2 blocks of b^2 n values.
+    """D, the length of a descriptor: (cells per side - b + 1)^2 blocks of b^2 n values.
 
     Args:
         config: cells, blocks and bins.
-        image_size: S, side of the images, px; what is left over beyond whole cells is not seen.
+        image_size: S, side of the images, px. Pixels beyond the last whole cell are ignored.
 
     Raises:
-        ConfigError: not one block fits.
+        ConfigError: not even one block fits.
     """
     blocks = image_size // config.cell - config.block + 1
     if blocks < 1:
         raise ConfigError(
-            f"pretext.cell {config.cell} and pretext.block {config.block}: a block is {config.cell * config.block} px"
-            f" wide, images are {image_size} px; choose smaller cells or blocks, or a larger data.image_size"
+            f"pretext.cell {config.cell} and pretext.block {config.block}: "
+            f"a block is {config.cell * config.block} px wide, images are {image_size} px; "
+            "choose smaller cells or blocks, or a larger data.image_size"
         )
     return blocks**2 * config.block**2 * config.orientations
 
 
 def descriptor(images: Tensor, config: HOG) -> Tensor:
-    """Descriptors of a batch.
+    """Compute the descriptors of a batch.
 
     Args:
         images: (B, S, S, 3) uint8.
         config: cells, blocks and bins.
 
     Returns:
-        (B, D) float32 on the device of the images: row by row the blocks, their cells, these cells' bins.
+        (B, D) float32 on the device of the images: the blocks row by row, in each its cells, in each the
+        bins.
 
     Raises:
-        ConfigError: not one block fits.
+        ConfigError: not even one block fits.
     """
     B, S = images.shape[:2]
     D, n, c, b = dim(config, S), config.orientations, config.cell, config.block
@@ -62,7 +66,8 @@ def descriptor(images: Tensor, config: HOG) -> Tensor:
     down, right = torch.zeros_like(x), torch.zeros_like(x)
     down[:, 1:-1] = x[:, 2:] - x[:, :-2]
     right[:, :, 1:-1] = x[:, :, 2:] - x[:, :, :-2]
-    # The channel with the longest gradient, the first of several: channels break ties, as argmax promises no order.
+    # Take the channel with the longest gradient, and of equal ones the first. argmax alone promises no order,
+    # so the channel number breaks ties.
     order = torch.arange(2, -1, -1, device=x.device)
     channel = ((down**2 + right**2) * 3 + order).argmax(dim=3, keepdim=True)
     down, right = (g.gather(3, channel).squeeze(3) for g in (down, right))
@@ -89,9 +94,9 @@ def _unit(v: Tensor) -> Tensor:
 
 @lru_cache
 def _bins(orientations: int) -> Tensor:
-    """(511, 511) int64: the bin of every gradient there can be, its parts (down, right) counted from -255.
+    """(511, 511) int64 table: the bin of every possible gradient (down, right), both counted from -255.
 
-    By table rather than by a bound on every pixel's angle: this is exact also where an angle is a border between bins.
+    A table is exact even for an angle on the border between two bins. Comparing angles per pixel is not.
     """
     parts = np.arange(-_LARGEST, _LARGEST + 1, dtype=np.float64)
     degrees = np.rad2deg(np.arctan2(parts[:, None], parts)) % 180

@@ -1,4 +1,4 @@
-"""What a network says about images: streamed, in bounded memory, without a gradient."""
+"""Outputs of a network for many images, as a stream: in bounded memory and without gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from models.prefetch import prefetch
 
 Index = NDArray[np.int64]
 MakeViews = Callable[[Tensor, Index], Iterable[Tensor]]
-"""(B, S, S, 3) uint8 images and their index -> views (B, 3, s, s) float32 whose outputs are averaged."""
+"""(B, S, S, 3) uint8 images and their index -> views (B, 3, s, s) float32, whose outputs are averaged."""
 
 
 def run(
@@ -34,20 +34,20 @@ def run(
     size: int,
     views: MakeViews | None = None,
 ) -> Iterator[tuple[Index, NDArray[np.float32]]]:
-    """The output for every image, in the order of `index`; how they are batched matters by rounding only.
+    """Compute the output for every image, in the order of `index`. The batch size affects rounding only.
 
-    The network is moved to `device` and is in evaluation mode while this runs; afterwards its mode is as before.
+    The network is moved to `device` and is in evaluation mode meanwhile. Afterwards its modes are restored.
 
     Args:
-        network: what `output` computes with.
-        output: (B, 3, s, s) float32 in [0, 1] -> (B, ...); probabilities where views are averaged.
-        images: (B,) index -> (B, S, S, 3) uint8; called from one thread of its own, ahead of time.
+        network: the network that `output` uses.
+        output: (B, 3, s, s) float32 in [0, 1] -> (B, ...). It returns probabilities if views are averaged.
+        images: (B,) index -> (B, S, S, 3) uint8. A single extra thread calls it, ahead of time.
         index: (N,) int64.
         batch_size: images at a time.
         device: where to compute.
         precision: fp32, or bf16 by autocast.
         size: side s of a view, px.
-        views: the views of a batch; None: its `centre`.
+        views: makes the views of a batch; None: only the `centre` view.
 
     Yields:
         (B,) int64 index and (B, ...) float32 output.
@@ -89,7 +89,7 @@ def _mean(
 
 
 def mirrored(size: int) -> MakeViews:
-    """The central s x s px of each image, and their mirror image.
+    """Views for `run`: the central s x s px of each image, and their mirror image.
 
     Args:
         size: side s, px.
@@ -104,11 +104,11 @@ def _mirrored(pixels: Tensor, index: Index, *, size: int) -> Iterator[Tensor]:
 
 
 def augmented(config: Views, n: int, seed: int, stage: str, size: int) -> MakeViews:
-    """`n` random views of each image, the same however images are batched.
+    """Views for `run`: `n` random views of each image. They don't depend on the batch size.
 
     Args:
-        config: what the views are.
-        n: how many, at least 1.
+        config: how views are drawn.
+        n: number of views, at least 1.
         seed: the stage's seed.
         stage: the stage's name.
         size: side s, px.

@@ -1,6 +1,6 @@
-"""What a method is to the engine: a plug-in with a few hooks.
+"""The interface between the engine and a method: a method is a plug-in with a few hooks.
 
-How each known method uses them is in docs/decisions/0004-engine-hooks.md.
+docs/decisions/0004-engine-hooks.md says how each known method uses them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from models.network import Network
 
 @dataclass
 class Batch:
-    """Images on their way through a step.
+    """The images of one step, and what the method makes of them.
 
     Attributes:
         images: (B, S, S, 3) uint8, as stored.
-        index: (B,) int64, rows of the manifest; what random draws are keyed by.
-        target: (B,) int64 classes, (B, C) float32 probabilities, or None where a method needs none.
-        views: what `Method.prepare` made of the images.
+        index: (B,) int64, rows of the manifest. Random draws are keyed by it.
+        target: (B,) int64 classes, (B, C) float32 probabilities, or None if the method needs none.
+        views: what `Method.prepare` makes of the images.
     """
 
     images: Tensor
@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: `step` of `steps` over the whole training, both counted from 0."""
+    """How far the whole training is. `step` and `epoch` count from 0 and never restart."""
 
     step: int
     steps: int
@@ -49,12 +49,13 @@ class Progress:
 
 @dataclass
 class Loss:
-    """What to minimise, with which optimizer, and the values worth logging.
+    """What to minimise, with which optimizer, and which values to log.
 
     Attributes:
         total: scalar with a gradient.
-        terms: name -> detached scalar (Tensor or float); `loss` is logged from `total` without being named here.
-        optimizer: which of `Method.optimizers()` steps on it.
+        terms: name -> detached scalar (Tensor or float). `total` is always logged as `loss`, so it is not
+            among them.
+        optimizer: name of the one of `Method.optimizers()` that steps on it.
     """
 
     total: Tensor
@@ -63,14 +64,15 @@ class Loss:
 
 
 Sweep = Callable[[], Iterator[Batch]]
-"""All images of the training once, in order of index and unaugmented."""
+"""Yields all images of the training once, without augmentation and in order of index."""
 
 
 class Method(nn.Module, ABC):
-    """A way of training. Override `loss` (or `losses`), `prepare` and `optimizers`; the other hooks do nothing.
+    """A way of training. Override `loss` (or `losses`), `prepare` and `optimizers`. Other hooks do nothing.
 
-    What must survive a resume is a parameter or a buffer. A network that is an input (a frozen teacher) must stay out of
-    `state_dict`: hold it in a tuple, which `nn.Module` does not look into.
+    Everything that must survive a resume has to be a parameter or a buffer. A network that is an input (a
+    frozen teacher) must not be in `state_dict`. Keep it in a tuple, because `nn.Module` does not look into
+    tuples.
 
     Attributes:
         network: what is published after training: the backbone and the head that later stages keep.
@@ -79,7 +81,7 @@ class Method(nn.Module, ABC):
     network: Network
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Fill `batch.views` from `batch.images`, on the device; timed as work on data."""
+        """Fill `batch.views` from `batch.images`, on the device. Its time counts as work on data."""
         raise NotImplementedError
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
@@ -87,46 +89,47 @@ class Method(nn.Module, ABC):
         raise NotImplementedError
 
     def losses(self, batch: Batch, progress: Progress) -> Iterator[Loss]:
-        """The losses of one step, in turn: after each one its optimizer steps, then the generator resumes."""
+        """The losses of one step, in turn. The generator resumes after the loss's optimizer has stepped."""
         yield self.loss(batch, progress)
 
     def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
-        """A round begins: relabel, refresh a memory bank."""
+        """Called before each epoch, for example to relabel or to refresh a memory bank."""
 
     def before_update(self, progress: Progress) -> None:
-        """Once a `Loss`: its gradients exist and are finite, weights have not moved: freeze a layer, clip."""
+        """Called once per `Loss`, before weights change. Gradients are finite. E.g. freeze a layer, clip."""
 
     def after_update(self, progress: Progress) -> None:
-        """Once a `Loss`: weights have moved: EMA teacher, queue, renormalised prototypes."""
+        """Called once per `Loss`, after weights change. E.g. update a teacher, push to a queue."""
 
     def collapsed(self, means: Mapping[str, float]) -> str | None:
-        """Whether all outputs have become alike, asked after every epoch.
+        """Whether all outputs have become alike. Called after every epoch.
 
         Args:
-            means: of everything that was logged in the epoch.
+            means: mean of each value that was logged in the epoch.
 
         Returns:
-            The measure in words, or None if all is well. By default by what `collapse.signs` says of the outputs.
+            The measure in words, or None if all is well. The default judges the values that `collapse.signs`
+            gives.
         """
         return alike(means)
 
     def codes(self, sweep: Sweep) -> Tensor | None:
-        """Labels that the method itself has given all images, asked once after training.
+        """Labels that the method itself has given to all images. Called once after training.
 
         Returns:
-            (heads, N) int64 in the sweep's order, or None if the method gives none.
+            (heads, N) int64 in the order of the sweep, or None if the method gives no labels.
         """
         return None
 
     def passes(self) -> list[tuple[int, float]]:
-        """What a step costs, for estimates: (side in px, forward and backward passes of the backbone per image).
+        """Cost of a step, for estimates: (side in px, forward and backward passes of the backbone per image).
 
-        A pass without gradient, as of a teacher, counts a third.
+        A pass without gradient, for example of a teacher, counts as a third.
         """
         return [(self.network.image_size, 1.0)]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """The optimizers by name; `main` is the one a `Loss` names by default. Made once, before a resume loads them."""
+        """The optimizers by name. A `Loss` uses `main` by default. Called once, before a resume."""
         raise NotImplementedError
 
 
@@ -136,7 +139,7 @@ def make_pretext(config: Teacher, image_size: int, seed: int) -> Method:
     Args:
         config: of a pretext method that trains a network.
         image_size: side of the images, px.
-        seed: of all weights, and of the method's own tables.
+        seed: for all weights and for the method's own tables.
 
     Raises:
         ConfigError: the images are too small for the method or its backbone.

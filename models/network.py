@@ -1,9 +1,13 @@
-"""The network that later stages keep: backbone, fully connected or projection layers, classifier; and its description.
+"""The network that later stages keep, and its description.
 
-Layers by name, in order: the backbone's maps (conv1 ..., layer1 ...), `features` (the last map, averaged), then either
-`fc6`, `fc7` (as in the architecture's paper) or `head1` (what is kept of a projection head), then `projection` (a whole
-projection head that a later stage goes on with) or `logits`.
-What only pretraining needs (the rest of a projection head, a puzzle's head) belongs to the method.
+These are its layers in order, by name:
+
+- the backbone's maps: conv1 and so on, layer1 and so on
+- `features`: the last map, averaged
+- `fc6` and `fc7`, as in the architecture's paper; or `head1`, what is kept of a projection head
+- `projection`, a whole projection head that a later stage continues to train; or `logits`
+
+Layers that only pretraining needs belong to the method: the rest of a projection head, a puzzle's head.
 """
 
 from __future__ import annotations
@@ -26,30 +30,34 @@ from models.colour import lightness
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Of ImageNet's red, green and blue in [0, 1]; the field's constants, used for all data."""
+"""Mean and deviation of ImageNet's red, green and blue in [0, 1]. As usual, they are used for all data."""
 Input = Literal["rgb", "lightness"]
-_SCALES: dict[Input, tuple[tuple[float, ...], tuple[float, ...]]] = {"rgb": (MEAN, STD), "lightness": ((0.5,), (0.25,))}
-"""Mean and deviation by what is seen; lightness is L / 100, spread about its middle."""
+_SCALES: dict[Input, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "rgb": (MEAN, STD),
+    "lightness": ((0.5,), (0.25,)),
+}
+"""Mean and deviation for each kind of input. Lightness is L / 100; 0.5 is the middle of its range."""
 
 
 class Description(Frozen):
-    """What model.json says: enough to build the network that model.safetensors fits into.
+    """The content of model.json: enough to build the network that model.safetensors fits into.
 
     Attributes:
         backbone: name in `models.backbones.BACKBONES`.
-        width: multiplier of its channels.
-        image_size: side of the images it is for, px.
-        form: side that the backbone's strides and pools are chosen for, px: a puzzle's tile; None: image_size.
-        input: what the backbone sees of an image: its colours, or their lightness L / 100 alone.
-        mean: subtracted from what it sees, in [0, 1], one value a channel.
-        std: divided by.
-        fc: whether the architecture's fully connected layers are there.
+        width: multiplies the backbone's channels.
+        image_size: side of the images that the network is for, px.
+        form: side that the backbone's strides and pools are chosen for, px, such as a puzzle's tile; None:
+            image_size.
+        input: what the backbone sees of an image: its colours, or only their lightness L / 100.
+        mean: subtracted from the input in [0, 1], one value per channel.
+        std: divides the input after that, one value per channel.
+        fc: whether the network has the architecture's fully connected layers.
         head: how many layers of a projection head are kept.
-        projection: width d of a whole projection head, dropped by `with_classifier`; None without one.
-        classes: of the classifier; None without one.
+        projection: width d of a whole projection head, which `with_classifier` drops; None without one.
+        classes: number of classes of the classifier; None without one.
         feature_dim: D of the layer `features`; None before the network is built.
-        real_weights: whether 1-bit convolutions use their weights as they are (step 1 of two-step binarisation); the
-            names and shapes of weights are the same.
+        real_weights: whether 1-bit convolutions use their real-valued weights (step 1 of two-step
+            binarisation). The names and shapes of the weights are the same either way.
     """
 
     backbone: str
@@ -68,15 +76,16 @@ class Description(Frozen):
 
 
 class Network(nn.Module):
-    """Images in [0, 1] to logits, or to the last features where there is no classifier.
+    """A network from images in [0, 1] to logits, or to the last features if it has no classifier.
 
-    Fresh weights come from torch's global generator; `build_network` makes them a function of a seed.
+    Fresh weights come from torch's global generator. `build_network` makes them a function of a seed.
 
     Args:
-        description: which layers there are.
+        description: which layers the network has.
 
     Raises:
-        ConfigError: the backbone is unknown, the images are too small for it, or it has no fully connected layers.
+        ConfigError: the backbone is unknown, the images are too small for it, or it has no fully connected
+            layers.
     """
 
     mean: Tensor
@@ -94,11 +103,15 @@ class Network(nn.Module):
         self.fc = nn.ModuleDict()
         if d.fc:
             if self.backbone.fc is None or d.head:
-                raise ConfigError(f"network: no fully connected layers on {d.backbone} with {d.head} layers of a head")
+                raise ConfigError(
+                    f"network: no fully connected layers on {d.backbone} with {d.head} layers of a head"
+                )
             self.fc.update(self.backbone.fc())
         self.head = nn.ModuleDict({f"head{i}": heads.hidden_layer(D, D) for i in range(1, d.head + 1)})
         self.output_dim = self.backbone.fc_dim if d.fc else D
-        self.projection = None if d.projection is None else heads.mlp(self.output_dim, D, d.projection, norm=False)
+        self.projection = (
+            None if d.projection is None else heads.mlp(self.output_dim, D, d.projection, norm=False)
+        )
         self.classifier = None if d.classes is None else heads.classifier(self.output_dim, d.classes)
         self._widths = {**self.backbone.channels, "features": D}
         self._widths |= dict.fromkeys(self.fc, self.backbone.fc_dim) | dict.fromkeys(self.head, D)
@@ -111,12 +124,12 @@ class Network(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side of the images it is for, px."""
+        """Side of the images that the network is for, px."""
         return self._description.image_size
 
     @property
     def classes(self) -> int | None:
-        """Classes of the classifier; None without one."""
+        """Number of classes of the classifier; None without one."""
         return self._description.classes
 
     @property
@@ -125,16 +138,16 @@ class Network(nn.Module):
         return self._description.projection
 
     def layer_names(self) -> list[str]:
-        """What `features` accepts, from the image upwards."""
+        """The names that `features` accepts, from the image upwards."""
         return list(self._widths)
 
     @property
     def last_layer(self) -> str:
-        """The uppermost layer below the classifier: what is kept of a projection head, if anything is."""
+        """The uppermost layer below the classifier, such as the last kept layer of a projection head."""
         return next(name for name in reversed(self._widths) if name != "logits")
 
     def layer_dim(self, layer: str) -> int:
-        """Length of the vectors that `features` gives for a layer.
+        """Length of the vectors that `features` returns for a layer.
 
         Raises:
             ConfigError: there is no such layer.
@@ -142,7 +155,9 @@ class Network(nn.Module):
         layer = self.last_layer if layer == "last" else layer
         if layer not in self._widths:
             known = ", ".join(self._widths)
-            raise ConfigError(f"layer: this {self._description.backbone} has no {layer!r}; choose one of {known}")
+            raise ConfigError(
+                f"layer: this {self._description.backbone} has no {layer!r}; choose one of {known}"
+            )
         return self._widths[layer]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,14 +167,14 @@ class Network(nn.Module):
         return x
 
     def features(self, x: Tensor, layer: str = "features") -> Tensor:
-        """One layer's output; maps are averaged over their places.
+        """One layer's output. Maps are averaged over their places.
 
         Args:
             x: (B, 3, S, S) float32 in [0, 1].
             layer: one of `layer_names()`, or `last` for `last_layer`.
 
         Returns:
-            (B, D) float32, D depending on the layer.
+            (B, D) float32. D depends on the layer.
 
         Raises:
             ConfigError: there is no such layer.
@@ -170,11 +185,11 @@ class Network(nn.Module):
         return pooled(output) if output.ndim == 4 else output.float()
 
     def maps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """(B, 3, S, S) float32 in [0, 1] -> name and (B, c, h, w) of the backbone's layers in order, as they are asked for."""
+        """(B, 3, S, S) float32 in [0, 1] -> (name, (B, c, h, w)) of each backbone layer, on demand."""
         return self.backbone.outputs(self._seen(x))
 
     def last_map(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) float32 in [0, 1] -> (B, D, h, w): the backbone's last map, before it is averaged."""
+        """(B, 3, S, S) float32 in [0, 1] -> (B, D, h, w): the backbone's last map, before averaging."""
         return list(self.backbone.layers(self._seen(x)).values())[-1]
 
     def _seen(self, x: Tensor) -> Tensor:
@@ -183,7 +198,7 @@ class Network(nn.Module):
         return (x - self.mean) / self.std
 
     def _outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """(name, output) of every layer in order; each is computed when it is asked for."""
+        """(name, output) of every layer in order. Each one is computed on demand."""
         x = self._seen(x)
         for name, output in self.backbone.outputs(x):
             x = output
@@ -201,23 +216,29 @@ class Network(nn.Module):
         if self.classifier is not None:
             yield "logits", self.classifier(x)
 
-    def with_classifier(self, classes: int, *, seed: int, keep_fc: bool = False, keep_head: int = 1) -> Network:
-        """A copy with a new classifier on top of what is kept.
+    def with_classifier(
+        self, classes: int, *, seed: int, keep_fc: bool = False, keep_head: int = 1
+    ) -> Network:
+        """A copy with a new classifier on top of the kept layers.
 
-        The classifier stands on the kept layers of the projection head; without any, on the architecture's own fully
-        connected layers; without these, on the pooled features.
+        The classifier is placed on the kept layers of the projection head. If there are none, it is placed on
+        the architecture's own fully connected layers. If there are none of these either, on the pooled
+        features.
 
         Args:
-            classes: of the new classifier.
-            seed: of the new layers' weights.
-            keep_fc: keep the fully connected layers that there are, rather than drawing the architecture's anew.
-            keep_head: layers of the projection head to keep, if there are that many: 1 as in SimCLRv2.
+            classes: number of classes.
+            seed: for the new layers' weights.
+            keep_fc: keep the existing fully connected layers instead of initialising the architecture's own
+                again.
+            keep_head: how many layers of the projection head to keep, if it has that many; 1 as in SimCLRv2.
         """
         kept = min(keep_head, len(self.head))
         fc = kept == 0 and (len(self.fc) > 0 if keep_fc else self.backbone.fc is not None)
         with seeded(seed, "classifier"):
             new = Network(
-                self._description.model_copy(update={"fc": fc, "head": kept, "projection": None, "classes": classes})
+                self._description.model_copy(
+                    update={"fc": fc, "head": kept, "projection": None, "classes": classes}
+                )
             )
         new.backbone.load_state_dict(self.backbone.state_dict())
         if keep_fc:
@@ -227,13 +248,14 @@ class Network(nn.Module):
         return new
 
     def with_projection(self, width: int, *, seed: int) -> Network:
-        """A copy without classifier and with a new projection head on top: linear, ReLU, linear, as in MoCo v2.
+        """A copy without classifier, with a new projection head on top: linear, ReLU, linear, as in MoCo v2.
 
-        It is published with the network, unlike a method's own head, where a later training goes on from it.
+        Unlike a method's own head, it is published with the network, so that a later training can continue
+        it.
 
         Args:
             width: d of the projection.
-            seed: of its weights.
+            seed: for its weights.
         """
         with seeded(seed, "projection"):
             new = Network(self._description.model_copy(update={"projection": width, "classes": None}))
@@ -243,28 +265,28 @@ class Network(nn.Module):
         return new
 
     def with_weights(self, *, real: bool) -> Network:
-        """A copy whose 1-bit convolutions use their weights as they are, or the signs of them; weights stay.
+        """A copy with the same weights whose 1-bit convolutions use real-valued weights, or their signs.
 
         Args:
             real: True for step 1 of two-step binarisation, False for step 2 and for a finished network.
 
         Raises:
-            ConfigError: real weights of a network that has no others.
+            ConfigError: `real` is True, but the network has no 1-bit convolutions.
         """
         new = Network.from_description({**self.description(), "real_weights": real})
         new.load_state_dict(self.state_dict())
         return new
 
     def description(self) -> dict[str, Any]:
-        """Plain values for model.json, with which `from_description` builds this network again."""
+        """Plain values for model.json, from which `from_description` builds this network again."""
         return self._description.model_dump(mode="json")
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Network:
-        """The network that `description()` described, with fresh weights that wait for `load_state_dict`.
+        """The network that `description()` described, with fresh weights. Then call `load_state_dict`.
 
         Raises:
-            ArtifactError: keys or values that are not a network's description.
+            ArtifactError: keys or values are not a network's description.
         """
         try:
             wanted = Description.model_validate(dict(description))
@@ -275,7 +297,9 @@ class Network(nn.Module):
             network = cls(wanted)
         built = network.backbone.feature_dim
         if wanted.feature_dim not in (None, built):
-            raise ArtifactError(f"model.json: feature_dim {wanted.feature_dim}, but {wanted.backbone} has {built}")
+            raise ArtifactError(
+                f"model.json: feature_dim {wanted.feature_dim}, but {wanted.backbone} has {built}"
+            )
         return network
 
 
@@ -291,22 +315,23 @@ def build_network(
     real_weights: bool = False,
     input: Input = "rgb",
 ) -> Network:
-    """An untrained network; the same arguments give the same weights.
+    """Build an untrained network. The same arguments give the same weights.
 
     Args:
         backbone: name in `models.backbones.BACKBONES`.
         image_size: side of the images, px.
-        seed: of all weights.
+        seed: for all weights.
         width: multiplies the backbone's channels.
-        form: side that strides and pools are chosen for, px, if it is not image_size.
-        head: layers of a projection head that later stages keep.
-        classes: of a classifier, on the architecture's fully connected layers if it has some and `head` is 0.
-        real_weights: whether 1-bit convolutions use their weights as they are.
-        input: what the backbone sees of an image, its colours or their lightness alone.
+        form: side that strides and pools are chosen for, px; None: image_size.
+        head: how many layers of a projection head later stages keep.
+        classes: number of classes of a classifier; None without one. It is placed on the architecture's fully
+            connected layers if it has some and `head` is 0.
+        real_weights: whether 1-bit convolutions use their real-valued weights.
+        input: what the backbone sees of an image: its colours, or only their lightness.
 
     Raises:
-        ConfigError: the backbone is unknown, the images are too small for it, or it has no 1-bit convolutions that
-            `real_weights` could be about.
+        ConfigError: the backbone is unknown, the images are too small for it, or `real_weights` is True for a
+            backbone without 1-bit convolutions.
     """
     mean, std = _SCALES[input]
     with seeded(seed, "network"):
@@ -328,7 +353,7 @@ def build_network(
 
 @contextmanager
 def seeded(seed: int, name: str) -> Iterator[None]:
-    """Make fresh weights a function of (seed, name); torch's global generator is left as it was."""
+    """Make fresh weights a function of (seed, name). Afterwards torch's global generator is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(draws.key(seed, name))
         yield

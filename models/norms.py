@@ -1,7 +1,9 @@
 """Batch norms of a momentum teacher: by groups of the batch, or with moving statistics and the lazy update.
 
-Both keep the parameters and buffers of `nn.BatchNorm1d` and `nn.BatchNorm2d` and read each other's `state_dict`; in
-evaluation mode all are alike. Symbols: x (B, C) or (B, C, H, W), C channels, mu and var over the other dimensions.
+Both have the parameters and buffers of `nn.BatchNorm1d` and `nn.BatchNorm2d`. All of these can load each
+other's `state_dict`, and all compute the same in evaluation mode.
+
+Symbols: x (B, C) or (B, C, H, W), C channels, mu and var over the other dimensions.
 """
 
 from __future__ import annotations
@@ -20,22 +22,24 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class SplitBatchNorm(_BatchNorm):
-    """Statistics by group of the batch, as if each group were on a device of its own (MoCo, section 3.3: ShuffleBN).
+    """Statistics for each group of the batch, as if on separate devices (MoCo, section 3.3: ShuffleBN).
 
-    Image b belongs to group b mod G. Running statistics take the mean over the groups. Where the batch can't be
-    divided into `groups`, G is their greatest common divisor.
+    Image b belongs to group b mod G. The running statistics take the mean over the groups. If G does not
+    divide the batch size, their greatest common divisor is used instead.
 
     Args:
         channels: C.
         groups: G.
     """
 
-    def __init__(self, channels: int, groups: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
+    def __init__(
+        self, channels: int, groups: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True
+    ):
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)
         self.groups = groups
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any (B, C, ...)."""
+        """Accept any (B, C, ...)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> the same shape."""
@@ -54,23 +58,25 @@ class SplitBatchNorm(_BatchNorm):
 
 
 class MomentumBatchNorm(_BatchNorm):
-    """Momentum² Teacher's normalisation (Li et al., arXiv 2101.07525, section 3.3), for a network without gradient.
+    """Momentum² Teacher's batch norm (Li et al., arXiv 2101.07525, 3.3), for a network without gradient.
 
-    In training x is normalised by mu = alpha mu_x + (1 - alpha) mu_run and var likewise, where alpha is the weight of
-    the batch. The lazy update: running statistics stand still until `commit`, which writes them once an iteration from
-    the mean over all that was seen since, so that a second view is not normalised by what the first one left behind.
-    At alpha = 1 this is ordinary batch norm in training, at alpha = 0 in evaluation.
+    In training, x is normalised by mu = alpha mu_x + (1 - alpha) mu_run, and likewise var. Alpha is the
+    weight of the batch. At alpha = 1 this is an ordinary batch norm in training, at alpha = 0 in evaluation.
 
-    Departure: the authors' layer corrects an already unbiased variance a second time by n / (n - 1). As in
-    `nn.BatchNorm`, here the biased variance normalises and the unbiased one enters the running statistics.
+    The lazy update leaves the running statistics unchanged until `commit`. It is called once per iteration
+    and updates them with the mean over all batches seen since the last call. So the first view does not
+    affect how the second one is normalised.
+
+    Departure: the authors' layer corrects an already unbiased variance a second time by n / (n - 1). Here, as
+    in `nn.BatchNorm`, the biased variance normalises, and the unbiased one goes into the running statistics.
 
     Args:
         channels: C.
-        lazy: whether running statistics wait for `commit`; else every forward pass in training writes them, and what a
-            view is normalised by depends on those before it in the iteration.
+        lazy: whether running statistics wait for `commit`. Otherwise every forward pass in training updates
+            them, and the normalisation of a view depends on the views before it in the iteration.
 
     Attributes:
-        alpha: weight of the batch, 0 to 1; set by whoever knows the step, so that a resume needs no counter.
+        alpha: weight of the batch, 0 to 1. The caller sets it from the step, so a resume needs no counter.
     """
 
     def __init__(self, channels: int, *, eps: float = 1e-5, affine: bool = True, lazy: bool = True):
@@ -79,7 +85,7 @@ class MomentumBatchNorm(_BatchNorm):
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any (B, C, ...)."""
+        """Accept any (B, C, ...)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> the same shape."""
@@ -98,7 +104,7 @@ class MomentumBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def commit(self) -> None:
-        """Write the running statistics, once for all that was seen since the last time. Nothing seen: no change."""
+        """Update the running statistics from all batches since the last call. Without a batch, do nothing."""
         if self._seen:
             mean, var = (torch.stack(values).mean(dim=0) for values in zip(*self._seen, strict=True))
             self.running_mean.lerp_(mean, self.alpha)  # type: ignore[union-attr]
@@ -107,13 +113,13 @@ class MomentumBatchNorm(_BatchNorm):
 
 
 def replace_norms(module: _Module, norm: TeacherNorm, groups: int, *, lazy: bool = True) -> _Module:
-    """Give every batch norm of a module the form that is asked for, in place; weights and statistics stay.
+    """Replace every batch norm in a module by the given kind, in place. Weights and statistics are kept.
 
     Args:
-        module: any; not itself a batch norm.
-        norm: `batch` leaves it as it is.
-        groups: of `split`.
-        lazy: of `momentum`.
+        module: any module that is not itself a batch norm.
+        norm: which kind. `batch` changes nothing.
+        groups: number of groups, for `split`.
+        lazy: see `MomentumBatchNorm`, for `momentum`.
     """
     if norm == "batch":
         return module
@@ -122,7 +128,9 @@ def replace_norms(module: _Module, norm: TeacherNorm, groups: int, *, lazy: bool
             if isinstance(old, _BatchNorm) and not isinstance(old, SplitBatchNorm | MomentumBatchNorm):
                 new: _BatchNorm
                 if norm == "split":
-                    new = SplitBatchNorm(old.num_features, groups, eps=old.eps, momentum=old.momentum or 0.0, affine=old.affine)  # fmt: skip
+                    new = SplitBatchNorm(
+                        old.num_features, groups, eps=old.eps, momentum=old.momentum or 0.0, affine=old.affine
+                    )
                 else:
                     new = MomentumBatchNorm(old.num_features, eps=old.eps, affine=old.affine, lazy=lazy)
                 new.load_state_dict(old.state_dict())
@@ -140,7 +148,7 @@ def set_alpha(module: nn.Module, alpha: float) -> None:
 
 
 def commit(module: nn.Module) -> None:
-    """The lazy update of every MomentumBatchNorm of a module."""
+    """Do the lazy update of every MomentumBatchNorm in a module."""
     for norm in _moving(module):
         norm.commit()
 

@@ -1,7 +1,7 @@
-"""Optimizers as the recipes name them, LARS and Muon.
+"""The optimizers that the recipes name, among them LARS and Muon.
 
-Tensors with at most one dimension (biases, scales and shifts of norms) get no weight decay, and under LARS no trust
-ratio.
+Tensors with at most one dimension (biases, scales and shifts of norms) get no weight decay. LARS applies no
+trust ratio to them either.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ MOMENTUM = 0.9
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rate scaling, in the classic form of SimCLR's release (You et al., arXiv 1708.03888).
+    """Layer-wise adaptive rate scaling, in the form of SimCLR's release (You et al., arXiv 1708.03888).
 
     For weights w, gradient g, weight decay wd, rate lr, momentum mu and trust coefficient eta:
-    g' = g + wd w;  trust = eta |w| / |g'| where both norms are above 0, else 1;  v = mu v + lr trust g';  w = w - v.
-    The rate lies inside the velocity, so a change of rate doesn't rescale the past. Where `adapt` is false, trust is 1:
-    plain SGD with momentum.
+    g' = g + wd w;  trust = eta |w| / |g'| if both norms are above 0, else 1;  v = mu v + lr trust g';
+    w = w - v.
+    The rate is part of the velocity, so a change of the rate does not rescale earlier updates. If `adapt` is
+    False, trust is 1, which is plain SGD with momentum.
 
     Args:
         params: parameters, or groups with `lr`, `weight_decay` and `adapt`.
         lr: learning rate, above 0.
         momentum: mu, in [0, 1).
-        weight_decay: wd, from 0.
+        weight_decay: wd, at least 0.
         eta: trust coefficient.
         adapt: whether the trust ratio applies.
     """
@@ -49,7 +50,7 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # overloads
-        """One update of every parameter that has a gradient. No value is read back from the device."""
+        """Update every parameter that has a gradient. No value is read back from the device."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -64,7 +65,9 @@ class LARS(Optimizer):
             velocity = [self.state[w]["velocity"] for w in weights]
             update = torch._foreach_add([w.grad for w in weights], weights, alpha=group["weight_decay"])
             if group["adapt"]:
-                w_norm, g_norm = (torch.stack(list(torch._foreach_norm(tensors))) for tensors in (weights, update))
+                w_norm, g_norm = (
+                    torch.stack(list(torch._foreach_norm(tensors))) for tensors in (weights, update)
+                )
                 trust = torch.where((w_norm > 0) & (g_norm > 0), group["eta"] * w_norm / g_norm, 1.0)
                 torch._foreach_mul_(update, list((trust * group["lr"]).unbind()))
             else:
@@ -77,16 +80,18 @@ class LARS(Optimizer):
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ADAM_SHARE = 0.2
-"""Muon's rate for what is not a matrix, as a share of the rate for matrices."""
+"""Muon's rate for parameters that are not matrices, as a share of the rate for matrices."""
 
 
 class Muon(Optimizer):
     """Momentum, orthogonalised (Jordan et al. 2024, "Muon: an optimizer for hidden layers").
 
-    For a matrix w (a convolution's weight is out x (in height width)), gradient g, rate lr, momentum mu:
-    v = mu v + g;  u = g + mu v;  w = (1 - lr wd) w - lr sqrt(max(1, rows / columns)) O(u), where O(u) has u's singular
-    vectors and singular values near 1, by five Newton-Schulz iterations. Where `orthogonal` is false: Adam with betas
-    0.9 and 0.99, at `ADAM_SHARE` of the rate. torch.optim.Muon takes matrices alone.
+    A convolution's weight is treated as a matrix, out x (in height width). For a matrix w, gradient g, rate
+    lr, weight decay wd and momentum mu:
+    v = mu v + g;  u = g + mu v;  w = (1 - lr wd) w - lr sqrt(max(1, rows / columns)) O(u).
+    O(u) has the singular vectors of u and singular values near 1. It is computed by five Newton-Schulz
+    iterations. Groups with `orthogonal` False use Adam with betas 0.9 and 0.99, at `ADAM_SHARE` of the rate.
+    torch.optim.Muon is not used, because it accepts only matrices.
 
     Args:
         params: groups with `lr`, `weight_decay` and `orthogonal`.
@@ -99,7 +104,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # overloads
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -132,7 +137,7 @@ class Muon(Optimizer):
 
 
 def orthogonal(u: Tensor) -> Tensor:
-    """(rows, columns) -> the same singular vectors, singular values near 1; in bf16, as the iteration tolerates it."""
+    """(rows, columns) -> the same singular vectors, singular values near 1. The iteration tolerates bf16."""
     a, b, c = NEWTON_SCHULZ
     x: Tensor = u.bfloat16() if u.shape[0] <= u.shape[1] else u.bfloat16().T
     x = x / (x.norm() + 1e-7)
@@ -148,18 +153,20 @@ def make_optimizer(
     head: Iterable[nn.Parameter] = (),
     head_learning_rate: float | None = None,
 ) -> Optimizer:
-    """The optimizer a configuration names: SGD with Nesterov momentum 0.9, LARS (momentum 0.9, eta 0.001), AdamW or Muon.
+    """Make the optimizer that a configuration names.
 
-    Every group keeps its own peak rate under `peak`; the engine sets `lr` = peak * schedule at each step.
+    That is SGD with Nesterov momentum 0.9, LARS (momentum 0.9, eta 0.001), AdamW or Muon. Every group stores
+    its peak rate as `peak`. The engine sets `lr` = peak * schedule at each step.
 
     Args:
         config: optimizer, peak learning rate, weight decay.
-        parameters: what to train; those that need no gradient are left out.
-        head: the last layers, none of them among `parameters`: with a rate of their own, and by Muon left to Adam.
+        parameters: what to train. Those that need no gradient are left out.
+        head: the last layers, which must not be among `parameters`. They have their own rate, and Muon uses
+            Adam for them.
         head_learning_rate: peak rate of `head`; None: the configuration's.
 
     Raises:
-        ValueError: nothing to train.
+        ValueError: there is nothing to train.
     """
     groups: list[dict[str, Any]] = []
     rates = (config.learning_rate, config.learning_rate if head_learning_rate is None else head_learning_rate)

@@ -1,7 +1,7 @@
-"""What methods keep for every image between epochs: labels they gave, embeddings last seen.
+"""What methods keep for every image between epochs: labels that they gave, embeddings from the last pass.
 
-How many images there are is only known from the first sweep, so the buffers begin empty and take the length that the
-sweep, or the state of a resume, has.
+The number of images is only known from the first sweep. So the buffers begin empty, and take their length
+from the sweep or from the state of a resume.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from models.augment import centre
 from models.method import Sweep
 
 UNSEEN = -100
-"""Label of an image that has none yet: what cross-entropy leaves out."""
+"""Label of an image that has none yet. Cross-entropy ignores it by default."""
 
 
 class PerImage(nn.Module):
-    """Rows of N images, looked up by their manifest's index. Survives a resume: all of it is in buffers.
+    """One row for each of N images, looked up by the manifest's index. All of it is in buffers, for a resume.
 
     Args:
-        heads: labellings kept for each image.
+        heads: labels kept for each image.
         banks: embeddings kept for each image.
         dim: d of an embedding.
     """
@@ -38,13 +38,13 @@ class PerImage(nn.Module):
         self.register_buffer("bank", torch.empty(banks, 0, dim))  # (banks, N, d)
 
     def allot(self, index: Tensor) -> None:
-        """A row for each image; labels become UNSEEN, embeddings 0.
+        """Make a row for each image, with labels UNSEEN and embeddings 0.
 
         Args:
             index: (N,) int64, the manifest's index of each image, ascending.
 
         Raises:
-            ValueError: not ascending; the sweep that gave them is not in order of index.
+            ValueError: the index is not ascending, so the sweep was not in order of index.
         """
         if not bool((index.diff() > 0).all()):
             raise ValueError("PerImage: images must come in ascending order of index, each once")
@@ -65,7 +65,7 @@ class PerImage(nn.Module):
 
 @torch.no_grad()
 def embed_all(network: nn.Module, sweep: Sweep, size: int) -> tuple[Tensor, Tensor]:
-    """What a network says about all images, unaugmented. The network is left in evaluation mode.
+    """A network's outputs for all images, unaugmented. Leaves the network in evaluation mode.
 
     Args:
         network: (B, 3, s, s) float32 in [0, 1] -> (B, D).
@@ -73,7 +73,7 @@ def embed_all(network: nn.Module, sweep: Sweep, size: int) -> tuple[Tensor, Tens
         size: side s of the centre view, px.
 
     Returns:
-        (N,) int64 index and (N, D) float32 output, in the sweep's order, on the network's device.
+        (N,) int64 index and (N, D) float32 output, in the order of the sweep, on the network's device.
     """
     network.eval()
     device = next(network.parameters()).device

@@ -1,14 +1,17 @@
 """Sets of permutations of a puzzle's 3 x 3 tiles that differ from each other in many places.
 
-Jigsaw++ asks for a minimum Hamming distance of 3: two of nine tiles may be replaced, and the seven others must still
-tell any two permutations apart. Both constructions guarantee their distance by algebra, without a search:
+Jigsaw++ asks for a minimum Hamming distance of 3: two of the nine tiles may be replaced, and the other seven
+must still tell any two permutations apart. Both constructions guarantee their distance by algebra, without a
+search:
 
-- `even`: two even permutations differ by an even permutation other than the identity, which moves at least 3 points.
-- `pgammal`: the group PGammaL(2, 8), all 1512 maps x -> (a s(x) + b) / (c s(x) + d) of the projective line over GF(8)
-  (9 points), with s one of the 3 field automorphisms. Only the identity fixes more than 3 points, so any two elements
-  differ in at least 6. No set of 701 does better: at distance 7 there are at most 9! / 6! = 504.
+- `even`: two even permutations differ by an even permutation other than the identity, which moves at least 3
+  points.
+- `pgammal`: the group PGammaL(2, 8). It has all 1512 maps x -> (a s(x) + b) / (c s(x) + d) of the projective
+  line over GF(8), which has 9 points. Here s is one of the 3 field automorphisms. Only the identity fixes
+  more than 3 points, so any two elements differ in at least 6 places. No set of 701 permutations does better:
+  at distance 7 there are at most 9! / 6! = 504.
 
-The identity is a member like any other: a puzzle that is already solved is one class among many.
+The identity is a member like any other. A puzzle that is already solved is one class among many.
 """
 
 from __future__ import annotations
@@ -23,26 +26,29 @@ from models.configs.jigsaw import LARGEST_GROUP, Construction
 TILES = 9
 
 _EVEN_PERMUTATIONS = 181_440  # 9! / 2
-_INFINITY = 8  # the ninth point of the projective line; 0..7 are GF(8)'s elements as polynomials over GF(2)
+# The ninth point of the projective line. 0..7 are the elements of GF(8), as polynomials over GF(2).
+_INFINITY = 8
 
 
 def permutation_set(n: int, seed: int, construction: Construction = "pgammal") -> NDArray[np.int64]:
-    """`n` different permutations of 0..8, drawn uniformly from the construction.
+    """Draw `n` different permutations of 0..8 uniformly from a construction.
 
     Args:
-        n: how many; at most 1512 for `pgammal`, 181440 for `even`.
+        n: how many: at most 1512 for `pgammal`, 181440 for `even`.
         seed: the same seed gives the same rows in the same order.
         construction: `pgammal` (minimum Hamming distance 6) or `even` (3).
 
     Returns:
-        (n, 9) int64; row p says which cell of the image stands in each slot of puzzle p.
+        (n, 9) int64. Row p says which cell of the image is in each slot of puzzle p.
 
     Raises:
         ConfigError: the construction has fewer than `n` permutations.
     """
     most = LARGEST_GROUP if construction == "pgammal" else _EVEN_PERMUTATIONS
     if not 1 <= n <= most:
-        raise ConfigError(f"permutations: {n} asked for, {construction} has 1 to {most}; choose a number in that range")
+        raise ConfigError(
+            f"permutations: {n} asked for, {construction} has 1 to {most}; choose a number in that range"
+        )
     key = draws.key(seed, "permutations", construction)
     if construction == "pgammal":
         return projective_semilinear_group()[draws.permutation(key, most)[:n]]
@@ -59,7 +65,8 @@ def projective_semilinear_group() -> NDArray[np.int64]:
     for a in range(1, 8):  # x -> a x + b fixes infinity
         for b in range(8):
             maps.append([*(times[a, points] ^ b), _INFINITY])
-    for a in range(8):  # x -> (a x + b) / (x + d), c scaled to 1; in characteristic 2 the determinant is a d + b
+    # x -> (a x + b) / (x + d), with c scaled to 1. In characteristic 2 the determinant is a d + b.
+    for a in range(8):
         for b in range(8):
             for d in range(8):
                 if times[a, d] != b:
@@ -84,7 +91,7 @@ def _multiply(a: int, b: int) -> int:
 
 
 def _even(n: int, key: int) -> NDArray[np.int64]:
-    """(n, 9) int64: distinct uniform even permutations. An odd draw becomes even by swapping its first two entries."""
+    """(n, 9) int64: distinct uniform even permutations. An odd draw becomes even by swapping two entries."""
     drawn = 2 * n
     while True:
         rows = np.argsort(draws.bits(key, np.arange(drawn), TILES), axis=1, kind="stable")

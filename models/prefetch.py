@@ -1,4 +1,4 @@
-"""The next batch is read while this one is worked on. Changes when things happen, never what."""
+"""Reads the next batch while the current one is in use. Results are the same, they only come earlier."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ Result = TypeVar("Result")
 
 
 def prefetch(
-    make: Callable[[Item], Result], items: Iterable[Item], depth: int = 2, threads: ThreadPoolExecutor | None = None
+    make: Callable[[Item], Result],
+    items: Iterable[Item],
+    depth: int = 2,
+    threads: ThreadPoolExecutor | None = None,
 ) -> Generator[Result]:
-    """Yield make(item) in order; up to `depth` results are made ahead.
+    """Yield make(item) in order. Up to `depth` results are made ahead of time.
 
-    An exception of `make` is raised where its result is due. Closing the generator waits for the items being made.
+    If `make` raises, the exception is raised when its result is due. Closing the generator waits for the
+    items that are being made.
 
     Args:
         make: called by the threads.
-        items: advanced by whoever takes the results.
-        depth: how many are made, or being made, beyond the one that is due.
-        threads: that make them, closed with the generator; None: one, so that `make` needs no lock.
+        items: advanced by the thread that takes the results.
+        depth: how many results may be made or in the making beyond the one that is due.
+        threads: the threads that call `make`, closed with the generator; None: a single one, so `make` needs
+            no lock.
     """
     with threads or ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
         pending: deque[Future[Result]] = deque()

@@ -1,4 +1,4 @@
-"""How a training goes: its log, its clock, its reports while it runs, and what it leaves behind."""
+"""What a training reports: its log, its clock, its progress while it runs, and its history afterwards."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from data.checkpoints import LogRow
 
 State = dict[str, Any]
-"""Everything that a resume needs: tensors, numbers, and lists and dicts of them, as `torch.load(weights_only=True)` accepts.
+"""Everything that a resume needs: tensors, numbers, and lists and dicts of them.
 
-`method` and `optimizers` are the `state_dict`s of the running training and share memory with it. Write them out before
-the training goes on.
+`torch.load(weights_only=True)` accepts it. `method` and `optimizers` are the `state_dict`s of the running
+training and share memory with it. Write them out before the training continues.
 """
 
 LOG_ROWS = 2000
@@ -26,7 +26,7 @@ REPORT_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """How a training goes, for progress displays.
+    """The progress of a training, for displays.
 
     Attributes:
         epoch: the current epoch, counted from 0.
@@ -34,10 +34,11 @@ class TrainingReport:
         step: updates done.
         steps: number of updates.
         images_per_second: since the last report.
-        eta: estimated seconds to go, at the mean pace of this process.
+        eta: estimated seconds left, at the mean pace of this process.
         loss: of the last step.
         learning_rate: of the last step.
-        data_share: share of the time since the last report that went into waiting for batches and making views, 0 to 1.
+        data_share: share of the time since the last report spent on waiting for batches and making views, 0
+            to 1.
     """
 
     epoch: int
@@ -60,7 +61,7 @@ class History:
         steps: updates done.
         images: images seen.
         seconds: time spent training.
-        data_seconds: the part of `seconds` that went into waiting for batches and making views.
+        data_seconds: the part of `seconds` spent on waiting for batches and making views.
     """
 
     rows: list[LogRow]
@@ -76,7 +77,7 @@ class History:
 
     @property
     def data_share(self) -> float:
-        """Share of the time that went into waiting for batches and making views, 0 to 1."""
+        """Share of the time spent on waiting for batches and making views, 0 to 1."""
         return min(1.0, self.data_seconds / max(self.seconds, 1e-9))
 
 
@@ -84,7 +85,12 @@ class Watch:
     """Calls `report` at most every `REPORT_SECONDS`, and after the last step."""
 
     def __init__(
-        self, report: Callable[[TrainingReport], None] | None, clock: Clock, steps: int, epochs: int, step: int
+        self,
+        report: Callable[[TrainingReport], None] | None,
+        clock: Clock,
+        steps: int,
+        epochs: int,
+        step: int,
     ) -> None:
         self._report, self._clock = report, clock
         self._steps, self._epochs, self._first = steps, epochs, step
@@ -92,7 +98,7 @@ class Watch:
         self._images, self._data_seconds = clock.images, clock.data_seconds
 
     def tick(self, step: int, epoch: int, values: dict[str, float]) -> None:
-        """Report if it is time to.
+        """Report if it is time.
 
         Args:
             step: updates done.
@@ -148,7 +154,9 @@ class Log:
         window = -(-self.steps // LOG_ROWS)
         if step % window == 0 or step == self.steps:
             epoch = step / self.steps_per_epoch
-            self.rows += [LogRow(step, epoch, name, total / count) for name, (total, count) in self.sums.items()]
+            self.rows += [
+                LogRow(step, epoch, name, total / count) for name, (total, count) in self.sums.items()
+            ]
             self.sums = {}
 
     def means(self) -> dict[str, float]:
@@ -164,7 +172,7 @@ class Log:
         }
 
     def restore(self, state: State) -> None:
-        """Go on from what `state` returned."""
+        """Continue from what `state` returned."""
         self.rows = [LogRow(*row) for row in state["rows"]]
         self.sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
         self.of_epoch = {name: (total, count) for name, (total, count) in state["of_epoch"].items()}
@@ -173,13 +181,13 @@ class Log:
 class Clock:
     """Seconds spent on a training, and how many of them on data: waiting for the feed and making views.
 
-    On CUDA, views are made asynchronously. Events on the stream time them and are read after the step's own
+    On CUDA, views are made asynchronously. Events on the stream time them. They are read after the step's own
     synchronisation.
 
     Attributes:
         images: images seen.
         seconds: time spent training.
-        data_seconds: the part of `seconds` that was spent on data.
+        data_seconds: the part of `seconds` spent on data.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -210,7 +218,7 @@ class Clock:
         self._events[1].record()
 
     def tick(self, images: int) -> None:
-        """Count one step that is over.
+        """Count one finished step.
 
         Args:
             images: number of images in its batch.

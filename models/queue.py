@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 
 class Queue(nn.Module):
-    """The last K embeddings, oldest overwritten first. Survives a resume: all of it is in buffers.
+    """The last K embeddings. A new one overwrites the oldest.
+
+    Everything is in buffers, so the queue survives a resume.
 
     Args:
         size: K, rows.
@@ -27,10 +29,11 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, z: Tensor) -> None:
-        """Enqueue a batch in its order.
+        """Append a batch in its order.
 
         Args:
-            z: (B, d); of more than K rows only the last K stay. Any B: the queue wraps around.
+            z: (B, d), with any B, because the queue wraps around. Of more than K rows only the last K are
+                kept.
         """
         z = z[-len(self.rows) :].to(self.rows.dtype)
         at = (self.pointer + torch.arange(len(z), device=z.device)) % len(self.rows)
@@ -39,12 +42,12 @@ class Queue(nn.Module):
         self.filled.copy_((self.filled + len(z)).clamp_max(len(self.rows)))
 
     def full(self) -> bool:
-        """Whether every row has been pushed. Read from the device."""
+        """Whether every row has been pushed. Reads a value from the device."""
         return int(self.filled) == len(self.rows)
 
     def contents(self) -> Tensor:
-        """(K, d) float32, a copy, since a later `push` must not change what a backward pass still needs.
+        """(K, d) float32, a copy, because a later `push` must not change what a backward pass still needs.
 
-        Rows that were never pushed are random unit vectors; `filled` counts the others.
+        Rows that were never pushed are random unit vectors. `filled` counts the pushed ones.
         """
         return self.rows.clone()

@@ -1,4 +1,4 @@
-"""Networks that were published: from a checkpoint's folder back to a `Network`."""
+"""Loads published networks: from a checkpoint's folder to a `Network`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from models.network import Network
 
 
 def load(folder: Path) -> Network:
-    """The network of a checkpoint, on the CPU.
+    """Load the network of a checkpoint, on the CPU.
 
     Args:
-        folder: with model.json and model.safetensors.
+        folder: contains model.json and model.safetensors.
 
     Raises:
         ArtifactError: one of the files can't be read.

@@ -11,7 +11,7 @@ def warmup_cosine(step: int, steps: int, warmup: float) -> float:
 
     With W = round(warmup * steps), t = step and T = steps:
     (t + 1) / W for t < W, else (1 + cos(pi (t - W) / (T - W))) / 2.
-    No step is wasted at rate 0: the first one has 1 / W, the last one comes just before the cosine ends.
+    No step has rate 0: the first one has 1 / W, the last one comes just before the cosine ends.
 
     Args:
         step: 0 to steps - 1, over the whole training.
@@ -19,7 +19,7 @@ def warmup_cosine(step: int, steps: int, warmup: float) -> float:
         warmup: share of the steps that warm up, 0 to below 1.
 
     Returns:
-        What to multiply the peak rate by, in (0, 1].
+        Factor on the peak rate, in (0, 1].
     """
     rising = round(warmup * steps)
     return (step + 1) / rising if step < rising else cosine((step - rising) / (steps - rising))
@@ -43,7 +43,7 @@ def cosine(share: float) -> float:
 
 
 def between(step: int, steps: int, first: float, last: float) -> float:
-    """From `first` to `last` along half a cosine: last - (last - first) cosine(step / steps) (BYOL, section 3.3)."""
+    """Half a cosine from `first` to `last`: last - (last - first) cosine(step / steps) (BYOL, sec. 3.3)."""
     return last - (last - first) * cosine(step / steps)
 
 
@@ -52,4 +52,4 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "linear": warmup_linear,
     "constant": warmup_constant,
 }
-"""By the value of `schedule`: (step, steps, warmup) -> multiple of the peak rate."""
+"""Value of `schedule` -> function (step, steps, warmup) that returns a factor on the peak rate."""

@@ -1,4 +1,4 @@
-"""K-means on the unit sphere, in torch, where the embeddings of a training lie (DeepCluster-v2)."""
+"""K-means on the unit sphere, in torch, on the device of the embeddings (DeepCluster-v2)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _ROWS = 65_536
-"""Points compared with all centroids at once."""
+"""Number of points compared with all centroids at once."""
 
 
 @torch.no_grad()
 def spherical_kmeans(z: Tensor, k: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm by cosine. Neither step lowers the mean cosine of points and their centroids.
+    """Lloyd's algorithm by cosine. Neither step lowers the mean cosine between points and their centroids.
 
     Args:
         z: (N, d) float32 unit rows.
-        k: clusters, 1 to N.
+        k: number of clusters, 1 to N.
         iterations: how often centroids move, at least 1.
-        generator: on the CPU; draws the points to start from.
+        generator: on the CPU. It draws the points to start from.
 
     Returns:
-        (k, d) unit centroids, and (N,) int64 the one of largest cosine with each point. A centroid without points, or
-        whose points cancel, stays where it was.
+        (k, d) unit centroids, and (N,) int64 the centroid with the largest cosine for each point. A centroid
+        stays where it was if it has no points, or if its points sum to zero.
     """
     centroids = z[torch.randperm(len(z), generator=generator)[:k].to(z.device)]
     label = _nearest(z, centroids)

@@ -1,14 +1,15 @@
-"""The process in which stages are built. It reads requests from stdin and answers with events.
+"""The process that builds stages. It reads requests from stdin and answers with events.
 
-    python -m tasks.child NAME      NAME is train or plain; only shown in process lists
+    python -m tasks.child NAME      NAME is train or plain. Only process lists show it.
 
-Each way, a line is one JSON object. In: {"store", "compute", "request"}. Out, on the stdout it was given: any
-number of {"event": "progress"|"log"} and then one of {"event": "made"|"failed"|"interrupted"}. Everything
-that libraries print goes to stderr, which the parent keeps as the run's log.
+Each line is one JSON object. A request is {"store", "compute", "request"}. An answer is any number of
+{"event": "progress"|"log"} and then one of {"event": "made"|"failed"|"interrupted"}. It goes to the stdout
+that the process started with. Everything that libraries print goes to stderr, which the parent keeps as the
+run's log.
 
-SIGTERM asks the process to stop. A build that polls `interrupted()` saves its state first; any other build is
-left at the next Python instruction. The end of stdin means that the parent is gone. The process then stops in
-the same way, and ends by force after a grace period.
+SIGTERM asks the process to stop. A build that polls `interrupted()` saves its state first. Any other build
+stops at the next Python instruction. The end of stdin means that the parent is gone. The process then stops
+in the same way, and is forced to end after a grace period.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ GRACE = 25.0
 
 
 class Stop:
-    """Whether somebody asked to stop. Polled by builds; raised in those that never poll."""
+    """Says whether somebody asked to stop. Builds poll it. It raises in builds that never poll."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.polled = False
 
     def __call__(self) -> bool:
-        """Whether to stop. A build that asks is left alone by the signal."""
+        """Return whether to stop. The signal does not interrupt a build that asks."""
         self.polled = True
         return self.asked.is_set()
 
@@ -50,7 +51,7 @@ class Stop:
         """Handle SIGTERM.
 
         Raises:
-            Interrupted: what is being built does not ask whether to stop.
+            Interrupted: the current build does not ask whether to stop.
         """
         self.asked.set()
         if not self.polled:
@@ -65,8 +66,8 @@ def serve(answer: Callable[[dict[str, Any], Tell, Stop], dict[str, Any]], grace:
     """Answer the requests on stdin, one after another, until it ends or somebody asks to stop.
 
     Args:
-        answer: gets a request, a function for events on the way, and whether to stop; returns the last event.
-        grace: seconds to save state once the parent is gone.
+        answer: gets a request, a function that sends events, and the `Stop`. It returns the last event.
+        grace: seconds to save state after the parent is gone.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -90,7 +91,7 @@ def serve(answer: Callable[[dict[str, Any], Tell, Stop], dict[str, Any]], grace:
     def tell(event: dict[str, Any]) -> None:
         try:
             answers.write(json.dumps(event) + "\n")
-        except BrokenPipeError:  # the parent is gone: finish saving, nobody listens
+        except BrokenPipeError:  # the parent is gone: finish saving
             stop.asked.set()
 
     try:
@@ -102,7 +103,7 @@ def serve(answer: Callable[[dict[str, Any], Tell, Stop], dict[str, Any]], grace:
     except Interrupted:
         pass
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the interpreter's end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not disturb the exit
 
 
 def main() -> None:
@@ -127,7 +128,7 @@ def _built(message: dict[str, Any], tell: Tell, stop: Stop, images_cache: dict[A
         return {"event": "failed", "user": False, "kind": "MemoryError", "text": "out of memory"}
     except Exception as error:
         traceback.print_exc()
-        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]  # the log has all of it
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]  # the log has the full text
         return {"event": "failed", "user": False, "kind": type(error).__name__, "text": line}
     return {"event": "made", "artifact": made.model_dump(), "cached": cached}
 

@@ -1,4 +1,4 @@
-"""The parent's side of the child processes: it starts them, hands them requests, and stops them."""
+"""The parent's side of the child processes: it starts them, sends them requests, and stops them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ KEPT_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
-"""Of a child's environment. Without these, glibc returns large tensors to the system and faults their pages
-in again at every step, which takes a quarter of the time of views at 224 px."""
+"""Environment variables of a child. Without them, glibc returns large tensors to the system and faults their
+pages in again at every step. That takes a quarter of the time of views at 224 px."""
 
 
 class Workers:
-    """The children of one run: one for each kind of process, started on first use. A context manager.
+    """A context manager for the children of one run: one per kind of process, started on first use.
 
-    Stages run one at a time: two trainings at once, on the same cores or the same GPU, take longer.
+    Stages run one at a time. Two trainings at once would take longer on the same cores or the same GPU.
 
     Args:
         store: where artifacts go.
@@ -45,7 +45,8 @@ class Workers:
         log: file that gets everything the children print.
 
     Attributes:
-        slot: held while a stage is made, such as a GPU's; given whether this is to stop.
+        slot: returns what is held while a stage is made, such as a GPU's slot. It is called with a function
+            that says whether to stop.
     """
 
     def __init__(self, store: Store, compute: Compute, log: Path) -> None:
@@ -53,29 +54,33 @@ class Workers:
         self._children: dict[Process, subprocess.Popen[str]] = {}
         self._turn = threading.Lock()
         self._stopping = False
-        self.slot: Callable[[Callable[[], bool]], AbstractContextManager[None]] = lambda stopping: nullcontext()
+        self.slot: Callable[[Callable[[], bool]], AbstractContextManager[None]] = lambda stopping: (
+            nullcontext()
+        )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self.close()
 
     def make(self, request: Request, label: str, listen: Listener) -> tuple[Artifact, bool]:
-        """Have an artifact made by the child of its process.
+        """Let the child for the request's kind of process make an artifact.
 
         Args:
-            request: what is asked for.
+            request: what to make.
             label: the stage's name in this run, for messages.
             listen: gets every progress and log event.
 
         Returns:
-            The artifact, and whether it was there already.
+            The artifact, and whether it already existed.
 
         Raises:
-            UserError: as raised by the build.
-            StageError: if the build or its process failed; says stage, cause and where the log is.
-            Interrupted: if asked to stop.
+            UserError: the build raised it.
+            StageError: the build or its process failed. The message names the stage, the cause and the log.
+            Interrupted: somebody asked to stop.
         """
         with self._turn:
             if self._stopping:
@@ -94,7 +99,7 @@ class Workers:
                     child.stdin.write(json.dumps(message) + "\n")
                     child.stdin.flush()
                 except BrokenPipeError:
-                    pass  # it died: the loop below finds out how
+                    pass  # the child died: `_await` finds out how
                 return self._await(child, child.stdout, request, label, listen)
 
     def _await(
@@ -118,7 +123,10 @@ class Workers:
             raise Interrupted(f"stage {label} was stopped; its last checkpoint is kept in the store")
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         hint = " (out of memory?)" if status == -signal.SIGKILL else ""
-        raise StageError(f"stage {label}: its process ended by {how}{hint}; log: {self.log}; run again to go on from its last checkpoint")  # fmt: skip
+        raise StageError(
+            f"stage {label}: its process ended by {how}{hint}; log: {self.log}; "
+            "run again to resume from its last checkpoint"
+        )
 
     def _error(self, event: dict[str, Any], label: str) -> PipelineError:
         if event["user"]:
@@ -137,17 +145,20 @@ class Workers:
                     stderr=log,
                     text=True,
                     env=KEPT_MEMORY | environment(),
-                    start_new_session=True,  # so that Ctrl-C and a worker's SIGTERM reach it through us alone
+                    start_new_session=True,  # Ctrl-C and a worker's SIGTERM reach only us
                 )
             self._children[process] = child
         return child
 
     def stop(self) -> None:
-        """Ask the children to stop, give them time to save, then kill them. Any thread may call it, also twice."""
+        """Ask the children to stop, give them time to save, then kill them.
+
+        Any thread may call this, and may call it twice.
+        """
         self._stopping = True
         children = list(self._children.values())
         for child in children:
-            child.send_signal(signal.SIGTERM)  # no-op on a process that ended
+            child.send_signal(signal.SIGTERM)  # does nothing if the process has ended
             with suppress(OSError, ValueError):
                 child.stdin.close()  # type: ignore[union-attr]  # a pipe, as asked for in _child
         for child in children:
@@ -158,7 +169,7 @@ class Workers:
                 child.wait()
 
     def close(self) -> None:
-        """`stop`, then wait for threads that were reading and close the pipes."""
+        """Call `stop`, wait for threads that are still reading, and close the pipes."""
         self.stop()
         with self._turn:
             for child in self._children.values():

@@ -1,4 +1,4 @@
-"""What several tests need: a Prefect of their own, the command as a user gives it, and markers."""
+"""Fixtures that several tests share: an isolated Prefect, the command line, and markers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TINY = (
     "distill.epochs=1",
     "cluster.k=12",
 )
-"""Changes to the recipe `digits` that leave all stages and take the time out of them."""
+"""Changes to the recipe `digits` that keep all stages but make them fast."""
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -34,13 +34,13 @@ def settings(*pairs: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where Prefect keeps what it keeps; never the user's own."""
+    """Prefect's home folder for the tests, so that the user's own is never touched."""
     return tmp_path_factory.mktemp("prefect")
 
 
 @pytest.fixture(scope="session")
 def environment(prefect_home: Path) -> dict[str, str]:
-    """The environment of commands: nothing of the user's Prefect, one thread."""
+    """The environment of commands: one thread, and none of the user's Prefect settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return {
         **kept,
@@ -54,13 +54,18 @@ def environment(prefect_home: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def server(environment: dict[str, str]) -> Iterator[str]:
-    """The address of a Prefect server that the commands of a session share, so that each need not start its own."""
+    """URL of a Prefect server that all commands of a session share, so that not each starts its own."""
     code = (
         "import sys; from flows.server.embedded import EmbeddedServer, configure\n"
-        "configure(); server = EmbeddedServer(); server.wait(); print(server.url, flush=True); sys.stdin.read()"
+        "configure(); server = EmbeddedServer(); server.wait();"
+        " print(server.url, flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -71,7 +76,7 @@ def server(environment: dict[str, str]) -> Iterator[str]:
 
 @pytest.fixture
 def command(environment: dict[str, str], server: str, tmp_path: Path) -> Command:
-    """Gives a command of the project in an empty folder -> its exit status, stdout and stderr."""
+    """A function that runs a command of the project in an empty folder -> exit status, stdout and stderr."""
 
     def give(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -88,7 +93,10 @@ def command(environment: dict[str, str], server: str, tmp_path: Path) -> Command
 
 @pytest.fixture(scope="session")
 def odd_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of odd images that KNOWLEDGE_TRANSFER_ODD_IMAGES names, itself or as a tar; a reason to skip without."""
+    """The folder of odd images that KNOWLEDGE_TRANSFER_ODD_IMAGES names, as a folder or a tar file.
+
+    If the variable is not set, the test is skipped.
+    """
     given = os.environ.get("KNOWLEDGE_TRANSFER_ODD_IMAGES")
     if not given:
         pytest.skip("KNOWLEDGE_TRANSFER_ODD_IMAGES names no folder or tar")
@@ -103,7 +111,7 @@ def odd_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A Prefect server on a SQLite database of its own, with all deployments; the slow tests of flows share it."""
+    """A Prefect server with its own SQLite database and all deployments, shared by the slow flow tests."""
     from prefect_server import serving
 
     with serving(environment, tmp_path_factory.mktemp("server")) as prefect:

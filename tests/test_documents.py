@@ -1,4 +1,4 @@
-"""What the documents name exists."""
+"""The files and names that the documents mention exist."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 from conftest import ROOT
 
 CODE = [
-    path for name in ("knowledge_transfer", "flows", "tasks", "models", "data") for path in (ROOT / name).rglob("*.py")
+    path
+    for name in ("knowledge_transfer", "flows", "tasks", "models", "data")
+    for path in (ROOT / name).rglob("*.py")
 ]
 QUOTED = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(r"^[\w./<>-]+(/|\.(py|md|yaml|toml))$")
@@ -29,7 +31,7 @@ def test_every_path_and_name_exists(document: str) -> None:
             if PATH.match(part) and "<" not in part:
                 if not (ROOT / part).exists():
                     missing.append(part)
-            elif part.startswith("KNOWLEDGE_TRANSFER_"):  # a variable of the environment, which tests read
+            elif part.startswith("KNOWLEDGE_TRANSFER_"):  # an environment variable that tests read
                 continue
             elif re.fullmatch(r"[\w.]+(\(\))?", part) and not (ROOT / part).exists():
                 missing += [part for name in part.removesuffix("()").split(".") if name not in words]

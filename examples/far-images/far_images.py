@@ -20,7 +20,9 @@ from knowledge_transfer.plugins import (
 class Options(Frozen):
     """What a user may set: `evaluate.options={far-images: {times: 9}}`."""
 
-    times: float = Field(4.0, gt=1, description="How many times the median squared distance is far (above 1).")
+    times: float = Field(
+        4.0, gt=1, description="How many times the median squared distance is far (above 1)."
+    )
 
 
 STAGE = Leaf("far_images", "scores", version=1, process="plain", reads=("assignments",), options=Options)

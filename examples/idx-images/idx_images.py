@@ -31,7 +31,9 @@ class IdxSource(Source):
     def _images(self) -> tuple[Path, NDArray[np.uint8]]:
         path = self._file("images")
         if path is None:
-            raise DataError(f"{self.spec}: no ...-images-idx3-ubyte there; give the folder that holds MNIST's files")
+            raise DataError(
+                f"{self.spec}: no ...-images-idx3-ubyte there; give the folder that holds MNIST's files"
+            )
         return path, read_idx(path).astype(np.uint8)
 
     def _list(self) -> Listing:
@@ -43,7 +45,13 @@ class IdxSource(Source):
         known = sorted({label for label in given if label is not None})
         status = path.stat()
         entries = [
-            Entry(f"{i:06d}", None if label is None else known.index(label), status.st_size, status.st_mtime_ns, i)
+            Entry(
+                f"{i:06d}",
+                None if label is None else known.index(label),
+                status.st_size,
+                status.st_mtime_ns,
+                i,
+            )
             for i, label in enumerate(given)
         ]
         return Listing(entries, tuple(map(str, known)) or None)

@@ -1,8 +1,8 @@
-"""Prefect's server for one command: started when none is configured, quiet, and gone when its starter is.
+"""A quiet Prefect server for one command. It runs if none is configured, and ends with the command.
 
-Prefect brings a temporary server of its own. This one differs in three ways. It starts while Prefect is being
-imported. Ctrl-C does not reach it before the run has ended its stages. It does not outlive a starter that was
-killed.
+Prefect can start a temporary server itself. This one differs in three ways. It starts while Prefect is being
+imported. Ctrl-C does not reach it before the run has ended its stages. It ends even if the process that
+started it is killed.
 
     python -m flows.server.embedded FD     serves on the listening socket FD until its stdin ends
 """
@@ -27,25 +27,25 @@ from data.errors import StageError
 from data.processes import environment
 
 START = 180.0
-"""Seconds the server may take: migrations of a new database, on a slow machine."""
+"""Seconds the server may take to start. It migrates a new database first, which is slow on some machines."""
 
 QUIET = {
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # log lines go to the run's page alone
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # log lines go only to the run's page
     "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-    "PREFECT_PLUGINS_ENABLED": "false",  # they serve the `prefect` command
+    "PREFECT_PLUGINS_ENABLED": "false",  # only the `prefect` command needs plugins
     "DO_NOT_TRACK": "1",
 }
 
 
 def configure() -> bool:
-    """Set what keeps Prefect quiet, unless the user has set it otherwise. Call before Prefect is imported.
+    """Make Prefect quiet, except where the user chose a setting. Call this before Prefect is imported.
 
     Returns:
-        Whether the user has configured a server.
+        True if the user has configured a server.
     """
     chosen = _chosen()
     for name, value in QUIET.items():
@@ -55,7 +55,7 @@ def configure() -> bool:
 
 
 def _chosen() -> set[str]:
-    """Names of the user's Prefect settings: environment, active profile, files of the current folder."""
+    """Names of the user's Prefect settings: environment, active profile and files of the current folder."""
     names = set(os.environ)
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
     profiles = _toml(Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")))
@@ -71,7 +71,7 @@ def _chosen() -> set[str]:
 def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError):  # absent; or broken, which Prefect reports itself
+    except (OSError, tomllib.TOMLDecodeError):  # missing, or broken, which Prefect reports
         return {}
 
 
@@ -85,11 +85,11 @@ def _flat(table: dict[str, Any], prefix: str = "PREFECT") -> set[str]:
 
 
 class EmbeddedServer:
-    """A server on a free loopback port, named in `PREFECT_API_URL` until this process ends.
+    """A server on a free loopback port. `PREFECT_API_URL` holds its address until this process ends.
 
-    Make it before Prefect is imported. Then what the two do at the end of the process happens in the right
-    order: Prefect's last words, then the server's end. The start takes seconds: do something else before you
-    call `wait`.
+    Create it before Prefect is imported. Then the exit handlers of the two run in the right order: Prefect
+    sends its last messages, and then the server stops. The server takes seconds to start, so do something
+    else before you call `wait`.
     """
 
     def __init__(self) -> None:
@@ -104,15 +104,15 @@ class EmbeddedServer:
             stderr=self._errors,
             pass_fds=[self._socket.fileno()],
             env={**environment(), "PREFECT_UI_ENABLED": "false"},
-            start_new_session=True,  # Ctrl-C is for us: the server takes in the run's end
+            start_new_session=True,  # Ctrl-C reaches only us: the server must record the end of the run
         )
         atexit.register(self.stop)
 
     def wait(self) -> None:
-        """Return when the server answers.
+        """Wait until the server answers.
 
         Raises:
-            StageError: it ended, or takes too long.
+            StageError: the server ended, or takes too long.
         """
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         deadline = time.monotonic() + START
@@ -120,7 +120,7 @@ class EmbeddedServer:
             try:
                 with direct.open(f"{self.url}/health", timeout=5):
                     return
-            except OSError:  # URLError too: not up yet
+            except OSError:  # the server is not up yet; URLError is an OSError
                 time.sleep(0.1)
         self._errors.seek(0)
         last = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -130,7 +130,7 @@ class EmbeddedServer:
         )
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -152,7 +152,9 @@ def _serve(fd: int) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-    uvicorn.run("prefect.server.api.server:create_app", factory=True, fd=fd, log_level="critical", lifespan="on")
+    uvicorn.run(
+        "prefect.server.api.server:create_app", factory=True, fd=fd, log_level="critical", lifespan="on"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a Prefect server needs once: the workers' pool, the GPU's slot, an end to dead runs, deployments.
+"""Create what a Prefect server needs once: work pool, GPU limit, automation for dead runs, deployments.
 
-Can be repeated: what is there is brought to the same state. Nothing else on the server is touched.
+You can repeat this. It brings existing objects to the same state, and changes nothing else on the server.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEPLOYMENTS = Path(__file__).parents[2] / "prefect.yaml"
 POOL = "knowledge-transfer"
 DEAD = "knowledge-transfer: a run without heartbeat has crashed"
 SILENCE = timedelta(seconds=90)
-"""Three heartbeats, which prefect.yaml asks for every 30 seconds."""
+"""Three heartbeats. prefect.yaml asks for one every 30 seconds."""
 _ENDED = ("Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended")
 
 
@@ -37,10 +37,10 @@ def prefect_setup(gpus: int) -> list[str]:
     """Bring the configured server into the state that the deployments need.
 
     Args:
-        gpus: stages that may compute on GPUs of this server's workers at once, 0 or more.
+        gpus: number of stages that may use the GPUs of this server's workers at once, 0 or more.
 
     Returns:
-        A line for each thing that is there now.
+        A line for each thing that now exists.
 
     Raises:
         ConfigError: the server doesn't answer.
@@ -49,7 +49,10 @@ def prefect_setup(gpus: int) -> list[str]:
     with get_client(sync_client=True) as client:
         error = client.api_healthcheck()
         if error is not None:
-            raise ConfigError(f"prefect-setup: the server at {client.api_url} doesn't answer ({type(error).__name__}); start it, or set PREFECT_API_URL")  # fmt: skip
+            raise ConfigError(
+                f"prefect-setup: the server at {client.api_url} doesn't answer ({type(error).__name__}); "
+                "start it, or set PREFECT_API_URL"
+            )
         lines = [_pool(client)]
         client.upsert_global_concurrency_limit_by_name(slot, gpus)
         lines.append(f"concurrency limit {slot}: {gpus}")
@@ -61,7 +64,7 @@ def deploy() -> str:
     """Create the deployments of our prefect.yaml on the configured server; runs start in the current folder.
 
     Returns:
-        A line that says what is there now.
+        A line that says what now exists.
 
     Raises:
         StageError: Prefect refused.
@@ -91,10 +94,13 @@ def _pool(client: SyncPrefectClient) -> str:
 
 
 def _automation() -> str:
-    """Runs whose heartbeat stops are marked as crashed, whoever died: flow, worker, machine."""
+    """Mark runs as crashed if their heartbeat stops, whether the flow, the worker or the machine died."""
     wanted = Automation(
         name=DEAD,
-        description="Flow process, worker or machine died without a word. A retry goes on from what is in the store.",
+        description=(
+            "The flow process, worker or machine died without a message. "
+            "A retry resumes from what is in the store."
+        ),
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},
             for_each={"prefect.resource.id"},
@@ -104,8 +110,13 @@ def _automation() -> str:
             threshold=1,
             within=SILENCE,
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat: its process or machine died. Retry goes on from what was done.")],
-    )  # fmt: skip
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message="No heartbeat: its process or machine died. A retry resumes from what was done.",
+            )
+        ],
+    )
     known = _known(DEAD)
     if known is None:
         wanted.create()

@@ -1,4 +1,4 @@
-"""Backbones by name. `models.configs.BACKBONES` has the same names, with a line for people."""
+"""Backbones by name. `models.configs.BACKBONES` has the same names, each with a one-line description."""
 
 from __future__ import annotations
 
@@ -50,30 +50,33 @@ BACKBONES: dict[str, Callable[[int, float, int], Backbone]] = {
 def make_backbone(
     name: str, image_size: int, width: float = 1.0, in_channels: int = 3, real_weights: bool = False
 ) -> Backbone:
-    """A backbone with fresh weights from torch's global generator (`models.network` seeds it).
+    """Make a backbone with fresh weights from torch's global generator, which `models.network` seeds.
 
     Args:
-        name: one of `BACKBONES`, or `timm:` and the name of a network of the package timm.
-        image_size: side of the square images, px. Decides strides and pools, so that small images are not pooled away;
-            weights of one form don't fit another. Any size above the form's lower bound can be fed afterwards.
-        width: multiplies the channels, which are rounded to multiples of 8, in a vision transformer of 64.
+        name: one of `BACKBONES`, or `timm:` followed by the name of a network in the package timm.
+        image_size: side of the square images, px. Strides and pools depend on it, so that small images keep
+            enough places. Weights of the small form don't fit the large one. Later inputs may have any size
+            that the form accepts.
+        width: multiplies the channels. They are rounded to multiples of 8, in a vision transformer of 64.
         in_channels: channels of the images.
-        real_weights: whether 1-bit convolutions use their weights as they are, on binary activations.
+        real_weights: whether 1-bit convolutions use their real-valued weights, on binary activations.
 
     Raises:
-        ConfigError: unknown name, timm not installed, images too small for the backbone, or real weights asked of one
-            that has no others.
+        ConfigError: the name is unknown, timm is not installed, the images are too small for the backbone, or
+            `real_weights` is True for a backbone without 1-bit convolutions.
     """
     if name.startswith(TIMM):
         backbone = timm_backbone(name.removeprefix(TIMM), image_size, width, in_channels)
     elif name in BACKBONES:
         backbone = BACKBONES[name](image_size, width, in_channels)
     else:
-        raise ConfigError(f"backbone: {name!r} is unknown; choose one of {', '.join(BACKBONES)}, or {TIMM}NAME")
+        raise ConfigError(
+            f"backbone: {name!r} is unknown; choose one of {', '.join(BACKBONES)}, or {TIMM}NAME"
+        )
     if image_size < backbone.least_size:
         raise ConfigError(
-            f"backbone: {name} needs images (or tiles) of at least {backbone.least_size} px, not {image_size} px;"
-            " raise data.image_size or choose smallconv"
+            f"backbone: {name} needs images (or tiles) of at least {backbone.least_size} px, "
+            f"not {image_size} px; raise data.image_size or choose smallconv"
         )
     if real_weights:
         convolutions = binary_convolutions(backbone)

@@ -1,7 +1,7 @@
-"""AlexNet in one tower (Krizhevsky 2014), as in torchvision: without the grouping and the response norm of 2012.
+"""AlexNet in one tower (Krizhevsky 2014), as in torchvision: without grouping and response norm of 2012.
 
-Below 64 px: conv1 is 5 x 5 with stride 2 in place of 11 x 11 with stride 4, pools are padded so that sides halve evenly
-(32 px: 16, 8, 4, 4, 4), and fc6 and fc7 have 1024 units in place of 4096.
+Below 64 px, conv1 is 5 x 5 with stride 2 instead of 11 x 11 with stride 4, and fc6 and fc7 have 1024 units
+instead of 4096. Pools are padded so that sides halve evenly (32 px: 16, 8, 4, 4, 4).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from models.backbones.backbone import SMALL, Backbone, scaled
 
 
 def alexnet(image_size: int, width: float, in_channels: int) -> Backbone:
-    """conv1 to conv5 of 64, 192, 384, 256, 256 channels times `width`; from 16 px up. No batch norm."""
+    """conv1 to conv5: 64, 192, 384, 256, 256 channels times `width`, without batch norm. From 16 px up."""
     small = image_size < SMALL
     c1, c2, c3, c4, c5 = widths = [scaled(base, width) for base in (64, 192, 384, 256, 256)]
     conv1 = nn.Conv2d(in_channels, c1, 5, 2, 2) if small else nn.Conv2d(in_channels, c1, 11, 4, 2)
@@ -37,7 +37,7 @@ def _pool(small: bool) -> nn.MaxPool2d:
 def _fully_connected(inputs: int, units: int, image_size: int) -> dict[str, nn.Module]:
     small = image_size < SMALL
     if small:
-        grid = -(-image_size // 16)  # conv1, two pools and the one below each halve the side, rounding up
+        grid = -(-image_size // 16)  # conv1, two pools and the pool below each halve the side, rounding up
     else:
         side = (image_size - 7) // 4 + 1
         for _ in range(3):

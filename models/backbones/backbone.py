@@ -1,4 +1,4 @@
-"""What all backbones are: convolutional layers by name, and the fully connected ones that may follow them."""
+"""The interface of all backbones: convolutional layers by name, and fully connected ones that may follow."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 from torch import Tensor, nn
 
 SMALL = 64
-"""Images with a side below this, in px, get the small form of a backbone: a finer first layer, fewer pools."""
+"""Images with a side below this (px) get the small form of a backbone: a finer first layer, fewer pools."""
 
 
 class Backbone(nn.Module):
     """Convolutional layers by name.
 
     Attributes:
-        stages: name -> module, applied in this order. Outputs are feature maps after the non-linearity; where a pool
-            follows in the paper, it opens the next stage.
+        stages: name -> module, applied in this order. Each output is a feature map after the non-linearity. A
+            pool that follows in the paper is at the start of the next stage.
         channels: name -> channels of its map.
         feature_dim: D, channels of the last map.
-        fc: makes the architecture's fully connected layers anew: name -> module, the first one taking the last map
-            (B, D, h, w), the last one giving (B, fc_dim). None where the architecture has none. They are no part of the
-            backbone, since transfer drops them.
-        fc_dim: width of the last fully connected layer, 0 without any.
+        fc: makes new fully connected layers of the architecture: name -> module. The first takes the last map
+            (B, D, h, w), the last returns (B, fc_dim). None if the architecture has none. They are not part
+            of the backbone, because transfer drops them.
+        fc_dim: width of the last fully connected layer; 0 without one.
         least_size: smallest side of an image, px.
     """
 
@@ -44,13 +44,13 @@ class Backbone(nn.Module):
         self.least_size = least_size
 
     def outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """(B, C, S, S) -> name and (B, c, h, w) of every layer in order; each is computed when it is asked for."""
+        """(B, C, S, S) -> (name, (B, c, h, w)) of every layer in order. Each one is computed on demand."""
         for name, stage in self.stages.items():
             x = stage(x)
             yield name, x
 
     def layers(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, C, S, S) -> name -> (B, c, h, w) in order; c, h and w differ by layer."""
+        """(B, C, S, S) -> name -> (B, c, h, w), in order. c, h and w depend on the layer."""
         return dict(self.outputs(x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,10 +61,10 @@ class Backbone(nn.Module):
 
 
 def pooled(maps: Tensor) -> Tensor:
-    """(B, c, h, w) -> (B, c) float32, the average over places; summed in float32 under autocast too."""
+    """(B, c, h, w) -> (B, c) float32, the average over places. The sum is in float32 under autocast too."""
     return maps.mean(dim=(2, 3), dtype=torch.float32)
 
 
 def scaled(base: int, width: float) -> int:
-    """`base` times `width` to the nearest multiple of 8, at least 8."""
+    """`base` times `width`, rounded to a multiple of 8, and at least 8."""
     return max(8, round(base * width / 8) * 8)

@@ -1,9 +1,10 @@
 """MobileNetV3-Large (Howard et al., arXiv 1905.02244, table 1), as in torchvision.
 
-Below 64 px the first layer and layer1 keep the side, so that 32 px end at 4 x 4 places. Departures: batch norms follow
-their batches with torch's usual 0.1 instead of 0.01, since short trainings end before an average over 100 steps has
-forgotten how it began; weights start by the inputs that a unit has, not by its outputs, of which a depthwise convolution
-has one while torch counts all.
+Below 64 px the first layer and layer1 keep the side, so 32 px end at 4 x 4 places.
+
+Departures: batch norms use torch's usual momentum of 0.1 instead of 0.01. Short trainings end before an
+average over 100 steps has forgotten its initial value. Weights are initialised by the number of inputs of a
+unit, not of its outputs. A unit of a depthwise convolution has one output, but torch counts all of them.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ _LAYERS: tuple[tuple[tuple[int, int, int, bool, bool, int], ...], ...] = (
     ),
     ((5, 672, 160, True, True, 2), (5, 960, 160, True, True, 1), (5, 960, 160, True, True, 1)),
 )  # fmt: skip
-"""Blocks of layer1 to layer4: kernel, expanded channels, channels out, squeeze and excite?, hard swish?, stride."""
+"""Blocks of layer1 to layer4: kernel, expanded, output channels, squeeze-excite?, hard swish?, stride."""
 _FIRST = (3, 16, 16, False, False, 1)
 _LAST = 960
 _UNITS = 1280
 
 
 class SqueezeExcite(nn.Module):
-    """x times a gate per channel: hard sigmoid of W2 relu(W1 mean(x)) (Hu et al. 2018; a quarter of the channels)."""
+    """x times a gate per channel: hard sigmoid of W2 relu(W1 mean(x)) (Hu et al. 2018).
+
+    The layer between W1 and W2 has a quarter of the channels.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -50,15 +54,15 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, convolve each channel by itself, squeeze and excite, project; x is added where shapes allow.
+    """Expand, convolve each channel by itself, squeeze and excite, project. x is added if shapes allow.
 
     Args:
         inputs: channels of x.
-        kernel: of the depthwise convolution.
+        kernel: side of the depthwise convolution's kernel.
         expanded: channels inside.
-        outputs: channels that come out.
+        outputs: channels of the output.
         excite: whether there is a `SqueezeExcite`.
-        swish: hard swish in place of ReLU.
+        swish: hard swish instead of ReLU.
         stride: of the depthwise convolution.
     """
 
@@ -80,7 +84,7 @@ class InvertedResidual(nn.Module):
 
 
 def mobilenet_v3(image_size: int, width: float, in_channels: int) -> Backbone:
-    """conv1, layer1 to layer4 and conv2 of 16, 24, 40, 112, 160, 960 channels times `width`; from 8 px up."""
+    """conv1, layer1 to layer4, conv2: 16, 24, 40, 112, 160, 960 channels times `width`. From 8 px up."""
     small = image_size < SMALL
     inputs = scaled(_FIRST[2], width)
     first = InvertedResidual(inputs, 3, inputs, inputs, *_FIRST[3:])
@@ -92,7 +96,9 @@ def mobilenet_v3(image_size: int, width: float, in_channels: int) -> Backbone:
         for kernel, expanded, base, excite, swish, stride in blocks:
             outputs = scaled(base, width)
             stride = 1 if small and number == 1 else stride
-            modules.append(InvertedResidual(inputs, kernel, scaled(expanded, width), outputs, excite, swish, stride))
+            modules.append(
+                InvertedResidual(inputs, kernel, scaled(expanded, width), outputs, excite, swish, stride)
+            )
             inputs = outputs
         stages[f"layer{number}"], channels[f"layer{number}"] = nn.Sequential(*modules), inputs
     last, units = scaled(_LAST, width), scaled(_UNITS, width)
@@ -124,6 +130,6 @@ def _initialised(convolution: nn.Conv2d) -> nn.Conv2d:
 
 
 def _divisible(channels: int) -> int:
-    """To the nearest multiple of 8, but never down by more than a tenth (torchvision's rule)."""
+    """Round to a multiple of 8, but never down by more than a tenth (torchvision's rule)."""
     rounded = max(8, (channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8

@@ -1,16 +1,19 @@
 """ReActNet-A (Liu et al., arXiv 2003.03488): MobileNet-v1's layers with 1-bit weights and activations.
 
-Between real-valued shortcuts every convolution multiplies signs. Real are: the first convolution, batch norms, the
-shifts and slopes of the activations, shortcuts, and whatever stands on the last map. Latent weights are kept in float32
-for training; what a forward pass uses of them is one sign each and one scale per output channel.
+Every convolution between real-valued shortcuts multiplies signs. Real-valued are the first convolution, batch
+norms, the shifts and slopes of the activations, the shortcuts, and all layers on top of the last map. Latent
+weights are kept in float32 for training. A forward pass uses only one sign per weight and one scale per
+output channel.
 
-Two-step binarisation (Martinez et al., arXiv 2003.11535) trains with `real_weights` first, then without; both forms
-have the same `state_dict`.
+Two-step binarisation (Martinez et al., arXiv 2003.11535) trains with `real_weights` first, then without. Both
+forms have the same `state_dict`.
 
-Symbols: x (B, C, h, w), b a learned threshold per channel, u = x + b, w (out, in, k, k) latent weights, alpha scale.
+Symbols: x (B, C, h, w), b a learned threshold per channel, u = x + b, w (out, in, k, k) latent weights, alpha
+scale.
 
-Departures from the authors' code: the sign of 0 is +1, theirs is 0, a third value; latent weights start symmetric about
-0, theirs in [0, 0.001), all signs alike. As in theirs, 3 x 3 convolutions are padded with zeros.
+Departures from the authors' code: the sign of 0 is +1. In theirs it is 0, a third value. Latent weights start
+symmetric about 0. Theirs start in [0, 0.001), so all signs are equal. As in theirs, 3 x 3 convolutions are
+padded with zeros.
 """
 
 from __future__ import annotations
@@ -24,13 +27,13 @@ from torch.nn import functional as F
 from models.backbones.backbone import SMALL, Backbone, scaled
 
 _BLOCKS = (1, 2, 2, 6, 2)
-"""Of layer1 to layer5. Each layer doubles the channels, and all but the first halve the side."""
+"""Number of blocks of layer1 to layer5. Each layer doubles the channels. All but the first halve the side."""
 
 
 def reactnet(image_size: int, width: float, in_channels: int) -> Backbone:
-    """conv1 and layer1 to layer5 of 32, 64, 128, 256, 512 and 1024 channels times `width`; from 8 px up.
+    """conv1, layer1 to layer5: 32, 64, 128, 256, 512 and 1024 channels times `width`. From 8 px up.
 
-    conv1 ends with a batch norm and no non-linearity. Below 64 px its stride is 1 instead of 2.
+    conv1 ends with a batch norm, without a non-linearity. Below 64 px its stride is 1 instead of 2.
     """
     inputs = scaled(32, width)
     convolution = nn.Conv2d(in_channels, inputs, 3, 1 if image_size < SMALL else 2, padding=1, bias=False)
@@ -48,7 +51,8 @@ def reactnet(image_size: int, width: float, in_channels: int) -> Backbone:
 class _Sign(torch.autograd.Function):
     """Forward: +1 for u >= 0, else -1. Backward: the derivative of Bi-Real net's piecewise polynomial.
 
-    That polynomial is -1 below -1, 2u + u^2 on [-1, 0), 2u - u^2 on [0, 1), 1 above; its derivative max(0, 2 - 2 |u|).
+    The polynomial is -1 below -1, 2u + u^2 on [-1, 0), 2u - u^2 on [0, 1), and 1 above. Its derivative is
+    max(0, 2 - 2 |u|).
     """
 
     @staticmethod
@@ -63,9 +67,9 @@ class _Sign(torch.autograd.Function):
 
 
 class _Binary(torch.autograd.Function):
-    """Forward: alpha sign(w), alpha the mean of |w| over an output channel. Backward: straight through where |w| <= 1.
+    """Forward: alpha sign(w), with alpha the mean of |w| over an output channel. Backward: straight through.
 
-    Alpha counts as a constant.
+    The gradient passes where |w| <= 1. Alpha counts as a constant.
     """
 
     @staticmethod
@@ -81,31 +85,31 @@ class _Binary(torch.autograd.Function):
 
 
 def sign(u: Tensor) -> Tensor:
-    """Signs of activations, u of any shape -> -1 or +1; the gradient is Bi-Real net's (Liu et al., arXiv 1808.00278)."""
+    """Signs of activations: u of any shape -> -1 or +1. Gradient as in Bi-Real net (arXiv 1808.00278)."""
     s: Tensor = _Sign.apply(u)
     return s
 
 
 def binary(w: Tensor) -> Tensor:
-    """1-bit weights, (out, in, k, k) -> -alpha or +alpha, alpha = mean |w| of each output channel."""
+    """1-bit weights: (out, in, k, k) -> -alpha or +alpha. Alpha is the mean of |w| in each output channel."""
     wb: Tensor = _Binary.apply(w)
     return wb
 
 
 class RSign(nn.Module):
-    """sign(x + b), with a threshold of -b per channel that is learned, from 0."""
+    """sign(x + b). The threshold -b of each channel is learned and starts at 0."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.b = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> the same shape, -1 or +1; compared in float32 under autocast too."""
+        """(B, C, h, w) -> the same shape, -1 or +1. Compares in float32 under autocast too."""
         return sign(x.float() + self.b.view(-1, 1, 1))
 
 
 class RPReLU(nn.Module):
-    """PReLU(x - gamma) + zeta; shifts and slope are learned per channel, from 0 and from 0.25."""
+    """PReLU(x - gamma) + zeta. Shifts and slope are learned per channel and start at 0 and at 0.25."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -119,10 +123,10 @@ class RPReLU(nn.Module):
 
 
 class BinaryConvolution(nn.Conv2d):
-    """A convolution without bias whose weights are binary, of an input of signs.
+    """A convolution of signs with binary weights, without bias.
 
     Attributes:
-        real_weights: whether weights are used as they are (step 1 of two-step binarisation).
+        real_weights: whether the real-valued weights are used (step 1 of two-step binarisation).
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
@@ -132,22 +136,22 @@ class BinaryConvolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, h, w) of -1 and +1 -> (B, out, h / stride, w / stride) float32.
 
-        Autocast's bf16 represents signs exactly; sums go back to float32 at once, so that thresholds and shortcuts
-        are compared and added there.
+        Autocast's bf16 represents signs exactly. The sums return to float32 at once, so that thresholds are
+        compared and shortcuts are added in float32.
         """
         w = self.weight if self.real_weights else binary(self.weight)
         return F.conv2d(x, w, None, self.stride, self.padding).float()
 
 
 class ReActBlock(nn.Module):
-    """3 x 3, then 1 x 1 convolution, each with a real-valued shortcut around it and an RPReLU after it.
+    """A 3 x 3, then a 1 x 1 convolution, each with a real-valued shortcut around it and an RPReLU after it.
 
-    Where channels double, two 1 x 1 convolutions stand side by side, each with the shortcut, so that no shortcut needs
-    a convolution; where the side is halved, the first shortcut is averaged over 2 x 2.
+    If the channels double, there are two 1 x 1 convolutions side by side, each with the shortcut. So no
+    shortcut needs a convolution. If the side halves, the first shortcut is averaged over 2 x 2 places.
 
     Args:
         inputs: channels of x.
-        outputs: as many, or twice as many.
+        outputs: the same number, or twice as many.
         stride: of the 3 x 3 convolution, 1 or 2.
     """
 
@@ -155,7 +159,8 @@ class ReActBlock(nn.Module):
         super().__init__()
         self.sign1 = RSign(inputs)
         self.conv3x3, self.norm3x3 = BinaryConvolution(inputs, inputs, 3, stride), nn.BatchNorm2d(inputs)
-        # An odd side is rounded up, as the convolution does; the last average is then over what there is.
+        # An odd side is rounded up, as in the convolution. The last average then covers only the places that
+        # exist.
         self.pool = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
         self.prelu1, self.sign2 = RPReLU(inputs), RSign(inputs)
         copies = outputs // inputs
@@ -173,5 +178,5 @@ class ReActBlock(nn.Module):
 
 
 def binary_convolutions(module: nn.Module) -> list[BinaryConvolution]:
-    """The 1-bit convolutions of a module; none in real-valued networks."""
+    """The 1-bit convolutions of a module. A real-valued network has none."""
     return [m for m in module.modules() if isinstance(m, BinaryConvolution)]

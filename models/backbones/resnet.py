@@ -1,12 +1,15 @@
-"""ResNets (He et al. 2016) in torchvision's form: in a bottleneck the stride lies on the 3 x 3 convolution (v1.5).
+"""ResNets (He et al. 2016) in torchvision's form: a bottleneck's stride is in its 3 x 3 convolution (v1.5).
 
-Below 64 px the first layer is a 3 x 3 convolution with stride 1 and the max-pool is left out, as usual on CIFAR.
+Below 64 px the first layer is a 3 x 3 convolution with stride 1, and there is no max-pool, as usual on CIFAR.
 
-The `_sk` ones are SimCLRv2's (Chen et al., arXiv 2006.10029, section 2.1 and the authors' code): selective kernels in
-place of the 3 x 3 convolutions, and the stem and shortcuts of ResNet-D (He et al., arXiv 1812.01187): three 3 x 3
-convolutions first, and the mean over 2 x 2 places where a shortcut halves the side. Departures there: at stride 1 the
-shortcut of layer1 takes no mean, as in ResNet-D (theirs averages with a neighbour, which shifts by half a place), and
-the last scale of a branch starts at 1, not at 0, as in all ResNets here.
+Names with `_sk` are SimCLRv2's networks (Chen et al., arXiv 2006.10029, section 2.1 and the authors' code).
+They have selective kernels instead of 3 x 3 convolutions, and the stem and shortcuts of ResNet-D (He et al.,
+arXiv 1812.01187): three 3 x 3 convolutions first, and the mean over 2 x 2 places in a shortcut that halves
+the side.
+
+Departures from SimCLRv2: at stride 1 the shortcut of layer1 takes no mean, as in ResNet-D. Theirs averages
+with a neighbour, which shifts by half a place. The last scale of a branch starts at 1, not at 0, as in all
+ResNets here.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ _SK_LEAST = 32
 
 
 class SelectiveKernel(nn.Module):
-    """Two streams of 3 x 3 convolutions, mixed per channel by a gate that sees both (Li et al., arXiv 1903.06586).
+    """Two streams of 3 x 3 convolutions, mixed per channel by a gate on both (Li et al., arXiv 1903.06586).
 
-    U = relu(bn(conv(x))) = [U1, U2];  s = mean over places of U1 + U2;  [a, b] = softmax over the two streams of
-    W2 relu(bn(W1 s));  y = a U1 + b U2. SimCLRv2's form: both kernels are 3 x 3 and undilated.
+    U = relu(bn(conv(x))) = [U1, U2];  s = mean over places of U1 + U2;  [a, b] = softmax over the two streams
+    of W2 relu(bn(W1 s));  y = a U1 + b U2. As in SimCLRv2, both kernels are 3 x 3 and undilated.
 
     Args:
         inputs: channels of x.
@@ -54,13 +57,15 @@ class Residual(nn.Module):
 
     Args:
         inputs: channels of x.
-        middle: channels inside the branch; a bottleneck gives four times as many out.
+        middle: channels inside the branch. A bottleneck has four times as many output channels.
         stride: of the first 3 x 3 convolution.
-        bottleneck: which of the two.
-        selective: of a bottleneck, whether kernels are selective and shortcuts averaged.
+        bottleneck: whether the branch is a bottleneck.
+        selective: for a bottleneck, whether kernels are selective and shortcuts are averaged.
     """
 
-    def __init__(self, inputs: int, middle: int, stride: int, bottleneck: bool, selective: bool = False) -> None:
+    def __init__(
+        self, inputs: int, middle: int, stride: int, bottleneck: bool, selective: bool = False
+    ) -> None:
         super().__init__()
         outputs = 4 * middle if bottleneck else middle
         if bottleneck:
@@ -70,21 +75,25 @@ class Residual(nn.Module):
                 else [*_convolution(middle, middle, 3, stride), nn.ReLU(inplace=True)]
             )
             self.branch = nn.Sequential(
-                *_convolution(inputs, middle, 1), nn.ReLU(inplace=True),
+                *_convolution(inputs, middle, 1),
+                nn.ReLU(inplace=True),
                 *spatial,
                 *_convolution(middle, outputs, 1),
-            )  # fmt: skip
+            )
         else:
             self.branch = nn.Sequential(
-                *_convolution(inputs, middle, 3, stride), nn.ReLU(inplace=True),
+                *_convolution(inputs, middle, 3, stride),
+                nn.ReLU(inplace=True),
                 *_convolution(middle, outputs, 3),
-            )  # fmt: skip
+            )
         same = stride == 1 and inputs == outputs
-        if selective and stride > 1:  # an odd side is rounded up, as by the strided convolution of the branch
+        if selective and stride > 1:  # an odd side is rounded up, as in the strided convolution of the branch
             mean = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
             self.shortcut: nn.Module = nn.Sequential(mean, *_convolution(inputs, outputs, 1))
         else:
-            self.shortcut = nn.Identity() if same else nn.Sequential(*_convolution(inputs, outputs, 1, stride))
+            self.shortcut = (
+                nn.Identity() if same else nn.Sequential(*_convolution(inputs, outputs, 1, stride))
+            )
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,7 +111,7 @@ def _resnet(
     bottleneck: bool = True,
     selective: bool = False,
 ) -> Backbone:
-    """conv1 and layer1 to layer4; 512 features times `width`, 2048 of bottlenecks; from 8 px up."""
+    """conv1, layer1 to layer4: 512 features times `width`, 2048 for bottlenecks. From 8 px up."""
     inputs = scaled(64, width)
     stages: dict[str, nn.Module] = {}
     widths = {"conv1": inputs}
@@ -115,16 +124,20 @@ def _resnet(
         if selective:
             half = scaled(32, width)
             stem = [
-                *_convolution(in_channels, half, 3, 2), nn.ReLU(inplace=True),
-                *_convolution(half, half, 3), nn.ReLU(inplace=True),
+                *_convolution(in_channels, half, 3, 2),
+                nn.ReLU(inplace=True),
+                *_convolution(half, half, 3),
+                nn.ReLU(inplace=True),
                 *_convolution(half, inputs, 3),
-            ]  # fmt: skip
+            ]
     stages["conv1"] = nn.Sequential(*stem, nn.ReLU(inplace=True))
     for number, count in enumerate(blocks, start=1):
         middle = scaled(64 * 2 ** (number - 1), width)
         modules = [*pool] if number == 1 else []
         for block in range(count):
-            modules.append(Residual(inputs, middle, 2 if number > 1 and block == 0 else 1, bottleneck, selective))
+            modules.append(
+                Residual(inputs, middle, 2 if number > 1 and block == 0 else 1, bottleneck, selective)
+            )
             inputs = 4 * middle if bottleneck else middle
         stages[f"layer{number}"], widths[f"layer{number}"] = nn.Sequential(*modules), inputs
     return Backbone(stages, widths)

@@ -1,7 +1,7 @@
-"""A small residual net of our own that trains in minutes on a laptop's CPU, from 8 px up.
+"""Our own small residual network. It trains in minutes on a laptop's CPU, from 8 px up.
 
-Its shape follows what such CPUs are fast at in bf16: from 24 px on the first layer works on 2 x 2 pixels at a time
-(space to depth), and sides are halved by max-pools, since the backward pass of a strided convolution is three times
+Its shape suits what such CPUs do fast in bf16. From 24 px up, the first layer works on 2 x 2 pixels at a time
+(space to depth). Max-pools halve the sides, because the backward pass of a strided convolution is three times
 slower than that of a dense one.
 """
 
@@ -14,11 +14,11 @@ from models.backbones.backbone import SMALL, Backbone, scaled
 from models.backbones.resnet import Residual
 
 _BASE = (32, 64, 128, 256)
-_LEAST_SIDE = 3  # px of the last map
+_LEAST_SIDE = 3  # smallest side of the last map
 
 
 class SpaceToDepth(nn.Module):
-    """Every 2 x 2 pixels become one with four times the channels; an odd side is first padded by a row of zeros."""
+    """Turns 2 x 2 pixels into one with four times the channels. Odd sides are padded with a row of zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c, h, w) -> (B, 4 c, h / 2, w / 2), rounded up."""
@@ -29,10 +29,11 @@ class SpaceToDepth(nn.Module):
 
 
 def smallconv(image_size: int, width: float, in_channels: int) -> Backbone:
-    """conv1 to conv3, from 64 px on conv4, of 32, 64, 128, 256 channels times `width`; from 8 px up.
+    """conv1 to conv3, from 64 px up conv4: 32, 64, 128, 256 channels times `width`. From 8 px up.
 
-    Each is a 3 x 3 convolution with batch norm and ReLU, from conv2 on followed by a residual block and, while 3 px
-    remain, preceded by a max-pool. Sides: 16, 8, 4 of 16 px; 16, 8, 4 of 32 px; 48, 24, 12, 6 of 96 px.
+    Each has a 3 x 3 convolution with batch norm and ReLU. From conv2 on, a residual block follows, and a
+    max-pool comes first if at least 3 px remain. Sides: 16, 8, 4 for 16 px; 16, 8, 4 for 32 px; 48, 24, 12, 6
+    for 96 px.
     """
     stages: dict[str, nn.Module] = {}
     widths: dict[str, int] = {}

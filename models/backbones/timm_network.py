@@ -1,7 +1,7 @@
-"""Networks of the package timm (an optional extra), by `timm:NAME`, without their pretrained weights.
+"""Networks of the optional package timm, as `timm:NAME`, without their pretrained weights.
 
-Layers are what timm calls intermediates, named layer1, layer2 and so on; the last one is the map that its
-`forward_features` ends with, tokens of patches put back in their places and class tokens left out.
+Their layers are timm's intermediates, named layer1, layer2 and so on. The last layer is the map that
+`forward_features` ends with. Tokens of patches are put back into their places, and class tokens are left out.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from models.backbones.backbone import Backbone
 
 
 class TimmBackbone(Backbone):
-    """A network of timm's behind the interface of the others.
+    """A timm network with the interface of `Backbone`.
 
     Args:
-        network: of timm, without its classifier; has `forward_intermediates`.
-        image_size: side of the images on which its layers are looked up, px.
+        network: a timm network without its classifier. It must have `forward_intermediates`.
+        image_size: side of the images with which its layers are found, px.
         in_channels: channels of the images.
     """
 
@@ -40,34 +40,43 @@ class TimmBackbone(Backbone):
 def _maps(network: Any, x: Tensor) -> list[Tensor]:
     last, maps = network.forward_intermediates(x, output_fmt="NCHW")
     if last.ndim == 3:
-        last = last[:, getattr(network, "num_prefix_tokens", 0) :].transpose(1, 2).unflatten(2, maps[-1].shape[2:])
+        last = (
+            last[:, getattr(network, "num_prefix_tokens", 0) :]
+            .transpose(1, 2)
+            .unflatten(2, maps[-1].shape[2:])
+        )
     elif getattr(network, "output_fmt", "NCHW") == "NHWC":
         last = last.permute(0, 3, 1, 2)
-    # The last intermediate may be the last map itself, or the same before a norm: it is not listed twice.
+    # The last intermediate may be the last map itself, or the same map before a norm. It must not appear
+    # twice.
     return [*(maps[:-1] if maps[-1].shape == last.shape else maps), last]
 
 
 def timm_backbone(name: str, image_size: int, width: float, in_channels: int) -> Backbone:
-    """A network of timm's with fresh weights.
+    """Make a timm network with fresh weights.
 
     Args:
-        name: as timm has it, without `timm:`.
-        image_size: side of the images, px; decides the positions of networks that have some.
+        name: timm's name, without `timm:`.
+        image_size: side of the images, px. It sets the number of positions in networks that have positions.
         width: must be 1.
         in_channels: channels of the images.
 
     Raises:
-        ConfigError: timm is not installed or has no such network, the network gives no maps for such images, or width
-            is not 1.
+        ConfigError: timm is not installed or has no such network, the network gives no maps for such images,
+            or width is not 1.
     """
     try:
         import timm
     except ModuleNotFoundError:
         raise ConfigError(
-            f"backbone: timm:{name} needs the package timm; install it with: pip install 'knowledge-transfer[timm]'"
+            f"backbone: timm:{name} needs the package timm; "
+            "install it with: pip install 'knowledge-transfer[timm]'"
         ) from None
     if not timm.is_model(name):
-        near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "nothing; timm.list_models() names all"
+        near = (
+            ", ".join(get_close_matches(name, timm.list_models(), n=3))
+            or "nothing; timm.list_models() names all"
+        )
         raise ConfigError(f"backbone: timm has no network {name!r}; near it is {near}")
     if width != 1:
         raise ConfigError(f"backbone: timm:{name} has the width of its name: set width to 1, not {width:g}")
@@ -77,11 +86,20 @@ def timm_backbone(name: str, image_size: int, width: float, in_channels: int) ->
             options["img_size"] = image_size
             try:
                 network = timm.create_model(name, dynamic_img_size=True, **options)
-            except TypeError:  # such as Swin, which adapts by itself or not at all
+            except TypeError:  # for example Swin, which adapts by itself or not at all
                 network = timm.create_model(name, **options)
         else:
             network = timm.create_model(name, **options)
         return TimmBackbone(network, image_size, in_channels)
-    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        AssertionError,
+        AttributeError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         cause = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"backbone: timm:{name} gives no maps of images of {image_size} px: {cause}") from error
+        raise ConfigError(
+            f"backbone: timm:{name} gives no maps of images of {image_size} px: {cause}"
+        ) from error

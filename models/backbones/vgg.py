@@ -1,7 +1,7 @@
 """VGG-16 (Simonyan and Zisserman 2015) with and without batch norm, as in torchvision.
 
-A pool is left out where fewer than 2 px a side would remain, and below 64 px fc6 and fc7 have 1024 units in place of
-4096. Layer `conv3` is the output of the third block, conv3_3 in the paper.
+A pool is left out if fewer than 2 px per side would remain. Below 64 px, fc6 and fc7 have 1024 units instead
+of 4096. Layer `conv3` is the output of the third block, conv3_3 in the paper.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 
 
 def vgg16(image_size: int, width: float, in_channels: int) -> Backbone:
-    """Blocks conv1 to conv5, up to 512 channels times `width`; from 8 px up. No batch norm."""
+    """Blocks conv1 to conv5 with up to 512 channels times `width`, without batch norm. From 8 px up."""
     return _vgg(image_size, width, in_channels, norm=False)
 
 
@@ -46,7 +46,7 @@ def _vgg(image_size: int, width: float, in_channels: int, norm: bool) -> Backbon
 
 
 def _initialised(convolution: nn.Conv2d) -> nn.Conv2d:
-    """He initialisation: without batch norm, torch's default lets sixteen layers fade to nothing."""
+    """Apply He initialisation. With torch's default and no batch norm, the signal fades in sixteen layers."""
     assert convolution.bias is not None
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     nn.init.zeros_(convolution.bias)

@@ -1,12 +1,15 @@
-"""Vision transformers (Dosovitskiy et al., arXiv 2010.11929; tiny and small as in DeiT, arXiv 2012.12877, and DINO).
+"""Vision transformers (Dosovitskiy et al., arXiv 2010.11929), in the sizes tiny and small.
 
-The side of a patch is chosen by the images: the largest of 2, 4, 8, 16 px that leaves at least 8 patches a side (4 at
-32 px, 8 at 64 and 96 px, 16 from 128 px up). Layers are maps (B, C, h, w) of the patches like those of other backbones:
-`patches` with positions added, then layer1 to layer4, a quarter of the blocks each, the last one after the final norm.
+The sizes are those of DeiT (arXiv 2012.12877) and DINO.
 
-Departures from DINO: no class token, since what later stages read is the mean over the last map's places; no stochastic
-depth. Positions are interpolated for images of other sizes, as there, so that small crops can be fed. Pixels beyond the
-last whole patch are not seen.
+The side of a patch depends on the images. It is the largest of 2, 4, 8, 16 px with at least 8 patches per
+side: 4 at 32 px, 8 at 64 and 96 px, 16 from 128 px up. Layers are maps (B, C, h, w) of the patches, like
+those of other backbones. `patches` includes the positions. layer1 to layer4 have a quarter of the blocks
+each, and layer4 ends with the final norm.
+
+Departures from DINO: there is no class token, because later stages read the mean
+over the places of the last map. There is no stochastic depth. As in DINO, positions are interpolated for
+images of other sizes, so small crops can be used. Pixels beyond the last whole patch are ignored.
 
 Symbols: B images, C channels, h x w patches, n = h w.
 """
@@ -23,14 +26,17 @@ from models.backbones.backbone import Backbone
 
 DEPTH = 12
 HEAD = 64
-"""Channels of an attention head: the width of a network is a multiple of it."""
+"""Channels per attention head. The width of a network is a multiple of it."""
 _STAGES = 4
 _PATCHES = 8
 _SIDES = (2, 4, 8, 16)
 
 
 def _vit(image_size: int, width: float, in_channels: int, *, heads: int) -> Backbone:
-    """Layers `patches` and layer1 to layer4; 64 features times `heads` times `width`, in whole heads; from 8 px up."""
+    """Layers `patches`, layer1 to layer4: 64 features times `heads` times `width`. From 8 px up.
+
+    The width is rounded to whole heads.
+    """
     patch = max([side for side in _SIDES if side * _PATCHES <= image_size], default=_SIDES[0])
     heads = max(1, round(heads * width))
     C = HEAD * heads
@@ -52,7 +58,7 @@ class Patches(nn.Module):
         inputs: channels of the images.
         channels: C.
         patch: side of a patch, px.
-        grid: patches a side that there are positions for.
+        grid: number of patches per side that have a learned position.
     """
 
     def __init__(self, inputs: int, channels: int, patch: int, grid: int) -> None:
@@ -70,7 +76,7 @@ class Patches(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Transformer blocks on the places of a map, taken as a sequence."""
+    """Transformer blocks on the places of a map, as a sequence."""
 
     def __init__(self, blocks: list[Block], norm: nn.Module) -> None:
         super().__init__()
@@ -84,11 +90,11 @@ class Blocks(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), the latter four times as wide inside.
+    """x + attention(norm(x)), then x + mlp(norm(x)). The MLP is four times as wide inside.
 
     Args:
         channels: C.
-        heads: of the attention.
+        heads: number of attention heads.
     """
 
     def __init__(self, channels: int, heads: int) -> None:

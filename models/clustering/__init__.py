@@ -1,1 +1,1 @@
-"""Clustering of features and what follows from it. The only door to faiss; torch is never imported here."""
+"""Clusters features and propagates labels. Only this package imports faiss. It never imports torch."""

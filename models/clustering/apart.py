@@ -1,10 +1,10 @@
-"""PCA-whitening, L2 and K-means in a short-lived process of their own, for methods that cluster while they train.
+"""PCA-whitening, L2 and K-means in a short-lived child process, for methods that cluster while they train.
 
-    python -m models.clustering.apart FOLDER      reads FOLDER/features.npy and settings.json, writes labels.npy
+    python -m models.clustering.apart FOLDER      reads features.npy and settings.json, writes labels.npy
 
-faiss must not run in a process that has loaded torch, since their OpenMP runtimes clash; so nothing of faiss is
-imported here until this module is the one that runs. The child ends by force when its stdin does, which is when its
-parent is gone, however it went.
+faiss must not run in a process that has loaded torch, because their OpenMP runtimes clash. So this module
+imports nothing of faiss until it runs as the main module. The child watches its stdin and exits at once when
+that closes. This happens when the parent is gone, for whatever reason.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from data.errors import PipelineError
 from data.processes import environment
 
 _ROWS = 65_536
-"""Rows of features in memory at once."""
+"""Number of feature rows in memory at once."""
 
 
 @dataclass(frozen=True)
 class Clustering:
-    """What to do with the features.
+    """How to cluster the features.
 
     Attributes:
-        k: clusters, 1 to N.
-        pca: directions kept by PCA-whitening, at most; None: no PCA.
+        k: number of clusters, 1 to N.
+        pca: maximum number of directions kept by PCA-whitening; None: no PCA.
         normalise: whether vectors are scaled to length 1 before K-means.
-        iterations: of K-means, at most.
-        seed: of every draw.
+        iterations: maximum number of K-means iterations.
+        seed: for all random draws.
         device: where faiss searches.
     """
 
@@ -57,17 +57,18 @@ class Clustering:
 def cluster_apart(x: NDArray[np.float32], wanted: Clustering) -> NDArray[np.int64]:
     """Cluster x in a child process. Equal arguments give equal labels on the same machine's CPU.
 
-    Whatever is raised while it works (a stop, Ctrl-C) ends the child and leaves no files.
+    Any exception raised meanwhile (a stop, Ctrl-C) kills the child and removes the files.
 
     Args:
-        x: (N, D) features; copied to a temporary folder.
-        wanted: how.
+        x: (N, D) features. They are copied to a temporary folder.
+        wanted: how to cluster them.
 
     Returns:
         (N,) int64 cluster of each row, the nearest of the final centroids.
 
     Raises:
-        PipelineError: what the clustering raised, by its own class; or that the child died, with its last words.
+        PipelineError: an error of the clustering, with its own subclass; or the child died, with its last
+            output.
     """
     with tempfile.TemporaryDirectory(prefix="clustering-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -80,7 +81,7 @@ def cluster_apart(x: NDArray[np.float32], wanted: Clustering) -> NDArray[np.int6
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 env=environment(),
-                start_new_session=True,  # Ctrl-C reaches the parent, which decides
+                start_new_session=True,  # Ctrl-C reaches only the parent, which decides what to do
             )
             with child:
                 try:
@@ -97,7 +98,8 @@ def cluster_apart(x: NDArray[np.float32], wanted: Clustering) -> NDArray[np.int6
             raise getattr(errors, error["kind"])(error["text"])
     last = next(filter(None, reversed([line.strip() for line in said.splitlines()])), "it said nothing")
     raise PipelineError(
-        f"clustering of {len(x)} features into {wanted.k} clusters: its process ended with status {status} ({last}); "
+        f"clustering of {len(x)} features into {wanted.k} clusters: "
+        f"its process ended with status {status} ({last}); "
         "if memory ran out, lower the number of clusters or the PCA's dimensions, or use fewer images"
     )
 
@@ -120,14 +122,15 @@ def _cluster(folder: Path, wanted: Clustering) -> None:
 
 
 def _end_with_parent(folder: Path) -> None:
-    while os.read(0, 1):  # not sys.stdin, whose lock this thread would still hold when the interpreter ends
+    # Not sys.stdin, because this thread would still hold its lock when the interpreter ends.
+    while os.read(0, 1):
         pass
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
 def main(folder: Path) -> int:
-    """Do the work. Returns the exit status: 0, or 1 with the error in error.json."""
+    """Cluster the features in a folder. Returns the exit status: 0, or 1 with the error in error.json."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     wanted = Clustering(**json.loads((folder / "settings.json").read_text()))

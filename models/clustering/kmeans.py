@@ -1,12 +1,16 @@
-"""K-means: Lloyd's algorithm from a k-means++ start (Arthur and Vassilvitskii 2007), on every point given.
+"""K-means: Lloyd's algorithm from a k-means++ start (Arthur and Vassilvitskii 2007), on all given points.
 
-faiss searches for the nearest centroid; the loop is ours, because faiss' own keeps at most 256 points a centroid unless
-told otherwise, moves occupied centroids to fill empty ones (so that its objective can rise), and adds in float32.
-Where there are many points, the start goes through growing samples first, each twice the one before and each an outset
-for the next, so that few iterations over all points are left to do. Where there are many clusters, most of these look
-for a point's centroid among the neighbours of the one it has (k²-means, Agustsson, Timofte and Van Gool 2017), a
-sixteenth of the work; every eleventh looks among all. Searched so before the clusters have settled, points would stay
-where the start put them.
+faiss searches for the nearest centroid, but the loop is our own. By default, faiss's loop keeps at most 256
+points per centroid. It also moves occupied centroids to fill empty ones, so its objective can rise, and it
+adds in float32.
+
+With many points, growing samples improve the start first. Each sample is twice as large as the one before and
+begins with its centroids. Few iterations over all points are then left to do.
+
+With many clusters, most iterations look for a point's centroid only among the neighbours of its current one
+(k²-means, Agustsson, Timofte and Van Gool 2017), which is a sixteenth of the work. Every eleventh iteration
+looks among all centroids. This begins only after the clusters have settled. Otherwise points would stay where
+the start put them.
 
 N points x of d dimensions, k centroids c; objective = 1/N sum_i min_j ‖x_i - c_j‖².
 """
@@ -28,39 +32,45 @@ from data.errors import DataError
 from models.clustering.nearest import CentroidIndex, Device, check_points, nearest_two, searchers
 
 _START_POINTS, _LEAST_START_POINTS = 64, 8
-"""Points per centroid, at most and at least, among which k-means++ looks for the start ..."""
+"""Maximum and minimum number of points per centroid among which k-means++ looks for the start."""
 _START_DISTANCES = 2**24
-"""... and distances that it may take within these bounds: it adds centroids one after another, at the speed of memory."""
+"""Number of distances that k-means++ may compute within these bounds. It adds one centroid at a time."""
 _GROWTH = 2
-"""A sample against the one before."""
+"""Each sample has this many times the points of the one before."""
 _LARGEST_SAMPLE = 4
-"""No sample has more than one in so many of the points; where none is that small, all points begin."""
+"""A sample has at most one in this many of all points. If the first would have more, there are none."""
 _SAMPLE_ITERATIONS, _SAMPLE_FALL = 10, 1e-3
-"""On a sample: at most so many iterations, and none after one by which the objective fell by less than this share."""
+"""Maximum iterations on a sample, and the share by which each must lower the objective to go on."""
 _SETTLED = 0.1
-"""Once an iteration changes the cluster of no more than this share of points, points look among neighbouring centroids:"""
+"""Clusters have settled when an iteration moves at most this share of points to other clusters.
+
+From then on, points look among the neighbours of their centroid.
+"""
 _NEIGHBOURS_SHARE, _LEAST_NEIGHBOURS, _MOST_NEIGHBOURS = 16, 64, 256
-"""one in so many, at least and at most so many, ..."""
+"""Number of neighbours: k divided by the first value, at least the second and at most the third."""
 _NEAR_POINTS = 16
-"""... where clusters have so many points on average, since a cluster's points are searched for together, ..."""
+"""Points look among neighbours only if clusters have this many points on average.
+
+The points of a cluster are searched for together, so small clusters gain nothing.
+"""
 _NEAR_ITERATIONS = 10
-"""... for so many iterations, or until nothing is left to gain; then one looks among all again."""
+"""After this many iterations among neighbours, or when they gain no more, one looks among all centroids."""
 _STRIPES = 8
-"""Parts, at most, in which sums are made. Never by the number of threads, which so doesn't change the result."""
+"""Maximum number of parts for the sums. It doesn't depend on the number of threads, nor does the result."""
 _ROUNDING = 1e-6
-"""Shares of the objective that float32 distances don't tell apart."""
+"""Relative differences of the objective up to this may be due to rounding in float32 distances."""
 _ROWS = 4096
-"""Rows summed at once, at least: the size of the float64 copies."""
+"""Minimum number of rows that are summed at once. It sets the size of the float64 copies."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample on which centroids were moved before they met all points.
+    """A sample on which centroids were moved before they were moved on all points.
 
     Attributes:
-        points: how many, drawn without replacement; each sample contains those before it.
-        iterations: done on it.
-        objective: on the sample, after them.
+        points: number of points, drawn without replacement. A sample contains all samples before it.
+        iterations: number of iterations on it.
+        objective: on the sample, after these iterations.
     """
 
     points: int
@@ -74,13 +84,14 @@ class KMeans:
 
     Attributes:
         centroids: (k, d) float32, all finite.
-        sizes: (k,) int64, training points nearest to each of these centroids, as `nearest_two` finds them.
-        objective: mean squared distance to the centroids that points were found to belong to after each iteration; falls
-            from one to the next, and the last is that of `centroids`, each point at the nearest of all.
-        grown: the samples that the start went through.
-        empty: centroids that no training point is nearest to.
+        sizes: (k,) int64, number of training points nearest to each centroid, as `nearest_two` finds them.
+        objective: mean squared distance of points to their centroids after each iteration. It falls from one
+            iteration to the next. The last value belongs to `centroids`, with each point at the nearest of
+            all.
+        grown: the samples that improved the start.
+        empty: number of centroids that are not the nearest to any training point.
         trained_on: number of training points.
-        restart: which restart this is, from 0.
+        restart: number of the restart that gave this clustering, from 0.
     """
 
     centroids: NDArray[np.float32]
@@ -104,28 +115,31 @@ def kmeans(
     tolerance: float = 0.0,
     report: Callable[[int, float], None] = lambda iteration, objective: None,
 ) -> KMeans:
-    """Cluster x; of several restarts the one with the lowest objective is kept.
+    """Cluster x. Of several restarts the one with the lowest objective is kept.
 
-    An iteration moves each centroid to the mean of its points, and each centroid without points onto a point drawn with
-    probability proportional to its squared distance (one more step of k-means++). Neither can raise the objective. It
-    ends early when no point changes its cluster or the objective falls by no more than `tolerance`, each point looking
-    among all centroids.
+    An iteration moves each centroid to the mean of its points. It moves each centroid without points onto a
+    point that is drawn with probability proportional to its squared distance, which is one more step of
+    k-means++. Neither move can raise the objective. A restart ends early when no point changes its cluster,
+    or when the objective falls by no more than `tolerance`. Both are judged in an iteration in which each
+    point looks among all centroids.
 
     Args:
-        x: (N, d) float32. Not copied, unless a sample is drawn.
+        x: (N, d) float32. It is not copied unless a sample is drawn.
         k: number of clusters, 1 to N.
-        iterations: at most so many over all points, at least 1.
-        restarts: how often to start anew, at least 1.
-        seed: of every draw. Equal seeds give equal bits on the same machine's CPU.
-        device: where faiss searches; the GPU is the first one.
-        sample: train on so many points, drawn without replacement; None: on all.
-        tolerance: share of the objective, at least 0, by which an iteration must lower it for another one to follow.
-        report: called after each iteration over all points with its number in its restart, from 1, and the objective.
+        iterations: maximum number of iterations over all points, at least 1.
+        restarts: number of runs from different starts, at least 1.
+        seed: for all random draws. Equal seeds give equal bits on the same machine's CPU.
+        device: where faiss searches. Of several GPUs it uses the first.
+        sample: number of points to train on, drawn without replacement; None: all.
+        tolerance: share of the objective, at least 0. An iteration must lower the objective by more to be
+            followed by another one.
+        report: called after each iteration over all points with its number, from 1 in each restart, and the
+            objective.
 
     Raises:
-        DataError: fewer training points than clusters.
+        DataError: there are fewer training points than clusters.
         ArtifactError: x is not a matrix of finite values.
-        ConfigError: cuda was asked for and faiss sees none.
+        ConfigError: cuda was asked for, but faiss sees no GPU.
     """
     if sample is not None and sample < len(x):
         x = x[np.sort(draws.permutation(draws.key(seed, "kmeans", "sample"), len(x))[:sample])]
@@ -138,25 +152,27 @@ def kmeans(
         for restart in range(restarts):
             key = draws.key(seed, "kmeans", restart)
             centroids, grown = _grow(x, k, key, index, threads)
-            found = _lloyd(_Selection(x), centroids, iterations, tolerance, key, index, threads, bool(grown), report)
+            found = _lloyd(
+                _Selection(x), centroids, iterations, tolerance, key, index, threads, bool(grown), report
+            )
             found = replace(found, grown=grown)
             if best is None or found.objective[-1] < best.objective[-1]:
                 best = replace(found, restart=restart)
     assert best is not None
     cluster, distance, _ = nearest_two(x, best.centroids, device)
     sizes, value = np.bincount(cluster, minlength=k).astype(np.int64), float(distance.mean(dtype=np.float64))
-    if value < (1 - _ROUNDING) * best.objective[-1]:  # the last iteration looked among neighbours
+    if value < (1 - _ROUNDING) * best.objective[-1]:  # the last iteration looked only among neighbours
         best = replace(best, objective=[*best.objective[:-1], value])
     return replace(best, sizes=sizes, empty=int((sizes == 0).sum()))
 
 
 @dataclass(frozen=True)
 class _Selection:
-    """Rows of a matrix, taken as they are asked for: samples are up to a quarter of all points, and not copied.
+    """Rows of a matrix, read when needed. Samples have up to a quarter of all points, so they are not copied.
 
     Attributes:
         x: (N, d) float32.
-        rows: (n,) int64, which of them, ascending; None: all.
+        rows: (n,) int64, the selected rows, ascending; None: all rows.
     """
 
     x: NDArray[np.float32]
@@ -166,14 +182,14 @@ class _Selection:
         return len(self.x if self.rows is None else self.rows)
 
     def __getitem__(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Those of the selection's rows."""
+        """Some of the selected rows."""
         return self.x[which if self.rows is None else self.rows[which]]
 
 
 def _grow(
     x: NDArray[np.float32], k: int, key: int, index: CentroidIndex, threads: Executor
 ) -> tuple[NDArray[np.float32], list[Sample]]:
-    """The start: k-means++ on a small sample, then Lloyd's algorithm on growing ones. -> (k, d), and the samples."""
+    """Make the start: k-means++ on a small sample, then Lloyd on growing ones. -> (k, d), and the samples."""
     grown: list[Sample] = []
     points = _START_POINTS * k
     if _LARGEST_SAMPLE * points > len(x):
@@ -185,7 +201,14 @@ def _grow(
         if centroids is None:
             centroids = _start(part, k, key)
         found = _lloyd(
-            part, centroids, _SAMPLE_ITERATIONS, _SAMPLE_FALL, draws.key(key, points), index, threads, bool(grown)
+            part,
+            centroids,
+            _SAMPLE_ITERATIONS,
+            _SAMPLE_FALL,
+            draws.key(key, points),
+            index,
+            threads,
+            bool(grown),
         )
         centroids = found.centroids
         grown.append(Sample(points, len(found.objective), found.objective[-1]))
@@ -205,14 +228,14 @@ def _lloyd(
     settled: bool,
     report: Callable[[int, float], None] = lambda iteration, objective: None,
 ) -> KMeans:
-    """Iterations from given centroids; `settled`: these have been moved on a sample."""
+    """Iterate from given centroids. `settled` says whether these have already been moved on a sample."""
     k, m = len(centroids), 0 if index.on_gpu else _neighbours(len(centroids), len(x))
     squares = float(sum(np.square(x[s], dtype=np.float64).sum() for s in _blocks(0, len(x), k)))
     index.place(centroids)
     cluster, distance = index.nearest(x, threads)
     sums, sizes = _accumulate(x, cluster, k, threads)
     objective: list[float] = []
-    near = 0  # iterations among neighbours since one among all
+    near = 0  # iterations among neighbours since the last one among all centroids
     for iteration in range(1, iterations + 1):
         moved = (sums / np.maximum(sizes, 1)[:, None]).astype(np.float32)
         empty = np.flatnonzero(sizes == 0)
@@ -220,7 +243,7 @@ def _lloyd(
         chosen = _far_points(distance, len(empty), draws.key(key, "empty", iteration))
         moved[empty[: len(chosen)]] = x[chosen]
 
-        # a centroid that was put somewhere else is nobody's neighbour yet
+        # A centroid that was just moved elsewhere is not yet the neighbour of any other.
         among_all = m == 0 or not settled or near == _NEAR_ITERATIONS or len(chosen) > 0
         index.place(moved)
         if among_all:
@@ -234,7 +257,7 @@ def _lloyd(
         value = max(0.0, total / len(x))
         last = objective[-1] if objective else np.inf
         ended = value >= (1 - tolerance) * last or np.array_equal(cluster, found)
-        if value < last:  # or nothing was left to gain but rounding
+        if value < last:  # otherwise nothing was left to gain but rounding
             centroids, cluster, sums, sizes = moved, found, moved_sums, moved_sizes
             objective.append(value)
             report(len(objective), value)
@@ -245,13 +268,13 @@ def _lloyd(
 
 
 def _neighbours(k: int, n: int) -> int:
-    """How many centroids around its own a point looks among; 0: always among all, as that is as fast."""
+    """Number of neighbours of its centroid that a point looks among. 0: all, because that is as fast."""
     m = min(max(k // _NEIGHBOURS_SHARE, _LEAST_NEIGHBOURS), _MOST_NEIGHBOURS)
     return m if k >= 8 * m and n >= _NEAR_POINTS * k else 0
 
 
 def _start(selection: _Selection, k: int, key: int) -> NDArray[np.float32]:
-    """k-means++ among a sample of the points. -> (k, d)."""
+    """Run k-means++ on a sample of the points. -> (k, d)."""
     points = min(max(_START_DISTANCES // k, _LEAST_START_POINTS * k), _START_POINTS * k)
     if len(selection) > points:
         x = selection[np.sort(draws.permutation(draws.key(key, "start"), len(selection))[:points])]
@@ -266,9 +289,10 @@ def _start(selection: _Selection, k: int, key: int) -> NDArray[np.float32]:
 
 
 def _far_points(distance: NDArray[np.float32], n: int, key: int) -> NDArray[np.int64]:
-    """At most n points, none twice, drawn with probability proportional to their squared distance.
+    """Draw at most n different points with probability proportional to their squared distance.
 
-    The n smallest of independent exponential variables of these rates (Efraimidis and Spirakis 2006).
+    They have the n smallest of independent exponential variables with these rates (Efraimidis and Spirakis
+    2006).
     """
     if n == 0:
         return np.empty(0, np.int64)
@@ -280,7 +304,7 @@ def _far_points(distance: NDArray[np.float32], n: int, key: int) -> NDArray[np.i
 
 
 def _blocks(start: int, stop: int, k: int) -> list[slice]:
-    """Blocks small enough for float64 copies, and with more rows than there are clusters."""
+    """Blocks that are small enough for float64 copies, but have more rows than there are clusters."""
     rows = max(_ROWS, 2 * k)
     return [slice(s, min(s + rows, stop)) for s in range(start, stop, rows)]
 
@@ -288,7 +312,7 @@ def _blocks(start: int, stop: int, k: int) -> list[slice]:
 def _accumulate(
     x: _Selection, cluster: NDArray[np.int64], k: int, threads: Executor
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Sum (k, d) and number (k,) of each cluster's points."""
+    """Sum (k, d) and number (k,) of the points in each cluster."""
 
     def stripe(ends: tuple[int, int]) -> NDArray[np.float64]:
         sums = np.zeros((k, x.x.shape[1]))
@@ -316,7 +340,7 @@ def _update(
     sizes: NDArray[np.int64],
     threads: Executor,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """What `_accumulate` finds, from what it found before: only points that changed their cluster are read."""
+    """Update what `_accumulate` returned before. Only points that changed their cluster are read."""
     k, moved = len(sums), np.flatnonzero(before != cluster)
     if 2 * len(moved) > len(x):
         return _accumulate(x, cluster, k, threads)

@@ -1,8 +1,8 @@
 """The nearest centroids of each point, by exact search in L2.
 
-faiss computes ‖y - c‖² as ‖y‖² - 2 y·c + ‖c‖² in float32, which loses all digits of a small distance between large
-vectors. So points and centroids are shifted to the centroids' mean before the search, and `nearest_two` measures the
-few candidates found once more by their differences.
+faiss computes ‖y - c‖² as ‖y‖² - 2 y·c + ‖c‖² in float32. This loses all digits of a small distance between
+large vectors. So points and centroids are first shifted by the mean of the centroids. Then `nearest_two`
+recomputes the distances to the few candidates from the differences.
 """
 
 from __future__ import annotations
@@ -22,34 +22,36 @@ from models.prefetch import prefetch
 Device = Literal["auto", "cpu", "cuda"]
 
 BLOCK = 8_192
-"""Points that a thread searches for at once."""
+"""Number of points that a thread searches for at once."""
 _TOGETHER = 2048
-"""Points of one cluster searched for at once, when they are searched for by clusters."""
+"""Number of points of one cluster searched for at once, in a search by clusters."""
 _CANDIDATES = 4
-"""Centroids found per point. More than two, so that a near tie in float32 is still decided exactly."""
+"""Number of centroids found per point. More than two, so that near ties in float32 can be decided exactly."""
 _MEASURED = 2048
-"""Points whose differences to their candidates are taken at once: as many as stay in a core's cache."""
+"""Number of points compared with their candidates at once. They fit into a core's cache."""
 
 
 def on_gpu(device: Device) -> bool:
     """Whether to search on the GPU.
 
     Raises:
-        ConfigError: cuda was asked for and faiss sees none.
+        ConfigError: cuda was asked for, but faiss sees no GPU.
     """
     if device == "cpu":
         return False
     found = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     if device == "cuda" and not found:
-        raise ConfigError("compute.device is cuda, but faiss sees no GPU: use auto or cpu, or install faiss for GPUs")
+        raise ConfigError(
+            "compute.device is cuda, but faiss sees no GPU: use auto or cpu, or install faiss for GPUs"
+        )
     return found > 0
 
 
 def check_points(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, d) float, returned as contiguous float32, not copied if it is that already.
+    """Return (N, d) floats as contiguous float32. They are copied only if they are not that already.
 
     Raises:
-        ArtifactError: not a matrix, or a value is NaN or infinite.
+        ArtifactError: x is not a matrix, or a value is NaN or infinite.
     """
     if x.ndim != 2:
         raise ArtifactError(f"{name}: expected a matrix of one vector per row, got shape {x.shape}")
@@ -58,14 +60,14 @@ def check_points(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
         bad = np.flatnonzero(~np.isfinite(x[start : start + BLOCK]).all(axis=1))
         if len(bad):
             raise ArtifactError(
-                f"{name}: row {start + bad[0]} holds a value that is not finite; remake the features, and look at the "
-                "training that made their network"
+                f"{name}: row {start + bad[0]} holds a value that is not finite; "
+                "remake the features, and look at the training that made their network"
             )
     return x
 
 
 class Points(Protocol):
-    """What gives rows of a matrix (n, d) float32: an array, or a selection of one's rows that is never copied whole."""
+    """Gives rows of an (n, d) float32 matrix: an array, or a selection of rows that is never copied whole."""
 
     def __len__(self) -> int: ...
 
@@ -73,12 +75,12 @@ class Points(Protocol):
 
 
 def searchers(device: Device = "auto") -> ThreadPoolExecutor:
-    """Threads that search, as many as faiss would use, each alone on its part: no waiting for one another in between.
+    """Start as many search threads as faiss would use. Each works alone on its part and waits for no other.
 
-    On a GPU it is one thread. To be closed by the caller.
+    On a GPU there is one thread. The caller closes the executor.
 
     Raises:
-        ConfigError: cuda was asked for and faiss sees none.
+        ConfigError: cuda was asked for, but faiss sees no GPU.
     """
     if on_gpu(device):
         return ThreadPoolExecutor(1)
@@ -91,17 +93,17 @@ def _threads(device: Device) -> int:
 
 
 def parts(n: int) -> list[slice]:
-    """0 to n in the parts that `searchers` work on. They don't depend on the number of threads, nor does any result."""
+    """Split 0 to n into parts for `searchers`. Parts and results don't depend on the number of threads."""
     return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
 
 class CentroidIndex:
-    """Exact L2 search among k centroids, on the CPU or on the first GPU (never on all of them).
+    """Exact L2 search among k centroids, on the CPU or on the first GPU (never on all GPUs).
 
     Attributes:
-        on_gpu: where it searches.
-        shift: (d,) float32, the centroids' mean, to which everything is shifted for the search.
-        largest: squared length of the longest centroid after that.
+        on_gpu: whether it searches on the GPU.
+        shift: (d,) float32, mean of the centroids. Everything is shifted by it for the search.
+        largest: squared length of the longest centroid after the shift.
     """
 
     _index: Any
@@ -110,7 +112,7 @@ class CentroidIndex:
     largest: float
 
     def __init__(self, d: int, device: Device = "auto") -> None:
-        """Search in d dimensions; `place` gives the centroids."""
+        """Search in d dimensions. `place` sets the centroids."""
         self.on_gpu = on_gpu(device)
         if self.on_gpu:
             self._resources = faiss.StandardGpuResources()  # must outlive the index
@@ -121,7 +123,7 @@ class CentroidIndex:
             self._index = faiss.IndexFlatL2(d)
 
     def place(self, centroids: NDArray[np.float32]) -> None:
-        """Replace the centroids. (k, d) float32."""
+        """Replace the centroids by new ones, (k, d) float32."""
         self._centroids = centroids
         self.shift = centroids.mean(axis=0, dtype=np.float64).astype(np.float32)
         shifted = np.ascontiguousarray(centroids - self.shift)
@@ -130,15 +132,15 @@ class CentroidIndex:
         self._index.add(shifted)
 
     def search(self, y: NDArray[np.float32], m: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """(n, d) float32 -> squared distances (n, m) float32, ascending and at least 0, and centroids (n, m) int64.
+        """(n, d) float32 -> squared distances (n, m) float32, ascending, >= 0, and centroids (n, m) int64.
 
-        All by the calling thread; on the CPU several may search at once.
+        The calling thread does all the work. On the CPU several threads may search at once.
         """
         distance, centroid = self._index.search(y - self.shift, m)
         return np.maximum(distance, 0, out=distance), centroid
 
     def nearest(self, y: Points, threads: Executor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The nearest centroid (n,) int64 of each point, and the squared distance (n,) float32 as the search has it."""
+        """The nearest centroid (n,) int64 of each point, and faiss's squared distance (n,) float32 to it."""
         cluster, distance = np.empty(len(y), np.int64), np.empty(len(y), np.float32)
 
         def find(rows: slice) -> None:
@@ -151,24 +153,26 @@ class CentroidIndex:
     def nearest_of_neighbours(
         self, y: Points, own: NDArray[np.int64], m: int, threads: Executor
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The nearest among the m centroids nearest to a point's own (k²-means, Agustsson, Timofte and Van Gool 2017).
+        """The nearest among the m centroids that are nearest to a point's own one.
 
-        It need not be the nearest of all, but is never further than the own one, which is among the m. m / k of the
-        work of `nearest`, as the points of a cluster are searched for together. On the CPU.
+        This is k²-means (Agustsson, Timofte and Van Gool 2017). The result need not be the nearest of all
+        centroids, but it is never further than the own one, which is among the m. It takes m / k of the work
+        of `nearest`, because the points of a cluster are searched for together. It runs only on the CPU.
 
         Args:
             y: n points.
             own: (n,) int64, a centroid of each point.
-            m: 1 to k.
+            m: number of centroids to look among, 1 to k.
             threads: see `searchers`.
 
         Returns:
-            As `nearest`.
+            As for `nearest`.
         """
         c, k = self._centroids, len(self._centroids)
         found = list(threads.map(lambda rows: self.search(c[rows], m)[1], parts(k)))
         neighbours = np.concatenate(found)
-        lost = np.flatnonzero((neighbours != np.arange(k)[:, None]).all(axis=1))  # behind m others in its place
+        # If m other centroids are at the same place, a centroid can be missing among its own neighbours.
+        lost = np.flatnonzero((neighbours != np.arange(k)[:, None]).all(axis=1))
         neighbours[lost, -1] = lost
 
         order = np.argsort(own, kind="stable")
@@ -181,7 +185,7 @@ class CentroidIndex:
             for start in range(ends[of], ends[of + 1], _TOGETHER):
                 rows = order[start : min(start + _TOGETHER, ends[of + 1])]
                 points = y[rows]
-                points -= c[of]  # near 0, and so are the candidates: few digits are lost
+                points -= c[of]  # points and candidates are now near 0, so few digits are lost
                 squares, near = faiss.knn(points, centroids, 1)
                 cluster[rows], distance[rows] = candidates[near[:, 0]], np.maximum(squares[:, 0], 0)
 
@@ -190,34 +194,39 @@ class CentroidIndex:
 
 
 class NearestTwo:
-    """The nearest of given centroids and the distances to it and to the second nearest: what `nearest_two` does in parts."""
+    """The nearest of given centroids, and distances to the two nearest: `nearest_two` in several calls."""
 
     def __init__(self, centroids: NDArray[np.float32], device: Device = "auto") -> None:
-        """Among centroids (k, d) float32, k >= 1.
+        """Set the centroids, (k, d) float32 with k >= 1.
 
         Raises:
             ArtifactError: a value is not finite.
-            ConfigError: cuda was asked for and faiss sees none.
+            ConfigError: cuda was asked for, but faiss sees no GPU.
         """
         self.centroids = check_points("centroids", centroids)
         self._index = CentroidIndex(centroids.shape[1], device)
         self._index.place(self.centroids)
 
-    def __call__(self, y: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-        """See `nearest_two`. All by the calling thread; on the CPU several may search at once.
+    def __call__(
+        self, y: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+        """See `nearest_two`. The calling thread does all the work. On the CPU several threads may search.
 
         Raises:
             ArtifactError: a value is not finite, or points and centroids differ in width.
         """
         y, (k, d) = check_points("points", y), self.centroids.shape
         if y.shape[1] != d:
-            raise ArtifactError(f"points have {y.shape[1]} columns, centroids {d}: made in other spaces")
+            raise ArtifactError(
+                f"points have {y.shape[1]} columns, centroids {d}: "
+                "they were made in different clustering spaces"
+            )
         found, near = self._index.search(y, min(k, _CANDIDATES))
         cluster, squares = _two_of(y, self.centroids, near[:, :2])
         if near.shape[1] > 2:
-            # What is found differs from the distance by rounding alone, at most this: d products, each of a unit in the
-            # last place of ‖y‖² + ‖c‖², and ‖y‖² <= 2 (‖y - c‖² + ‖c‖²). A third candidate within it of the second may
-            # be nearer in truth.
+            # Found squares differ from true ones only by rounding, at most by this bound: d products, each
+            # with one unit in the last place of ‖y‖² + ‖c‖², and ‖y‖² <= 2 (‖y - c‖² + ‖c‖²). If the third
+            # candidate is within this bound of the second, it may in truth be nearer.
             bound = d * 2.0**-22 * (2 * found[:, 0] + 3 * self._index.largest)
             tied = np.flatnonzero(found[:, 2] - found[:, 1] <= bound)
             cluster[tied], squares[tied] = _two_of(y[tied], self.centroids, near[tied])
@@ -228,7 +237,7 @@ class NearestTwo:
 def nearest_two(
     y: NDArray[np.float32], centroids: NDArray[np.float32], device: Device = "auto"
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-    """Nearest centroid of each point, and the squared L2 distances to it and to the second nearest.
+    """The nearest centroid of each point, and the squared L2 distances to it and to the second nearest.
 
     Args:
         y: (n, d) float32, in clustering space.
@@ -236,12 +245,13 @@ def nearest_two(
         device: where faiss searches.
 
     Returns:
-        cluster (n,) int32, distance (n,) float32, runner_up (n,) float32 with runner_up >= distance. Of equally near
-        centroids the lower id wins. With k = 1 there is no second: runner_up is inf.
+        cluster (n,) int32, distance (n,) float32, runner_up (n,) float32 with runner_up >= distance. Of
+        equally near centroids the one with the lower id wins. With k = 1 there is no second, and runner_up is
+        inf.
 
     Raises:
         ArtifactError: a value is not finite, or points and centroids differ in width.
-        ConfigError: cuda was asked for and faiss sees none.
+        ConfigError: cuda was asked for, but faiss sees no GPU.
     """
     measure = NearestTwo(centroids, device)
     with searchers(device) as threads:
@@ -256,11 +266,12 @@ def nearest_in_blocks(
     centroids: NDArray[np.float32],
     device: Device = "auto",
 ) -> Generator[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]]:
-    """`nearest_two` of a stream; a few blocks more than there are searching threads are in memory.
+    """`nearest_two` for a stream. Only a few blocks more than there are search threads are in memory.
 
     Args:
-        blocks: index (n,) and vectors (n, D), advanced by the caller's thread; best with `BLOCK` rows each.
-        place: brings vectors into clustering space, by the searching threads.
+        blocks: index (n,) and vectors (n, D), advanced by the caller's thread. Blocks of `BLOCK` rows are
+            best.
+        place: maps vectors into clustering space. The search threads call it.
         centroids: (k, d) float32, k >= 1.
         device: where faiss searches.
 
@@ -269,7 +280,7 @@ def nearest_in_blocks(
 
     Raises:
         ArtifactError: a value is not finite, or points and centroids differ in width.
-        ConfigError: cuda was asked for and faiss sees none.
+        ConfigError: cuda was asked for, but faiss sees no GPU.
     """
     nearest = NearestTwo(centroids, device)
 
@@ -282,15 +293,17 @@ def nearest_in_blocks(
 def _two_of(
     y: NDArray[np.float32], centroids: NDArray[np.float32], candidates: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The nearest of a few candidates (n, m), the lower id of equals, and the two smallest squared distances (n, 2)."""
-    candidates = np.sort(candidates, axis=1)  # by id, so that a stable sort by distance leaves the lower id first
+    """The nearest of a few candidates (n, m), of equals the lower id, and the two smallest squares (n, 2)."""
+    # By id, so that a stable sort by distance puts the lower id first.
+    candidates = np.sort(candidates, axis=1)
     measured = np.empty(candidates.shape, np.float32)
     difference = np.empty((min(_MEASURED, len(y)), y.shape[1]), np.float32)
     for start in range(0, len(y), _MEASURED):
         rows = slice(start, min(start + _MEASURED, len(y)))
         part = difference[: rows.stop - rows.start]
         for j in range(candidates.shape[1]):
-            np.take(centroids, candidates[rows, j], axis=0, out=part, mode="clip")  # ids are valid: no buffering
+            # All ids are valid. With mode="clip" numpy needs no buffer.
+            np.take(centroids, candidates[rows, j], axis=0, out=part, mode="clip")
             np.subtract(y[rows], part, out=part)
             measured[rows, j] = _squares(part)
     order = np.argsort(measured, axis=1, kind="stable")[:, :2]

@@ -1,6 +1,6 @@
 """The space in which features are clustered: PCA, whitening, L2 (DeepCluster, Caron et al. 2018, section 4).
 
-y = (x - mean) @ matrix, then y / ‖y‖; each part may be absent.
+y = (x - mean) @ matrix, then y / ‖y‖. Each of the two steps is optional.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from data.errors import ArtifactError
 
 EPSILON = 1e-6
-"""Added to each eigenvalue before whitening, times the largest: a direction with less than a thousandth of the largest
-deviation is noise of the network's precision, and isn't blown up to unit variance."""
+"""Added to each eigenvalue before whitening, times the largest eigenvalue.
+
+A direction with less than a thousandth of the largest deviation is noise of the network's precision. It must
+not be scaled to unit variance.
+"""
 _RANK = 1e-12
-"""Eigenvalues up to this, times the largest, count as zero."""
+"""Eigenvalues up to this times the largest count as zero."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class ClusterSpace:
     Attributes:
         mean: (D,) float32, or None.
         matrix: (D, d) float32, or None.
-        normalise: whether y is scaled to length 1; a zero vector stays zero.
+        normalise: whether y is scaled to length 1. A zero vector stays zero.
     """
 
     mean: NDArray[np.float32] | None
@@ -38,7 +41,7 @@ class ClusterSpace:
         """(n, D) float -> (n, d) float32, always a new array.
 
         Raises:
-            ArtifactError: x has another width than the features the space was fitted to.
+            ArtifactError: x has a different width from the features that the space was fitted to.
         """
         for part in (self.mean, self.matrix):
             if part is not None and x.shape[1] != len(part):
@@ -57,8 +60,10 @@ class ClusterSpace:
         return y
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """The parts that are there, by the names `mean` and `matrix`."""
-        return {name: part for name, part in (("mean", self.mean), ("matrix", self.matrix)) if part is not None}
+        """The parts that exist, with the names `mean` and `matrix`."""
+        return {
+            name: part for name, part in (("mean", self.mean), ("matrix", self.matrix)) if part is not None
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]], normalise: bool) -> ClusterSpace:
@@ -67,22 +72,26 @@ class ClusterSpace:
 
 
 def fit_space(
-    blocks: Callable[[], Iterator[NDArray[np.float32]]], pca: int | None, normalise: bool, whitening: float = 1.0
+    blocks: Callable[[], Iterator[NDArray[np.float32]]],
+    pca: int | None,
+    normalise: bool,
+    whitening: float = 1.0,
 ) -> ClusterSpace:
-    """Fit PCA in two passes over the features: mean, then covariance, both in float64.
+    """Fit PCA in two passes over the features: first the mean, then the covariance, both in float64.
 
-    Memory: D x D and one block.
+    Memory holds a D x D matrix and one block.
 
     Args:
-        blocks: called once per pass; yields the features as blocks (n, D). Not called if `pca` is None.
-        pca: directions d to keep, at most; fewer where the features span fewer (`matrix.shape[1]` says how many).
-            None: neither mean nor matrix.
-        normalise: passed on.
-        whitening: w from 0 to 1, how far the kept directions are brought to equal variance:
+        blocks: called once per pass. It yields the features as blocks (n, D). It is not called if `pca` is
+            None.
+        pca: maximum number d of directions to keep. If the features span fewer, fewer are kept, and
+            `matrix.shape[1]` says how many. None: neither mean nor matrix.
+        normalise: see `ClusterSpace`.
+        whitening: w from 0 to 1, how far the kept directions are scaled to equal variance:
             matrix = V (eigenvalue + EPSILON largest)^(-w / 2).
 
     Raises:
-        ArtifactError: no features, values that are not finite, or all vectors equal.
+        ArtifactError: there are no features, some values are not finite, or all vectors are equal.
     """
     if pca is None:
         return ClusterSpace(None, None, normalise)
@@ -94,7 +103,9 @@ def fit_space(
         raise ArtifactError("no features to fit the clustering space to")
     mean = total / n
     if not np.isfinite(mean).all():
-        raise ArtifactError("the features hold values that are not finite; look at the training of their network")
+        raise ArtifactError(
+            "the features hold values that are not finite; look at the training of their network"
+        )
     covariance = np.zeros((len(mean), len(mean)))
     for block in blocks():
         centred = block - mean
@@ -102,15 +113,15 @@ def fit_space(
     covariance /= n
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1], vectors[:, ::-1]
-    # The mean's square is the scale at which float32 features carry rounding noise.
+    # float32 features have rounding noise relative to the square of the mean.
     rank = int((values > _RANK * max(values[0], float(np.square(mean).max()))).sum())
     if rank == 0:
         raise ArtifactError(
-            f"all {n} feature vectors are equal: the network that made them has collapsed; train it anew with a lower "
-            "learning rate or another temperature"
+            f"all {n} feature vectors are equal: the network that made them has collapsed; "
+            "train it again with a lower learning rate or another temperature"
         )
     values, vectors = values[: min(pca, rank)], vectors[:, : min(pca, rank)]
-    # eigh leaves the sign open: let each direction's largest component be positive.
+    # eigh leaves the sign open. Make the largest component of each direction positive.
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
     matrix = vectors * np.sign(largest)
     matrix = matrix * (values + EPSILON * values[0]) ** (-whitening / 2)

@@ -10,15 +10,24 @@ from models.configs.shared import AsymmetricViews, MomentumTeacher, Optimization
 
 
 class BYOL(AsymmetricViews, MomentumTeacher, Optimization, Teacher):
-    """BYOL (Grill et al. 2020): predict the other view's embedding by a momentum teacher, without negatives."""
+    """BYOL (Grill et al. 2020): predict a momentum teacher's embedding of another view; no negatives."""
 
     trainer: ClassVar[str] = "models.methods.byol:BYOLMethod"
 
     method: Literal["byol"] = Field("byol", description="Pretext method.")
     hidden: int = Field(
-        1024, ge=2, le=16_384, description="Width inside projector and predictor (2 to 16384); 4096 in the paper."
+        1024,
+        ge=2,
+        le=16_384,
+        description="Width of the hidden layer in projector and predictor (2 to 16384); 4096 in the paper.",
     )
-    projection: int = Field(256, ge=2, le=8192, description="Width of projections and predictions (2 to 8192).")
+    projection: int = Field(
+        256, ge=2, le=8192, description="Width of the projections and predictions (2 to 8192)."
+    )
     student_norm: Literal["batch", "split"] = Field(
-        "batch", description="Batch norm of the student: statistics of the batch, or of norm_groups parts of it."
+        "batch",
+        description=(
+            "Batch-norm statistics of the student: batch uses the "
+            "whole batch, split uses each of norm_groups groups of it."
+        ),
     )

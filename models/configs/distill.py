@@ -11,7 +11,10 @@ from models.configs.shared import BatchSize, Epochs, Optimization, Views
 
 
 class SoftLabels(Frozen):
-    """What only distillation has. Listed last among its bases, so that these fields come first in forms."""
+    """Fields that only distillation has.
+
+    `Distill` lists this base last, because forms show the fields of the last base first.
+    """
 
     epochs: Epochs = 50
     batch_size: BatchSize = 256
@@ -19,25 +22,37 @@ class SoftLabels(Frozen):
         1.0,
         gt=0,
         le=100,
-        description="Sharpens (below 1) or softens the teacher's probabilities, tau (above 0, up to 100).",
+        description=(
+            "Temperature tau (above 0, up to 100): below 1 it sharpens "
+            "the teacher's probabilities, above 1 it softens them."
+        ),
     )
     alpha: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="Weight of distillation against the labelled loss: (1 - alpha) CE + alpha distillation (0 to 1).",
+        description=(
+            "Weight alpha of distillation (0 to 1). The loss is (1 "
+            "- alpha) cross-entropy on labels + alpha distillation."
+        ),
     )
     rounds: int = Field(
         1,
         ge=1,
         le=8,
-        description="Rounds of that many epochs (1 to 8); before each further one labels are propagated anew, over neighbours that the student finds too (needs predict.joint).",
+        description=(
+            "Number of rounds, each of that many epochs (1 to 8). Before each further round, labels are "
+            "propagated again over a graph that includes the student's neighbours; this needs predict.joint."
+        ),
     )
     init: Literal["finetuned", "transferred", "scratch"] = Field(
-        "finetuned", description="Which student starts: fine-tuned, transferred (new classifier) or untrained."
+        "finetuned",
+        description=(
+            "Student to start from: fine-tuned, transferred (with a new classifier) or scratch (untrained)."
+        ),
     )
-    seed: int | None = Field(None, ge=0, description="Seed of this stage; empty: the run's.")
+    seed: int | None = Field(None, ge=0, description="Seed of this stage; empty: the run's seed.")
 
 
 class Distill(Views, Optimization, SoftLabels):
-    """Teach the student the teacher's probabilities on all images (SimCLRv2, section 2.3)."""
+    """Train the student on the teacher's probabilities for all images (SimCLRv2, section 2.3)."""

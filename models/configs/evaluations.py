@@ -1,4 +1,4 @@
-"""Configurations of the evaluations that train.
+"""Configurations of the evaluations that train a network.
 
 Their classes are in `models/evaluation`: detection.py, segmentation.py, multi_label.py and nonlinear.py.
 """
@@ -24,59 +24,80 @@ from models.configs.shared import (
 
 Side = Annotated[
     int,
-    Field(ge=64, le=2048, description="Longer side of the photographs, px (64 to 2048); they are scaled and not cut."),
+    Field(
+        ge=64,
+        le=2048,
+        description=(
+            "Length of the photographs' longer side in px (64 to 2048). They are scaled, not cropped."
+        ),
+    ),
 ]
 Steps = Annotated[int, Field(ge=1, le=10_000_000, description="Optimisation steps (1 to 10000000).")]
 
 
 class Detection(Optimization, Frozen):
-    """Faster R-CNN (Ren et al. 2015) on the network's convolutional layers; all else is drawn anew."""
+    """Faster R-CNN (Ren et al. 2015) on the network's convolutional layers; other layers start untrained."""
 
     side: Side = 512
     scales: list[float] = Field(
         [1.0],
         min_length=1,
         max_length=8,
-        description="Scales of the photographs (each 0.25 to 1) drawn from in training; with several, what is found at each is put together in the test. [1.0] is single-scale.",
+        description=(
+            "Scales of the photographs (each 0.25 to 1). Training draws one at random; "
+            "the test merges the detections of all scales. [1.0] is single-scale."
+        ),
     )
     steps: Steps = 2000
-    batch_size: Annotated[BatchSize, Field(description="Photographs a step (2 to 65536).")] = 4
+    batch_size: Annotated[BatchSize, Field(description="Photographs per step (2 to 65536).")] = 4
     anchors: list[int] = Field(
         [32, 64, 128, 256],
         min_length=1,
         max_length=8,
-        description="Sides of the anchors at scale 1, px (8 to 2048 each), each with three shapes.",
+        description=(
+            "Sides of the anchors at scale 1 in px (8 to 2048 each). Each side has anchors of three shapes."
+        ),
     )
     learning_rate: LearningRate = 0.01
     weight_decay: WeightDecay = 0.0005
 
 
 class Segmentation(Optimization, Frozen):
-    """A fully convolutional network (Long et al. 2015): a class for each pixel, from the last layer's map."""
+    """Fully convolutional network (Long et al. 2015): a class for each pixel, from the last feature map."""
 
     side: Side = 512
     scales: list[float] = Field(
         [1.0],
         min_length=1,
         max_length=8,
-        description="Scales of the photographs (each 0.25 to 1) drawn from in training; the test is at scale 1.",
+        description=(
+            "Scales of the photographs (each 0.25 to 1). Training draws one at random; the test uses scale 1."
+        ),
     )
     steps: Steps = 2000
-    batch_size: Annotated[BatchSize, Field(description="Photographs a step (2 to 65536).")] = 4
+    batch_size: Annotated[BatchSize, Field(description="Photographs per step (2 to 65536).")] = 4
     learning_rate: LearningRate = 0.01
     weight_decay: WeightDecay = 0.0005
 
 
 class FineTuning(Frozen):
-    """What only multi-label classification has. Listed last among its bases, so that these fields come first in forms."""
+    """Fields that only multi-label classification has.
+
+    `MultiLabel` lists this base last, because forms show the fields of the last base first.
+    """
 
     steps: Steps = 2000
-    batch_size: Annotated[BatchSize, Field(description="Images a step (2 to 65536).")] = 16
-    crops: int = Field(10, ge=1, le=100, description="Random crops whose scores are averaged in the test (1 to 100).")
+    batch_size: Annotated[BatchSize, Field(description="Images per step (2 to 65536).")] = 16
+    crops: int = Field(
+        10,
+        ge=1,
+        le=100,
+        description="Number of random crops per test image whose scores are averaged (1 to 100).",
+    )
 
 
 class MultiLabel(Views, Optimization, FineTuning):
-    """Which classes are in an image (VOC07 classification): fine-tuned with a sigmoid for each."""
+    """Fine-tuning to predict which classes an image shows (VOC07 classification): one sigmoid per class."""
 
     learning_rate: LearningRate = 0.001
     weight_decay: WeightDecay = 1e-06
@@ -86,20 +107,28 @@ class MultiLabel(Views, Optimization, FineTuning):
 
 
 class Above(Frozen):
-    """What only the non-linear probe has. Listed last among its bases, so that these fields come first in forms."""
+    """Fields that only the non-linear probe has.
+
+    `NonLinear` lists this base last, because forms show the fields of the last base first.
+    """
 
     layers: list[str] = Field(
         [],
         max_length=64,
-        description="Layers up to which the network stands still while all above is trained from scratch (at most 64); empty: the one in the middle.",
+        description=(
+            "Layers to probe (at most 64). For each one, the network up to it is frozen "
+            "and all layers above are trained from scratch. Empty: the middle layer."
+        ),
     )
     epochs: Epochs = 10
     batch_size: BatchSize = 256
-    hidden: int = Field(1024, ge=2, le=65_536, description="Width of the MLP on the last features (2 to 65536).")
+    hidden: int = Field(
+        1024, ge=2, le=65_536, description="Width of the MLP on the last features (2 to 65536)."
+    )
 
 
 class NonLinear(Views, Optimization, Above):
-    """What a non-linear classifier makes of frozen layers: an MLP, and the layers above one trained from scratch."""
+    """Non-linear probes of frozen layers: an MLP, and the layers above a frozen one trained from scratch."""
 
     learning_rate: LearningRate = 0.05
     crop_min: CropMin = 0.25

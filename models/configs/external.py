@@ -1,4 +1,4 @@
-"""Configuration of features that were made elsewhere; `data/external.py` reads them."""
+"""Configuration of features that were computed elsewhere; `data/external.py` reads them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from models.configs.shared import Pretext
 
 
 class External(Pretext):
-    """Features made elsewhere, read from Parquet; nothing is trained."""
+    """Features that were computed elsewhere, read from Parquet; nothing is trained."""
 
     method: Literal["external"] = Field("external", description="Pretext method.")
     features: str = Field(
         min_length=1,
         pattern=r"^parquet:.+",
-        description="parquet:PATH, a file, folder or glob (PATH may be any fsspec URL): column vector, and sha256 or uri of the image that it belongs to.",
+        description=(
+            "parquet:PATH, where PATH is a file, folder, glob or fsspec URL. The files "
+            "need a column vector, and sha256 or uri to name the vector's image."
+        ),
     )

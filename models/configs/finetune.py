@@ -11,41 +11,61 @@ from models.configs.shared import BatchSize, Optimization, Views
 
 
 class FewLabels(Frozen):
-    """What only fine-tuning has. Listed last among its bases, so that these fields come first in forms."""
+    """Fields that only fine-tuning has.
+
+    `Finetune` lists this base last, because forms show the fields of the last base first.
+    """
 
     steps: int = Field(300, ge=1, le=10_000_000, description="Optimisation steps (1 to 10000000).")
-    batch_size: Annotated[BatchSize, Field(description="Images a step, drawn from the labelled ones (2 to 65536).")] = (
-        64
-    )
+    batch_size: Annotated[BatchSize, Field(description="Labelled images per step (2 to 65536).")] = 64
     learning_rates: list[float] = Field(
         [],
         max_length=16,
-        description="At most 16 rates to choose from on the validation part (from 10 labels a class on); empty: learning_rate alone.",
+        description=(
+            "Learning rates to choose from on a validation part, if there are at "
+            "least 10 labels per class (at most 16 rates); empty: learning_rate."
+        ),
     )
     head_learning_rate: float | None = Field(
-        None, gt=0, le=100, description="Rate of the new layers (above 0, up to 100); empty: learning_rate."
+        None,
+        gt=0,
+        le=100,
+        description="Learning rate of the new layers (above 0, up to 100); empty: learning_rate.",
     )
     baseline_learning_rate: float | None = Field(
         None,
         gt=0,
         le=100,
-        description="Rate of the baseline where there is no grid to choose from (above 0, up to 100); empty: learning_rate.",
+        description=(
+            "Learning rate of the baseline if none is chosen from "
+            "learning_rates (above 0, up to 100); empty: learning_rate."
+        ),
     )
-    freeze: bool = Field(False, description="Train only the new layers; the rest stands still.")
+    freeze: bool = Field(False, description="Train only the new layers and freeze the rest.")
     keep_fc: bool = Field(
-        False, description="Keep the fully connected layers learned on pseudo-labels instead of drawing them anew."
+        False,
+        description=(
+            "Keep the fully connected layers that were learned "
+            "on pseudo-labels instead of reinitialising them."
+        ),
     )
     keep_head: int = Field(
         1,
         ge=0,
         le=2,
-        description="Layers of a projection head kept under the classifier, as far as there are (0 to 2): 1 fine-tunes from SimCLRv2's middle layer, 0 from the features.",
+        description=(
+            "Largest number of projection-head layers to keep below the classifier (0 "
+            "to 2): 1 fine-tunes from SimCLRv2's middle layer, 0 from the features."
+        ),
     )
     baseline: bool = Field(
-        True, description="Also train the student from scratch on the same labels, to show what the chain bought."
+        True,
+        description=(
+            "Also train the student from scratch on the same labels, to show how much the chain helps."
+        ),
     )
-    seed: int | None = Field(None, ge=0, description="Seed of this stage; empty: the run's.")
+    seed: int | None = Field(None, ge=0, description="Seed of this stage; empty: the run's seed.")
 
 
 class Finetune(Views, Optimization, FewLabels):
-    """Train a classifier on the few labels, for the student, the teacher and the from-scratch baseline."""
+    """Train the student, the teacher and the from-scratch baseline to classify, on the few labels."""

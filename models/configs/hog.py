@@ -10,13 +10,21 @@ from models.configs.shared import Descriptor
 
 
 class HOG(Descriptor):
-    """Histograms of oriented gradients (Dalal and Triggs 2005) in place of a teacher; nothing is trained."""
+    """Histograms of oriented gradients (Dalal and Triggs 2005) instead of a teacher; nothing is trained."""
 
     descriptor: ClassVar[str] = "models.hog:descriptor"
 
     method: Literal["hog"] = Field("hog", description="Pretext method.")
-    orientations: int = Field(9, ge=2, le=36, description="Bins of a half turn (2 to 36); the paper's 9.")
-    cell: int = Field(8, ge=2, le=128, description="Side of a cell, px (2 to 128); the paper's 8.")
+    orientations: int = Field(
+        9, ge=2, le=36, description="Number of orientation bins in half a turn (2 to 36); 9 in the paper."
+    )
+    cell: int = Field(8, ge=2, le=128, description="Side of a cell in px (2 to 128); 8 in the paper.")
     block: int = Field(
-        2, ge=1, le=8, description="Cells a side of a block, which is normalised (1 to 8); the paper's 2."
+        2,
+        ge=1,
+        le=8,
+        description=(
+            "Cells along each side of a block, within which "
+            "histograms are normalised (1 to 8); 2 in the paper."
+        ),
     )

@@ -19,7 +19,7 @@ from models.configs.shared import (
 
 
 class Inpainting(Views, Optimization, Teacher):
-    """Context encoder (Pathak et al. 2016): what is in the hole? With an adversary, if wanted."""
+    """Context encoder (Pathak et al. 2016): fill in a hole in the image, optionally against an adversary."""
 
     trainer: ClassVar[str] = "models.methods.inpainting:InpaintingMethod"
 
@@ -30,30 +30,51 @@ class Inpainting(Views, Optimization, Teacher):
     optimizer: Optimizer = "adamw"
     learning_rate: LearningRate = 0.001
     hole: Literal["centre", "blocks"] = Field(
-        "centre", description="One square in the middle, or squares at random places that may overlap."
+        "centre",
+        description=(
+            "Shape of the hole: centre is one square in the middle; "
+            "blocks are squares at random places that may overlap."
+        ),
     )
     area: float = Field(
         0.25,
         ge=0.01,
         le=0.8,
-        description="Share of the image that the hole takes, of blocks at most (0.01 to 0.8); the paper's 1/4.",
+        description=(
+            "Share of the image that the hole covers (0.01 to 0.8); "
+            "1/4 in the paper. Blocks cover at most this share."
+        ),
     )
-    blocks: int = Field(5, ge=1, le=64, description="Squares of a hole of blocks (1 to 64).")
+    blocks: int = Field(5, ge=1, le=64, description="Number of squares if the hole is blocks (1 to 64).")
     overlap: int | None = Field(
         None,
         ge=0,
         le=64,
-        description="Rim of the hole that stays visible and counts tenfold, px (0 to 64); empty: 1/32 of the side, as in the authors' code.",
+        description=(
+            "Width in px of the hole's rim, which stays visible and counts tenfold in "
+            "the loss (0 to 64); empty: 1/32 of the side, as in the authors' code."
+        ),
     )
     adversarial: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Weight of the adversarial loss, 1 less it that of reconstruction (0 to below 1); 0: no adversary, as for features; 0.001 in the paper.",
+        description=(
+            "Weight w of the adversarial loss (0 to below 1); reconstruction has 1 - w. With 0 "
+            "there is no adversary, as in the paper's training of features; its pictures use 0.001."
+        ),
     )
     adversary_learning_rate: float = Field(
-        2e-4, gt=0, le=1, description="Peak rate of the adversary's Adam (above 0, up to 1); the paper's 0.0002."
+        2e-4,
+        gt=0,
+        le=1,
+        description="Peak learning rate of the adversary's Adam (above 0, up to 1); 0.0002 in the paper.",
     )
     hidden: int = Field(
-        256, ge=32, le=4096, description="Channels of the decoder's first layer, halved by each (32 to 4096)."
+        256,
+        ge=32,
+        le=4096,
+        description=(
+            "Channels of the decoder's first layer (32 to 4096). Each further layer has half as many."
+        ),
     )

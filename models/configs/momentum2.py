@@ -11,23 +11,30 @@ from models.configs.shared import LearningRate, TeacherNorm, WeightDecay
 
 
 class Momentum2(BYOL):
-    """Momentum² Teacher (Li et al. 2021): BYOL with momentum on the teacher's batch statistics too; small batches."""
+    """Momentum² Teacher (Li et al. 2021): BYOL with moving batch statistics in the teacher; small batches."""
 
     trainer: ClassVar[str] = "models.methods.byol:Momentum2Method"
 
-    method: Literal["momentum2"] = Field("momentum2", description="Pretext method.")  # type: ignore[assignment]  # its own
+    method: Literal["momentum2"] = Field("momentum2", description="Pretext method.")  # type: ignore[assignment]
     teacher_norm: Annotated[
         TeacherNorm,
         Field(
-            description="Batch norm of the teacher: MomentumBN's moving statistics with the lazy update; or, to compare, of the batch or of parts of it."
+            description=(
+                "Batch-norm statistics of the teacher: momentum uses MomentumBN's moving statistics. For "
+                "comparison, batch uses the whole batch, split uses each of norm_groups groups of it."
+            )
         ),
     ] = "momentum"
     learning_rate: Annotated[
         LearningRate,
         Field(
-            description="Peak learning rate, after warm-up (above 0, up to 100). The paper's, for 256 images a step."
+            description=(
+                "Peak learning rate, reached after the warm-up (above 0, up "
+                "to 100). The default is the paper's for 256 images per step."
+            )
         ),
     ] = 0.05
     weight_decay: Annotated[
-        WeightDecay, Field(description="Weight decay, not on biases and norms (0 to 1). The paper's is on all.")
+        WeightDecay,
+        Field(description="Weight decay (0 to 1). Biases and norms have none, unlike in the paper."),
     ] = 0.0001

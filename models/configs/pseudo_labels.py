@@ -10,17 +10,24 @@ from models.configs.shared import Optimization, Transfer, Views
 
 
 class PseudoLabels(Views, Optimization, Transfer):
-    """Classify every image into its cluster, clusters drawn uniformly (Noroozi et al. 2018). Only membership is passed on."""
+    """Classify every image into its cluster (Noroozi et al. 2018).
+
+    The student learns nothing else about the teacher, so it may have any architecture. Training draws all
+    clusters equally often.
+    """
 
     trainer: ClassVar[str] = "models.methods.pseudo_labels:PseudoLabelsMethod"
 
     method: Literal["pseudo-labels"] = Field("pseudo-labels", description="Transfer method.")
     labels: Literal["clusters", "codes"] = Field(
         "clusters",
-        description="What the student learns: clusters of the teacher's features, or the codes that a pretext method such as SwAV gives itself (of its first head).",
+        description=(
+            "Labels that the student learns: clusters are those of the teacher's features; codes are "
+            "the labels that a pretext method such as SwAV computes itself (those of its first head)."
+        ),
     )
 
     @property
     def learns_from(self) -> Literal["assignments", "codes", "teacher"]:
-        """As `labels` says."""
+        """What the student learns from: the clusters, or the codes if `labels` asks for them."""
         return "codes" if self.labels == "codes" else "assignments"

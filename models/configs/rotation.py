@@ -10,13 +10,14 @@ from models.configs.shared import BatchSize, CropMin, Grey, Jitter, Optimization
 
 
 class Rotation(Views, Optimization, Teacher):
-    """RotNet (Gidaris et al. 2018): by how many quarter turns is the image rotated?"""
+    """RotNet (Gidaris et al. 2018): predict by how many quarter turns the image is rotated."""
 
     trainer: ClassVar[str] = "models.methods.rotation:RotationMethod"
 
     method: Literal["rotation"] = Field("rotation", description="Pretext method.")
     batch_size: Annotated[
-        BatchSize, Field(description="Images a step (2 to 65536), each in all four rotations; the paper's 128.")
+        BatchSize,
+        Field(description="Images per step (2 to 65536), each in all four rotations; 128 in the paper."),
     ] = 128
     crop_min: CropMin = 0.5
     jitter: Jitter = 0.0

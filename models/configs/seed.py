@@ -10,29 +10,41 @@ from models.configs.shared import Blur, CropMin, LearningRate, Optimization, Tra
 
 
 class Seed(Views, Optimization, Transfer):
-    """SEED (Fang et al. 2021): be as similar to a queue of the teacher's embeddings as the teacher is."""
+    """SEED (Fang et al. 2021): reproduce the teacher's similarities to a queue of its embeddings."""
 
     trainer: ClassVar[str] = "models.methods.seed:SeedMethod"
     reads: ClassVar[Literal["assignments", "teacher"]] = "teacher"
 
     method: Literal["seed"] = Field("seed", description="Transfer method.")
     temperature: float = Field(
-        0.2, gt=0, le=10, description="Temperature of the student's similarities (above 0, up to 10); 0.2 in the paper."
+        0.2,
+        gt=0,
+        le=10,
+        description="Temperature of the student's similarities (above 0, up to 10); 0.2 in the paper.",
     )
     teacher_temperature: float = Field(
         0.01,
         gt=0,
         le=10,
-        description="Temperature of the teacher's similarities (above 0, up to 10); 0.0001, nearly one-hot, in the authors' code.",
+        description=(
+            "Temperature of the teacher's similarities (above 0, up to 10). "
+            "The authors' code has 0.0001, which makes them nearly one-hot."
+        ),
     )
     queue: int = Field(
-        4096, ge=1, le=1_048_576, description="Teacher's embeddings in the queue (1 to 1048576); 65536 in the paper."
+        4096,
+        ge=1,
+        le=1_048_576,
+        description="Number of teacher embeddings in the queue (1 to 1048576); 65536 in the paper.",
     )
 
     learning_rate: Annotated[
         LearningRate,
         Field(
-            description="Peak learning rate, after warm-up (above 0, up to 100). The paper's, for 256 images a step."
+            description=(
+                "Peak learning rate, reached after the warm-up (above 0, up "
+                "to 100). The default is the paper's for 256 images per step."
+            )
         ),
     ] = 0.03
     weight_decay: WeightDecay = 0.0001

@@ -1,6 +1,6 @@
-"""What the configurations of several methods have in common. Bases are listed with the general ones last.
+"""Fields and base classes that the configurations of several methods share.
 
-The fields of the last base come first in forms.
+A configuration lists its most general base last, because forms show the fields of the last base first.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from pydantic import AfterValidator, Field
 from data.types import Frozen
 
 BACKBONES: dict[str, str] = {
-    "smallconv": "three to four residual stages of our own, for minutes on a CPU",
+    "smallconv": "our own small ResNet of three to four stages, which trains in minutes on a CPU",
     "alexnet": "AlexNet in one tower (Krizhevsky 2014)",
     "vgg16": "VGG-16 without batch norm",
     "vgg16_bn": "VGG-16 with batch norm",
-    "resnet18": "ResNet of 18 layers",
-    "resnet34": "ResNet of 34 layers",
-    "resnet50": "ResNet of 50 layers",
-    "resnet101": "ResNet of 101 layers",
-    "resnet152": "ResNet of 152 layers",
-    "resnet50_sk": "ResNet of 50 layers with selective kernels, as in SimCLRv2",
-    "resnet101_sk": "the same of 101 layers",
-    "resnet152_sk": "the same of 152 layers",
+    "resnet18": "ResNet with 18 layers",
+    "resnet34": "ResNet with 34 layers",
+    "resnet50": "ResNet with 50 layers",
+    "resnet101": "ResNet with 101 layers",
+    "resnet152": "ResNet with 152 layers",
+    "resnet50_sk": "ResNet with 50 layers and selective kernels, as in SimCLRv2",
+    "resnet101_sk": "ResNet with 101 layers and selective kernels",
+    "resnet152_sk": "ResNet with 152 layers and selective kernels",
     "mobilenet_v3": "MobileNetV3-Large",
-    "vit_tiny": "vision transformer, 192 features; patches of 2 to 16 px, by the size of the images",
-    "vit_small": "vision transformer, 384 features; patches of 2 to 16 px, by the size of the images",
-    "reactnet": "ReActNet-A, 1-bit weights and activations (Liu et al. 2020)",
+    "vit_tiny": "vision transformer with 192 features; patches of 2 to 16 px, depending on the image size",
+    "vit_small": "vision transformer with 384 features; patches of 2 to 16 px, depending on the image size",
+    "reactnet": "ReActNet-A with 1-bit weights and activations (Liu et al. 2020)",
 }
-"""Backbones by name, with a line that tells people what they are; `models.backbones` makes them."""
+"""Backbones by name, each with a line of description for users. `models.backbones` builds them."""
 
 TIMM = "timm:"
-"""Before the name of a network of the package timm, an optional extra."""
+"""Prefix for networks of the package timm, which is an optional extra."""
 
 
 def _known(name: str) -> str:
@@ -47,14 +47,16 @@ def _known(name: str) -> str:
 
 
 Backbone = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(BACKBONES)})]
-"""A drop-down in the forms; the command line and YAML may give `timm:NAME` too."""
+"""Forms show a drop-down of `BACKBONES`. The command line and YAML also accept `timm:NAME`."""
 OptimizerName = Literal["sgd", "lars", "adamw", "muon"]
 
 
 CropMin = Annotated[
     float,
     Field(
-        ge=0.01, le=1, description="Smallest area of a random crop, as a share of the image (0.01 to 1; 1 = no crop)."
+        ge=0.01,
+        le=1,
+        description="Smallest area of a random crop, as a share of the image (0.01 to 1; 1 = no crop).",
     ),
 ]
 Jitter = Annotated[
@@ -62,63 +64,109 @@ Jitter = Annotated[
     Field(
         ge=0,
         le=1,
-        description="Strength s of colour jitter: brightness, contrast, saturation 0.8 s, hue 0.2 s (0 to 1).",
+        description=(
+            "Strength s of colour jitter (0 to 1): 0.8 s for "
+            "brightness, contrast and saturation, 0.2 s for hue."
+        ),
     ),
 ]
-Grey = Annotated[float, Field(ge=0, le=1, description="Probability of dropping colour (0 to 1).")]
-Blur = Annotated[float, Field(ge=0, le=1, description="Probability of Gaussian blur, sigma 0.1 to 2 px (0 to 1).")]
+Grey = Annotated[float, Field(ge=0, le=1, description="Probability of making a view grey (0 to 1).")]
+Blur = Annotated[
+    float, Field(ge=0, le=1, description="Probability of Gaussian blur with a sigma of 0.1 to 2 px (0 to 1).")
+]
 SmallCropCount = Annotated[
-    int, Field(ge=0, le=32, description="Small crops an image, besides the two large ones (0 to 32).")
+    int,
+    Field(
+        ge=0,
+        le=32,
+        description="Number of small crops per image, in addition to the two large ones (0 to 32).",
+    ),
 ]
 SmallCropMax = Annotated[
-    float, Field(ge=0.01, le=1, description="Largest area of a small crop, as a share of the image (0.01 to 1).")
+    float,
+    Field(ge=0.01, le=1, description="Largest area of a small crop, as a share of the image (0.01 to 1)."),
 ]
 SmallBlur = Annotated[
     float | None,
     Field(
         ge=0,
         le=1,
-        description="Probability of Gaussian blur of a small crop (0 to 1); empty: as of the first large one.",
+        description=(
+            "Probability of Gaussian blur of a small crop (0 to "
+            "1); empty: the same as for the first large crop."
+        ),
     ),
 ]
 MomentumFinal = Annotated[
-    float, Field(ge=0, le=1, description="The same at the end (0 to 1), reached along half a cosine.")
+    float, Field(ge=0, le=1, description="Final momentum (0 to 1), reached along half a cosine.")
 ]
 TeacherNorm = Annotated[
     Literal["batch", "split", "momentum"],
     Field(
-        description="Batch norm of the teacher: statistics of the batch, of shuffled groups of it (as on several GPUs), or MomentumBN's moving ones with the lazy update."
+        description=(
+            "Batch-norm statistics of the teacher: batch uses the whole batch, split uses each of "
+            "norm_groups groups of it (as on several GPUs), momentum uses MomentumBN's moving statistics."
+        )
     ),
 ]
 Optimizer = Annotated[
     OptimizerName,
-    Field(description="sgd (Nesterov momentum 0.9), lars (large batches), adamw, or muon (short trainings)."),
+    Field(
+        description=(
+            "sgd (Nesterov momentum 0.9), lars (for large batches), adamw, or muon (for short trainings)."
+        )
+    ),
 ]
 LearningRate = Annotated[
     float,
     Field(
-        gt=0, le=100, description="Peak learning rate, after warm-up (above 0, up to 100). Not rescaled by batch size."
+        gt=0,
+        le=100,
+        description=(
+            "Peak learning rate, reached after the warm-up (above "
+            "0, up to 100). It is not scaled with the batch size."
+        ),
     ),
 ]
-WeightDecay = Annotated[float, Field(ge=0, le=1, description="Weight decay, not on biases and norms (0 to 1).")]
-Warmup = Annotated[float, Field(ge=0, lt=1, description="Share of the steps with linearly rising rate (0 to below 1).")]
+WeightDecay = Annotated[
+    float, Field(ge=0, le=1, description="Weight decay (0 to 1). Biases and norms have none.")
+]
+Warmup = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=1,
+        description="Share of the steps during which the learning rate rises linearly (0 to below 1).",
+    ),
+]
 Schedule = Annotated[
     Literal["cosine", "linear", "constant"],
-    Field(description="How the rate goes on after the warm-up: half a cosine or a line to 0, or as it is."),
+    Field(
+        description=(
+            "Learning rate after the warm-up: it falls to 0 along half a cosine or a line, or stays constant."
+        )
+    ),
 ]
-Epochs = Annotated[int, Field(ge=1, le=100_000, description="Passes over train and unlabelled images (1 to 100000).")]
-BatchSize = Annotated[int, Field(ge=2, le=65_536, description="Images a step (2 to 65536).")]
-"""Fields that several methods have, each with a default of its own: limits and words have one home."""
+Epochs = Annotated[
+    int,
+    Field(
+        ge=1, le=100_000, description="Number of passes over the train and unlabelled images (1 to 100000)."
+    ),
+]
+BatchSize = Annotated[int, Field(ge=2, le=65_536, description="Images per step (2 to 65536).")]
+"""Limits and descriptions of fields that several methods have. Each method sets its own default."""
 
 
 class Views(Frozen):
-    """How an image becomes a random view. Zero switches a part off."""
+    """Random augmentations that turn an image into a view. A probability or strength of 0 turns one off."""
 
     view_size: int | None = Field(
         None,
         ge=8,
         le=1024,
-        description="Side of the views, px (8 to 1024); empty: data.image_size. Smaller ones train faster.",
+        description=(
+            "Side of the views in px (8 to 1024); empty: data.image_size. Smaller views train faster."
+        ),
     )
     crop_min: CropMin = 0.08
     crop_max: float = Field(
@@ -127,58 +175,87 @@ class Views(Frozen):
     flip: float = Field(
         0.5, ge=0, le=1, description="Probability of a left-right flip (0 to 1). 0 for digits and text."
     )
-    rotate: float = Field(0.0, ge=0, le=180, description="Largest random rotation, in degrees either way (0 to 180).")
-    shear: float = Field(0.0, ge=0, le=60, description="Largest random shear, in degrees either way (0 to 60).")
+    rotate: float = Field(
+        0.0, ge=0, le=180, description="Largest random rotation, in degrees either way (0 to 180)."
+    )
+    shear: float = Field(
+        0.0, ge=0, le=60, description="Largest random shear, in degrees either way (0 to 60)."
+    )
     shift: float = Field(
         0.0,
         ge=0,
         le=0.5,
-        description="Largest random shift along each axis, as a share of the side (0 to 0.5); what comes in is black.",
+        description=(
+            "Largest random shift along each axis, as a share "
+            "of the side (0 to 0.5). Uncovered areas are black."
+        ),
     )
     zoom: float = Field(
-        1.0, ge=1, le=4, description="Largest random zoom, in and out (1 to 4; 1 = none); what comes in is black."
+        1.0,
+        ge=1,
+        le=4,
+        description="Largest random zoom, in or out (1 to 4; 1 = none). Uncovered areas are black.",
     )
     stretch: float = Field(
-        1.0, ge=1, le=4, description="Largest random change of the ratio of width to height (1 to 4; 1 = none)."
+        1.0, ge=1, le=4, description="Largest random change of the aspect ratio (1 to 4; 1 = none)."
     )
     jitter: Jitter = 0.5
     jitter_probability: float = Field(0.8, ge=0, le=1, description="Probability of colour jitter (0 to 1).")
     grey: Grey = 0.2
     blur: Blur = 0.0
     solarize: float = Field(
-        0.0, ge=0, le=1, description="Probability of inverting all values of 0.5 and above (0 to 1)."
+        0.0, ge=0, le=1, description="Probability of inverting all pixel values of 0.5 and above (0 to 1)."
     )
     noise: float = Field(
-        0.0, ge=0, le=1, description="Standard deviation of Gaussian noise on each value, which lie in 0 to 1 (0 to 1)."
+        0.0,
+        ge=0,
+        le=1,
+        description=(
+            "Standard deviation of Gaussian noise on each pixel "
+            "value (0 to 1). Pixel values are between 0 and 1."
+        ),
     )
 
 
 class AsymmetricViews(Views):
-    """Two views drawn differently, as in BYOL: the second is rarely blurred and sometimes solarised."""
+    """Two views with different augmentations, as in BYOL.
+
+    By default, the second view is rarely blurred and sometimes solarised.
+    """
 
     blur: Annotated[Blur, Field(description="Probability of Gaussian blur of the first view (0 to 1).")] = 1.0
     solarize: float = Field(
-        0.0, ge=0, le=1, description="Probability of inverting values of 0.5 and above in the first view (0 to 1)."
+        0.0,
+        ge=0,
+        le=1,
+        description="Probability of inverting all pixel values of 0.5 and above in the first view (0 to 1).",
     )
-    second_blur: float = Field(0.1, ge=0, le=1, description="Probability of blur of the second view (0 to 1).")
-    second_solarize: float = Field(0.2, ge=0, le=1, description="The same of solarising the second view (0 to 1).")
+    second_blur: float = Field(
+        0.1, ge=0, le=1, description="Probability of Gaussian blur of the second view (0 to 1)."
+    )
+    second_solarize: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Probability of inverting all pixel values of 0.5 and above in the second view (0 to 1).",
+    )
 
     @property
     def second(self) -> Views:
-        """How the second view is drawn."""
+        """The augmentations of the second view."""
         shared = self.model_dump(include=set(Views.model_fields))
         return Views(**shared | {"blur": self.second_blur, "solarize": self.second_solarize})
 
 
 class SmallCrops(Frozen):
-    """Multi-crop (SwAV, section 3.3): besides the two views of usual size, small ones of small parts."""
+    """Multi-crop (SwAV, section 3.3): further small views that show small parts of the image."""
 
     small_crops: SmallCropCount = 6
     small_size: int | None = Field(
         None,
         ge=8,
         le=1024,
-        description="Side of a small crop, px (8 to 1024); empty: 3/7 of a large one's (96 of 224).",
+        description="Side of a small crop in px (8 to 1024); empty: 3/7 of a large crop's side (96 of 224).",
     )
     small_crop_min: float = Field(
         0.05, ge=0.01, le=1, description="Smallest area of a small crop, as a share of the image (0.01 to 1)."
@@ -188,22 +265,32 @@ class SmallCrops(Frozen):
 
 
 class MomentumTeacher(Frozen):
-    """A second network that follows the first as an exponential moving average of its weights."""
+    """A teacher network whose weights are an exponential moving average of the student's."""
 
     momentum: float = Field(
-        0.99, ge=0, le=1, description="Weight of the teacher's old weights in its moving average, at first (0 to 1)."
+        0.99,
+        ge=0,
+        le=1,
+        description=(
+            "Initial momentum, the weight of the teacher's old weights in its moving average (0 to 1)."
+        ),
     )
     momentum_final: MomentumFinal = 1.0
     teacher_norm: TeacherNorm = "batch"
     lazy_update: bool = Field(
         True,
-        description="MomentumBN writes its statistics once an iteration, for all views; false: at every view, as an ordinary moving average.",
+        description=(
+            "Whether MomentumBN updates its statistics once per step for all views "
+            "(true) or after every view, like an ordinary moving average (false)."
+        ),
     )
-    norm_groups: int = Field(8, ge=1, le=1024, description="Groups of the batch for split batch norm (1 to 1024).")
+    norm_groups: int = Field(
+        8, ge=1, le=1024, description="Number of groups of the batch for split batch norm (1 to 1024)."
+    )
 
 
 class Optimization(Frozen):
-    """How weights move."""
+    """The optimizer and its learning rate."""
 
     optimizer: Optimizer = "sgd"
     learning_rate: LearningRate = 0.1
@@ -213,52 +300,62 @@ class Optimization(Frozen):
 
 
 class Pretext(Frozen):
-    """What every pretext method has: a name, by which configurations are told apart."""
+    """Base class of the configurations of all pretext methods. Their names tell them apart."""
 
     method: str
 
 
 class Teacher(Pretext):
-    """What every pretext method has that trains a network.
+    """Base class of the configurations of pretext methods that train a network.
 
     Attributes:
-        trainer: `module:class` of the `Method` that this configures; called with (config, image_size, seed).
-        codes: whether the method labels images itself, which transfer may learn from instead of clusters.
+        trainer: `module:class` of the `Method` that this configures, called with (config, image_size, seed).
+        codes: whether the method labels the images itself. Transfer can then learn these labels instead of
+            clusters.
     """
 
     trainer: ClassVar[str]
     codes: ClassVar[bool] = False
 
     backbone: Backbone = Field("smallconv", description="Teacher network.")
-    width: float = Field(1.0, gt=0, le=8, description="Multiplies the backbone's channels (above 0, up to 8).")
+    width: float = Field(
+        1.0, gt=0, le=8, description="Factor on the number of channels of the backbone (above 0, up to 8)."
+    )
     epochs: Epochs = 100
     batch_size: BatchSize = 256
     stop_on_collapse: bool = Field(
-        False, description="Stop where all outputs have become alike; else it is only said, in the log and the report."
+        False,
+        description=(
+            "Stop training if all outputs have become alike. "
+            "Otherwise the log and the report only warn of it."
+        ),
     )
 
 
 class Descriptor(Pretext):
-    """What every pretext method has that trains nothing and makes features of an image's pixels: HOG.
+    """Base class of the configurations of pretext methods that need no training, such as HOG.
 
     Attributes:
-        descriptor: `module:function`, called with (images (B, S, S, 3) uint8 tensor, S = data.image_size; this
-            configuration) -> (B, D) float32 on the same device. A row depends on its image alone.
+        descriptor: `module:function` of the form (images, config) -> features. `images` is a uint8 tensor of
+            shape (B, S, S, 3) with S = data.image_size, `config` is this configuration, and `features` is a
+            float32 tensor of shape (B, D) on the same device. Each row depends only on its own image.
     """
 
     descriptor: ClassVar[str]
 
 
 class Transfer(Frozen):
-    """What every transfer method has.
+    """Base class of the configurations of all transfer methods.
 
     Attributes:
-        trainer: `module:class` of the `Method` that this configures; called with (config, network) where the student
-            learns labels: `network` then has a classifier of them; with (config, network, teacher, seed=...) where it
-            learns from the teacher: `network` then has none, and `teacher` is frozen, on the device, in evaluation mode.
+        trainer: `module:class` of the `Method` that this configures. If the student learns labels, it is
+            called with (config, network), and `network` has a classifier for the labels. If the student
+            learns from the teacher, it is called with (config, network, teacher, seed=...). Then `network`
+            has no classifier, and `teacher` is frozen, on the device and in evaluation mode.
         reads: what the student learns from: `assignments`, or the `teacher` itself.
-        phases: names of the trainings that this consists of, one stage each; each goes on with the network that the one
-            before has published. With more than one, the trainer is also told its `phase` (by that keyword).
+        phases: names of the method's trainings. Each is a stage and continues with the network that the
+            previous one published. If there is more than one, the trainer also gets the keyword argument
+            `phase`.
     """
 
     trainer: ClassVar[str]
@@ -266,10 +363,12 @@ class Transfer(Frozen):
     phases: ClassVar[tuple[str, ...]] = ("transfer",)
 
     method: str
-    epochs: Annotated[Epochs, Field(description="Passes: each draws as many images as there are (1 to 100000).")] = 100
+    epochs: Annotated[
+        Epochs, Field(description="Epochs (1 to 100000). Each epoch draws as many images as there are.")
+    ] = 100
     batch_size: BatchSize = 256
 
     @property
     def learns_from(self) -> Literal["assignments", "codes", "teacher"]:
-        """What the student learns from in this configuration: `reads`, unless it leaves a choice."""
+        """What the student learns from in this configuration. Methods that offer a choice override this."""
         return self.reads

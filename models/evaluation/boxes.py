@@ -1,7 +1,7 @@
 """Average precision of object detection and of multi-label classification, as PASCAL VOC and COCO define it.
 
-Boxes are (n, 4) float px: left, top, right, bottom, the last two exclusive, so that VOC's inclusive pixels give the same
-overlaps. Objects marked difficult are neither to be found nor wrong to be found.
+Boxes are (n, 4) float px: left, top, right, bottom. The last two are exclusive, so that VOC's inclusive
+pixels give the same overlaps. Objects marked difficult need not be found, and finding one is not an error.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Floats = NDArray[np.float64]
 COCO_OVERLAPS = np.linspace(0.5, 0.95, 10)
 COCO_POINTS = np.linspace(0.0, 1.0, 101)
 VOC07_POINTS = np.linspace(0.0, 1.0, 11) - 1e-12
-"""Recalls. VOC's are reached where recall equals them; COCO's own code leaves that to rounding, as is done here."""
+"""Recalls of VOC07. A recall equal to one counts as reached. For COCO, rounding decides, as in its code."""
 COCO_MOST = 100
-"""Detections an image that COCO counts."""
+"""Number of detections per image that COCO counts."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a detector found in an image: n boxes with class and confidence."""
+    """What a detector found in an image: n boxes with classes and confidences."""
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -33,7 +33,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is in an image: n boxes with class, some of them difficult."""
+    """The objects in an image: n boxes with classes, some of them difficult."""
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -53,22 +53,29 @@ def overlap(a: NDArray[np.float32], b: NDArray[np.float32]) -> Floats:
 
 
 def voc_average_precision(
-    found: Sequence[Found], truth: Sequence[Truth], classes: int, *, least: float = 0.5, points: Floats | None = None
+    found: Sequence[Found],
+    truth: Sequence[Truth],
+    classes: int,
+    *,
+    least: float = 0.5,
+    points: Floats | None = None,
 ) -> Floats:
     """PASCAL VOC's average precision of each class.
 
-    Detections of a class, over all images and by falling confidence, are right if the object that they overlap most,
-    by `least` or more, has not been found before; of a difficult object they count for nothing.
+    A class's detections of all images are judged by falling confidence. A detection is right if it overlaps
+    an object by at least `least`, and if that object, the one it overlaps most, was not found before.
+    Detections of difficult objects don't count.
 
     Args:
-        found: an item per image.
-        truth: an item per image, in the same order.
+        found: one item per image.
+        truth: one item per image, in the same order.
         classes: C.
-        least: overlap.
-        points: recalls at which precision is averaged, `VOC07_POINTS`; None: the area under the curve, as from 2010 on.
+        least: smallest overlap of a right detection.
+        points: recalls at which precision is averaged, such as `VOC07_POINTS`; None: the area under the
+            curve, as VOC defines it from 2010 on.
 
     Returns:
-        (C,); nan for a class without an object that counts.
+        (C,), nan for a class without an object that counts.
     """
     result = np.full(classes, np.nan)
     for c in range(classes):
@@ -90,24 +97,27 @@ def voc_average_precision(
             scores += seen.scores[mine][order].tolist()
         if wanted:
             counted = np.array(counts, bool)
-            result[c] = _average_precision(np.array(scores)[counted], np.array(right, bool)[counted], wanted, points)
+            result[c] = _average_precision(
+                np.array(scores)[counted], np.array(right, bool)[counted], wanted, points
+            )
     return result
 
 
 def coco_average_precision(found: Sequence[Found], truth: Sequence[Truth], classes: int) -> Floats:
     """COCO's average precision of each class at overlaps from 0.5 to 0.95, over 101 recalls.
 
-    In an image each detection, by falling confidence, takes the object not yet taken that it overlaps most; at most the
-    100 most confident of a class count. Difficult objects are ignored as COCO ignores objects outside of a range of areas.
+    In an image, the detections of a class are judged by falling confidence, at most the 100 most confident
+    ones. Each takes the object that it overlaps most, of those not yet taken. Difficult objects are ignored
+    in the way in which COCO ignores objects outside a range of areas.
 
     Returns:
-        (10, C); nan for a class without an object that counts.
+        (10, C), nan for a class without an object that counts.
     """
     result = np.full((len(COCO_OVERLAPS), classes), np.nan)
     for c in range(classes):
         wanted = 0
         scores: list[Floats] = []
-        right: list[NDArray[np.bool_]] = []  # (10, n) an image
+        right: list[NDArray[np.bool_]] = []  # (10, n) for each image
         counts: list[NDArray[np.bool_]] = []
         for seen, there in zip(found, truth, strict=True):
             own, mine = there.labels == c, seen.labels == c
@@ -119,20 +129,26 @@ def coco_average_precision(found: Sequence[Found], truth: Sequence[Truth], class
             right.append(np.stack([hit for hit, _ in matched]))
             counts.append(np.stack([counted for _, counted in matched]))
         if wanted:
-            of_all, hits, counted = np.concatenate(scores), np.concatenate(right, 1), np.concatenate(counts, 1)
+            of_all, hits, counted = (
+                np.concatenate(scores),
+                np.concatenate(right, 1),
+                np.concatenate(counts, 1),
+            )
             for i in range(len(COCO_OVERLAPS)):
                 kept = counted[i]
                 result[i, c] = _average_precision(of_all[kept], hits[i][kept], wanted, COCO_POINTS)
     return result
 
 
-def _matches(overlaps: Floats, difficult: NDArray[np.bool_], least: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:  # fmt: skip
-    """(n, m) overlaps of an image's detections with its objects -> which are right, and which count."""
+def _matches(
+    overlaps: Floats, difficult: NDArray[np.bool_], least: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(n, m) overlaps of detections and objects in an image -> which detections are right, which count."""
     n, m = overlaps.shape
     right, counts, taken = np.zeros(n, bool), np.ones(n, bool), np.zeros(m, bool)
     for i in range(n):
         free = (overlaps[i] >= min(least, 1 - 1e-10)) & ~taken
-        for kind in (~difficult, difficult):  # an object that counts goes before one that doesn't
+        for kind in (~difficult, difficult):  # objects that count come before difficult ones
             able = free & kind
             if able.any():
                 best = int(np.where(able, overlaps[i], -1).argmax())
@@ -145,15 +161,15 @@ def _matches(overlaps: Floats, difficult: NDArray[np.bool_], least: float) -> tu
 def multilabel_average_precision(
     scores: NDArray[np.float32], labels: NDArray[np.int64], *, points: Floats | None = None
 ) -> Floats:
-    """PASCAL VOC's average precision of classifying images, by class.
+    """PASCAL VOC's average precision of image classification, for each class.
 
     Args:
         scores: (N, C) confidences.
-        labels: (N, C) 1 present, 0 absent, -1 only as a difficult object: counts for nothing.
-        points: as of `voc_average_precision`.
+        labels: (N, C) 1 present, 0 absent, -1 only difficult objects, which don't count.
+        points: as for `voc_average_precision`.
 
     Returns:
-        (C,); nan for a class that no image has.
+        (C,), nan for a class that no image has.
     """
     result = np.full(scores.shape[1], np.nan)
     for c in range(scores.shape[1]):
@@ -167,7 +183,7 @@ def multilabel_average_precision(
 def _average_precision(
     scores: NDArray[np.floating], right: NDArray[np.bool_], wanted: int, points: Floats | None
 ) -> float:
-    """Of n answers by falling score, `wanted` right ones being there."""
+    """Average precision of n answers with given scores, if there are `wanted` right ones in all."""
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(right[order])
     recall = hits / wanted

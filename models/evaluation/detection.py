@@ -1,8 +1,9 @@
-"""Object detection with the layers that transfer gave: Faster R-CNN (Ren et al., arXiv 1506.01497), torchvision's.
+"""Object detection with transferred layers: torchvision's Faster R-CNN (Ren et al., arXiv 1506.01497).
 
-The backbone's last map goes to the region proposals and, pooled within each, to two new fully connected layers. All of it is
-trained, batch norms on their batches. Single-scale, or multi-scale in the sense of Fast R-CNN (Girshick 2015, section 2.3): a
-scale drawn for each step, and in the test the detections at all scales put together.
+The backbone's last map feeds the region proposals. Pooled within each proposal, it feeds two new fully
+connected layers. Everything is trained, and batch norms use the statistics of their batches. Training is
+single-scale, or multi-scale as in Fast R-CNN (Girshick 2015, section 2.3): a scale is drawn for each step,
+and the test merges the detections at all scales.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from models.optim import make_optimizer
 
 RATIOS = (0.5, 1.0, 2.0)
 OVERLAP = 0.5
-"""From which on two detections of a class are one."""
+"""Overlap from which on two detections of a class count as the same."""
 MOST = 100
-"""Detections an image."""
+"""Maximum number of detections per image."""
 
 
 class DetectionMethod(Method):
@@ -41,11 +42,11 @@ class DetectionMethod(Method):
 
     Args:
         config: the training's parameters.
-        network: whose convolutional layers are used, and trained on.
-        truths: of the training images, by their index.
+        network: the network whose convolutional layers are used and trained further.
+        truths: objects of the training images, by index.
         extents: index -> (height, width) of an image within its square, px.
         classes: C; labels are 0 to C - 1.
-        seed: of the new layers' weights.
+        seed: for the new layers' weights.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class DetectionMethod(Method):
         self.detector.transform = _Padded(1, 1, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Images at one of the scales, half of them mirrored, with their boxes: `batch.views` is (images, targets)."""
+        """Scale images, mirror half of them, and move their boxes: `batch.views` is (images, targets)."""
         flips = draws.uniform("flip", 1)[:, 0] < 0.5
         scale = self.config.scales[int(draws.uniform("scale", 1)[0, 0] * len(self.config.scales))]
         images, targets = [], []
@@ -90,7 +91,9 @@ class DetectionMethod(Method):
             boxes = torch.from_numpy(truth.boxes[kept] * factors)
             if flip:
                 x = x.flip(2)
-                boxes = torch.stack([x.shape[2] - boxes[:, 2], boxes[:, 1], x.shape[2] - boxes[:, 0], boxes[:, 3]], 1)
+                boxes = torch.stack(
+                    [x.shape[2] - boxes[:, 2], boxes[:, 1], x.shape[2] - boxes[:, 0], boxes[:, 3]], 1
+                )
             labels = torch.from_numpy(truth.labels[kept] + 1)
             images.append(x)
             targets.append({"boxes": boxes.to(x.device), "labels": labels.to(x.device)})
@@ -98,46 +101,51 @@ class DetectionMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Objectness and place of the proposals, class and place of the detections, with equal weight."""
+        """Objectness and position of proposals, class and position of detections, weighted equally."""
         terms: dict[str, Tensor] = self.detector(*batch.views)
         names = {name: name.removeprefix("loss_") for name in terms}
         return Loss(
-            torch.stack(list(terms.values())).sum(), {names[name]: value.detach() for name, value in terms.items()}
+            torch.stack(list(terms.values())).sum(),
+            {names[name]: value.detach() for name, value in terms.items()},
         )
 
     @torch.no_grad()
     def detect(self, pixels: Tensor, extents: Sequence[tuple[int, int]]) -> list[Found]:
-        """What is in some images, in px of the squares they are in.
+        """Find the objects in some images. Boxes are in px of the squares that hold the images.
 
         Args:
             pixels: (B, L, L, 3) uint8, on the detector's device.
-            extents: (height, width) of each.
+            extents: (height, width) of each image.
         """
         self.eval()
         found: list[list[dict[str, Tensor]]] = [[] for _ in extents]
         for scale in self.config.scales:
             scaled = [_scaled(p[:h, :w], scale) for p, (h, w) in zip(pixels, extents, strict=True)]
-            for own, result, (_, factors) in zip(found, self.detector([x for x, _ in scaled]), scaled, strict=True):
+            for own, result, (_, factors) in zip(
+                found, self.detector([x for x, _ in scaled]), scaled, strict=True
+            ):
                 own.append(result | {"boxes": result["boxes"] / torch.from_numpy(factors).to(pixels.device)})
         return [_together(own) for own in found]
 
     def collapsed(self, means: Mapping[str, float]) -> None:
-        """Detections are not embeddings."""
+        """No check, because detections are not embeddings."""
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for all of it."""
+        """One optimizer for all parameters."""
         return {"main": make_optimizer(self.config, list(self.detector.parameters()))}
 
 
 class _Padded(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
-    """Images come as they are to be seen, and the network knows its own mean: here they only get a common size."""
+    """Only brings images to a common size: they are already scaled, and the network knows its own mean."""
 
-    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
         return image, target
 
 
 class _Maps(nn.Module):
-    """A network's last map, as torchvision's detectors take a backbone."""
+    """A network's last map, in the form that torchvision's detectors expect from a backbone."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -149,7 +157,7 @@ class _Maps(nn.Module):
 
 
 def _scaled(pixels: Tensor, scale: float) -> tuple[Tensor, NDArray[np.float32]]:
-    """(h, w, 3) uint8 -> (3, h', w') float32 in [0, 1], and what to multiply boxes with, (4,)."""
+    """(h, w, 3) uint8 -> (3, h', w') float32 in [0, 1], and (4,) factors for the boxes."""
     x = pixels.permute(2, 0, 1).float() / 255
     if scale != 1:
         size = [max(1, round(side * scale)) for side in x.shape[1:]]
@@ -159,8 +167,10 @@ def _scaled(pixels: Tensor, scale: float) -> tuple[Tensor, NDArray[np.float32]]:
 
 
 def _together(found: list[dict[str, Tensor]]) -> Found:
-    """Detections at several scales as one, each object once."""
-    boxes, labels, scores = (torch.cat([each[name] for each in found]) for name in ("boxes", "labels", "scores"))
+    """Merge the detections at several scales, so that each object appears once."""
+    boxes, labels, scores = (
+        torch.cat([each[name] for each in found]) for name in ("boxes", "labels", "scores")
+    )
     kept = batched_nms(boxes, scores, labels, OVERLAP)[:MOST] if len(found) > 1 else torch.arange(len(boxes))
     arrays: list[Any] = [x[kept].cpu().numpy() for x in (boxes, labels - 1, scores)]
     return Found(*arrays)

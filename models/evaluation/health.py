@@ -1,4 +1,4 @@
-"""The state of features, without labels: the dimensions they use, how evenly they fill the sphere, how still they keep."""
+"""Health of features, without labels: rank, spread over the sphere, stability between views."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from data.errors import ArtifactError
 
 _ROWS = 4096
 _EVEN = 4096
-"""Images, at most, between all of which uniformity is measured."""
+"""Maximum number of images for uniformity, which compares all pairs."""
 
 
 def health(x: NDArray[np.float32]) -> dict[str, float]:
@@ -20,11 +20,11 @@ def health(x: NDArray[np.float32]) -> dict[str, float]:
         x: (N, D) float, N >= 2.
 
     Returns:
-        `spread`, 0 to about 1, and `effective_rank`, 1 to min(N, D): those of models/collapse.py over all images,
-        in numpy, since faiss's process has no torch.
+        `spread`, 0 to about 1, and `effective_rank`, 1 to min(N, D). They are the measures of
+        models/collapse.py over all images, but in numpy, because the process that runs faiss has no torch.
 
     Raises:
-        ArtifactError: fewer than two vectors, or values that are not finite.
+        ArtifactError: there are fewer than two vectors, or some values are not finite.
     """
     n, d = x.shape
     if n < 2:
@@ -41,7 +41,7 @@ def health(x: NDArray[np.float32]) -> dict[str, float]:
         squares += np.square(unit).sum(axis=0)
     variance = np.maximum(squares / n - np.square(total / n), 0)
     singular = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
-    # Singular values come out of the Gram matrix with an error of about 1e-8 of the largest.
+    # Singular values computed from the Gram matrix have an error of about 1e-8 of the largest one.
     share = singular[singular > 1e-7 * singular[-1]] / max(singular.sum(), np.finfo(np.float64).tiny)
     return {
         "spread": float(np.sqrt(variance).mean() * np.sqrt(d)),
@@ -53,14 +53,15 @@ def uniformity(x: NDArray[np.float32], t: float = 2.0) -> float:
     """Log of the mean of exp(-t ‖z_i - z_j‖²) over pairs of unit vectors (Wang and Isola 2020, eq. 4).
 
     Args:
-        x: (N, D) float, N >= 2; scaled to unit rows here. Of more than 4096 rows as many are drawn, always the same.
+        x: (N, D) float, N >= 2. It is scaled to unit rows here. If N is above 4096, a fixed selection of 4096
+            rows is used.
         t: above 0; 2 in the paper.
 
     Returns:
-        0 where all are alike, down to about -2 t (1 - 1 / D) where they fill the sphere evenly.
+        0 if all vectors are equal, down to about -2 t (1 - 1 / D) if they fill the sphere evenly.
 
     Raises:
-        ArtifactError: fewer than two vectors.
+        ArtifactError: there are fewer than two vectors.
     """
     if len(x) < 2:
         raise ArtifactError(f"uniformity of features: needs two vectors or more, got {len(x)}")
@@ -70,18 +71,18 @@ def uniformity(x: NDArray[np.float32], t: float = 2.0) -> float:
     for start in range(0, len(z), 512):
         block = z[start : start + 512]
         total += float(np.exp(-t * np.maximum(0, 2 - 2 * block @ z.T)).sum())
-    return float(np.log((total - len(z)) / (len(z) * (len(z) - 1))))  # an image and itself are no pair
+    return float(np.log((total - len(z)) / (len(z) * (len(z) - 1))))  # an image and itself are not a pair
 
 
 def alignment(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
     """Mean of ‖z_i - z'_i‖² over two views of each image, unit vectors (Wang and Isola 2020, eq. 3, alpha 2).
 
     Args:
-        x: (N, D) float, features of a view of each image.
-        y: (N, D) float, of another.
+        x: (N, D) float, features of one view of each image.
+        y: (N, D) float, features of another view.
 
     Returns:
-        0 where both views are always alike, 2 where they have nothing in common.
+        0 if both views are always equal, 2 if they have nothing in common.
     """
     return float(np.square(_unit(x) - _unit(y)).sum(axis=1).mean())
 

@@ -1,7 +1,7 @@
-"""Weighted k-nearest-neighbour classification of frozen features (Wu et al. 2018, section 3.4; DINO's protocol).
+"""Weighted k-nearest-neighbour classification of features (Wu et al. 2018, section 3.4; DINO's protocol).
 
-A query's score for class c is the sum over its k most similar bank images j of [y_j = c] exp(s_j / T), s the cosine
-similarity.
+A query's score for class c is the sum of [y_j = c] exp(s_j / T) over its k most similar bank images j. Here s
+is the cosine similarity.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from data.errors import ArtifactError, DataError
 
 _SIMILARITIES = 2**24
-"""Similarities held at once, unless `chunk` says otherwise."""
+"""Number of similarities in memory at once, unless `chunk` says otherwise."""
 
 
 @torch.no_grad()
@@ -28,27 +28,29 @@ def knn_classes(
     classes: int | None = None,
     chunk: int | None = None,
 ) -> dict[tuple[int, float], Tensor]:
-    """The class of each query, for each k and temperature, from one pass.
+    """Find the class of each query, for each k and temperature, in one pass.
 
     Args:
-        bank: (N, D) features of the training images; scaled to unit rows here, as are the queries.
+        bank: (N, D) features of the training images. They are scaled to unit rows here, like the queries.
         bank_labels: (N,) int64, 0 to classes - 1.
         queries: (M, D) features, on the bank's device.
         ks: numbers of neighbours. Those above N are left out of the result.
         temperatures: values of T, each above 0.
         classes: number of classes; None: one more than the largest label of the bank.
-        chunk: queries compared at once; None: as many as fit a fixed memory. Doesn't change the result.
+        chunk: queries compared at once; None: as many as fit a fixed memory. The result doesn't depend on it.
 
     Returns:
-        (k, T) -> (M,) int64. Of equal scores the lower class wins.
+        (k, T) -> (M,) int64. Of classes with equal scores the lower one wins.
 
     Raises:
-        DataError: no query, or no k that the bank has images for.
+        DataError: there are no queries, or every k is above the number of bank images.
         ArtifactError: a feature is not finite.
     """
     ks = sorted({k for k in ks if k <= len(bank)})
     if not ks or not len(queries):
-        raise DataError(f"kNN needs queries and at least as many bank images as neighbours; the bank has {len(bank)}")
+        raise DataError(
+            f"kNN needs queries and at least as many bank images as neighbours; the bank has {len(bank)}"
+        )
     for name, x in (("bank", bank), ("queries", queries)):
         if not torch.isfinite(x).all():
             raise ArtifactError(f"kNN {name}: the features hold values that are not finite")
@@ -62,7 +64,8 @@ def knn_classes(
         s, neighbour = (queries[start : start + chunk] @ bank.T).topk(ks[-1], dim=1)
         label = bank_labels[neighbour]
         for T in temperatures:
-            # Relative to the nearest one, which no prediction depends on: exp(1 / T) overflows for a small T.
+            # Relative to the nearest one, because exp(1 / T) overflows for a small T. Predictions don't
+            # change.
             weight = ((s - s[:, :1]) / T).exp()
             score = weight.new_zeros(len(s), classes)
             used = 0

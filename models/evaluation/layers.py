@@ -1,8 +1,8 @@
-"""Linear probes of every layer at once (Zhang et al. 2016; the protocol of Noroozi et al. 2018, table 4).
+"""Linear probes of all layers at once (Zhang et al. 2016; the protocol of Noroozi et al. 2018, table 4).
 
-Each map is averaged down to about 9,000 values, standardised, and classified by softmax regression. All layers share the
-forward passes; of each, several learning rates are trained side by side and the best is chosen on a validation part. Test
-labels are looked at last.
+Each map is averaged down to about 9,000 values, standardised, and classified by softmax regression. All
+layers share the forward passes. For each layer, several learning rates are trained side by side, and a
+validation part chooses the best one. Test labels are used only at the end.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from models.evaluation.validation import held_back
 from models.network import Network
 
 VALUES = 9216
-"""Of a pooled map, at most: 6 x 6 x 256, as of AlexNet's conv5."""
+"""Maximum number of values in a pooled map: 6 x 6 x 256, as in AlexNet's conv5."""
 RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
-"""On vectors of about unit length these reach from slow to unstable."""
+"""Learning rates. For vectors of about unit length they range from slow to unstable."""
 VALIDATION = 0.1
-"""Share of each class by which the rate is chosen."""
+"""Share of each class that chooses the rate."""
 _BATCH = 256
 _CALIBRATION = 2048
-"""Images by which values are standardised."""
+"""Number of images from which means and deviations for standardising are computed."""
 _MOMENTUM = 0.9
 
 Index = NDArray[np.int64]
@@ -40,15 +40,15 @@ Read = Callable[[Index], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class LayerScore:
-    """A layer's probe.
+    """The result of a layer's probe.
 
     Attributes:
-        layer: its name.
+        layer: name of the layer.
         values: length of the pooled vector.
-        rate: the learning rate that was chosen.
-        validation: accuracy by which it was.
-        right: (M,) bool, which test images it is right about.
-        at_rates: each rate -> test accuracy with it, in [0, 1]; for looking at, nothing is chosen by it.
+        rate: the chosen learning rate.
+        validation: accuracy of that rate on the validation part.
+        right: (M,) bool, which test images are classified correctly.
+        at_rates: rate -> test accuracy in [0, 1]. For information only; it chooses nothing.
     """
 
     layer: str
@@ -60,7 +60,10 @@ class LayerScore:
 
 
 def pooled_map(x: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, C s²), s the largest side with C s² <= 9216, at least 1 and at most the map's."""
+    """(B, C, h, w) -> (B, C s²), with the largest side s with C s² <= 9216.
+
+    s is at least 1 and at most the side of the map.
+    """
     side = max(1, min(isqrt(VALUES // x.shape[1]), *x.shape[2:]))
     return F.adaptive_avg_pool2d(x.float(), side).flatten(1)
 
@@ -86,23 +89,24 @@ def layer_probes(
     """Probe each map of the backbone.
 
     Args:
-        network: left as it is, weights and statistics, to the bit.
+        network: its weights and statistics are not changed.
         read: index -> (B, S, S, 3) uint8.
-        train: index and label (N,) of labelled training images; a tenth of each class chooses the rates.
+        train: index and label (N,) of labelled training images. A tenth of each class chooses the rates.
         test: index and label (M,).
         classes: C.
-        size: side of what the network sees, px: the centre of each image.
+        size: side of the central square that the network sees of each image, px.
         epochs: over the training part.
-        rates: learning rates, tried side by side; half a cosine to 0.
-        standardise: bring each value to mean 0 and equal variance, vectors to about unit length; else as they are.
-        seed: of order and validation part.
+        rates: learning rates, tried side by side. Each falls to 0 along half a cosine.
+        standardise: whether to scale each value to mean 0 and equal variance, and vectors to about unit
+            length.
+        seed: for the order and the validation part.
         device: where to compute; None: where the network is.
-        autocast: forward passes in bf16.
-        report: steps done, and all.
-        interrupted: called each step; may raise.
+        autocast: whether forward passes run in bf16.
+        report: called with the number of steps done and the number of all steps.
+        interrupted: called in each step. It may raise.
 
     Raises:
-        DataError: fewer than two training images of a class, so that none can be set aside.
+        DataError: no class has ten training images, so none can be set aside.
     """
     device = device or next(network.parameters()).device
     mode = network.training
@@ -110,7 +114,10 @@ def layer_probes(
     index, labels = train
     held = held_back(labels.numpy(), VALIDATION, seed, "layers")
     if not held.any():
-        raise DataError("probes of layers: no class has the ten training images it takes to set one aside")
+        raise DataError(
+            "probes of layers: no class has ten training images, "
+            "which it takes to set one aside for choosing the rate"
+        )
     fit, chosen_by = np.flatnonzero(~held), np.flatnonzero(held)
 
     def maps(rows: Index) -> dict[str, Tensor]:
@@ -121,7 +128,8 @@ def layer_probes(
     some = fit[draws.permutation(draws.key(seed, "layers", "calibration"), len(fit))[:_CALIBRATION]]
     blocks = [maps(index[np.sort(some)[s : s + _BATCH]]) for s in range(0, len(some), _BATCH)]
     probes = {
-        name: _Probe(torch.cat([block[name] for block in blocks]), classes, rates, standardise) for name in blocks[0]
+        name: _Probe(torch.cat([block[name] for block in blocks]), classes, rates, standardise)
+        for name in blocks[0]
     }
     del blocks
     batch, per_epoch = min(_BATCH, len(fit)), max(1, len(fit) // _BATCH)
@@ -140,7 +148,9 @@ def layer_probes(
         for start in range(0, len(rows), _BATCH):
             interrupted()
             y = truth[start : start + _BATCH].to(device)
-            yield {name: probes[name].classes(x) == y for name, x in maps(rows[start : start + _BATCH]).items()}
+            yield {
+                name: probes[name].classes(x) == y for name, x in maps(rows[start : start + _BATCH]).items()
+            }
 
     judged = list(right(index[chosen_by], labels[chosen_by]))
     tested = list(right(test[0], test[1]))
@@ -156,7 +166,7 @@ def layer_probes(
 
 
 class _Probe:
-    """Softmax regressions of one layer, one a rate: momentum SGD, gradients written out."""
+    """Softmax regressions of one layer, one per rate: momentum SGD with explicit gradients."""
 
     def __init__(self, some: Tensor, classes: int, rates: Sequence[float], standardise: bool) -> None:
         self.values = some.shape[1]
@@ -164,8 +174,10 @@ class _Probe:
         self.standardise = standardise
         deviation = (some - self.mean).square().mean(dim=0).sqrt()
         known = deviation > 1e-5 * (1 + self.mean.abs())
-        # Of unit length on average, so that rates mean the same for every layer.
-        self.scale = torch.where(known, 1 / deviation.where(known, torch.ones_like(deviation)), 0) / self.values**0.5
+        # Vectors have unit length on average, so that rates mean the same for every layer.
+        self.scale = (
+            torch.where(known, 1 / deviation.where(known, torch.ones_like(deviation)), 0) / self.values**0.5
+        )
         self.rates = some.new_tensor(rates).view(-1, 1, 1)
         R = len(rates)
         self.weight, self.bias = some.new_zeros(R, self.values, classes), some.new_zeros(R, 1, classes)
@@ -175,13 +187,15 @@ class _Probe:
         return (x - self.mean) * self.scale if self.standardise else x
 
     def step(self, x: Tensor, y: Tensor, factor: float) -> None:
-        """One update of all on (B, values), (B,)."""
+        """Update all regressions on (B, values) inputs and (B,) labels."""
         x = self._placed(x)
         p = torch.baddbmm(self.bias, x.expand(len(self.rates), -1, -1), self.weight).softmax(dim=2)
         p[:, torch.arange(len(y), device=y.device), y] -= 1
         p /= len(y)
         gradients = (x.T.expand(len(self.rates), -1, -1) @ p, p.sum(dim=1, keepdim=True))
-        for parameter, velocity, gradient in zip((self.weight, self.bias), self.velocity, gradients, strict=True):
+        for parameter, velocity, gradient in zip(
+            (self.weight, self.bias), self.velocity, gradients, strict=True
+        ):
             velocity.mul_(_MOMENTUM).add_(gradient)
             parameter.sub_(self.rates * factor * velocity)
 

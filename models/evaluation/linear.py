@@ -1,7 +1,7 @@
 """Linear probe: multinomial logistic regression on frozen features.
 
-Minimises 1/N sum_i CE(x_i W + b, y_i) + strength / 2 ‖W‖² by full-batch L-BFGS, which has no learning rate to tune; in
-scikit-learn's terms, C = 1 / (N strength). The strength is chosen on a part of the training images.
+It minimises 1/N sum_i CE(x_i W + b, y_i) + strength / 2 ‖W‖² by full-batch L-BFGS, which has no learning rate
+to tune. In scikit-learn's terms, C = 1 / (N strength). A part of the training images chooses the strength.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from data.errors import ArtifactError, DataError
 from models.evaluation.validation import held_back
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-"""On standardised features, these reach from underfitting to hardly any penalty."""
+"""L2 penalties. On standardised features, they range from underfitting to hardly any penalty."""
 _LOGITS = 2**24
-"""Logits held at once."""
+"""Number of logits in memory at once."""
 _COARSE, _FINE = 3e-4, 5e-5
-"""Largest gradient at which a fit ends: when choosing the strength, and of what is reported.
+"""Largest gradient at which a fit ends: while choosing the strength, and for the reported probe.
 
-In the coordinates of `_fit`, where the curvature is about 1: a fit's objective is then within D C / 2 times its square.
+It is measured in the coordinates of `_fit`, where the curvature is about 1. So a fit's objective is within
+D C / 2 times the square of this.
 """
 
 
@@ -37,7 +38,7 @@ class LinearProbe:
     Attributes:
         accuracy: share of the test images classified as labelled.
         strength: the L2 penalty it was fitted with.
-        validation: strength -> accuracy on the validation part; empty if there was nothing to choose by.
+        validation: strength -> accuracy on the validation part; empty if nothing was chosen.
         weight: (D, C) float32, for features as given (not standardised).
         bias: (C,) float32.
         predicted: (M,) int64, the class of each test image.
@@ -63,25 +64,25 @@ def linear_probe(
     seed: int = 0,
     iterations: int = 200,
 ) -> LinearProbe:
-    """Choose the strength on a stratified part of train, refit on all of train, score on test.
+    """Choose the strength on a stratified part of train, refit on all of train, and score on test.
 
-    Features are standardised by train's mean and deviation, dimensions without any spread left at zero. Runs where the
-    tensors are; same bits on the same CPU.
+    Features are standardised by train's mean and deviation. Dimensions without any spread are set to zero.
+    The probe runs on the tensors' device. The same CPU gives the same bits.
 
     Args:
         train: (N, D) features.
         train_labels: (N,) int64, 0 to C - 1.
-        test: (M, D) features; looked at last.
+        test: (M, D) features, used only at the end.
         test_labels: (M,) int64.
         classes: C.
         strengths: penalties to choose from. Of equally good ones the strongest is taken.
-        validation: share of each class held back for choosing. Where that is not one image of any class, or there is
-            only one strength, nothing is chosen and the middle strength is used.
-        seed: of the validation part.
-        iterations: of L-BFGS per fit, at most.
+        validation: share of each class that is held back for choosing. If this is less than one image in
+            every class, or if there is only one strength, nothing is chosen and the middle strength is used.
+        seed: for the validation part.
+        iterations: maximum number of L-BFGS iterations per fit.
 
     Raises:
-        DataError: no images to train or test on, or a label out of range.
+        DataError: there are no images to train or test on, or a label is out of range.
         ArtifactError: a feature is not finite.
     """
     for name, x, y in (("train", train, train_labels), ("test", test, test_labels)):
@@ -97,7 +98,7 @@ def linear_probe(
     mean = x.mean(dim=0)
     x = x - mean
     deviation = x.square().mean(dim=0).sqrt()
-    # A constant dimension's deviation is rounding noise, at most some units in the last place of its mean.
+    # A constant dimension's deviation is rounding noise, at most a few units in the last place of its mean.
     spread = deviation > 1e-5 * mean.abs()
     scale = torch.where(spread, 1 / deviation.where(spread, torch.ones_like(deviation)), 0)
     x *= scale
@@ -113,8 +114,10 @@ def linear_probe(
     if held.any():
         fit_x, fit_y = x[~held], train_labels[~held]
         path: dict[float, Tensor] = {}
-        for s in ordered:  # each starts from the one before: a path from strong to weak
-            path[s] = _fit(fit_x, fit_y, classes, s, iterations, path[min(path)] if path else start, _COARSE, basis)
+        for s in ordered:  # from strong to weak: each fit starts from the one before
+            path[s] = _fit(
+                fit_x, fit_y, classes, s, iterations, path[min(path)] if path else start, _COARSE, basis
+            )
             scores[s] = _accuracy(x[held], train_labels[held], path[s][:-1], path[s][-1])
         strength = max(ordered, key=lambda s: scores[s])
         start = path[strength]
@@ -127,12 +130,22 @@ def linear_probe(
 
 
 def _fit(
-    x: Tensor, y: Tensor, classes: int, strength: float, iterations: int, start: Tensor, tolerance: float, basis: Basis
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    strength: float,
+    iterations: int,
+    start: Tensor,
+    tolerance: float,
+    basis: Basis,
 ) -> Tensor:
-    """(D + 1, C): weights, and the bias as the last row. The gradient is written out, so that logits come in chunks.
+    """Fit (D + 1, C): weights, and the bias as the last row.
 
-    L-BFGS runs on V with W = T V, where T T' is about the inverse of the objective's curvature at equal probabilities,
-    (C - 1) / C² X'X / N + strength I: with correlated features that takes a fraction of the iterations.
+    The gradient is computed explicitly, so that logits can be computed in chunks.
+
+    L-BFGS runs on V with W = T V. T T' is about the inverse of the objective's curvature at equal
+    probabilities, (C - 1) / C² X'X / N + strength I. With correlated features this takes a fraction of the
+    iterations.
     """
     values, vectors = basis
     curvature = (classes - 1) / classes**2

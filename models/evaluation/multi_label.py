@@ -1,4 +1,4 @@
-"""Which classes are in an image: fine-tuning with a sigmoid for each, as VOC07 classification is done (Krähenbühl 2016).
+"""Multi-label fine-tuning with a sigmoid per class, as for VOC07 classification (Krähenbühl 2016).
 
 Departures: docs/methods/downstream.md.
 """
@@ -25,8 +25,8 @@ class MultiLabelMethod(Method):
 
     Args:
         config: the method's parameters.
-        network: with a new classifier.
-        labels: index -> (C,) float32: 1 present, 0 absent, -1 only as a difficult object, which counts for nothing.
+        network: a network with a new classifier.
+        labels: index -> (C,) float32: 1 present, 0 absent, -1 only difficult objects, which don't count.
     """
 
     def __init__(self, config: MultiLabel, network: Network, labels: Mapping[int, Tensor]) -> None:
@@ -34,21 +34,23 @@ class MultiLabelMethod(Method):
         self.config, self.network, self._labels = config, network, labels
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views (B, 3, S, S) and labels (B, C)."""
+        """Make views (B, 3, S, S) and labels (B, C)."""
         x = random_view(batch.images, draws, "view", self.config, self.network.image_size)
         batch.views = x, torch.stack([self._labels[index] for index in batch.index.tolist()]).to(x.device)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Mean over the classes that count."""
+        """Mean over the labels that count."""
         x, labels = batch.views
-        each = F.binary_cross_entropy_with_logits(self.network(x).float(), labels.clamp_min(0), reduction="none")
+        each = F.binary_cross_entropy_with_logits(
+            self.network(x).float(), labels.clamp_min(0), reduction="none"
+        )
         known = labels >= 0
         return Loss(each[known].mean())
 
     def collapsed(self, means: Mapping[str, float]) -> None:
-        """Labels say what outputs are to be."""
+        """No check, because labels determine the outputs."""
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for the whole network."""
+        """One optimizer for the whole network."""
         return {"main": make_optimizer(self.config, list(self.network.parameters()))}

@@ -1,7 +1,7 @@
-"""Non-linear probes of frozen layers: an MLP on the last features, and the layers above one trained from scratch.
+"""Non-linear probes of frozen layers: an MLP on the last features, and the layers above a given one.
 
-The second is the protocol of Noroozi et al. 2018 (after Noroozi and Favaro 2016, table 2): conv1 to convL stand still, what is
-above is drawn anew and trained on all labels.
+The second is the protocol of Noroozi et al. 2018 (after Noroozi and Favaro 2016, table 2): conv1 to convL are
+frozen, and the layers above are initialised again and trained on all labels.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from models.optim import make_optimizer
 
 
 class AboveLayer(Method):
-    """A classifier of which all up to a layer is given and stands still.
+    """A classifier that is frozen up to a given layer and trained from scratch above it.
 
     Args:
         config: the training's parameters.
-        given: the network that was trained.
-        layer: of its backbone.
+        given: the trained network.
+        layer: name of the last frozen layer of its backbone.
         classes: C.
-        seed: of the weights above.
+        seed: for the weights above that layer.
 
     Raises:
         ConfigError: the backbone has no such layer.
@@ -54,29 +54,31 @@ class AboveLayer(Method):
             stage.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """As always, but what is given stays in evaluation mode."""
+        """Set the mode as usual, but keep the frozen layers in evaluation mode."""
         super().train(mode)
         for name in self._frozen:
             self.network.backbone.stages[name].eval()
         return self
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views (B, 3, S, S)."""
+        """Make views (B, 3, S, S)."""
         batch.views = random_view(batch.images, draws, "view", self.config, self.network.image_size)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy with the class."""
+        """Cross-entropy with the labels."""
         assert batch.target is not None
         return Loss(F.cross_entropy(self.network(batch.views).float(), batch.target))
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for what is above."""
-        return {"main": make_optimizer(self.config, [p for p in self.network.parameters() if p.requires_grad])}
+        """One optimizer for the layers above."""
+        return {
+            "main": make_optimizer(self.config, [p for p in self.network.parameters() if p.requires_grad])
+        }
 
 
 def middle_layer(network: Network) -> str:
-    """The backbone's layer in the middle, below the last."""
+    """Name of the backbone's middle layer, which is below the last if there are several layers."""
     names = list(network.backbone.stages)
     return names[max(0, (len(names) - 1) // 2)]
 
@@ -87,21 +89,30 @@ def _standardised(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 
 
 def mlp_probe(
-    train: Tensor, labels: Tensor, test: Tensor, classes: int, *, hidden: int, epochs: int, batch_size: int, seed: int
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    classes: int,
+    *,
+    hidden: int,
+    epochs: int,
+    batch_size: int,
+    seed: int,
 ) -> Tensor:
-    """An MLP with one hidden layer, batch norm and ReLU on frozen features.
+    """Train an MLP with one hidden layer, batch norm and ReLU on frozen features.
 
-    Features are standardised by train; AdamW at 1e-3 on half a cosine to 0.
+    Features are standardised by train's mean and deviation. The optimizer is AdamW with rate 1e-3, which
+    falls to 0 along half a cosine.
 
     Args:
         train: (N, D) features.
         labels: (N,) int64.
         test: (M, D) features.
         classes: C.
-        hidden: width.
-        epochs: over train.
-        batch_size: rows a step, at least 2.
-        seed: of weights and order.
+        hidden: width of the hidden layer.
+        epochs: passes over train.
+        batch_size: rows per step, at least 2.
+        seed: for weights and order.
 
     Returns:
         (M,) int64, the class of each test row.
@@ -111,7 +122,10 @@ def mlp_probe(
     x, t = _standardised(train, mean, scale), _standardised(test, mean, scale)
     with seeded(seed, "mlp"):
         body = nn.Sequential(
-            nn.Linear(x.shape[1], hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), classifier(hidden, classes)
+            nn.Linear(x.shape[1], hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            classifier(hidden, classes),
         )
         steps = max(1, epochs * (len(x) // batch_size))
         optimizer = torch.optim.AdamW(body.to(x.device).parameters(), lr=1e-3, weight_decay=1e-2)
@@ -127,7 +141,7 @@ def mlp_probe(
 
 
 def _batches(n: int, size: int, steps: int) -> Iterator[Tensor]:
-    """`steps` batches, every row once before any comes again."""
+    """`steps` batches of row numbers. Within an epoch no row comes twice."""
     while steps > 0:
         order = torch.randperm(n)
         for rows in torch.split(order, size)[: max(1, n // size)]:

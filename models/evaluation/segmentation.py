@@ -1,6 +1,7 @@
-"""Segmentation with the layers that transfer gave: a fully convolutional network (Long et al., arXiv 1411.4038).
+"""Segmentation with transferred layers: a fully convolutional network (Long et al., arXiv 1411.4038).
 
-torchvision's FCN head on the backbone's last map, brought back to the image's size by interpolation. All of it is trained.
+torchvision's FCN head is put on the backbone's last map. Its output is interpolated to the size of the image.
+Everything is trained.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from models.optim import make_optimizer
 
 
 class SegmentationMethod(Method):
-    """A class for each pixel, background among them.
+    """Predicts a class for each pixel. The background is one of the classes.
 
     Args:
         config: the training's parameters.
-        network: whose convolutional layers are used, and trained on.
-        masks: index -> (L, L) uint8 classes within the square of the image; `VOID` outside of the image.
-        classes: C, the background included.
-        seed: of the new layers' weights.
+        network: the network whose convolutional layers are used and trained further.
+        masks: index -> (L, L) uint8 classes within the square of the image; `VOID` outside the image.
+        classes: C, including the background.
+        seed: for the new layers' weights.
     """
 
     def __init__(
@@ -48,22 +49,26 @@ class SegmentationMethod(Method):
             self.head = FCNHead(network.layer_dim("features"), classes)
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Images at one of the scales, half of them mirrored, with their masks: `batch.views` is (B, 3, l, l), (B, l, l)."""
+        """Scale images and masks, and mirror half of them: `batch.views` is (B, 3, l, l), (B, l, l)."""
         flips = torch.from_numpy(draws.uniform("flip", 1)[:, 0] < 0.5).to(batch.images.device)
         scale = self.config.scales[int(draws.uniform("scale", 1)[0, 0] * len(self.config.scales))]
         x = batch.images.permute(0, 3, 1, 2).float() / 255
-        truth = torch.from_numpy(np.stack([self._masks[index] for index in batch.index.tolist()])).to(x.device)
+        truth = torch.from_numpy(np.stack([self._masks[index] for index in batch.index.tolist()])).to(
+            x.device
+        )
         if scale != 1:
             side = max(1, round(x.shape[2] * scale))
             x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
-            truth = F.interpolate(truth[:, None].float(), (side, side), mode="nearest-exact")[:, 0].to(torch.uint8)
+            truth = F.interpolate(truth[:, None].float(), (side, side), mode="nearest-exact")[:, 0].to(
+                torch.uint8
+            )
         x = torch.where(flips[:, None, None, None], x.flip(3), x)
         truth = torch.where(flips[:, None, None], truth.flip(2), truth)
         batch.views = x.contiguous(memory_format=torch.channels_last), truth
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy a pixel, void ones left out; `accuracy` of the others."""
+        """Cross-entropy over all pixels that are not void, and the `accuracy` on them."""
         x, truth = batch.views
         logits, truth = self.logits(x), truth.long()
         known = truth != VOID
@@ -82,8 +87,8 @@ class SegmentationMethod(Method):
         return self.logits(pixels.permute(0, 3, 1, 2).float() / 255).argmax(1).to(torch.uint8)
 
     def collapsed(self, means: Mapping[str, float]) -> None:
-        """Classes of pixels are not embeddings."""
+        """No check, because classes of pixels are not embeddings."""
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for all of it."""
+        """One optimizer for all parameters."""
         return {"main": make_optimizer(self.config, [*self.network.parameters(), *self.head.parameters()])}

@@ -9,7 +9,7 @@ from data import draws
 
 
 def held_back(labels: NDArray[np.int64], share: float, seed: int, probe: str) -> NDArray[np.bool_]:
-    """Draw a share of each class at random, rounded down, so a small class may give no image.
+    """Draw a share of each class at random, rounded down. So a small class may give no image.
 
     Args:
         labels: (N,) class of each training image.

@@ -1,1 +1,1 @@
-"""Losses as pure functions: tensors in, a scalar out."""
+"""Losses as pure functions: tensors in, usually a scalar out."""

@@ -1,4 +1,4 @@
-"""A game of two networks by binary cross-entropy (Goodfellow et al. 2014, arXiv 1406.2661); pure functions of logits."""
+"""Binary cross-entropy for two adversaries (Goodfellow et al. 2014, arXiv 1406.2661), from logits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch.nn import functional as F
 
 
 def judge(true: Tensor, false: Tensor) -> Tensor:
-    """What the adversary minimises: -log D(x) - log(1 - D(F)), each as a mean; 2 ln 2 where it can't tell.
+    """The adversary's loss: -log D(x) - log(1 - D(F)), each as a mean. It is 2 ln 2 if D can't tell.
 
     Args:
-        true: (B,) logits of images.
-        false: (B,) logits of what was made.
+        true: (B,) logits of real images.
+        false: (B,) logits of generated images.
 
     Returns:
         Scalar float32.
@@ -20,10 +20,10 @@ def judge(true: Tensor, false: Tensor) -> Tensor:
 
 
 def persuade(false: Tensor) -> Tensor:
-    """What its opponent minimises: -log D(F), which unlike log(1 - D(F)) has a gradient where D is sure.
+    """The generator's loss: -log D(F). Unlike log(1 - D(F)), it has a gradient when D is sure.
 
     Args:
-        false: (B,) logits of what was made.
+        false: (B,) logits of generated images.
 
     Returns:
         Scalar float32.

@@ -1,4 +1,4 @@
-"""What DINO makes of a teacher's scores. Symbols: K outputs, c (K,) centre, tau temperature."""
+"""DINO's teacher probabilities and their entropies. Symbols: K outputs, c (K,) centre, tau temperature."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from torch import Tensor
 def centred_softmax(g: Tensor, c: Tensor, tau: float) -> Tensor:
     """DINO's teacher: softmax((g - c) / tau) (arXiv 2104.14294, section 3.1).
 
-    The centre keeps one output from winning everywhere, tau below the student's temperature all from being alike.
+    The centre keeps one output from winning for all images. A tau below the student's temperature keeps all
+    outputs from becoming equal.
 
     Args:
         g: (..., K) scores.
-        c: (K,) their moving average.
+        c: (K,) moving average of the scores.
         tau: temperature, above 0.
 
     Returns:
-        (..., K) float32 (float64 for float64 scores) without gradient, rows sum to 1.
+        (..., K) float32 (float64 for float64 scores), without gradient. Rows sum to 1.
     """
     with torch.autocast(g.device.type, enabled=False):
         g = g.detach() if g.dtype == torch.float64 else g.detach().float()
@@ -31,8 +32,8 @@ def entropies(p: Tensor) -> tuple[Tensor, Tensor]:
         p: (n, K), rows sum to 1.
 
     Returns:
-        Mean entropy of the rows and entropy of the mean row, in nats, 0 to ln K; the second is never the smaller one, and
-        by their difference rows tell images apart (mutual information).
+        The mean entropy of the rows, and the entropy of the mean row, in nats, 0 to ln K. The second is never
+        smaller than the first. Their difference is the mutual information: how well rows tell images apart.
     """
     each = -torch.xlogy(p, p).sum(dim=1).mean()
     mean = p.mean(dim=0)

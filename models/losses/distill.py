@@ -11,8 +11,8 @@ def sharpen(p: Tensor, tau: float) -> Tensor:
     """softmax(logits / tau) from p = softmax(logits): p^(1/tau), renormalised.
 
     Args:
-        p: (B, C) probabilities, any float type; rows need not sum to exactly 1.
-        tau: temperature; below 1 sharpens, above 1 softens.
+        p: (B, C) probabilities, any float type. Rows need not sum to exactly 1.
+        tau: temperature. Below 1 it sharpens, above 1 it softens.
 
     Returns:
         (B, C) float32, rows sum to 1.
@@ -23,8 +23,9 @@ def sharpen(p: Tensor, tau: float) -> Tensor:
 def soft_cross_entropy(logits: Tensor, p: Tensor, tau: float) -> Tensor:
     """SimCLRv2 eq. 2 and 3: mean over images of -sum_y P_T(y | x; tau) log P_S(y | x; tau).
 
-    As in the paper there is no factor tau^2 (the authors' notebook has one, at tau = 1). So the gradient on the
-    student's logits scales with 1 / tau, and with `alpha` below 1 a small tau gives distillation more weight.
+    As in the paper there is no factor tau^2. (The authors' notebook has one, at tau = 1.) So the gradient of
+    the student's logits scales with 1 / tau, and with `alpha` below 1 a small tau gives distillation more
+    weight.
 
     Args:
         logits: (B, C), the student's.
@@ -38,11 +39,11 @@ def soft_cross_entropy(logits: Tensor, p: Tensor, tau: float) -> Tensor:
 
 
 def labelled_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean cross-entropy over the labelled rows; 0, with a gradient of 0, if there is none.
+    """Mean cross-entropy over the labelled rows. It is 0, with a gradient of 0, if there are none.
 
     Args:
         logits: (B, C).
-        label: (B,) int64, -1 where an image has no label.
+        label: (B,) int64, -1 for an image without label.
 
     Returns:
         Scalar float32.

@@ -1,7 +1,8 @@
-"""Distributions that embeddings stand for, and losses between a teacher's and a student's.
+"""Turns embeddings into distributions, and compares a teacher's with a student's.
 
-Symbols: s (B, d) the student's embeddings, t (B, d) the teacher's of the same views, D (K, d) unit rows of a queue, tau
-temperature. Distributions are log-probabilities, computed in float32 (float64 if given so) outside of autocast.
+Symbols: s (B, d) the student's embeddings, t (B, d) the teacher's embeddings of the same views, D (K, d) unit
+rows of a queue, tau temperature. Distributions are log-probabilities. They are computed outside autocast in
+float32, or in float64 for float64 inputs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from torch.nn import functional as F
 def over_coordinates(z: Tensor, tau: float) -> Tensor:
     """S2-BNN (arXiv 2102.08946): log softmax of z / (|z| tau) over the d coordinates of an embedding.
 
-    A unit vector's coordinates are small, so this is close to flat: for random directions at d = 128 and tau = 0.2 the
-    entropy is about ln d - 1 / (2 d tau^2) = 4.755.
+    A unit vector's coordinates are small, so this is close to flat. For random directions at d = 128 and
+    tau = 0.2 the entropy is about ln d - 1 / (2 d tau^2) = 4.755.
 
     Args:
         z: (B, d), any scale per row.
@@ -32,34 +33,37 @@ def over_queue(z: Tensor, own: Tensor, queue: Tensor, tau: float) -> Tensor:
     """SEED (arXiv 2101.04731): log softmax of the similarities to the teacher's embeddings.
 
     Args:
-        z: (B, d) the student's embeddings or the teacher's, any scale per row.
-        own: (B, d) the teacher's of the same views, any scale per row.
-        queue: D, (K, d) unit rows, the teacher's of past batches.
+        z: (B, d) embeddings of the student or the teacher, any scale per row.
+        own: (B, d) the teacher's embeddings of the same views, any scale per row.
+        queue: D, (K, d) unit rows, the teacher's embeddings of past batches.
         tau: temperature, above 0.
 
     Returns:
-        (B, 1 + K) log-probabilities, of `own` in column 0.
+        (B, 1 + K) log-probabilities. Column 0 belongs to `own`.
     """
     with torch.autocast(z.device.type, enabled=False):
         u, v = _unit(z), _unit(own)
-        return F.log_softmax(torch.cat([(u * v).sum(dim=1, keepdim=True), u @ queue.T.to(u.dtype)], dim=1) / tau, dim=1)
+        return F.log_softmax(
+            torch.cat([(u * v).sum(dim=1, keepdim=True), u @ queue.T.to(u.dtype)], dim=1) / tau, dim=1
+        )
 
 
 def cross_entropy(log_s: Tensor, log_t: Tensor) -> Tensor:
-    """Mean over images of -sum_c P_t log P_s; no gradient goes into P_t.
+    """Mean over images of -sum_c P_t log P_s. P_t gets no gradient.
 
     Args:
         log_s: (B, C) log-probabilities of the student.
-        log_t: (B, C) of the teacher.
+        log_t: (B, C) log-probabilities of the teacher.
 
     Returns:
-        Scalar, at least `entropy(log_t)`, and equal to it only where both are the same.
+        Scalar, at least the teacher's `entropy(log_t)`. It equals that only if both distributions are the
+        same.
     """
     return -(log_t.detach().exp() * log_s).sum(dim=1).mean()
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """Mean over images of -sum_c P log P, in nats, without gradient. (B, C) log-probabilities -> scalar."""
+    """Mean over images of -sum_c P log P, in nats, without gradient: (B, C) log-probabilities -> scalar."""
     return cross_entropy(log_p.detach(), log_p)
 
 

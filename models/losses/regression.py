@@ -12,10 +12,10 @@ def normalised_regression(p: Tensor, z: Tensor) -> Tensor:
 
     Args:
         p: (B, d) predictions, any scale per row.
-        z: (B, d) targets, any scale per row; no gradient goes there.
+        z: (B, d) targets, any scale per row. They get no gradient.
 
     Returns:
-        Scalar float32, 0 (parallel) to 4 (opposite); 2 for rows that have nothing to do with each other.
+        Scalar float32 from 0 (parallel) to 4 (opposite). Unrelated rows give about 2.
     """
     with torch.autocast(p.device.type, enabled=False):
         return 2 - 2 * F.cosine_similarity(p.float(), z.detach().float(), dim=1).mean()

@@ -1,10 +1,13 @@
-"""Sinkhorn-Knopp: labels of which every prototype gets an equal share. One home for SwAV and SeLa.
+"""Sinkhorn-Knopp: labels that give every prototype an equal share. Used by SwAV and SeLa.
 
-Symbols: N (or B) images, K prototypes; L (N, K) log affinities: scores / epsilon in SwAV, lambda log p in SeLa. Wanted are
-scalings alpha (N,), beta (K,) such that Q_ik = exp(alpha_i + L_ik + beta_k) gives every image mass 1 and every prototype
-N / K. The authors scale Q itself, by turns to 1 / K a prototype and 1 / N an image; these constants cancel, since an
-image's step comes last. Here only the scalings move: where no exponential can vanish by two matrix-vector products an
-iteration, else on log Q, where nothing overflows and no row can vanish.
+Symbols: N (or B) images, K prototypes; L (N, K) log affinities: scores / epsilon in SwAV, lambda log p in
+SeLa. The algorithm looks for scalings alpha (N,) and beta (K,). With them,
+Q_ik = exp(alpha_i + L_ik + beta_k) gives every image a mass of 1 and every prototype a mass of N / K. The
+authors scale Q itself, in turn to 1 / K per prototype and 1 / N per image. These constants cancel, because
+the step for images comes last.
+
+If no exponential can vanish, only the scalings are updated, by two matrix-vector products per iteration.
+Otherwise the iterations run on log Q, where nothing overflows and no row can vanish.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ import torch
 from torch import Tensor
 
 HELD = 2**26
-"""Values of exp(L) that are held in float64 rather than made anew in every iteration: 512 MiB."""
+"""Up to this many values of exp(L) are kept in float64, 512 MiB. More are recomputed in every iteration."""
 EXPONENTS = 70.0
-"""Largest range of L that is exponentiated: e^-70 = 4e-31, and its products with N and K, are normal float32 numbers."""
+"""Largest range of L that is exponentiated. e^-70 = 4e-31 is a normal float32 number, also times N or K."""
 
 
 @torch.no_grad()
@@ -26,12 +29,15 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int = 3) -> Tensor:
     """Soft codes Q of a batch (SwAV, section 3.1, eq. 3 to 5).
 
     Args:
-        scores: (B, K) z C^T, cosines, any float type; computed in float32, or float64 if given so, also under autocast.
-        epsilon: weight of the codes' entropy, above 0; towards 0 codes become hard.
-        iterations: pairs of steps; 0: softmax(scores / epsilon), without any share for a prototype.
+        scores: (B, K) z C^T, cosines of any float type. Computed in float32, or in float64 for float64
+            scores, also under autocast.
+        epsilon: weight of the codes' entropy, above 0. Codes become hard as it approaches 0.
+        iterations: pairs of steps. At 0 the result is softmax(scores / epsilon), and prototypes get no equal
+            share.
 
     Returns:
-        (B, K) codes without gradient: rows sum to 1, columns to B / K, but for what more iterations would mend.
+        (B, K) codes without gradient. Rows sum to 1. Columns sum to B / K up to an error that more iterations
+        reduce.
     """
     with torch.autocast(scores.device.type, enabled=False):
         scores = scores if scores.dtype == torch.float64 else scores.float()
@@ -41,7 +47,8 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int = 3) -> Tensor:
             q = ((scores - 1) / epsilon).exp_()
             alpha = q.new_ones(len(q))
             for _ in range(iterations):
-                beta = len(q) / q.shape[1] / (alpha @ q)  # each prototype its share: else the scalings drift
+                # The factor is each prototype's share. Without it the scalings would drift.
+                beta = len(q) / q.shape[1] / (alpha @ q)
                 alpha = 1 / (q @ beta)
             return q.mul_(beta).mul_(alpha[:, None])
         log_q = scores / epsilon
@@ -55,15 +62,15 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int = 3) -> Tensor:
 def prototype_scaling(
     blocks: Callable[[], Iterable[Tensor]], *, iterations: int = 1000, tolerance: float = 0.0
 ) -> Tensor:
-    """The prototypes' log scaling beta over a whole data set, in float64 (SeLa, algorithm 1: r = exp beta, c = exp alpha).
+    """The prototypes' log scaling beta over a data set (SeLa, algorithm 1: r = exp beta, c = exp alpha).
 
-    An image's label is argmax_k (L_ik + beta_k); alpha doesn't matter for it.
+    An image's label is argmax_k (L_ik + beta_k). Alpha doesn't affect it.
 
     Args:
-        blocks: yields L as blocks (n, K), each time the same in the same order. Called once where all of exp(L) may be
-            held, else once an iteration.
-        iterations: at most so many, at least 1.
-        tolerance: stop once sum_i |c_i / c_i' - 1| between two iterations is below; 0: never.
+        blocks: yields L as blocks (n, K), each time the same blocks in the same order. Called once if all of
+            exp(L) fits into `HELD` and no sum vanishes, otherwise also once per iteration.
+        iterations: maximum number of iterations, at least 1.
+        tolerance: stop once sum_i |c_i / c_i' - 1| between two iterations is below this; 0: never.
 
     Returns:
         (K,) float64.
@@ -77,7 +84,7 @@ def prototype_scaling(
 
 
 def _held(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """exp(L_ik - m_i) (N, K) and m_i = max_k L_ik (N,), float64, if they are no more than `HELD` values."""
+    """exp(L_ik - m_i) (N, K) and m_i = max_k L_ik (N,) in float64. None if above `HELD` values."""
     found, values = [], 0
     for block in blocks:
         values += block.numel()
@@ -90,7 +97,7 @@ def _held(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
 
 
 def _scaled(P: Tensor, m: Tensor, iterations: int, tolerance: float) -> Tensor | None:
-    """`prototype_scaling` by two matrix-vector products an iteration; None where a sum vanishes in float64."""
+    """`prototype_scaling` by two matrix-vector products per iteration. None if a sum vanishes in float64."""
     N, K = P.shape
     alpha = torch.zeros_like(m)
     beta = math.log(N / K) - (m.exp() @ P).log()
@@ -107,7 +114,7 @@ def _scaled(P: Tensor, m: Tensor, iterations: int, tolerance: float) -> Tensor |
 
 
 def _streamed(blocks: Callable[[], Iterable[Tensor]], iterations: int, tolerance: float) -> Tensor:
-    """`prototype_scaling` on logarithms, holding a block at a time."""
+    """`prototype_scaling` on logarithms, with one block in memory at a time."""
     beta: Tensor | None = None
     old: list[Tensor] = []
     for _ in range(iterations):

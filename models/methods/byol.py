@@ -1,12 +1,14 @@
-"""BYOL (Grill et al., arXiv 2006.07733) and Momentum² Teacher (Li et al., arXiv 2101.07525): regression on a teacher.
+"""BYOL (Grill et al., arXiv 2006.07733) and Momentum² Teacher (Li et al., arXiv 2101.07525).
 
-x, x' two views of B images. Online, weights theta: y = f(x), z = g(y), p = q(z). Target, weights xi: z' = g_xi(f_xi(x')),
-without gradient and without predictor. Loss (BYOL eq. 2) 2 - 2 cos(p, z') from x to x' plus the same from x' to x,
-0 to 8. Then xi <- m xi + (1 - m) theta, m on a cosine to 1. Each view passes through each network by itself: together
-they would share their batch statistics.
+x and x' are two views of B images. The online network has the weights theta and computes y = f(x), z = g(y)
+and p = q(z). The target has the weights xi and computes z' = g_xi(f_xi(x')), without gradient and without a
+predictor. The loss (BYOL eq. 2) is 2 - 2 cos(p, z') from x to x' plus the same from x' to x, so it is between
+0 and 8. After each step, xi <- m xi + (1 - m) theta, where m rises to 1 along half a cosine. Each view passes
+through each network on its own, because two views in one batch would share their batch statistics.
 
-Momentum² Teacher puts MomentumBN into the target: mu = alpha mu_x + (1 - alpha) mu_run, alpha from 1 to 0 on a cosine,
-mu_run written once an iteration for both views. Departures: docs/methods/byol.md, docs/methods/momentum2.md.
+Momentum² Teacher puts MomentumBN into the target: mu = alpha mu_x + (1 - alpha) mu_run. alpha falls from 1 to
+0 along half a cosine, and mu_run is updated once per step, from both views. Departures: docs/methods/byol.md
+and docs/methods/momentum2.md.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ from models.optim import make_optimizer
 
 
 class BYOLMethod(Method):
-    """Online network f and projector g, predictor q, and the target. What is published is f, as in the paper.
+    """Online network f, projector g, predictor q and the target. The published network is f.
 
     Args:
         config: the method's parameters.
-        image_size: side of the images, px.
-        seed: of the weights.
+        image_size: side of the images in px.
+        seed: seed of the weights.
     """
 
     def __init__(self, config: BYOL, image_size: int, seed: int) -> None:
@@ -52,12 +54,15 @@ class BYOLMethod(Method):
         self.network = f
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views (2B, 3, S, S): the first of each image, then the second, which is blurred and solarised otherwise."""
+        """Draw two views per image, (2B, 3, S, S): all first views, then all second views.
+
+        The second views have their own probabilities of blur and solarisation.
+        """
         batch.views = two_views(batch.images, draws, self.config, self.network.image_size, self.config.second)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Both directions; collapse signs of the projections z."""
+        """Sum the loss of both directions; log the collapse signs of the projections z."""
         views: tuple[Tensor, Tensor] = batch.views.chunk(2)
         z = [self.online(x) for x in views]
         p = [self.predictor(z_x) for z_x in z]
@@ -66,20 +71,20 @@ class BYOLMethod(Method):
         return Loss(total, dict(collapse.signs(z[0])))
 
     def after_update(self, progress: Progress) -> None:
-        """The target follows the online network."""
+        """Move the target towards the online network."""
         advance(self.target, self.online, self.config, progress)
 
     def passes(self) -> list[tuple[int, float]]:
-        """Two views an image, seen by both networks."""
+        """Two views per image, through both networks."""
         return [(self.config.view_size or self.network.image_size, 2 + 2 / 3)]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for f, g and q."""
+        """One optimizer for f, g and q."""
         return {"main": make_optimizer(self.config, self.parameters())}
 
 
 class Momentum2Method(BYOLMethod):
-    """BYOL whose target has MomentumBN. What is published is the target's f, with its moving statistics."""
+    """BYOL whose target has MomentumBN. The published network is the target's f."""
 
     def __init__(self, config: BYOL, image_size: int, seed: int) -> None:
         super().__init__(config, image_size, seed)

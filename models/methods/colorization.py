@@ -1,9 +1,10 @@
-"""Colorization (Zhang, Isola, Efros 2016, arXiv 1603.08511): from the lightness of an image to its colours.
+"""Colorization (Zhang, Isola, Efros 2016, arXiv 1603.08511): predict an image's colours from its lightness.
 
-X the lightness L of a view, Y its colours (a, b) on a grid of a quarter of its side, Z their soft encoding over Q = 313
-bins (section 2.2), Z^ = G(X) the predicted distribution. Loss: cross-entropy, each place weighted by v = w[argmax Z],
-which makes rare colours count more (eq. 2 to 4); p~ is found by one pass over the images before the first epoch.
-The network that goes on sees lightness for good (`input` in model.json). Departures: docs/methods/colorization.md.
+X is the lightness L of a view. Y are its colours (a, b), on a grid with a quarter of the view's side. Z is
+their soft encoding over Q = 313 bins (section 2.2), and Z^ = G(X) is the predicted distribution. The loss is
+the cross-entropy, with each place weighted by v = w[argmax Z], so that rare colours count more (eq. 2 to 4).
+The prior p~ in these weights is measured in one pass over the images before the first epoch. The published
+network always takes lightness as its input (`input` in model.json). Departures: docs/methods/colorization.md.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ _COARSER = 4
 
 @dataclass(frozen=True)
 class Coloured:
-    """What the network sees of a batch, and what it is to find.
+    """The network's input for a batch, and the target.
 
     Attributes:
-        x: (B, 3, s, s) float32 in [0, 1], of which the network takes the lightness.
-        ab: (B, g, g, 2) float32 colours.
-        target: their soft encoding.
-        coloured: (B,) bool, whether the image has colour at all.
+        x: (B, 3, s, s) float32 in [0, 1]; the network computes the lightness from it.
+        ab: (B, g, g, 2) float32, the colours.
+        target: the soft encoding of `ab`.
+        coloured: (B,) bool, whether the image has any colour.
     """
 
     x: Tensor
@@ -57,12 +58,14 @@ class Coloured:
 
 
 class ColorizationMethod(Method):
-    """Network on lightness, and the classifier of colours on its last map, which is dropped afterwards.
+    """A network on lightness, and a classifier of colours on its last map.
+
+    The classifier is dropped after training.
 
     Args:
         config: the method's parameters.
-        image_size: S, side of the images, px.
-        seed: of the weights.
+        image_size: S, side of the images in px.
+        seed: seed of the weights.
     """
 
     centres: Tensor
@@ -72,7 +75,9 @@ class ColorizationMethod(Method):
         super().__init__()
         self.config = config
         self.grid = max(1, (config.view_size or image_size) // _COARSER)
-        self.network = build_network(config.backbone, image_size, seed=seed, width=config.width, input="lightness")
+        self.network = build_network(
+            config.backbone, image_size, seed=seed, width=config.width, input="lightness"
+        )
         centres = in_gamut_bins()
         Q = len(centres)
         self.register_buffer("centres", centres, persistent=False)
@@ -81,32 +86,43 @@ class ColorizationMethod(Method):
             self.head = PlaceClassifier(self.network.backbone.feature_dim, config.hidden, Q, self.grid)
 
     def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
-        """Before the first epoch: p~, the prior over bins, from all images with colour.
+        """Before the first epoch, measure p~, the prior over bins, on all images that have colour.
 
         Raises:
-            DataError: there is none.
+            DataError: no image has colour.
         """
         if progress.epoch:
             return
-        sums, size = torch.zeros_like(self.p, dtype=torch.float64), self.config.view_size or self.network.image_size
+        sums, size = (
+            torch.zeros_like(self.p, dtype=torch.float64),
+            self.config.view_size or self.network.image_size,
+        )
         for batch in sweep():
             seen = self._coloured(centre(batch.images, size))
             kept = Soft(seen.target.bins[seen.coloured], seen.target.weight[seen.coloured])
             sums += prior(kept, len(sums))
         if not sums.any():
             raise DataError(
-                f"pretext.method colorization: no image has colour (all a and b within {self.config.grey_threshold:g}"
-                " of 0), so there is nothing to learn; choose another method, or lower pretext.grey_threshold"
+                "pretext.method = colorization, but no image has colour: all a and b values are within "
+                f"{self.config.grey_threshold:g} of 0; choose another method, or lower "
+                "pretext.grey_threshold"
             )
         self.p.copy_(sums / sums.sum())
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views: a random view of each image, and its colours."""
-        batch.views = self._coloured(random_view(batch.images, draws, "view", self.config, self.network.image_size))
+        """Draw a random view of each image, and compute its colours."""
+        batch.views = self._coloured(
+            random_view(batch.images, draws, "view", self.config, self.network.image_size)
+        )
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Weighted cross-entropy; `accuracy` of the bins and `ab_error`, distance of the decoded colours, of what has colour."""
+        """Weighted cross-entropy over the places of images that have colour.
+
+        Terms, over the same places: `accuracy` of the bins, `ab_error`, the mean distance between decoded and
+        true colours. Also `coloured`, the share of images that have colour, and the collapse signs of the
+        features.
+        """
         views: Coloured = batch.views
         maps = self.network.last_map(views.x)
         logits = self.head(maps).float()
@@ -126,15 +142,18 @@ class ColorizationMethod(Method):
         return Loss(total, terms)
 
     def passes(self) -> list[tuple[int, float]]:
-        """One view."""
+        """One pass over one view per image."""
         return [(self.config.view_size or self.network.image_size, 1.0)]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for network and head."""
+        """One optimizer for the network and the head."""
         return {"main": make_optimizer(self.config, self.parameters())}
 
     def _coloured(self, x: Tensor) -> Coloured:
-        """Colours are averaged over the pixels of a place; an image has colour where any of its pixels has."""
+        """Average the colours over the pixels of each place, and encode them.
+
+        An image counts as coloured if any of its pixels has colour.
+        """
         ab = lab(x)[:, 1:]
         coloured = ab.abs().amax(dim=(1, 2, 3)) > self.config.grey_threshold
         coarse = F.adaptive_avg_pool2d(ab, self.grid).permute(0, 2, 3, 1)

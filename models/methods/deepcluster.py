@@ -1,8 +1,9 @@
-"""DeepCluster (Caron et al., arXiv 1807.05520): clusters of the network's own features as its classes.
+"""DeepCluster (Caron et al., arXiv 1807.05520): learn clusters of the network's own features as classes.
 
-Before every epoch: features h = f(x) of all N images, PCA-whitened and scaled to length 1, k-means with k clusters, a
-new top layer. Then an epoch of cross-entropy with the clusters. A cluster counts as much as any other, however many
-images it has (section 3.3, "trivial parametrization"). Departures: docs/methods/deepcluster.md.
+Before every epoch, the features h = f(x) of all N images are PCA-whitened, scaled to length 1 and clustered
+by k-means with k clusters, and the network gets a new top layer. The epoch then minimises the cross-entropy
+with the clusters. All clusters have the same total weight, however many images they have (section 3.3,
+"trivial parametrization"). Departures: docs/methods/deepcluster.md.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from models.prototypes import share_used
 
 
 class DeepClusterMethod(Method):
-    """The backbone, which goes on, and `top`, the classifier of the epoch's clusters."""
+    """The backbone, which is published, and `top`, the classifier of the current epoch's clusters."""
 
     weight: Tensor
     nmi: Tensor
@@ -42,25 +43,25 @@ class DeepClusterMethod(Method):
         with seeded(seed, "top"):
             self.top = heads.classifier(self.network.output_dim, config.clusters)
         self.memory = PerImage(heads=1)
-        self.register_buffer("weight", torch.ones(config.clusters))  # (k,) of a cluster in the loss
-        self.register_buffer("nmi", torch.zeros(()))  # of the last two clusterings
+        self.register_buffer("weight", torch.ones(config.clusters))  # (k,) weight of each cluster in the loss
+        self.register_buffer("nmi", torch.zeros(()))  # between the last two clusterings
         self._optimizer: Optimizer | None = None
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views (B, 3, S, S)."""
+        """Draw one view per image: (B, 3, S, S)."""
         batch.views = random_view(batch.images, draws, "view", self.config, self.network.image_size)
         return batch
 
     def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
-        """Cluster all features; a new top layer.
+        """Cluster the features of all images, and reinitialise the top layer.
 
         Raises:
-            ConfigError: fewer images than clusters.
+            ConfigError: there are fewer images than clusters.
         """
         index, h = embed_all(self.network, sweep, self.config.view_size or self.network.image_size)
         k = self.config.clusters
         if len(index) < k:
-            raise ConfigError(f"pretext.clusters is {k}, but there are only {len(index)} images: lower it")
+            raise ConfigError(f"pretext.clusters is {k}, but there are only {len(index)} images; lower it")
         wanted = Clustering(
             k,
             pca=self.config.pca,
@@ -84,10 +85,14 @@ class DeepClusterMethod(Method):
         for old, fresh in zip(self.top.parameters(), new.parameters(), strict=True):
             old.copy_(fresh)
             if self._optimizer is not None:
-                self._optimizer.state.pop(old, None)  # the old layer's momentum is not the new one's
+                self._optimizer.state.pop(old, None)  # the old layer's momentum doesn't suit the new one
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy, each image weighed by 1 / size of its cluster; `nmi` with the clustering before."""
+        """Cross-entropy with the clusters, where each image has a weight of 1 / size of its cluster.
+
+        Terms: `accuracy`; collapse signs of the features; `codes_used`, the share of clusters that occur in
+        the batch; from the second epoch on `nmi`, the agreement of the last two clusterings.
+        """
         h = self.network(batch.views)
         logits = self.top(h).float()
         label = self.memory.labels[0, self.memory.rows(batch.index)]
@@ -101,19 +106,19 @@ class DeepClusterMethod(Method):
         return Loss(F.cross_entropy(logits, label, weight=self.weight), terms)
 
     def collapsed(self, means: Mapping[str, float]) -> str | None:
-        """All features alike, or nearly all images in few clusters."""
+        """Collapsed if all features are alike, or nearly all images are in few clusters."""
         return super().collapsed(means) or collapse.few_used(means)
 
     def codes(self, sweep: Sweep) -> Tensor:
-        """(1, N) the clusters of the last epoch."""
+        """The clusters of the last epoch, (1, N)."""
         return self.memory.labels
 
     def passes(self) -> list[tuple[int, float]]:
-        """One view, and one more without gradient for the features."""
+        """One view per image, and another pass without gradient to compute the features."""
         size = self.config.view_size or self.network.image_size
         return [(size, 1 + 1 / 3)]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for all; the top layer is its head."""
+        """One optimizer for everything; the top layer is its head group."""
         self._optimizer = make_optimizer(self.config, self.network.parameters(), self.top.parameters())
         return {"main": self._optimizer}

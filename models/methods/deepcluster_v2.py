@@ -1,8 +1,9 @@
-"""DeepCluster-v2 (Caron et al., arXiv 2006.09882, section 4.2 and appendix): SwAV's training, with k-means' labels.
+"""DeepCluster-v2 (Caron et al., arXiv 2006.09882, section 4.2 and appendix): SwAV with labels from k-means.
 
-Two banks hold the unit projections z of the two large crops as training last saw them. Before every epoch, for each
-head j: spherical k-means on bank j mod 2; its centroids are the head's prototypes C_j, which no gradient moves. Loss:
-mean over heads of the cross-entropy of z C_j^T / tau, all V crops of an image with its label. Departures:
+Two banks store, for each image, the unit projections z of its two large crops from the last step that saw the
+image. Before every epoch, spherical k-means clusters bank j mod 2 for each head j. The centroids become the
+head's prototypes C_j, which receive no gradient. The loss is the cross-entropy of the scores z C_j^T / tau of
+all V crops of an image with the image's label, averaged over heads. Departures:
 docs/methods/deepcluster-v2.md.
 """
 
@@ -31,7 +32,10 @@ _LARGE = 2
 
 
 class DeepClusterV2Method(Method):
-    """Backbone, which goes on; projector, prototypes of each head, and the memory of embeddings and labels."""
+    """The backbone, a projector, the prototypes of each head, and the memory of embeddings and labels.
+
+    Only the backbone is published.
+    """
 
     def __init__(self, config: DeepClusterV2, image_size: int, seed: int) -> None:
         super().__init__()
@@ -44,25 +48,25 @@ class DeepClusterV2Method(Method):
         with seeded(seed, "prototypes"):
             self.prototypes = Prototypes(config.heads * config.prototypes, config.projection, trained=False)
         self.memory = PerImage(config.heads, banks=_LARGE, dim=config.projection)
-        self._rows, self._z = torch.empty(0), torch.empty(0)  # of this step, on their way into the banks
+        self._rows, self._z = torch.empty(0), torch.empty(0)  # of this step, until they enter the banks
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views: (2B, 3, S, S) large crops and (L B, 3, s, s) small ones, crop by crop."""
+        """Draw (2B, 3, S, S) large crops and (L B, 3, s, s) small crops, ordered by crop, then by image."""
         batch.views = multi_crop(batch.images, draws, self.config, self.config, self.network.image_size)
         return batch
 
     @torch.no_grad()
     def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
-        """Labels and prototypes from the banks; at the very start the banks are filled by one pass over all images.
+        """Compute labels and prototypes from the banks. Before the first epoch, fill the banks in one pass.
 
         Raises:
-            ConfigError: fewer images than prototypes.
+            ConfigError: there are fewer images than prototypes.
         """
         if not len(self.memory.index):
             self._fill(sweep)
         K, N = self.config.prototypes, len(self.memory.index)
         if N < K:
-            raise ConfigError(f"pretext.prototypes is {K}, but there are only {N} images: lower it")
+            raise ConfigError(f"pretext.prototypes is {K}, but there are only {N} images; lower it")
         centroids = []
         for j in range(self.config.heads):
             generator = torch.Generator().manual_seed(key(self.seed, "k-means", progress.epoch, j))
@@ -87,38 +91,46 @@ class DeepClusterV2Method(Method):
         self.memory.bank.copy_(torch.cat(z, dim=1))
 
     def _project(self, views: list[Tensor], B: int) -> Tensor:
-        """Crops by size -> (V, B, d) float32 unit projections."""
+        """Project the crops, given by size -> (V, B, d) float32 unit vectors."""
         z: Tensor = self.projector(torch.cat([self.network(crops) for crops in views]))
         return F.normalize(z.float(), dim=1).view(-1, B, self.config.projection)
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy with the labels, mean over heads, crops and images that have one."""
+        """Cross-entropy with the labels, averaged over heads, crops and the images that have a label.
+
+        Terms: collapse signs of z; `codes_used`, the share of labels of the first head that occur in the
+        batch.
+        """
         z = self._project(batch.views, len(batch.index))
         self._rows, self._z = self.memory.rows(batch.index), z[:_LARGE].detach()
         label = self.memory.labels[:, self._rows]  # (heads, B)
         scores = self.prototypes(z).view(*z.shape[:2], self.config.heads, -1)  # (V, B, heads, K)
         target = label.T.expand(len(z), -1, -1)  # (V, B, heads)
-        loss = F.cross_entropy(scores.flatten(0, 2) / self.config.temperature, target.flatten(), ignore_index=UNSEEN)
+        loss = F.cross_entropy(
+            scores.flatten(0, 2) / self.config.temperature, target.flatten(), ignore_index=UNSEEN
+        )
         used = share_used(label[0], self.config.prototypes)
         return Loss(loss, {**collapse.signs(z.flatten(0, 1)), "codes_used": used})
 
     def after_update(self, progress: Progress) -> None:
-        """The large crops' embeddings, as they were in this step, into the banks."""
+        """Store this step's embeddings of the large crops in the banks."""
         self.memory.bank[:, self._rows] = self._z
 
     def collapsed(self, means: Mapping[str, float]) -> str | None:
-        """All outputs alike, or nearly all images in few clusters."""
+        """Collapsed if all outputs are alike, or nearly all images are in few clusters."""
         return super().collapsed(means) or collapse.few_used(means)
 
     def codes(self, sweep: Sweep) -> Tensor:
-        """(heads, N) the labels of the last epoch."""
+        """The labels of the last epoch, (heads, N)."""
         return self.memory.labels
 
     def passes(self) -> list[tuple[int, float]]:
-        """Two large crops and the small ones."""
+        """The two large crops and the small crops of each image."""
         size = self.config.view_size or self.network.image_size
         return [(size, float(_LARGE)), (small_side(self.config, size), float(self.config.small_crops))]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for backbone and projector; prototypes are placed, not trained."""
-        return {"main": make_optimizer(self.config, [*self.network.parameters(), *self.projector.parameters()])}
+        """One optimizer for the backbone and the projector. The prototypes are set, not trained."""
+        return {
+            "main": make_optimizer(self.config, [*self.network.parameters(), *self.projector.parameters()])
+        }

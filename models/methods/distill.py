@@ -1,12 +1,12 @@
-"""Distillation (SimCLRv2, section 2.3): the student learns the teacher's probabilities on all images.
+"""Distillation (SimCLRv2, section 2.3): the student learns the teacher's probabilities for all images.
 
-x image, P_T(y | x; tau) and P_S(y | x; tau) the teacher's and the student's softmax at temperature tau.
-L = alpha times the mean over all images of -sum_y P_T log P_S (eq. 2), plus (1 - alpha) times the mean cross-entropy
-over the labelled images of the batch (eq. 3, whose sums we take as means, so that alpha does not depend on how many
-labels there are).
+P_T(y | x; tau) and P_S(y | x; tau) are the teacher's and the student's softmax at temperature tau for an
+image x. The loss is alpha times the mean of -sum_y P_T log P_S over all images (eq. 2), plus (1 - alpha)
+times the mean cross-entropy over the labelled images of the batch (eq. 3). Eq. 3 has sums. We take means, so
+that the effect of alpha does not depend on the number of labels.
 
-Departure: the teacher's probabilities are computed once, on centre views, rather than on the student's random view;
-that costs one pass over the images instead of one an epoch.
+Departure: the teacher's probabilities are computed once, on centre views, rather than on the student's random
+views. This costs one pass over the images instead of one per epoch.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from models.optim import make_optimizer
 
 
 class DistillMethod(Method):
-    """Soft cross-entropy to the teacher, mixed with cross-entropy on labels where alpha is below 1.
+    """Soft cross-entropy with the teacher, plus cross-entropy on labels if alpha is below 1.
 
     Args:
         config: the method's parameters.
         network: the student, with a classifier.
-        labels: (N,) int64, the class of each row of the manifest, -1 where it is unknown or not ours to use; read where
-            alpha is below 1.
+        labels: (N,) int64, the class of each row of the manifest; -1 if it is unknown or must not be used.
+            Only read if alpha is below 1.
 
     Raises:
         ValueError: alpha is below 1 and there are no labels.
@@ -42,19 +42,26 @@ class DistillMethod(Method):
     def __init__(self, config: Distill, network: Network, labels: Tensor | None = None) -> None:
         super().__init__()
         if config.alpha < 1 and labels is None:
-            raise ValueError(f"alpha {config.alpha} mixes in the labelled loss, which needs labels")
+            raise ValueError(
+                f"alpha = {config.alpha} adds the labelled loss, which needs labels;"
+                " pass labels, or set alpha to 1"
+            )
         self.config = config
         self.network = network
         unlabelled = torch.empty(0, dtype=torch.int64)
         self.register_buffer("labels", unlabelled if labels is None else labels, persistent=False)
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views (B, 3, S, S)."""
+        """Draw one view per image: (B, 3, S, S)."""
         batch.views = random_view(batch.images, draws, "view", self.config, self.network.image_size)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Eq. 3 with `batch.target` = P_T(y | x; 1), (B, C); `agreement` is how often both name the same class."""
+        """Eq. 3 with `batch.target` = P_T(y | x; 1), (B, C).
+
+        Terms: `agreement`, how often teacher and student predict the same class; if alpha is below 1, the two
+        losses `distillation` and `labelled`.
+        """
         assert batch.target is not None
         alpha = self.config.alpha
         logits = self.network(batch.views)
@@ -67,7 +74,7 @@ class DistillMethod(Method):
         return Loss(alpha * distillation + (1 - alpha) * labelled, {**terms})
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for the whole network; the classifier is its head."""
+        """One optimizer for the whole network; the classifier is its head group."""
         named = list(self.network.named_parameters())
         body = [p for name, p in named if not name.startswith("classifier.")]
         head = [p for name, p in named if name.startswith("classifier.")]

@@ -1,8 +1,8 @@
 """Fine-tuning on the few labels: student, teacher, and the from-scratch baseline.
 
-`Network.with_classifier` decides, after the papers, what stays: a SimCLR teacher goes on from the first layer of its
-projection head (SimCLRv2, section 2.2), any other network from its convolutional layers, with new fully connected
-layers where the architecture has some (Noroozi et al. 2018, section 4).
+`Network.with_classifier` decides which layers stay, as in the papers. A SimCLR teacher is fine-tuned from the
+first layer of its projection head (SimCLRv2, section 2.2). Any other network keeps its convolutional layers
+and gets new fully connected layers if its architecture has any (Noroozi et al. 2018, section 4).
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ class FinetuneMethod(Method):
     """Cross-entropy on classes.
 
     Args:
-        config: the method's parameters; `freeze` trains only the new layers, on batch statistics that stand still.
-        network: with a new classifier and, unless `keep_fc`, new fully connected layers.
+        config: the method's parameters. `freeze` trains only the new layers, and freezes the batch statistics
+            of all other layers too.
+        network: the network, with a new classifier and, unless `keep_fc` is set, new fully connected layers.
     """
 
     def __init__(self, config: Finetune, network: Network) -> None:
@@ -39,7 +40,7 @@ class FinetuneMethod(Method):
                 parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """As always, but what is frozen stays in evaluation mode, so that its batch statistics don't move."""
+        """Set the mode, but keep frozen layers in evaluation mode, which freezes their batch statistics."""
         super().train(mode)
         if self.config.freeze:
             for name, module in self.network.named_children():
@@ -47,22 +48,24 @@ class FinetuneMethod(Method):
         return self
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views (B, 3, S, S)."""
+        """Draw one view per image: (B, 3, S, S)."""
         batch.views = random_view(batch.images, draws, "view", self.config, self.network.image_size)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy with the class, `batch.target` (B,) int64; `accuracy`."""
+        """Cross-entropy with the class, `batch.target` of shape (B,) and dtype int64. Logs `accuracy`."""
         assert batch.target is not None
         logits = self.network(batch.views).float()
         accuracy = (logits.argmax(dim=1) == batch.target).float().mean()
         return Loss(F.cross_entropy(logits, batch.target), {"accuracy": accuracy})
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One; the new layers are a group with a rate of their own."""
+        """One optimizer; the new layers are a group with its own learning rate."""
         config = self.config
         return {
-            "main": make_optimizer(config, self._split(new=False), self._split(new=True), config.head_learning_rate)
+            "main": make_optimizer(
+                config, self._split(new=False), self._split(new=True), config.head_learning_rate
+            )
         }
 
     def _split(self, new: bool) -> list[nn.Parameter]:

@@ -1,9 +1,10 @@
-"""Context encoder (Pathak et al. 2016, arXiv 1604.07379): fill in what a hole hides.
+"""Context encoder (Pathak et al. 2016, arXiv 1604.07379): fill in a hole in the image.
 
-x a view in [-1, 1], M the hole, F(x hidden by M) the decoder's picture. L_rec = |W (F - x)|^2 (eq. 1), where W is w in
-the hole, 10 w on its rim, which stays visible so that the picture joins on, and 0 outside. With an adversary D:
-L = lambda_rec L_rec + lambda_adv L_adv (eq. 3); D sees only the hole, not its context (section 3.2), and has an
-optimizer of its own, which moves after that of the encoder. Departures: docs/methods/inpainting.md.
+x is a view in [-1, 1], M is the hole, and F is the picture that the decoder makes of x hidden by M. The
+reconstruction loss is L_rec = |W (F - x)|^2 (eq. 1). W is w in the hole, 10 w on its rim and 0 outside. The
+rim stays visible, so that the picture continues the image. With an adversary D, L = lambda_rec L_rec +
+lambda_adv L_adv (eq. 3). D sees only the hole, not its context (section 3.2), and has its own optimizer,
+which steps after the encoder's. Departures: docs/methods/inpainting.md.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ _BETAS = (0.5, 0.999)
 
 @dataclass(frozen=True)
 class Holes:
-    """Images, and what is cut from them.
+    """Images and their holes.
 
     Attributes:
-        x: (B, 3, s, s) float32 in [0, 1], whole.
-        region: (B, 1, s, s) bool, M: what is predicted.
+        x: (B, 3, s, s) float32 in [0, 1], the whole images.
+        region: (B, 1, s, s) bool, the hole M, which is predicted.
         hidden: (B, 1, s, s) bool, the region without its rim.
     """
 
@@ -49,24 +50,24 @@ class Holes:
     hidden: Tensor
 
     def visible(self) -> Tensor:
-        """(B, 3, s, s) float32: the images, with the mean colour where they are hidden."""
+        """The images with the mean colour in the hidden area, (B, 3, s, s) float32."""
         return torch.where(self.hidden, self.x.new_tensor(MEAN).view(3, 1, 1), self.x)
 
     def weight(self) -> Tensor:
-        """(B, 1, s, s) float32: W with w = 1."""
+        """W with w = 1, (B, 1, s, s) float32."""
         return torch.where(self.hidden, 1.0, torch.where(self.region, RIM_WEIGHT, 0.0))
 
 
 class InpaintingMethod(Method):
-    """Network, decoder and, if wanted, adversary; the network is what goes on.
+    """The network, the decoder and an optional adversary. Only the network is published.
 
     Args:
         config: the method's parameters.
-        image_size: S, side of the images, px.
-        seed: of the weights.
+        image_size: S, side of the images in px.
+        seed: seed of the weights.
 
     Raises:
-        ConfigError: the rim leaves nothing of the hole, or blocks would be below 2 px.
+        ConfigError: the rim covers the whole hole, or blocks would be smaller than 2 px.
     """
 
     def __init__(self, config: Inpainting, image_size: int, seed: int) -> None:
@@ -78,9 +79,9 @@ class InpaintingMethod(Method):
         self.largest = math.floor(s * math.sqrt(config.area / blocks) + 1e-9)
         if self.largest < max(_LEAST_BLOCK, 2 * self.overlap + 1):
             raise ConfigError(
-                f"pretext.area {config.area:g} and pretext.overlap {self.overlap}: in a view of {s} px the hole's squares"
-                f" have {self.largest} px a side, of which the rim leaves nothing; choose a larger area, a thinner"
-                " overlap or fewer blocks"
+                f"pretext.area {config.area:g} and pretext.overlap {self.overlap}: in a view of {s} px, the"
+                f" squares of the hole have a side of {self.largest} px, which the rim covers; choose a"
+                " larger area, a smaller overlap or fewer blocks"
             )
         self.network = build_network(config.backbone, image_size, seed=seed, width=config.width)
         places = self._side_of_map()
@@ -90,7 +91,7 @@ class InpaintingMethod(Method):
             self.adversary = Adversary(s, config.hidden // 4) if config.adversarial else None
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views: a random view of each image, and a hole."""
+        """Draw a random view of each image, and a hole."""
         x = random_view(batch.images, draws, "view", self.config, self.network.image_size)
         if self.config.hole == "centre":
             region = centre_square(self.size, self.largest).expand(len(x), 1, -1, -1).to(x.device)
@@ -102,11 +103,11 @@ class InpaintingMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """The encoder's: reconstruction, and how far the adversary is from taking it for an image."""
+        """The encoder's loss: the reconstruction loss, combined with the adversarial loss if there is one."""
         return self._encoder_loss(batch.views, *self._picture(batch.views))
 
     def losses(self, batch: Batch, progress: Progress) -> Iterator[Loss]:
-        """The encoder's loss, then the adversary's on the same picture."""
+        """The encoder's loss, then the adversary's loss on the same picture."""
         holes: Holes = batch.views
         maps, picture = self._picture(holes)
         yield self._encoder_loss(holes, maps, picture)
@@ -117,15 +118,17 @@ class InpaintingMethod(Method):
             yield Loss(judge(true, false), {"adversary_accuracy": right}, optimizer="adversary")
 
     def passes(self) -> list[tuple[int, float]]:
-        """One view."""
+        """One pass over one view per image."""
         return [(self.size, 1.0)]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """`main` for network and decoder; `adversary`, Adam as in the authors' code."""
+        """`main` for the network and the decoder; `adversary`, which is Adam as in the authors' code."""
         generator = [*self.network.parameters(), *self.decoder.parameters()]
         found: dict[str, Optimizer] = {"main": make_optimizer(self.config, generator)}
         if self.adversary is not None:
-            found["adversary"] = Adam(self.adversary.parameters(), lr=self.config.adversary_learning_rate, betas=_BETAS)
+            found["adversary"] = Adam(
+                self.adversary.parameters(), lr=self.config.adversary_learning_rate, betas=_BETAS
+            )
         return found
 
     def _picture(self, holes: Holes) -> tuple[Tensor, Tensor]:
@@ -153,12 +156,12 @@ class InpaintingMethod(Method):
 
 
 def reconstruction(picture: Tensor, x: Tensor, W: Tensor) -> Tensor:
-    """Eq. 1 as a mean over the hole's pixels and channels.
+    """Eq. 1, as a mean over the pixels and channels of the hole.
 
     Args:
-        picture: (B, 3, s, s), what was predicted.
-        x: (B, 3, s, s), what is there.
-        W: (B, 1, s, s) weights, 0 outside of the hole.
+        picture: (B, 3, s, s), the prediction.
+        x: (B, 3, s, s), the true image.
+        W: (B, 1, s, s), weights, 0 outside the hole.
 
     Returns:
         Scalar.
@@ -167,20 +170,20 @@ def reconstruction(picture: Tensor, x: Tensor, W: Tensor) -> Tensor:
 
 
 def centre_square(size: int, side: int) -> Tensor:
-    """(1, 1, s, s) bool: a square of `side` px in the middle of `size`."""
+    """Mask of a square of `side` px in the centre of an image of `size` px, (1, 1, s, s) bool."""
     first = (size - side) // 2
     inside = (torch.arange(size) >= first) & (torch.arange(size) < first + side)
     return (inside[:, None] & inside)[None, None]
 
 
 def squares(u: Tensor, size: int, least: int, largest: int) -> Tensor:
-    """Squares of random sides at random places; they may overlap.
+    """Mask of squares with random sides at random places. The squares may overlap.
 
     Args:
-        u: (B, n, 3) draws in [0, 1): side, row and column of n squares.
-        size: s, px.
-        least: smallest side, px.
-        largest: largest side, px.
+        u: (B, n, 3), draws in [0, 1) for the side, row and column of n squares.
+        size: s, side of the image in px.
+        least: smallest side of a square in px.
+        largest: largest side of a square in px.
 
     Returns:
         (B, 1, s, s) bool.
@@ -193,7 +196,10 @@ def squares(u: Tensor, size: int, least: int, largest: int) -> Tensor:
 
 
 def without_rim(region: Tensor, overlap: int) -> Tensor:
-    """What remains of a (B, 1, s, s) bool region when `overlap` px are taken off where it meets what is visible."""
+    """Shrink a (B, 1, s, s) bool region by `overlap` px where it borders on visible pixels.
+
+    It doesn't shrink at the border of the image.
+    """
     if overlap == 0:
         return region
     outside = F.max_pool2d((~region).float(), 2 * overlap + 1, stride=1, padding=overlap)

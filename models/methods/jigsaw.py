@@ -1,9 +1,15 @@
-"""Jigsaw (Noroozi and Favaro 2016, arXiv 1603.09246) and Jigsaw++ (2018, 1805.00385): which permutation shuffled the tiles?
+"""Jigsaw (Noroozi and Favaro 2016, arXiv 1603.09246) and Jigsaw++ (Noroozi et al. 2018, arXiv 1805.00385).
 
-They differ in their configuration: Jigsaw++ has more permutations, more grey, and occluding tiles. An image is cut into 3 x 3 cells and a tile is taken at a random place in each. Then, in the order of the
-authors' code: permute the tiles; drop or project the colour of all nine; replace up to two by tiles of one other image;
-normalise each tile by itself. One trunk sees every tile, the head all nine. Shortcuts that each step closes: the gap between tiles
-edges that go on; channel shift and lost colour chromatic aberration; normalisation what neighbours share in brightness.
+The network predicts which permutation shuffled the tiles of an image. The two methods differ in their
+configuration: Jigsaw++ has more permutations, more grey images and occluding tiles.
+
+An image is cut into 3 x 3 cells, and a tile is taken from a random place in each cell. The next steps follow
+the order of the authors' code. The tiles are permuted. All nine are made grey, or lose one direction of
+colour. Some are replaced by tiles of one other image. Each tile is normalised on its own. One trunk sees each
+tile separately; the head sees the features of all nine.
+
+Each step closes a shortcut. The gap between tiles hides edges that continue across them. Channel shift and
+grey images hide chromatic aberration. Normalising each tile hides the brightness that neighbours share.
 Departures: docs/methods/jigsaw++.md.
 """
 
@@ -29,16 +35,16 @@ from models.permutations import TILES, permutation_set
 
 _SIDE = 3
 _PAPER_TILE = 64 / 85
-_LEAST_DEVIATION = 1.0  # of 255 grey levels: flat tiles are not blown up to noise
+_LEAST_DEVIATION = 1.0  # of 255 grey levels; keeps noise in flat tiles from being amplified
 
 
 @dataclass(frozen=True)
 class Puzzles:
-    """What the network sees, and the answer.
+    """The tiles that the network sees, and the permutation it has to find.
 
     Attributes:
-        tiles: (9 B, 3, t, t) float32, the tiles of one puzzle beside each other.
-        permutation: (B,) int64, row of the permutation set.
+        tiles: (9 B, 3, t, t) float32; the nine tiles of a puzzle follow each other.
+        permutation: (B,) int64, rows of the permutation set.
     """
 
     tiles: Tensor
@@ -46,15 +52,15 @@ class Puzzles:
 
 
 class JigsawMethod(Method):
-    """The trunk, which goes on to whole images, and the puzzle's head, which is dropped.
+    """The trunk, which is published and later sees whole images, and the puzzle's head, which is dropped.
 
     Args:
         config: the method's parameters.
-        image_size: S, side of the images, px.
-        seed: of the weights and the permutation set.
+        image_size: S, side of the images in px.
+        seed: seed of the weights and of the permutation set.
 
     Raises:
-        ConfigError: cells of S / 3 px can't hold the tiles, or hold only tiles below 8 px.
+        ConfigError: the tiles are larger than the cells of S / 3 px, or smaller than 8 px.
     """
 
     permutations: Tensor
@@ -66,20 +72,26 @@ class JigsawMethod(Method):
         self.tile = config.tile or round(_PAPER_TILE * self.cell)
         if not 8 <= self.tile <= self.cell:
             raise ConfigError(
-                f"pretext.tile: {self.tile} px; with data.image_size {image_size} a puzzle's cell is {self.cell} px"
-                f" and a tile may have 8 to {self.cell} px; choose such a tile, or images of at least 30 px"
+                f"pretext.tile: {self.tile} px; with data.image_size {image_size} a cell of the puzzle has"
+                f" {self.cell} px, so a tile must have 8 to {self.cell} px; choose such a tile, or images of"
+                " at least 30 px"
             )
         slack = self.cell - self.tile
         self.channel_shift = min(config.channel_shift, slack // 2)
         self.jitter = slack - self.channel_shift
-        self.network = build_network(config.backbone, image_size, seed=seed, width=config.width, form=self.tile)
+        self.network = build_network(
+            config.backbone, image_size, seed=seed, width=config.width, form=self.tile
+        )
         with seeded(seed, "puzzle"):
             self.head = JigsawHead(self.network.output_dim, config.tile_features, TILES, config.permutations)
         permutations = permutation_set(config.permutations, seed, config.construction)
         self.register_buffer("permutations", torch.from_numpy(permutations))
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views: one puzzle an image. All but the occluding tiles depends on the image and its draws alone."""
+        """Make one puzzle per image.
+
+        Apart from the occluding tiles, a puzzle depends only on its image and the image's draws.
+        """
         images = batch.images
         B, S, device = len(images), images.shape[1], images.device
 
@@ -96,10 +108,16 @@ class JigsawMethod(Method):
         tiles = cut(images, corner, self.tile).float()
 
         colour = uniform("colour", 2)
-        tiles = recolour(tiles, grey=colour[:, 0] < self.config.grey, project=colour[:, 1] < self.config.projection)
+        tiles = recolour(
+            tiles, grey=colour[:, 0] < self.config.grey, project=colour[:, 1] < self.config.projection
+        )
         if B > 1 and self.config.occluders:
             count = _integers(uniform("occluders", 1), self.config.occluders + 1)
-            others = torch.arange(B, device=device) + 1 + _integers(uniform("occluding image", 1), B - 1).squeeze(1)
+            others = (
+                torch.arange(B, device=device)
+                + 1
+                + _integers(uniform("occluding image", 1), B - 1).squeeze(1)
+            )
             order = uniform("occluded", 2, TILES).argsort(dim=2)
             tiles = occlude(tiles, count, others % B, slots=order[:, 0], sources=order[:, 1])
         tiles = normalise(tiles).flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -107,34 +125,39 @@ class JigsawMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy over the permutations; `accuracy`, and collapse signs of the features of tiles in the first place."""
+        """Cross-entropy over the permutations.
+
+        Terms: `accuracy`; collapse signs of the features of each puzzle's first tile.
+        """
         puzzles: Puzzles = batch.views
         features = self.network.backbone(puzzles.tiles)
         logits = self.head(features).float()
         accuracy = (logits.argmax(dim=1) == puzzles.permutation).float().mean()
         return Loss(
-            F.cross_entropy(logits, puzzles.permutation), {"accuracy": accuracy, **collapse.signs(features[::TILES])}
+            F.cross_entropy(logits, puzzles.permutation),
+            {"accuracy": accuracy, **collapse.signs(features[::TILES])},
         )
 
     def passes(self) -> list[tuple[int, float]]:
-        """Nine tiles an image."""
+        """Nine tiles per image."""
         return [(self.tile, float(TILES))]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for trunk and head."""
+        """One optimizer for the trunk and the head."""
         return {"main": make_optimizer(self.config, self.parameters())}
 
 
 def cut(images: Tensor, corner: Tensor, tile: int) -> Tensor:
-    """Squares out of images.
+    """Cut squares out of images.
 
     Args:
         images: (B, S, S, 3).
-        corner: (B, n, 3, 2) int64, row and column of the upper left corner, for each square and colour channel.
-        tile: t, side of a square, px.
+        corner: (B, n, 3, 2) int64, row and column of the upper left corner of each square in each colour
+            channel.
+        tile: t, side of a square in px.
 
     Returns:
-        (B, n, 3, t, t), of the images' type.
+        (B, n, 3, t, t), with the dtype of the images.
     """
     B, device = len(images), images.device
     span = torch.arange(tile, device=device)
@@ -146,15 +169,15 @@ def cut(images: Tensor, corner: Tensor, tile: int) -> Tensor:
 
 
 def recolour(tiles: Tensor, grey: Tensor, project: Tensor) -> Tensor:
-    """Take colour from all tiles of an image: all of it, or only the green-magenta direction.
+    """Make all tiles of an image grey, or remove only the green-magenta direction from their colours.
 
-    The projection I - v v' / |v|^2 with v = (1, -2, 1) is the one fixed in the authors' code: aberration shifts green
-    against red and blue.
+    The projection I - v v' / |v|^2 with v = (1, -2, 1) is the one in the authors' code. It suits chromatic
+    aberration, which shifts green against red and blue.
 
     Args:
-        tiles: (B, n, 3, t, t) float32, red, green, blue.
-        grey: (B,) bool: luma (Rec. 601) in all three channels.
-        project: (B,) bool: the projection, where not grey.
+        tiles: (B, n, 3, t, t) float32; the channels are red, green and blue.
+        grey: (B,) bool; True replaces all three channels by luma (Rec. 601).
+        project: (B,) bool; True applies the projection, unless the image is made grey.
 
     Returns:
         (B, n, 3, t, t) float32.
@@ -172,13 +195,14 @@ def occlude(tiles: Tensor, count: Tensor, others: Tensor, slots: Tensor, sources
 
     Args:
         tiles: (B, n, 3, t, t).
-        count: (B, 1) int64, how many to replace.
-        others: (B,) int64, the image whose tiles come in.
-        slots: (B, n) int64, permutations: the first `count` slots are replaced ...
-        sources: (B, n) int64, permutations: ... by these tiles of the other image, in turn.
+        count: (B, 1) int64, how many tiles to replace.
+        others: (B,) int64, the image that the new tiles come from.
+        slots: (B, n) int64, a permutation per image; the tiles at its first `count` positions are replaced.
+        sources: (B, n) int64, a permutation per image; its first `count` entries are the tiles of the other
+            image that replace them, in the same order.
 
     Returns:
-        (B, n, 3, t, t), untouched tiles bit for bit.
+        (B, n, 3, t, t); tiles that are not replaced keep their exact values.
     """
     B, n = slots.shape
     replaced = torch.arange(n, device=tiles.device) < count
@@ -189,11 +213,15 @@ def occlude(tiles: Tensor, count: Tensor, others: Tensor, slots: Tensor, sources
 
 
 def normalise(tiles: Tensor) -> Tensor:
-    """(B, n, 3, t, t) float32 on the scale 0 to 255 -> mean 0 and deviation 1 per tile, over its channels jointly."""
+    """Give each tile a mean of 0 and a standard deviation of 1, over its channels jointly.
+
+    Args:
+        tiles: (B, n, 3, t, t) float32, on the scale 0 to 255.
+    """
     deviation, mean = torch.std_mean(tiles, dim=(2, 3, 4), correction=0, keepdim=True)
     return (tiles - mean) / deviation.clamp_min(_LEAST_DEVIATION)
 
 
 def _integers(uniform: Tensor, n: int) -> Tensor:
-    """Draws in [0, 1) -> int64 in 0..n-1."""
+    """Map draws in [0, 1) to int64 in 0..n-1."""
     return (uniform * n).long()

@@ -1,12 +1,14 @@
-"""MoCo v1 and v2 (He et al., arXiv 1911.05722; Chen et al., arXiv 2003.04297): contrast against a queue of keys.
+"""MoCo v1 and v2 (He et al., arXiv 1911.05722; Chen et al., arXiv 2003.04297): contrast with a queue.
 
-x_q, x_k two views of N images, q = g(f(x_q)) by the query encoder, k by the key encoder, without gradient; InfoNCE
-(eq. 1) of q with its k against the K keys of past batches. Per step: loss against the queue as the steps before left
-it; the optimizer moves the query encoder; the key encoder follows it (eq. 2); the keys are enqueued. The authors' code
-has eq. 2 at the start of the next step instead, which is the same sequence.
+x_q and x_k are two views of N images. The query encoder computes q = g(f(x_q)); the key encoder computes k of
+x_k, without gradient. The loss is InfoNCE (eq. 1) of q with its own k against the K keys of past batches. A
+step has this order: compute the loss against the queue that the previous steps left; step the optimizer on
+the query encoder; move the key encoder towards it (eq. 2); enqueue the keys. The authors' code applies eq. 2
+at the start of the next step, which gives the same sequence.
 
-ShuffleBN (section 3.3): batch norms see groups of the batch, as they would on several GPUs, and keys are encoded in
-another order than queries; otherwise a query finds its key by the statistics they share. Departures: docs/methods/moco.md.
+ShuffleBN (section 3.3): batch norms see groups of the batch, as they would on several GPUs, and keys are
+encoded in a different order from queries. Otherwise, a query could recognise its key by the batch statistics
+that both share. Departures: docs/methods/moco.md.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ from models.queue import Queue
 
 @dataclass(frozen=True)
 class Views:
-    """What the encoders see.
+    """The encoders' input.
 
     Attributes:
-        pairs: (2N, 3, S, S), the first view of each image, then the second of each.
+        pairs: (2N, 3, S, S), all first views, then all second views.
         order: (N,) int64, the permutation in which keys are encoded.
     """
 
@@ -45,12 +47,12 @@ class Views:
 
 
 class MoCoMethod(Method):
-    """Query encoder of network f and projector g, key encoder and queue. What is published is f of the query encoder.
+    """Query encoder (network f and projector g), key encoder and queue. The published network is f.
 
     Args:
         config: the method's parameters.
-        image_size: side of the images, px.
-        seed: of the weights and of the queue's first rows.
+        image_size: side of the images in px.
+        seed: seed of the weights and of the queue's initial rows.
     """
 
     def __init__(self, config: MoCo, image_size: int, seed: int) -> None:
@@ -68,15 +70,15 @@ class MoCoMethod(Method):
         self._keys: list[Tensor] = []
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Two views of each image, and the order in which keys are encoded, drawn anew each step."""
+        """Draw two views of each image, and the order in which this step encodes the keys."""
         order = torch.from_numpy(draws.uniform("shuffle", 1)[:, 0].argsort()).to(batch.images.device)
         batch.views = Views(two_views(batch.images, draws, self.config, self.network.image_size), order)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """InfoNCE, the mean over both directions if `symmetric`.
+        """InfoNCE, averaged over both directions if `symmetric` is set.
 
-        Terms: `accuracy` of finding the own key among 1 + K, collapse signs of q.
+        Terms: `accuracy` of finding the query's own key among 1 + K keys; collapse signs of q.
         """
         views: Views = batch.views
         x = views.pairs.chunk(2)
@@ -85,27 +87,33 @@ class MoCoMethod(Method):
         q = [self.query(x_q) for x_q, _ in directions]
         self._keys = [self._encoded(x_k, views.order, progress) for _, x_k in directions]
         logits = torch.cat(
-            [against_queue(*pair, negatives, self.config.temperature) for pair in zip(q, self._keys, strict=True)]
+            [
+                against_queue(*pair, negatives, self.config.temperature)
+                for pair in zip(q, self._keys, strict=True)
+            ]
         )
         accuracy = (logits.argmax(dim=1) == 0).float().mean()
         return Loss(info_nce(logits), {"accuracy": accuracy, **collapse.signs(q[0])})
 
     def _encoded(self, x: Tensor, order: Tensor, progress: Progress) -> Tensor:
-        """(N, 3, S, S) -> (N, d) float32 unit keys, encoded in another order and put back into their own."""
+        """Encode (N, 3, S, S) views in the given order -> (N, d) float32 unit keys.
+
+        The keys are returned in the order of `x`.
+        """
         k = teach(self.key, x[order], progress)[order.argsort()]
         return F.normalize(k.float(), dim=1)
 
     def after_update(self, progress: Progress) -> None:
-        """The key encoder follows the query encoder, then this step's keys enter the queue."""
+        """Move the key encoder towards the query encoder, then enqueue this step's keys."""
         advance(self.key, self.query, self.config, progress)
         for k in self._keys:
             self.queue.push(k)
         self._keys = []
 
     def passes(self) -> list[tuple[int, float]]:
-        """A view by each encoder, or both views."""
+        """One view per image through each encoder, or both views if `symmetric` is set."""
         return [(self.config.view_size or self.network.image_size, (1 + self.config.symmetric) * 4 / 3)]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for the query encoder."""
+        """One optimizer for the query encoder."""
         return {"main": make_optimizer(self.config, self.parameters())}

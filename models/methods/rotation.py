@@ -1,9 +1,10 @@
-"""RotNet (Gidaris, Singh, Komodakis 2018, arXiv 1803.07728): which quarter turn was it?
+"""RotNet (Gidaris, Singh, Komodakis 2018, arXiv 1803.07728): predict the rotation of a view.
 
-X a view of each of B images, X^y = g(X | y) turned by 90 y degrees, y in 0..3 (eq. 2); F(. | theta) gives the
-probabilities of the K = 4 turns. All four turns of an image are in one batch, 4 B in all, and the loss is the mean of
--log F^y(X^y) over them (eq. 3). Turns are a transposition and flips, so that no interpolation gives them away.
-Departures: docs/methods/rotation.md.
+X is a view of an image, and X^y = g(X | y) is the view rotated by 90 y degrees for y in 0..3 (eq. 2). The
+network F(. | theta) gives the probabilities of the K = 4 rotations. A batch of B images has all four
+rotations of each, 4 B views in total. The loss is the mean of -log F^y(X^y) over them (eq. 3). Rotations are
+made by transposing and flipping, because interpolation would leave traces that give them away. Departures:
+docs/methods/rotation.md.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ TURNS = 4
 
 
 class RotationMethod(Method):
-    """Network and the classifier of four turns, which is dropped afterwards.
+    """The network, and a classifier of the four rotations, which is dropped after training.
 
     Args:
         config: the method's parameters.
-        image_size: S, side of the images, px.
-        seed: of the weights.
+        image_size: S, side of the images in px.
+        seed: seed of the weights.
     """
 
     def __init__(self, config: Rotation, image_size: int, seed: int) -> None:
@@ -41,13 +42,19 @@ class RotationMethod(Method):
             self.classifier = heads.classifier(self.network.output_dim, TURNS)
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views (4B, 3, s, s): one view of each image, upright, then turned once, twice and three times."""
+        """Draw one view per image and rotate it: (4B, 3, s, s).
+
+        All upright views come first, then all views turned once, twice and three times.
+        """
         x = random_view(batch.images, draws, "view", self.config, self.network.image_size)
         batch.views = quarter_turns(x).contiguous(memory_format=torch.channels_last)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy over the turns; `accuracy`, and collapse signs of the features of upright images."""
+        """Cross-entropy over the rotations.
+
+        Terms: `accuracy`; collapse signs of the features of upright images.
+        """
         h = self.network(batch.views)
         B = len(h) // TURNS
         y = torch.arange(TURNS, device=h.device).repeat_interleave(B)
@@ -56,22 +63,22 @@ class RotationMethod(Method):
         return Loss(F.cross_entropy(logits, y), {"accuracy": accuracy, **collapse.signs(h[:B])})
 
     def passes(self) -> list[tuple[int, float]]:
-        """Four turns of a view."""
+        """Four rotations of one view per image."""
         return [(self.config.view_size or self.network.image_size, float(TURNS))]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for network and classifier."""
+        """One optimizer for the network and the classifier."""
         return {"main": make_optimizer(self.config, self.parameters())}
 
 
 def quarter_turns(x: Tensor) -> Tensor:
-    """Each image in four rotations, counter-clockwise, pixel for pixel.
+    """Rotate each image counter-clockwise by 0 to 3 quarter turns, without interpolation.
 
     Args:
         x: (B, C, s, s).
 
     Returns:
-        (4B, C, s, s): all images turned by 0, then by 90, 180 and 270 degrees.
+        (4B, C, s, s): all images rotated by 0 degrees, then by 90, 180 and 270 degrees.
     """
     transposed = x.transpose(2, 3)
     return torch.cat([x, transposed.flip(2), x.flip(2, 3), transposed.flip(3)])

@@ -1,11 +1,13 @@
-"""S2-BNN (Shen et al., arXiv 2102.08946): a 1-bit student, guided by a real-valued teacher without labels.
+"""S2-BNN (Shen et al., arXiv 2102.08946): a 1-bit student learns from a real-valued teacher without labels.
 
-x_1, x_2 two views of B images; s = student(x_1), t = teacher(x_1) unit embeddings of d coordinates, and
-P_s = softmax(s / tau), P_t = softmax(t / tau) over the coordinates. Distillation is -sum P_t log P_s; contrast is MoCo's
-InfoNCE of s with the key of x_2. What is minimised: either, or the sum.
+x_1 and x_2 are two views of B images. s = student(x_1) and t = teacher(x_1) are unit embeddings with d
+coordinates. P_s = softmax(s / tau) and P_t = softmax(t / tau) are taken over the coordinates. The
+distillation loss is -sum P_t log P_s. The contrastive loss is MoCo's InfoNCE of s with the key of x_2. The
+method minimises one of them or their sum.
 
-Binarisation takes two trainings, the second from the first's weights: phase `activations` has binary activations and
-real weights, phase `weights` binary both. Departures: docs/methods/s2bnn.md.
+Binarisation takes two trainings; the second starts from the weights of the first. Phase `activations` has
+binary activations and real-valued weights. In phase `weights`, both are binary. Departures:
+docs/methods/s2bnn.md.
 """
 
 from __future__ import annotations
@@ -37,14 +39,14 @@ from models.queue import Queue
 
 
 class Contrast(nn.Module):
-    """MoCo v2 for an encoder that somebody else holds: its key encoder and the queue of keys.
+    """The key encoder and the queue of MoCo v2, for a query encoder that another module owns.
 
-    The batch norm of keys is split into groups, as on the authors' eight GPUs.
+    The batch norm of the key encoder is split into groups, as on the authors' eight GPUs.
 
     Args:
-        encoder: of queries, with a projection head.
-        config: momentum, temperature, queue.
-        seed: of the queue's first rows.
+        encoder: the query encoder, with a projection head.
+        config: its momentum, temperature and queue are used.
+        seed: seed of the queue's initial rows.
     """
 
     def __init__(self, encoder: Network, config: S2BNN, seed: int) -> None:
@@ -61,28 +63,30 @@ class Contrast(nn.Module):
         self._k = torch.empty(0, dim)
 
     def loss(self, q: Tensor, x_k: Tensor, progress: Progress) -> Tensor:
-        """InfoNCE of queries q (B, d) with the keys of the other views x_k (B, 3, S, S) -> scalar."""
+        """InfoNCE of the queries q (B, d) with the keys of the other views x_k (B, 3, S, S) -> scalar."""
         self._k = F.normalize(teach(self.key, x_k, progress).float(), dim=1)
         return info_nce(against_queue(q, self._k, self.queue.contents(), self._tau))
 
     def after_update(self, encoder: Network, progress: Progress) -> None:
-        """The key encoder follows, then this step's keys enter the queue."""
+        """Move the key encoder towards the query encoder, then enqueue this step's keys."""
         advance(self.key, encoder, self._following, progress)
         self.queue.push(self._k)
 
 
 class S2BNNMethod(Method):
-    """Student with a projection head, the teacher, and for each of both that is trained by contrast its keys.
+    """The student with a projection head, the teacher, and keys for each network that learns by contrast.
 
     Args:
         config: the method's parameters.
-        network: the student, without classifier; in the second phase what the first has published.
-        teacher: on the device; frozen, and only asked, unless it is `online`: then a copy of it is trained.
+        network: the student, without a classifier. In the second phase, the network that the first one
+            published.
+        teacher: the teacher, on the device. An `offline` teacher is frozen. Of an `online` teacher, a copy is
+            trained.
         phase: `activations` or `weights`.
-        seed: of projection heads and of the queues' first rows.
+        seed: seed of the projection heads and of the queues' initial rows.
 
     Raises:
-        ConfigError: the student is no 1-bit network.
+        ConfigError: the student is not a 1-bit network.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class S2BNNMethod(Method):
         super().__init__()
         if not binary_convolutions(network):
             raise ConfigError(
-                "student.backbone: s2bnn trains 1-bit networks, and this one has no 1-bit convolution; "
+                "student.backbone: s2bnn trains 1-bit networks, but this one has no 1-bit convolution; "
                 "choose student.backbone=reactnet, or transfer.method=seed for any student"
             )
         self.config = config
@@ -113,12 +117,15 @@ class S2BNNMethod(Method):
         self.contrast_online = None if self.online is None else Contrast(self.online, config, seed)
 
     def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
-        """Before the first step: the mean of a frozen teacher's features."""
+        """Before the first step, measure the mean of a frozen teacher's features."""
         if progress.step == 0 and self.teacher is not None:
             self.teacher.measure(sweep)
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views x_1 (B, 3, S, S); where there is contrast (2B, 3, S, S), x_1 of each image, then x_2 of each."""
+        """Draw the views x_1, (B, 3, S, S).
+
+        With a contrastive loss, draw two views per image, (2B, 3, S, S): all x_1, then all x_2.
+        """
         contrast = self.contrast is not None or self.contrast_online is not None
         size = self.network.image_size
         if contrast:
@@ -128,11 +135,12 @@ class S2BNNMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """The sum of what the strategy asks for, and InfoNCE of an online teacher.
+        """The sum of the strategy's losses, plus InfoNCE of an online teacher.
 
-        Terms: `distillation` and `contrast`, where asked for; `divergence` of student from teacher, distillation less
-        its least value, the teacher's entropy; `cosine` of s and t; collapse signs of s; `outside`, the share of latent
-        weights beyond -1 and 1, which take no gradient.
+        Terms: `distillation` and `contrast`, if the strategy has them; `teacher_contrast` of an online
+        teacher; `divergence` of the student from the teacher, which is distillation minus its smallest
+        possible value, the teacher's entropy; `cosine` of s and t; collapse signs of s; `outside`, the share
+        of latent weights outside -1 to 1, which receive no gradient.
         """
         x_1, x_2 = (*batch.views.split(len(batch.images)), None)[:2]
         s = self.network(x_1)
@@ -145,7 +153,10 @@ class S2BNNMethod(Method):
             t = self.online(x_1)
             losses["teacher_contrast"] = self.contrast_online.loss(t, x_2, progress)
         if t is not None:
-            log_s, log_t = over_coordinates(s, self.config.temperature), over_coordinates(t, self.config.temperature)
+            log_s, log_t = (
+                over_coordinates(s, self.config.temperature),
+                over_coordinates(t, self.config.temperature),
+            )
             losses["distillation"] = cross_entropy(log_s, log_t)
             terms["divergence"] = losses["distillation"].detach() - entropy(log_t)
             terms["cosine"] = torch.cosine_similarity(s.detach().float(), t.detach().float()).mean()
@@ -160,23 +171,27 @@ class S2BNNMethod(Method):
         return beyond / sum(w.numel() for w in weights)
 
     def after_update(self, progress: Progress) -> None:
-        """Key encoders follow, and queues take the keys."""
+        """Move the key encoders towards their query encoders, and enqueue the keys."""
         if self.contrast is not None:
             self.contrast.after_update(self.network, progress)
         if self.contrast_online is not None and self.online is not None:
             self.contrast_online.after_update(self.online, progress)
 
     def collapsed(self, means: Mapping[str, float]) -> str | None:
-        """By the collapse signs, except where a frozen teacher alone is learned from.
+        """Judge by the collapse signs, unless the student learns only from a frozen teacher.
 
-        Its embeddings hold the student's apart, which are all alike only at first, near the teacher's mean.
+        A frozen teacher's embeddings keep the student's apart. The student's are alike only at the start,
+        when all are near the teacher's mean.
         """
         return None if self.teacher is not None and self.contrast is None else super().collapsed(means)
 
     def passes(self) -> list[tuple[int, float]]:
-        """The student's query, and its key where it contrasts; the teacher is another network and not counted."""
+        """The student's query and, with a contrastive loss, its key.
+
+        The teacher is not counted, because it is a different network.
+        """
         return [(self.config.view_size or self.network.image_size, 1 if self.contrast is None else 4 / 3)]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for all that is trained."""
+        """One optimizer for everything that is trained."""
         return {"main": make_optimizer(self.config, self.parameters())}

@@ -1,8 +1,9 @@
-"""SEED (Fang et al., arXiv 2101.04731): a small student takes over the similarities that a frozen teacher sees.
+"""SEED (Fang et al., arXiv 2101.04731): a small student learns the similarities that a frozen teacher sees.
 
-t and s are the teacher's and the student's unit embeddings of the same view, D a queue of K embeddings of the teacher of
-past batches. Both are compared with [t; D]: P_t = softmax([t.t; t.D] / tau_t), P_s = softmax([s.t; s.D] / tau_s), and
-the loss is -sum P_t log P_s; then t is enqueued. Departures: docs/methods/seed.md.
+t and s are the teacher's and the student's unit embeddings of the same view. D is a queue of the teacher's K
+embeddings of past batches. Both t and s are compared with [t; D]: P_t = softmax([t.t; t.D] / tau_t) and P_s =
+softmax([s.t; s.D] / tau_s). The loss is -sum P_t log P_s. Afterwards, t is enqueued. Departures:
+docs/methods/seed.md.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from models.queue import Queue
 
 
 class SeedMethod(Method):
-    """Student with a projection head of the teacher's width, and the queue.
+    """The student with a projection head as wide as the teacher's embeddings, and the queue.
 
     Args:
         config: the method's parameters.
-        network: the student, without classifier.
-        teacher: frozen, on the device; only asked.
-        seed: of the projection head and of the queue's first rows.
+        network: the student, without a classifier.
+        teacher: the teacher, frozen and on the device.
+        seed: seed of the projection head and of the queue's initial rows.
     """
 
     def __init__(self, config: Seed, network: Network, teacher: Network, seed: int = 0) -> None:
@@ -43,20 +44,21 @@ class SeedMethod(Method):
         self._t = torch.empty(0, self.teacher.dim)
 
     def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
-        """Before the first step: the mean of the teacher's features."""
+        """Before the first step, measure the mean of the teacher's features."""
         if progress.step == 0:
             self.teacher.measure(sweep)
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views (B, 3, S, S), seen by both."""
+        """Draw one view per image, (B, 3, S, S), which both networks see."""
         batch.views = random_view(batch.images, draws, "view", self.config, self.network.image_size)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         """Mean of -sum P_t log P_s.
 
-        Terms: `divergence` of student from teacher, the loss less `entropy`, the least it can be; `cosine` of s and t;
-        `agreement`, how often the student is nearest to what the teacher is nearest to; collapse signs of s.
+        Terms: `entropy` of P_t, the smallest possible loss; `divergence` of the student from the teacher,
+        which is the loss minus `entropy`; `cosine` of s and t; `agreement`, how often student and teacher
+        have the same nearest neighbour in [t; D]; collapse signs of s.
         """
         s, self._t = self.network(batch.views), self.teacher(batch.views)
         queue = self.queue.contents()
@@ -74,9 +76,9 @@ class SeedMethod(Method):
         return Loss(total, terms)
 
     def after_update(self, progress: Progress) -> None:
-        """The teacher's embeddings of this step enter the queue."""
+        """Enqueue the teacher's embeddings of this step."""
         self.queue.push(self._t)
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for the student."""
+        """One optimizer for the student."""
         return {"main": make_optimizer(self.config, self.parameters())}

@@ -1,8 +1,9 @@
-"""SeLa (Asano, Rupprecht, Vedaldi, arXiv 1911.05371): self-labelling by simultaneous clustering and representation learning.
+"""SeLa (Asano, Rupprecht, Vedaldi, arXiv 1911.05371): self-labelling by optimal transport.
 
-By turns: train f and `heads` classifiers of K labels by cross-entropy on the labels L; then label all N images anew by
-optimal transport: of P = softmax outputs, raised to lambda, the scalings r (K,), c (N,) that give each label and each
-image an equal share (algorithm 1), and L_i = argmax_k r_k P_ki^lambda c_i. Departures: docs/methods/sela.md.
+Training alternates between two parts. One trains f and `heads` classifiers of K labels by cross-entropy with
+the labels L. The other relabels all N images by optimal transport (algorithm 1): P are the softmax outputs,
+and the scalings r (K,) and c (N,) of P^lambda give each label and each image an equal share. Then L_i =
+argmax_k r_k P_ki^lambda c_i. Departures: docs/methods/sela.md.
 """
 
 from __future__ import annotations
@@ -26,17 +27,21 @@ from models.per_image import PerImage, embed_all
 from models.prototypes import share_used
 
 _ROWS = 8192
-"""Images whose probabilities are held in float64 at once."""
+"""How many images' probabilities are held in float64 at the same time."""
 
 
 def relabelling_epochs(epochs: int, relabellings: int, spacing: str) -> frozenset[int]:
-    """Before which epochs images are labelled: floor(epochs (j / n)^2), or of j / n, for j = 0..n-1; always before 0."""
+    """The epochs before which all images are relabelled; epoch 0 is always one.
+
+    These are floor(epochs (j / n)^2) for quadratic and floor(epochs j / n) for even spacing, with j = 0..n-1
+    and n relabellings.
+    """
     power = 2 if spacing == "quadratic" else 1
     return frozenset(epochs * j**power // relabellings**power for j in range(relabellings))
 
 
 class SeLaMethod(Method):
-    """The backbone, which goes on, and the classifiers, which are dropped afterwards."""
+    """The backbone, which is published, and the classifiers, which are dropped after training."""
 
     changed: Tensor
 
@@ -52,14 +57,16 @@ class SeLaMethod(Method):
         self.register_buffer("changed", torch.ones(()))  # share of labels that the last relabelling changed
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views (B, 3, S, S)."""
+        """Draw one view per image: (B, 3, S, S)."""
         batch.views = random_view(batch.images, draws, "view", self.config, self.network.image_size)
         return batch
 
     @torch.no_grad()
     def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
-        """Label all images anew, if it is time."""
-        if progress.epoch not in relabelling_epochs(progress.epochs, self.config.relabellings, self.config.spacing):
+        """Relabel all images if the schedule asks for it."""
+        if progress.epoch not in relabelling_epochs(
+            progress.epochs, self.config.relabellings, self.config.spacing
+        ):
             return
         index, h = embed_all(self.network, sweep, self.config.view_size or self.network.image_size)
         if not len(self.memory.index):
@@ -69,16 +76,25 @@ class SeLaMethod(Method):
         self.memory.labels.copy_(label)
 
     def _label(self, logits: Tensor) -> Tensor:
-        """(N, K) logits of a head -> (N,) int64, every label N / K times but for what hard labels can't split."""
+        """Turn the (N, K) logits of a head into (N,) int64 labels.
+
+        Each label occurs about N / K times. Exact shares are not always possible with hard labels.
+        """
 
         def log_affinities() -> Iterator[Tensor]:
-            return (self.config.lamb * F.log_softmax(rows.double(), dim=1) for rows in torch.split(logits, _ROWS))
+            return (
+                self.config.lamb * F.log_softmax(rows.double(), dim=1) for rows in torch.split(logits, _ROWS)
+            )
 
         beta = prototype_scaling(log_affinities, tolerance=self.config.tolerance)
         return torch.cat([(rows + beta).argmax(dim=1) for rows in log_affinities()])
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy with the labels, mean over heads; `changed`, the share of labels that were new last time."""
+        """Cross-entropy with the labels, averaged over heads.
+
+        Terms: `accuracy`; collapse signs of the features; `codes_used`, the share of labels of the first head
+        that occur in the batch; `changed`, the share of labels that the last relabelling changed.
+        """
         h = self.network(batch.views)
         logits = torch.stack([top(h) for top in self.tops]).float()  # (heads, B, K)
         label = self.memory.labels[:, self.memory.rows(batch.index)]
@@ -92,19 +108,19 @@ class SeLaMethod(Method):
         return Loss(loss, terms)
 
     def collapsed(self, means: Mapping[str, float]) -> str | None:
-        """All features alike, or nearly all images under few labels."""
+        """Collapsed if all features are alike, or nearly all images have one of few labels."""
         return super().collapsed(means) or collapse.few_used(means)
 
     def codes(self, sweep: Sweep) -> Tensor:
-        """(heads, N) the last labels."""
+        """The last labels, (heads, N)."""
         return self.memory.labels
 
     def passes(self) -> list[tuple[int, float]]:
-        """One view, and one more without gradient for each relabelling."""
+        """One view per image, and another pass without gradient for each relabelling."""
         size = self.config.view_size or self.network.image_size
         relabellings = relabelling_epochs(self.config.epochs, self.config.relabellings, self.config.spacing)
         return [(size, 1 + len(relabellings) / self.config.epochs / 3)]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for all; the classifiers are its head."""
+        """One optimizer for everything; the classifiers are its head group."""
         return {"main": make_optimizer(self.config, self.network.parameters(), self.tops.parameters())}

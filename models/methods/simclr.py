@@ -1,9 +1,9 @@
-"""SimCLR v2 pretraining (Chen et al., arXiv 2006.10029 and 2002.05709): two random views of an image attract.
+"""SimCLR v2 pretraining (Chen et al., arXiv 2006.10029 and 2002.05709): contrast two views of each image.
 
-x two views of N images, h = f(x) pooled features, z = g(h) projection by two or three layers, loss NT-Xent (eq. 1).
-The network that goes on ends after the first layer of g, where fine-tuning starts. With a memory (v2, 2.1, after MoCo)
-a moving average of f and g embeds the second views, and the last K of these are further negatives. Departures:
-docs/methods/simclr.md.
+x are two views of N images, h = f(x) their pooled features, and z = g(h) their projections by a head of two
+or three layers. The loss is NT-Xent (eq. 1). The published network ends after the first layer of g, where
+fine-tuning starts. With a memory (v2, section 2.1, after MoCo), a moving average of f and g embeds the second
+views, and the last K of these embeddings are further negatives. Departures: docs/methods/simclr.md.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from models.queue import Queue
 
 
 class SimCLRMethod(Method):
-    """Network f with the head's first layer, and `projector`, the rest of the head, which is dropped afterwards.
+    """Network f with the first layer of the head, and `projector`, the rest of the head.
+
+    The projector is dropped after training.
+
 
     Args:
         config: the method's parameters.
-        image_size: side of the images, px.
-        seed: of the weights and of the memory's first rows.
+        image_size: side of the images in px.
+        seed: seed of the weights and of the memory's initial rows.
     """
 
     def __init__(self, config: SimCLR, image_size: int, seed: int) -> None:
@@ -48,12 +51,15 @@ class SimCLRMethod(Method):
                 self.memory = Queue(config.memory, config.projection)
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views (2N, 3, S, S): the first of each image, then the second of each."""
+        """Draw two views per image, (2N, 3, S, S): all first views, then all second views."""
         batch.views = two_views(batch.images, draws, self.config, self.network.image_size)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """NT-Xent; `accuracy` of finding the other view among all candidates, and collapse signs of z."""
+        """NT-Xent.
+
+        Terms: `accuracy` of finding the other view among all candidates; collapse signs of z.
+        """
         z = self.projector(self.network(batch.views))
         memory = None
         if self.config.memory:
@@ -65,7 +71,7 @@ class SimCLRMethod(Method):
         return Loss(F.cross_entropy(s, positive), {"accuracy": accuracy, **collapse.signs(z)})
 
     def after_update(self, progress: Progress) -> None:
-        """The memory network follows, then its embeddings enter the memory."""
+        """Move the memory network towards the network, then store this step's embeddings in the memory."""
         if self._embedded is not None:
             student = nn.Sequential(self.network, self.projector)
             advance(self.averaged, student, self.config.memory_teacher, progress)
@@ -73,9 +79,9 @@ class SimCLRMethod(Method):
             self._embedded = None
 
     def passes(self) -> list[tuple[int, float]]:
-        """Two views an image, and one of them by the memory network if there is one."""
+        """Two views per image; one of them also through the memory network, if there is one."""
         return [(self.config.view_size or self.network.image_size, 2.0 + (self.config.memory > 0) / 3)]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for network and projector."""
+        """One optimizer for the network and the projector."""
         return {"main": make_optimizer(self.config, self.parameters())}

@@ -1,9 +1,9 @@
-"""SwAV (Caron et al., arXiv 2006.09882): swapping assignments between views.
+"""SwAV (Caron et al., arXiv 2006.09882): swap cluster assignments between views.
 
-B images in V crops, A = 2 of them large. z (V, B, d) unit projections, C (K, d) unit prototypes, scores z C^T. Codes q
-of the large crops by Sinkhorn-Knopp over the batch (eq. 3 to 5), so that all prototypes get equal shares; each crop
-predicts the codes of the other large ones at temperature tau (eq. 2). No gradient flows into q. Departures:
-docs/methods/swav.md.
+B images have V crops each; A = 2 of them are large. z (V, B, d) are unit projections, C (K, d) unit
+prototypes and z C^T the scores. Sinkhorn-Knopp over the batch turns the scores of the large crops into codes
+q (eq. 3 to 5), so that all prototypes get equal shares. Each crop predicts the codes of the other large crops
+at temperature tau (eq. 2). No gradient flows into q. Departures: docs/methods/swav.md.
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ from models.queue import Queue
 
 _LARGE = 2
 _FLAT = 0.99
-"""Above this share of ln K codes tell nothing; untrained networks have 0.4 to 0.8."""
+"""Codes with an entropy above this share of ln K carry no information. Untrained networks have 0.4 to 0.8."""
 _ROWS = 8192
-"""Images whose scores are held at once when all of them get codes."""
+"""How many images' scores are processed at the same time when all images get codes."""
 
 
 class SwAVMethod(Method):
-    """Backbone, which goes on; head, prototypes and the queue of large crops, which are dropped afterwards."""
+    """The backbone, a projection head, prototypes, and the queue of large crops.
+
+    Only the backbone is published.
+    """
 
     def __init__(self, config: SwAV, image_size: int, seed: int) -> None:
         super().__init__()
@@ -48,18 +51,22 @@ class SwAVMethod(Method):
             self.projector = heads.mlp(D, config.hidden or D, config.projection)
         with seeded(seed, "prototypes"):
             self.prototypes = Prototypes(config.prototypes, config.projection)
-        with seeded(seed, "queue"):  # a row is an image: its large crops beside each other
+        with seeded(seed, "queue"):  # one row per image holds its large crops
             self.queue = Queue(config.queue, _LARGE * config.projection) if config.queue else None
-        self._z = torch.empty(0)  # (A, B, d) of this step's large crops, on their way into the queue
+        self._z = torch.empty(0)  # (A, B, d) of this step's large crops, until the queue takes them
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Views: (2B, 3, S, S) large crops and (L B, 3, s, s) small ones, crop by crop."""
+        """Draw (2B, 3, S, S) large crops and (L B, 3, s, s) small crops, ordered by crop, then by image."""
         batch.views = multi_crop(batch.images, draws, self.config, self.config, self.network.image_size)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Swapped prediction; `codes_used`, prototypes that lead some code, and `code_entropy` are shares of K and ln K."""
-        # One pass of the backbone for each size of crop, one of the head for all.
+        """The swapped prediction of codes.
+
+        Terms: collapse signs of z; `codes_used`, the share of prototypes that are the largest entry of some
+        code in the batch; `code_entropy`, the mean entropy of the codes as a share of ln K.
+        """
+        # The backbone runs once per crop size, the head once for all crops.
         z = self.projector(torch.cat([self.network(crops) for crops in batch.views]))
         z = F.normalize(z.float(), dim=1).view(-1, len(batch.index), z.shape[1])
         scores = self.prototypes(z)  # (V, B, K)
@@ -77,35 +84,42 @@ class SwAVMethod(Method):
 
     @torch.no_grad()
     def _codes(self, scores: Tensor) -> Tensor:
-        """(A, B, K) scores of the large crops -> codes, each crop's balanced over the queue too once that is full."""
+        """Turn the (A, B, K) scores of the large crops into codes.
+
+        Once the queue is full, each crop's codes are balanced over the queue as well.
+        """
         B = scores.shape[1]
         if self.queue is not None and self.queue.full():
             past = self.queue.contents().view(-1, _LARGE, self.config.projection).transpose(0, 1)
-            scores = torch.cat([self.prototypes(past), scores], dim=1)  # by the prototypes as they are now
+            scores = torch.cat([self.prototypes(past), scores], dim=1)  # scored with the current prototypes
         q = [sinkhorn(each, self.config.epsilon, self.config.sinkhorn_iterations) for each in scores]
         return torch.stack(q)[:, -B:]
 
     def before_update(self, progress: Progress) -> None:
-        """Prototypes stand still at first."""
+        """Freeze the prototypes at the start of training."""
         if frozen(progress, self.config.freeze_epochs):
             self.prototypes.freeze()
 
     def after_update(self, progress: Progress) -> None:
-        """Prototypes back to unit length; the large crops' embeddings into the queue."""
+        """Scale the prototypes back to unit length, and enqueue the large crops' embeddings."""
         self.prototypes.renormalise()
         if self.queue is not None and progress.epoch >= self.config.queue_epoch:
             self.queue.push(self._z.transpose(0, 1).flatten(1))
 
     def collapsed(self, means: Mapping[str, float]) -> str | None:
-        """All outputs alike, or few codes in use, or all codes flat, where the loss stays at ln K."""
+        """Collapsed if all outputs are alike, few codes are used, or all codes are flat.
+
+        With flat codes, the loss stays at ln K.
+        """
         entropy = means.get("code_entropy", 0.0)
         flat = (
-            f"entropy of the codes {entropy:.3f} ln K, healthy is below 0.9; lower epsilon, or milder views, may help"
+            f"entropy of the codes {entropy:.3f} ln K, healthy is below 0.9;"
+            " lower epsilon, or milder views, may help"
         )
         return super().collapsed(means) or collapse.few_used(means) or (flat if entropy > _FLAT else None)
 
     def codes(self, sweep: Sweep) -> Tensor:
-        """(1, N) the prototype of each image, balanced over all images as over a batch in training."""
+        """The prototype of each image, (1, N), balanced over all images as training balances over a batch."""
         network = nn.Sequential(self.network, self.projector)
         _, z = embed_all(network, sweep, self.config.view_size or self.network.image_size)
         blocks = [F.normalize(rows, dim=1) for rows in torch.split(z, _ROWS)]
@@ -118,11 +132,11 @@ class SwAVMethod(Method):
             return torch.cat([(rows.double() + beta).argmax(dim=1) for rows in log_affinities()])[None]
 
     def passes(self) -> list[tuple[int, float]]:
-        """Two large crops and the small ones."""
+        """The two large crops and the small crops of each image."""
         size = self.config.view_size or self.network.image_size
         return [(size, float(_LARGE)), (small_side(self.config, size), float(self.config.small_crops))]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for all; the prototypes are its head."""
+        """One optimizer for everything; the prototypes are its head group."""
         body = [*self.network.parameters(), *self.projector.parameters()]
         return {"main": make_optimizer(self.config, body, self.prototypes.parameters())}

@@ -1,4 +1,4 @@
-"""What a student that learns from the teacher itself is shown of it: one unit vector a view."""
+"""The teacher's embedding for students that learn from the teacher itself: one unit vector per view."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from models.network import Network
 
 
 class TeacherEmbedding(nn.Module):
-    """t = h / |h| where the teacher has kept its projection head, else t = (h - c) / |h - c|.
+    """t = h / |h| if the teacher still has its projection head, otherwise t = (h - c) / |h - c|.
 
-    h is the teacher's last output: of its projection head, of the first layer of a SimCLR head, or the pooled features.
-    These two follow a ReLU: no coordinate is negative and all images have much in common, which would leave little of
-    the sphere to tell them apart by. So their mean c over all images is taken away first (`measure`), as contrastive
-    training of a head would have done.
+    h is the teacher's last output: that of its projection head, of the first layer of a SimCLR head, or the
+    pooled features. The last two follow a ReLU, so no coordinate is negative and all images point in similar
+    directions. Little of the sphere would be left to tell them apart. Their mean c over all images is
+    therefore subtracted first (`measure`). A head that is trained by contrast removes this mean itself.
 
     Args:
-        teacher: held in a tuple, out of `state_dict`; put into evaluation mode, and takes no gradient from here on.
+        teacher: the teacher. It is put into evaluation mode and its gradients are turned off. It is held in a
+            tuple, which keeps it out of `state_dict`.
 
     Attributes:
-        dim: d of t.
+        dim: d, the length of t.
         projected: whether h comes from a projection head.
     """
 
@@ -44,7 +45,10 @@ class TeacherEmbedding(nn.Module):
 
     @torch.no_grad()
     def measure(self, sweep: Sweep) -> None:
-        """Set c, for `before_epoch` of the first epoch: one pass of the teacher over all images, or none if projected."""
+        """Measure c in one pass of the teacher over all images. Call it before the first epoch.
+
+        If the teacher has its projection head, c stays 0 and there is no pass.
+        """
         if self.projected:
             return
         total, n = torch.zeros_like(self.mean, dtype=torch.float64), 0
@@ -56,11 +60,13 @@ class TeacherEmbedding(nn.Module):
 
 
 def projected(student: Network, dim: int, seed: int) -> Network:
-    """The student with a projection head of the teacher's width: its own if a training before this has left it one.
+    """The student with a projection head as wide as the teacher's embeddings.
+
+    If an earlier training left the student such a head, the student keeps it.
 
     Args:
-        student: without classifier.
-        dim: d of the embeddings.
-        seed: of a new head's weights.
+        student: the student, without a classifier.
+        dim: d, the length of the embeddings.
+        seed: seed of the weights of a new head.
     """
     return student if student.projection_dim == dim else student.with_projection(dim, seed=seed)

@@ -1,4 +1,4 @@
-"""Packages under `examples/` as if they were installed, and processes that see them."""
+"""Run code in processes that see the packages under `examples/` as if they were installed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from conftest import ROOT
 
 
 def as_installed(example: str, folder: Path) -> dict[str, str]:
-    """The environment of a process in which an example counts as installed: its metadata are on the path.
+    """The environment of a process that sees an example as installed: its metadata are on the path.
 
     Args:
         example: name of its folder under `examples/`.
-        folder: where the metadata go.
+        folder: folder to write the metadata to.
     """
     place = ROOT / "examples" / example
     project = tomllib.loads((place / "pyproject.toml").read_text())["project"]
@@ -36,7 +36,7 @@ def as_installed(example: str, folder: Path) -> dict[str, str]:
 
 
 def python(code: str, environment: dict[str, str], *words: str) -> str:
-    """Run code in a process of its own; its stdout."""
+    """Run code in a separate process and return its stdout."""
     command = [sys.executable, "-W", "error", "-c", code, *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

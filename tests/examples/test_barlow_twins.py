@@ -1,4 +1,4 @@
-"""The example of a method from outside: its entry point brings it in, the chain runs it, its loss is the paper's."""
+"""The example of an external method is found by its entry point, runs in the chain, has the paper's loss."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ print(ran.path("pretext"))
 
 
 def as_installed(folder: Path) -> dict[str, str]:
-    """The environment of a process in which the package counts as installed: its metadata are on the path."""
+    """The environment of a process that sees the package as installed: its metadata are on the path."""
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
     metadata = folder / f"barlow_twins-{project['version']}.dist-info"
     metadata.mkdir()
@@ -86,7 +86,9 @@ def test_it_is_listed_and_checked_like_our_own(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom data.errors import ConfigError\nfrom tasks.config import Config\n"
         "from tasks.overlay import merge, resolve\n"
-        "try:\n    resolve(merge(Config().model_dump(), {'pretext': {'method': 'barlow-twins', 'redundancy': 2}}))\n"
+        "try:\n"
+        "    over = {'pretext': {'method': 'barlow-twins', 'redundancy': 2}}\n"
+        "    resolve(merge(Config().model_dump(), over))\n"
         "except ConfigError as error:\n    print(error)\nassert 'torch' not in sys.modules"
     )
     assert "pretext.redundancy = 2: input should be less than or equal to 1" in python(code, environment)
@@ -102,7 +104,9 @@ def test_it_needs_one_name_of_ours_and_none_of_the_users(tmp_path: Path) -> None
     (beside / "models.py").write_text("raise RuntimeError('the user's models.py was imported')\n")
     code = "import sys; from barlow_twins.config import BarlowTwins; assert 'torch' not in sys.modules"
     for command in (["-c", code], ["-c", "import barlow_twins.method"], ["-m", "knowledge_transfer", "list"]):
-        done = subprocess.run([sys.executable, *command], cwd=beside, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, *command], cwd=beside, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
     assert "barlow-twins " in done.stdout
 
@@ -112,7 +116,7 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     points = next(tmp_path.glob("*.dist-info")) / "entry_points.txt"
     points.write_text("[knowledge_transfer.pretext]\nsimclr = models.configs.simclr:SimCLR\n")
     with pytest.raises(AssertionError, match="'simclr' is taken"):
-        python("import models.configs", environment)
+        python("from models.configs import PRETEXT", environment)
 
 
 def test_loss_equals_a_loop_and_lightly(monkeypatch: pytest.MonkeyPatch) -> None:

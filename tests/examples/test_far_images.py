@@ -1,4 +1,4 @@
-"""The example of a stage from outside: listed, counted, run, cached and shown like our own."""
+"""The example of an external stage is listed, counted, run, cached and shown like our own stages."""
 
 from __future__ import annotations
 
@@ -58,15 +58,20 @@ def test_the_chain_runs_a_stage_that_a_package_brings(tmp_path: Path) -> None:
 def test_it_is_listed_offered_and_its_settings_are_checked(tmp_path: Path) -> None:
     environment = as_installed("far-images", tmp_path)
     listed = python("from flows.__main__ import main; main(['list'])", environment)
-    assert "far-images          how many images lie far from their cluster's centroid, by a factor of" in listed
+    assert (
+        "far-images          how many images lie far from their cluster's centroid, by a factor of" in listed
+    )
     offered = python(
         "from tasks.config import Evaluate; print(Evaluate.model_json_schema()['properties']['protocols'])",
         environment,
     )
     assert "'far-images'" in offered
     code = (
-        "from data.errors import ConfigError\nfrom flows.recipes import override\nfrom tasks.config import Config\n"
+        "from data.errors import ConfigError\nfrom flows.recipes import override\n"
+        "from tasks.config import Config\n"
         "try:\n    override(Config(), {'evaluate': {'options': {'far-images': {'times': 1}}}})\n"
         "except ConfigError as error:\n    print(error)"
     )
-    assert "evaluate.options.far-images.times = 1: Input should be greater than 1" in python(code, environment)
+    assert "evaluate.options.far-images.times = 1: Input should be greater than 1" in python(
+        code, environment
+    )

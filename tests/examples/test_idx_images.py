@@ -1,4 +1,4 @@
-"""The example of a source from outside: MNIST's format, listed and read like our own sources."""
+"""The example of an external source, MNIST's format, is listed and read like our own sources."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from data.sources import open_source
 spec = f"idx:{sys.argv[1]}"
 made = make_manifest(spec, spec, None, seed=0, max_rejected=0)
 table = made.images
-pixels = open_images(table, {"train": spec, "test": spec}, 8, cache=Path(sys.argv[2]), whole=True).read(np.arange(len(table)))
+images = open_images(table, {"train": spec, "test": spec}, 8, cache=Path(sys.argv[2]), whole=True)
+pixels = images.read(np.arange(len(table)))
 print(json.dumps({
     "counts": made.counts, "classes": made.classes, "labels": table["label"].to_pylist(),
     "sums": pixels.astype(int).sum((1, 2, 3)).tolist(),
@@ -55,7 +56,9 @@ def test_images_labels_and_splits_are_those_of_the_files(
 ) -> None:
     folder, images, labels = digits
     said = json.loads(
-        python(RUN, as_installed("idx-images", tmp_path), str(folder), str(tmp_path / "cache")).splitlines()[-1]
+        python(RUN, as_installed("idx-images", tmp_path), str(folder), str(tmp_path / "cache")).splitlines()[
+            -1
+        ]
     )
     assert (said["counts"]["train"], said["counts"]["test"]) == (20, 10)
     assert [int(said["classes"][label]) for label in said["labels"]] == labels.tolist()
@@ -70,7 +73,8 @@ def test_it_is_listed_and_a_wrong_place_is_one_line(tmp_path: Path) -> None:
     code = (
         "from data.errors import UserError\nfrom data.sources import open_source\n"
         "for spec in ('idx:', 'idx:/nowhere', 'idy:x'):\n"
-        "    try:\n        open_source(spec, 'train').entries()\n    except UserError as error:\n        print(error)"
+        "    try:\n        open_source(spec, 'train').entries()\n"
+        "    except UserError as error:\n        print(error)"
     )
     empty, nowhere, unknown = python(code, environment).splitlines()
     assert "write idx:PATH" in empty

@@ -1,4 +1,4 @@
-"""A run without server and child processes: the same record, every stage built where the test runs."""
+"""Run the chain without a server or child processes. Every stage is built in the test's own process."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tasks.stage import NotNeeded, Request
 
 
 class Workers:
-    """What `tasks.workers.Workers` does, here and now."""
+    """Does what `tasks.workers.Workers` does, but in this process."""
 
     def __init__(self, config: Config, record: Run) -> None:
         self._config, self._store, self._images = config, record.store, {}
 
     def make(self, request: Request, label: str, listen: Any) -> tuple[Artifact, bool]:
-        sent = Request.model_validate_json(request.model_dump_json())  # as it travels to a child
+        sent = Request.model_validate_json(request.model_dump_json())  # as a child process receives it
         return run(sent, self._store, self._config.compute, listen, lambda: False, self._images)
 
     def close(self) -> None:
@@ -37,13 +37,13 @@ class Workers:
 
 @dataclass
 class Made:
-    """A run that is over.
+    """A finished run.
 
     Attributes:
         made: label -> artifact.
-        result: what `Run.finish` says.
+        result: the return value of `Run.finish`.
         events: label -> the event that a watcher got when the stage was made.
-        store: where all lies.
+        store: the store with all artifacts.
     """
 
     made: dict[str, Artifact]
@@ -53,7 +53,7 @@ class Made:
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """Folder of the run."""
         return Path(self.result["folder"])
 
     def path(self, label: str) -> Path:
@@ -61,13 +61,13 @@ class Made:
         return self.store.folder(self.made[label])
 
     def inputs(self, label: str) -> dict[str, Artifact]:
-        """What a stage has read, as its meta.json says."""
+        """The inputs of a stage, from its meta.json."""
         inputs = self.store.meta(self.made[label])["inputs"]
         return {name: Artifact.model_validate(given) for name, given in inputs.items()}
 
 
 class _Events(dict[str, dict[str, Any]]):
-    """A watcher that keeps what is said of finished stages."""
+    """A watcher that records the events of finished stages."""
 
     def begin(self, run: Run) -> None:
         return None
@@ -98,7 +98,7 @@ def run_chain(config: Config, name: str = "run") -> Made:
 
 
 def photographs(folder: Path, each: int = 100, side: int = 40) -> None:
-    """Crops of scikit-learn's two sample photographs, a class each: a temple and a flower."""
+    """Write crops of scikit-learn's two sample photographs, one class each: temple and flower."""
     for name, photo in zip(("temple", "flower"), load_sample_images().images, strict=True):
         (folder / name).mkdir(parents=True)
         draws = np.random.default_rng(0)

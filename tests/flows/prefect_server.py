@@ -1,4 +1,4 @@
-"""A real Prefect server with the project's deployments on it, a real worker, and what tests ask of them."""
+"""A real Prefect server with the project's deployments, a real worker, and helpers that query them."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ PARAMETERS: dict[str, Any] = {
     "distill": {"epochs": 1},
 }
 START, WORK = 180.0, 600.0
-"""Seconds until the server answers, and for one run."""
+"""Timeouts in seconds: until the server answers, and for one run."""
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 POOL = "knowledge-transfer"
 
 
 class Prefect:
-    """A server, and the `prefect` command pointed at it.
+    """A server, and the `prefect` command configured to use it.
 
     Args:
-        environment: of all processes.
+        environment: environment of all processes.
         home: folder of the server's database and log.
-        port: on loopback.
+        port: port on loopback.
     """
 
     def __init__(self, environment: dict[str, str], home: Path, port: int) -> None:
@@ -55,7 +55,7 @@ class Prefect:
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "PREFECT_SERVER_SERVICES_SCHEDULER_DEPLOYMENT_BATCH_SIZE": "100",
         }
-        del self.environment["PYTHONPATH"]  # as installed: what is on the path must be what pip put there
+        del self.environment["PYTHONPATH"]  # as if installed: only what pip installed may be on the path
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -81,20 +81,20 @@ class Prefect:
                 time.sleep(0.5)
 
     def kill(self) -> None:
-        """The server and its processes, at once."""
+        """Stop the server and its processes immediately."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(60)
 
     def stop(self) -> None:
-        """As its user would."""
+        """Run a `prefect` command, as a user would."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(60)
 
     def deploy(self) -> None:
-        """What docs/operations.md says is to be done once."""
+        """Do the one-time setup that docs/operations.md describes."""
         self.own("prefect-setup")
         self("--no-prompt", "deploy", "--all")
 
@@ -102,7 +102,7 @@ class Prefect:
         return self._command([*prefect_command(), *words], more)
 
     def own(self, *words: str) -> str:
-        """A command of ours."""
+        """Run a `knowledge-transfer` command."""
         return self._command([sys.executable, "-m", "flows", *words], {})
 
     def _command(self, command: list[str], more: dict[str, str]) -> str:
@@ -113,7 +113,7 @@ class Prefect:
         return done.stdout + done.stderr
 
     def ask(self, path: str, method: str | None = None, **body: Any) -> Any:
-        """What the API answers; with a body, it is posted."""
+        """Send a request to the API and return the answer. A request with a body is a POST."""
         return self.send(path, method, body if body or method == "POST" else None)
 
     def send(self, path: str, method: str | None, body: Any) -> Any:
@@ -129,32 +129,36 @@ class Prefect:
                 with urllib.request.urlopen(request, timeout=30) as answer:
                     said = answer.read()
                 return json.loads(said) if said else None
-            except urllib.error.HTTPError as error:  # a busy database: Prefect's own clients ask again, too
+            except urllib.error.HTTPError as error:  # the database is busy; Prefect's own clients retry too
                 if error.code != 503 or time.monotonic() > end:
                     raise
                 time.sleep(1)
 
     def deployment(self, name: str) -> dict[str, Any]:
-        """By FLOW/DEPLOYMENT."""
+        """A deployment, by its FLOW/DEPLOYMENT name."""
         found: dict[str, Any] = self.ask(f"/deployments/name/{name}")
         return found
 
     @property
     def pages(self) -> str:
-        """Where a browser finds its pages."""
+        """URL of the server's pages."""
         return f"http://127.0.0.1:{self.port}/v2"
 
     def logs(self, run: str) -> list[str]:
-        """What a flow run has logged, its stages too."""
+        """The log of a flow run and of its stages."""
         found: list[str] = []
         while rows := self.ask(
-            "/logs/filter", logs={"flow_run_id": {"any_": [run]}}, sort="TIMESTAMP_ASC", limit=200, offset=len(found)
+            "/logs/filter",
+            logs={"flow_run_id": {"any_": [run]}},
+            sort="TIMESTAMP_ASC",
+            limit=200,
+            offset=len(found),
         ):
             found += [row["message"] for row in rows]
         return found
 
     def create(self, deployment: str, parameters: dict[str, Any], scheduled: str | None = None) -> str:
-        """Ask for a run, due at once or at a time that has come -> its id."""
+        """Request a run, due now or at a time in the past -> its id."""
         details = {"scheduled_time": scheduled} if scheduled else {}
         state = {"type": "SCHEDULED", "state_details": details}
         path = f"/deployments/{self.deployment(deployment)['id']}/create_flow_run"
@@ -168,7 +172,7 @@ class Prefect:
     def until(
         self, run: str, there: Callable[[dict[str, Any]], bool] | None = None, seconds: float = WORK
     ) -> dict[str, Any]:
-        """Wait until a run has ended, or until something else is true of it."""
+        """Wait until a run has ended, or until another condition on it is true."""
         wanted = there or (lambda found: found["state_type"] in ENDED)
         end = time.monotonic() + seconds
         while not wanted(found := self.state(run)):
@@ -177,7 +181,7 @@ class Prefect:
         return found
 
     def until_stage(self, run: str, stage: str, seconds: float = WORK) -> None:
-        """Wait until a stage is being made."""
+        """Wait until a stage is running."""
         end = time.monotonic() + seconds
         while self.stages({"id": run}).get(stage, {}).get("state_name") != "Running":
             found = self.state(run)
@@ -196,7 +200,11 @@ class Prefect:
     @contextmanager
     def worker(self) -> Iterator[subprocess.Popen[bytes]]:
         """A worker that polls every second until the end of the block."""
-        environment = {**self.environment, "PREFECT_PLUGINS_ENABLED": "false", "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        environment = {
+            **self.environment,
+            "PREFECT_PLUGINS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+        }
         with (self.home / "worker.log").open("a") as log:
             process = subprocess.Popen(
                 [*prefect_command(), "worker", "start", "--pool", POOL],
@@ -226,7 +234,10 @@ class Prefect:
         return found
 
     def events(self, name: str, last: str) -> list[dict[str, Any]]:
-        """Events of a name, the newest first, once that of run `last` has arrived: they come some seconds late."""
+        """Events with this name, newest first.
+
+        Events arrive a few seconds late, so this waits for the event of run `last`.
+        """
         end = time.monotonic() + 60
         while True:
             found = self.ask("/events/filter", filter={"event": {"name": [name]}}, limit=50)
@@ -250,8 +261,10 @@ def free_port() -> int:
 
 @contextmanager
 def serving(environment: dict[str, str], home: Path, **more: str) -> Iterator[Prefect]:
-    """A server, ready for runs; `more` are settings of all processes."""
-    if not any(point.value == "knowledge_transfer.prefect_cli" for point in entry_points(group="prefect.plugins")):
+    """A server that is ready for runs. `more` are environment settings for all processes."""
+    if not any(
+        point.value == "knowledge_transfer.prefect_cli" for point in entry_points(group="prefect.plugins")
+    ):
         pytest.skip("the project is not installed; pip install -e .")
     prefect = Prefect({**environment, **more}, home, free_port())
     prefect.start()

@@ -1,6 +1,6 @@
-"""What a person does in Prefect's pages, done in a real Chromium: fill the form, watch, look, cancel, retry.
+"""A user's actions in Prefect's pages, in a real Chromium: fill in the form, watch, look, cancel, retry.
 
-Pictures of the pages are left in the folder that KNOWLEDGE_TRANSFER_PICTURES names, if it does; docs/images has them.
+If KNOWLEDGE_TRANSFER_PICTURES names a folder, the tests save screenshots there. docs/images has copies.
 """
 
 from __future__ import annotations
@@ -21,19 +21,27 @@ pytestmark = pytest.mark.slow
 sync_api = pytest.importorskip("playwright.sync_api")
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SOON, LONG = 60_000, 600_000
-"""Milliseconds that a page may take to show something, and a run to get somewhere."""
+"""Timeouts in milliseconds: for a page to show something, and for a run to make progress."""
 PRESSES = 5
-"""Of a button whose request may meet a busy database."""
+"""How often to press a button whose request may fail because the database is busy."""
 STAGES = {
-    "manifest", "pretext", "embed", "cluster", "assign", "transfer", "embed-teacher-test", "embed-student-transferred",
-    "embed-student-transferred-test", "evaluate-teacher", "evaluate-student-transferred", "scores", "report",
+    "manifest", "pretext", "embed", "cluster", "assign", "transfer", "embed-teacher-test",
+    "embed-student-transferred", "embed-student-transferred-test", "evaluate-teacher",
+    "evaluate-student-transferred", "scores", "report",
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
     """A tab of the system's Chromium."""
-    program = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)  # fmt: skip
+    program = next(
+        (
+            found
+            for name in ("chromium", "chromium-browser", "google-chrome")
+            if (found := shutil.which(name))
+        ),
+        None,
+    )
     if program is None:
         pytest.skip("Chromium is not installed")
     with sync_api.sync_playwright() as playwright:
@@ -46,11 +54,11 @@ def page() -> Iterator[Any]:
 
 @pytest.fixture
 def picture(page: Any, tmp_path: Path) -> Any:
-    """Take a picture of what is seen, by name; a blank one is no picture."""
+    """Save a screenshot under a name, and check that it is not blank."""
     folder = Path(os.environ.get("KNOWLEDGE_TRANSFER_PICTURES", tmp_path))
 
     def take(name: str) -> None:
-        page.wait_for_timeout(1500)  # a page that moves comes to rest
+        page.wait_for_timeout(1500)  # wait until animations have ended
         assert len(page.screenshot(path=folder / f"{name}.png")) > 20_000
 
     return take
@@ -60,9 +68,9 @@ class Form:
     """The form of a deployment.
 
     Args:
-        page: of the browser.
-        prefect: whose deployment.
-        deployment: FLOW/DEPLOYMENT.
+        page: the browser's page.
+        prefect: the server.
+        deployment: the deployment's name, FLOW/DEPLOYMENT.
     """
 
     def __init__(self, page: Any, prefect: Prefect, deployment: str) -> None:
@@ -71,30 +79,31 @@ class Form:
         page.get_by_role("heading", name="Parameters").wait_for()
 
     def field(self, name: str) -> Any:
-        """What belongs to a parameter."""
+        """The part of the form that belongs to a parameter."""
         label = self.page.locator("label", has_text=re.compile(rf"^{name} \(Optional\)$"))
         return self.page.locator("div.group").filter(has=label).last
 
     def choose(self, name: str, kind: str) -> None:
-        """One of a parameter's kinds, by its tab."""
+        """Choose one of a parameter's kinds by its tab."""
         self.field(name).get_by_role("tab", name=kind, exact=True).first.click()
 
     def write(self, name: str, kind: str, value: str) -> None:
-        """A value of a kind."""
+        """Fill in a value."""
         self.choose(name, kind)
         self.field(name).locator("input, textarea").first.fill(value)
 
     def pick(self, name: str, value: str) -> None:
-        """A value of those that the form offers."""
+        """Choose one of the values that the form offers."""
         self.choose(name, "str")
         self.field(name).get_by_role("button").filter(has_text="Select").click()
         self.page.get_by_role("option", name=value, exact=True).click()
 
     def submit(self) -> None:
-        """Start the run, and open its page, whose link is shown for a moment only.
+        """Start the run and open its page.
 
-        SQLite may be written to by another of the server's transactions meanwhile: the page then says *Service
-        Unavailable*, the form stays filled, and one presses again.
+        The form shows the link to the page only briefly, so the id is read from the response. If another
+        transaction of the server is writing to SQLite, the page says *Service Unavailable* and the form stays
+        filled. The button is then pressed again.
         """
         for _ in range(PRESSES):
             with self.page.expect_response("**/create_flow_run") as made:
@@ -110,12 +119,15 @@ def tab(page: Any, name: str) -> None:
 
 
 def until(page: Any, state: str) -> None:
-    """Wait until the head of a run's page shows a state."""
+    """Wait until the header of a run's page shows a state."""
     page.get_by_text(state, exact=True).first.wait_for(timeout=LONG)
 
 
 def progress(page: Any, shown: str) -> None:
-    """Wait until the card of a stage's progress says this; a list of artifacts is as it was when its tab was opened."""
+    """Wait until the progress card of a stage says this.
+
+    A list of artifacts doesn't update after its tab was opened, so the page is reloaded.
+    """
     end = time.monotonic() + LONG / 1000
     while True:
         tab(page, "Artifacts")
@@ -150,7 +162,9 @@ def test_from_the_form_to_the_pictures(prefect: Prefect, page: Any, picture: Any
         until(page, "Completed")
         with page.expect_response("**/graph-v2*") as drawn:
             page.reload()
-        assert {node["label"] for _, node in drawn.value.json()["nodes"]} == STAGES  # they are drawn on a canvas
+        assert {
+            node["label"] for _, node in drawn.value.json()["nodes"]
+        } == STAGES  # they are drawn on a canvas
         page.locator("canvas").first.wait_for()
         page.wait_for_timeout(3000)
         picture("graph")

@@ -1,4 +1,4 @@
-"""The layout of the chain, and what a change of configuration or data renews."""
+"""The layout of the chain, and which stages a change of configuration or data recomputes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ COUNTS = {"train": 100, "unlabelled": 0, "test": 20, "labelled": 100, "test_labe
 
 
 class Layout:
-    """Lays a chain out over a store that holds manifests only; nothing is built."""
+    """Lay out chains over a store that holds only manifests. Nothing is built."""
 
-    def __init__(self, store: Store, config: Config, parts: dict[str, str], counts: dict[str, int] = COUNTS) -> None:
+    def __init__(
+        self, store: Store, config: Config, parts: dict[str, str], counts: dict[str, int] = COUNTS
+    ) -> None:
         self.store, self.counts = store, counts
         self.manifest = Artifact(kind="manifest", fingerprint="-".join(parts.values()))
         folder = store.folder(self.manifest)
@@ -37,7 +39,9 @@ class Layout:
     def look(self, images: Artifact) -> dict[str, Any]:
         return self.store.meta(images)
 
-    def step(self, label: str, plan: Plan, /, *, after: Artifact | None = None, **inputs: Artifact) -> Artifact:
+    def step(
+        self, label: str, plan: Plan, /, *, after: Artifact | None = None, **inputs: Artifact
+    ) -> Artifact:
         assert label not in self.requests
         request = plan(**inputs)
         assert isinstance(request, Request)
@@ -45,7 +49,7 @@ class Layout:
         return self.manifest if request.stage == "manifest" else request.artifact(self.store)
 
     def renewed_against(self, other: Layout) -> set[str]:
-        """Labels whose artifact is another one there."""
+        """Labels whose artifact differs in the other layout."""
         assert self.made.keys() == other.made.keys()
         return {label for label in self.made if self.made[label] != other.made[label]}
 
@@ -103,7 +107,9 @@ def test_codes_replace_clusters_only_where_they_are_asked_for(store: Store) -> N
     assert clustered.reads("codes") == {"pretext"}
     assert clustered.reads("transfer") == {"manifest", "assign"}
     assert {"codes", "cluster", "assign"} <= clustered.reads("scores")
-    coded = Layout(store, configured(pretext=swav, transfer={"labels": "codes"}, predict={"neighbours": 3}), PARTS)
+    coded = Layout(
+        store, configured(pretext=swav, transfer={"labels": "codes"}, predict={"neighbours": 3}), PARTS
+    )
     assert coded.reads("transfer") == {"manifest", "codes"}
     assert coded.reads("propagate") == {"embed", "predict", "labels"}
     assert {"cluster", "assign"}.isdisjoint(coded.made)
@@ -111,7 +117,7 @@ def test_codes_replace_clusters_only_where_they_are_asked_for(store: Store) -> N
     same = {"pretext", "codes", "embed", "labels", "finetune-teacher"}
     assert all(coded.made[label] == clustered.made[label] for label in same)
     elsewhere = Layout(store, configured(pretext=swav, assign={"data": "folder:c"}), PARTS)
-    assert "codes" not in elsewhere.reads("scores")  # which are of other images than the assignments
+    assert "codes" not in elsewhere.reads("scores")  # they are of other images than the assignments
 
 
 def test_a_chain_ends_where_it_is_told_to_and_measures_what_there_is(store: Store) -> None:
@@ -134,7 +140,7 @@ def test_a_chain_ends_where_it_is_told_to_and_measures_what_there_is(store: Stor
         assert sum(name.startswith("evaluate-") for name in layout.made) == len(models)
         same = set(layout.made) - {"scores", "report"}
         assert all(layout.made[label] == whole.made[label] for label in same)  # nothing is asked otherwise
-    # where no student is trained, it doesn't matter of which images it would have been
+    # If no student is trained, the images for its training don't matter.
     teacher = Layout(
         store, configured(until="pretext", pretext={"method": "swav"}, cluster={"data": "folder:c"}), PARTS
     )
@@ -147,7 +153,10 @@ def test_phases_of_a_transfer_are_stages_one_after_the_other(store: Store) -> No
     layout = Layout(store, config, PARTS)
     assert layout.reads("transfer-activations") == {"manifest", "pretext"}
     assert layout.reads("transfer") == {"manifest", "pretext", "transfer-activations"}
-    assert [layout.requests[label].settings["phase"] for label in ("transfer-activations", "transfer")] == ["activations", "weights"]  # fmt: skip
+    assert [layout.requests[label].settings["phase"] for label in ("transfer-activations", "transfer")] == [
+        "activations",
+        "weights",
+    ]
     assert {"transfer-activations", "transfer"} <= layout.reads("report")
     once = Layout(store, configured(), PARTS).requests["scratch"].settings["finetune"]["steps"]
     assert layout.requests["scratch"].settings["finetune"]["steps"] == once + config.transfer.epochs
@@ -164,7 +173,9 @@ def test_which_labels_are_learned_is_said_by_the_inputs_alone(store: Store) -> N
 def test_propagation_without_clusters_fits_the_same_space(store: Store) -> None:
     over = {"predict": {"neighbours": 3}, "cluster": {"pca": 7, "whitening": 0.5}}
     with_clusters = Layout(store, configured(**over), PARTS).requests["propagate"].settings
-    without = Layout(store, configured(**over, transfer={"method": "seed"}), PARTS).requests["propagate"].settings
+    without = (
+        Layout(store, configured(**over, transfer={"method": "seed"}), PARTS).requests["propagate"].settings
+    )
     assert without == with_clusters | {"space": {"pca": 7, "whitening": 0.5, "normalise": True}}
 
 
@@ -177,7 +188,11 @@ def test_rounds_of_distillation_propagate_over_what_the_student_sees(store: Stor
     assert {"propagate-round1", "transfer"} <= layout.reads("distill-round1")
     assert {"propagate-round2", "distill-round1"} <= layout.reads("distill-round2")
     assert {"propagate", "distill-round2"} <= layout.reads("distill")
-    assert [layout.requests[f"distill{r}"].settings["fine_tuned"] for r in ("-round1", "-round2", "")] == [False, True, True]  # fmt: skip
+    assert [layout.requests[f"distill{r}"].settings["fine_tuned"] for r in ("-round1", "-round2", "")] == [
+        False,
+        True,
+        True,
+    ]
     once = Layout(store, configured(), PARTS).requests["scratch"].settings["finetune"]["steps"]
     assert (
         layout.requests["scratch"].settings["finetune"]["steps"] - once == 2 * configured().distill.epochs
@@ -197,7 +212,16 @@ def test_no_stage_before_the_labels_can_see_one(store: Store) -> None:
 
 def test_without_labels_the_chain_ends_after_transfer(store: Store) -> None:
     layout = Layout(store, configured(), PARTS, {**COUNTS, "labelled": 0, "test_labelled": 0})
-    assert set(layout.made) == {"manifest", "pretext", "embed", "cluster", "assign", "transfer", "scores", "report"}
+    assert set(layout.made) == {
+        "manifest",
+        "pretext",
+        "embed",
+        "cluster",
+        "assign",
+        "transfer",
+        "scores",
+        "report",
+    }
 
 
 def test_a_new_test_image_leaves_the_training_alone(store: Store) -> None:
@@ -220,7 +244,15 @@ def test_another_k_renews_the_clusters_and_what_follows(store: Store) -> None:
     before, after = Layout(store, configured(), PARTS), Layout(store, configured(cluster={"k": 77}), PARTS)
     renewed = after.renewed_against(before)
     assert {"cluster", "assign", "transfer", "finetune-student", "scores", "report"} <= renewed
-    assert not renewed & {"manifest", "pretext", "embed", "labels", "finetune-teacher", "predict", "embed-teacher-test"}
+    assert not renewed & {
+        "manifest",
+        "pretext",
+        "embed",
+        "labels",
+        "finetune-teacher",
+        "predict",
+        "embed-teacher-test",
+    }
 
 
 @pytest.mark.parametrize(
@@ -233,12 +265,19 @@ def test_another_k_renews_the_clusters_and_what_follows(store: Store) -> None:
 )
 def test_where_and_how_is_no_part_of_what(store: Store, over: dict[str, Any]) -> None:
     before, after = Layout(store, configured(), PARTS), Layout(store, configured(**over), PARTS)
-    assert after.renewed_against(before) <= {"report"}  # which shows the configuration
+    assert after.renewed_against(before) <= {"report"}  # the report shows the configuration
 
 
 def test_seed_renews_what_is_drawn(store: Store) -> None:
     before, after = Layout(store, configured(), PARTS), Layout(store, configured(seed=1), PARTS)
-    assert {"pretext", "labels", "transfer", "finetune-student", "distill", "scratch"} <= after.renewed_against(before)
+    assert {
+        "pretext",
+        "labels",
+        "transfer",
+        "finetune-student",
+        "distill",
+        "scratch",
+    } <= after.renewed_against(before)
 
 
 def test_a_seed_of_its_own_is_the_stages_alone(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Claims: that each can be run as it stands, how scores decide it, and what is kept of a run."""
+"""Claims: each one can be run, scores decide it, and a run's results are recorded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def test_every_arm_is_a_configuration(claim: Claim, arm: Arm, scale: Any) -> Non
     assert not any("{" in str(source) for source in (*config.data, config.cluster.data, config.assign.data))
     assert config.data.train in ("folder:a", "folder:b")
     model = claim.score_of(arm).model
-    needed = {"teacher": "pretext", "student-transferred": "transfer", "student": "distill"}.get(model, "finetune")
+    needed = {"teacher": "pretext", "student-transferred": "transfer", "student": "distill"}.get(
+        model, "finetune"
+    )
     if claim.score_of(arm).evaluation in on_photographs():
         needed = "transfer"
     order = ("pretext", "transfer", "finetune", "distill")
@@ -51,7 +53,8 @@ def test_every_claim_compares_arms_of_its_own_that_differ(claim: Claim) -> None:
         assert sum(test.weights.values()) == 0
         assert (test.low, test.high) != (None, None)
     told = {
-        (resolved(claim, arm, "cpu", {}).model_dump_json(exclude={"recipe"}), claim.score_of(arm)) for arm in claim.arms
+        (resolved(claim, arm, "cpu", {}).model_dump_json(exclude={"recipe"}), claim.score_of(arm))
+        for arm in claim.arms
     }
     assert len(told) == len(names)
 
@@ -75,7 +78,7 @@ def test_an_unknown_claim_or_place_is_refused(capsys: pytest.CaptureFixture[str]
 def test_a_dry_run_prices_every_claim(tmp_path: Path) -> None:
     chosen = [CLAIMS["simclrv2-distillation"], CLAIMS["transfer-deeper"]]
     one, three = (estimate_claims(chosen, "cpu", seeds, {}, str(tmp_path)) for seeds in (1, 3))
-    # the three arms of a distillation are scores of one run; of the deeper one's three, two are
+    # The three arms of distillation are scores of one run. So are two of the three arms of transfer-deeper.
     assert [row["runs"] for row in one] == [1, 2]
     assert [row["runs"] for row in three] == [3, 6]
     assert three[0]["cpu_hours"] == pytest.approx(3 * one[0]["cpu_hours"])
@@ -117,7 +120,12 @@ def test_scores_decide(test: Statement, a: list[float], b: list[float], verdict:
 
 def test_a_difference_of_differences_and_seeds_that_only_some_arms_have() -> None:
     test = Statement("gains more", {"a": 1.0, "b": -1.0, "c": -1.0, "d": 1.0}, low=0.0)
-    scores = {"a": {0: 0.6, 1: 0.7, 2: 0.9}, "b": {0: 0.5, 1: 0.6}, "c": {1: 0.8, 0: 0.8}, "d": {0: 0.78, 1: 0.77}}
+    scores = {
+        "a": {0: 0.6, 1: 0.7, 2: 0.9},
+        "b": {0: 0.5, 1: 0.6},
+        "c": {1: 0.8, 0: 0.8},
+        "d": {0: 0.78, 1: 0.77},
+    }
     judged = test.judge(scores)
     assert judged.contrasts == pytest.approx([0.08, 0.07])
     assert judged.mean == pytest.approx(0.075)
@@ -140,8 +148,20 @@ def test_a_claim_holds_where_all_of_it_does() -> None:
 
 
 ROWS = [
-    {"evaluation": "knn", "model": "teacher", "metric": "top1", "setting": "k=20 T=0.07 layer=features", "value": 0.4},
-    {"evaluation": "knn", "model": "teacher", "metric": "top1", "setting": "k=200 T=0.07 layer=features", "value": 0.3},
+    {
+        "evaluation": "knn",
+        "model": "teacher",
+        "metric": "top1",
+        "setting": "k=20 T=0.07 layer=features",
+        "value": 0.4,
+    },
+    {
+        "evaluation": "knn",
+        "model": "teacher",
+        "metric": "top1",
+        "setting": "k=200 T=0.07 layer=features",
+        "value": 0.3,
+    },
     {"evaluation": "linear", "model": "teacher", "metric": "top1", "setting": "layer=features", "value": 0.5},
 ]
 
@@ -154,7 +174,7 @@ def test_the_score_that_counts() -> None:
 
 
 class Runs:
-    """Stands for the flow `knowledge_transfer`: keeps what was asked, answers with scores."""
+    """A stand-in for the flow `knowledge_transfer` that records its configurations and returns scores."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[tuple[Config, int]] = []
@@ -177,11 +197,20 @@ class Runs:
             {"cached": False, "seconds": 3.0, "computed_in": 2.5},
             {"cached": True, "seconds": 0.1, "computed_in": 9.0},
         ]
-        score = {"evaluation": "linear", "model": "teacher", "metric": "top1", "setting": "", "value": value, "n": 10}
+        score = {
+            "evaluation": "linear",
+            "model": "teacher",
+            "metric": "top1",
+            "setting": "",
+            "value": value,
+            "n": 10,
+        }
         return {"scores": [score], "stages": stages, "run": f"{config.recipe}-{seed}"}
 
 
-def test_arms_run_once_per_seed_and_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_run_once_per_seed_and_only_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = Runs(monkeypatch)
     out = tmp_path / "out"
 
@@ -213,7 +242,7 @@ def test_arms_run_once_per_seed_and_only_what_is_missing(tmp_path: Path, monkeyp
     reproduce(seeds=3)
     assert [seed for _, seed in runs.asked] == [2, 2]
     runs.asked.clear()
-    reproduce(sources={"cifar10": "folder:elsewhere"})  # other images: all anew
+    reproduce(sources={"cifar10": "folder:elsewhere"})  # other images, so everything is recomputed
     assert len(runs.asked) == 4
 
 
@@ -242,7 +271,10 @@ def test_the_page_counts_how_the_tests_of_a_claim_came_out(tmp_path: Path) -> No
         for seed, value in enumerate(scores):
             record.keep(arm, {}, seed, {"value": value, "seconds": None, "run": "a"})
     record.write(tmp_path)
-    line = "| [s2bnn-strategies](#s2bnn-strategies) | S2-BNN | **can't be told** (tests: 1 held, 1 open) | cpu | 2 |"
+    line = (
+        "| [s2bnn-strategies](#s2bnn-strategies) | S2-BNN | **can't be told** (tests: 1 held, 1 open)"
+        " | cpu | 2 |"
+    )
     assert line in page(tmp_path)
 
 
@@ -257,7 +289,9 @@ def test_a_score_of_something_else_is_not_taken_for_this_one(tmp_path: Path) -> 
     assert record.scores() == {"hard": {1: 0.4}}
 
 
-def test_an_arm_that_fails_leaves_the_others_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_arm_that_fails_leaves_the_others_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = Runs(monkeypatch)
     runs.broken.add("swav-codes-soft")
     with pytest.raises(StageError, match="swav-codes soft seed 0: out of memory"):
@@ -276,7 +310,9 @@ def test_images_that_are_not_there_are_missed_before_anything_runs(command: Comm
     photographs(tmp_path / "photographs", each=2)
     names = ("cifar10", "cifar10-test", "imagenette", "imagenette-test")
     images = [f"--images={name}=folder:{tmp_path / 'photographs'}" for name in names]
-    done = command("reproduce", "transfer-across", "transfer-downstream", *images, "--store", str(tmp_path / "store"))
+    done = command(
+        "reproduce", "transfer-across", "transfer-downstream", *images, "--store", str(tmp_path / "store")
+    )
     assert done.returncode == 2
     assert "images bccd: voc:BCCD" in done.stderr.splitlines()[-1]
     assert "--images bccd=SOURCE" in done.stderr.splitlines()[-1]
@@ -288,7 +324,12 @@ def test_a_dry_run_needs_no_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     found = estimate_claims(list(CLAIMS.values()), "cpu", 1, {}, str(tmp_path / "store"))
     assert [row["claim"] for row in found] == list(CLAIMS)
     assert all(row["cpu_hours"] > 0 for row in found)
-    assert images_of([CLAIMS["transfer-downstream"]], "cpu") == ["imagenette", "imagenette-test", "bccd", "penn-fudan"]
+    assert images_of([CLAIMS["transfer-downstream"]], "cpu") == [
+        "imagenette",
+        "imagenette-test",
+        "bccd",
+        "penn-fudan",
+    ]
     assert set(images_of(CLAIMS.values(), "gpu")) == set(SOURCES)
     assert not any(tmp_path.iterdir())
 

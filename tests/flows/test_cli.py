@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it refuses, with which status, and what it leaves behind."""
+"""The command line: its output, refusals, exit statuses, and the files it leaves behind."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def test_show_prints_what_run_accepts(name: str, capsys: pytest.CaptureFixture[s
 def test_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     words = capsys.readouterr().out.split()
-    assert {*NAMES, "simclr", "jigsaw++", "pseudo-labels", "vgg16_bn", "parquet:PATH", "few-label"} <= set(words)
+    assert {*NAMES, "simclr", "jigsaw++", "pseudo-labels", "vgg16_bn", "parquet:PATH", "few-label"} <= set(
+        words
+    )
 
 
 @pytest.mark.parametrize("words", [["--help"], ["list"], ["show", "digits"], ["run", "--help"]])

@@ -1,4 +1,4 @@
-"""Several runs side by side: what is compared, how differences are judged, and the board."""
+"""Comparison of several runs: which scores are compared, how differences are judged, and the board."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ from flows.variants import configurations, parts
 from tasks.report.leaderboard import Entry, leaderboard, render, table, write
 
 AT = ("few-label", "student", "top1", "")
-PARTS = {"pretext": "simclr", "teacher": "smallconv", "transfer": "pseudo-labels", "student": "smallconv x 0.5"}
+PARTS = {
+    "pretext": "simclr",
+    "teacher": "smallconv",
+    "transfer": "pseudo-labels",
+    "student": "smallconv x 0.5",
+}
 
 
 def row(value: float, n: int = 1000, at: tuple[str, ...] = AT) -> dict[str, Any]:
@@ -126,7 +131,9 @@ def test_what_is_written(tmp_path: Path) -> None:
 
 
 def test_variants_are_all_combinations_and_named_by_what_differs() -> None:
-    found = configurations(["digits"], {"pretext.method": ["simclr", "hog"], "cluster.k": ["20", "40"]}, {"seed": "3"})
+    found = configurations(
+        ["digits"], {"pretext.method": ["simclr", "hog"], "cluster.k": ["20", "40"]}, {"seed": "3"}
+    )
     assert list(found) == [f"pretext.method={m} cluster.k={k}" for m in ("simclr", "hog") for k in (20, 40)]
     assert [config.cluster.k for config in found.values()] == [20, 40, 20, 40]
     assert {config.pretext.method for config in found.values()} == {"simclr", "hog"}
@@ -156,7 +163,16 @@ def test_mistakes(words: list[str], said: str, capsys: pytest.CaptureFixture[str
 @pytest.mark.slow
 def test_two_numbers_of_clusters_side_by_side(command: Command, tmp_path: Path) -> None:
     store = str(tmp_path / "store")
-    words = ["compare", "digits", "--vary", "cluster.k=10,14", *settings(*TINY[:-1]), "--store", store, "--json"]
+    words = [
+        "compare",
+        "digits",
+        "--vary",
+        "cluster.k=10,14",
+        *settings(*TINY[:-1]),
+        "--store",
+        store,
+        "--json",
+    ]
     done = command(*words, timeout=900)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

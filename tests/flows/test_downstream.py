@@ -1,4 +1,4 @@
-"""Detection, segmentation and multi-label classification behind the chain, and alone."""
+"""Detection, segmentation and multi-label classification, after the chain and on their own."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def test_the_transferred_student_is_measured_beside_the_same_from_scratch(place:
     config = small(place)
     ran = run_chain(config, "downstream")
     labels = {
-        f"{protocol}-{model}" for protocol in config.evaluate.leaves for model in ("student-transferred", "scratch")
+        f"{protocol}-{model}"
+        for protocol in config.evaluate.leaves
+        for model in ("student-transferred", "scratch")
     }
     assert labels <= set(ran.made)
     assert "checkpoint" in ran.inputs("detection-student-transferred")
@@ -79,10 +81,15 @@ def test_the_transferred_student_is_measured_beside_the_same_from_scratch(place:
             ("segmentation", "miou", "side=64"),
             ("multi-label", "voc_map", "crops=2"),
         ):
-            value, low, high = (rows[evaluation, model, f"{metric}{end}", setting] for end in ("", "_low", "_high"))
+            value, low, high = (
+                rows[evaluation, model, f"{metric}{end}", setting] for end in ("", "_low", "_high")
+            )
             assert value["n"] == 4
             assert 0 <= low["value"] <= high["value"] <= 1
-        assert rows["detection", model, "coco_map", "side=64 scales=1,0.75"]["value"] <= rows["detection", model, "voc_map", "side=64 scales=1,0.75"]["value"] + 1e-9  # fmt: skip
+        assert (
+            rows["detection", model, "coco_map", "side=64 scales=1,0.75"]["value"]
+            <= rows["detection", model, "voc_map", "side=64 scales=1,0.75"]["value"] + 1e-9
+        )
     report = (ran.folder / "report.html").read_text()
     assert "Detection, trained further" in report
     assert "class=disc" not in report
@@ -97,7 +104,9 @@ def test_a_dry_run_finds_what_is_there(place: Path) -> None:
     planned = estimate(config)
     assert [row.stage for row in planned.rows] == list(ran.made)
     assert all(row.in_store for row in planned.rows)
-    assert all(row.operations > 0 for row in planned.rows if row.stage.startswith(("detection", "segmentation")))
+    assert all(
+        row.operations > 0 for row in planned.rows if row.stage.startswith(("detection", "segmentation"))
+    )
 
 
 def test_a_changed_box_renews_what_reads_boxes(place: Path) -> None:
@@ -109,7 +118,13 @@ def test_a_changed_box_renews_what_reads_boxes(place: Path) -> None:
     after = run_chain(config, "after")
     path.write_text(text)
     renewed = {label for label in before.made if before.made[label] != after.made[label]}
-    assert renewed == {"manifest-voc", "detection-student-transferred", "detection-scratch", "scores", "report"}
+    assert renewed == {
+        "manifest-voc",
+        "detection-student-transferred",
+        "detection-scratch",
+        "scores",
+        "report",
+    }
     index = read_table(before.path("manifest-voc") / "images.parquet")
     assert index["label"].null_count == index.num_rows
 
@@ -130,7 +145,11 @@ def scene() -> tuple[Batch, dict[int, Truth], dict[int, np.ndarray]]:
     for i, (top, left) in enumerate(((8, 16), (30, 20))):
         images[i, top : top + 24, left : left + 20] = 230
         images[i, 48:] = 0
-        truths[i] = Truth(np.array([[left, top, left + 20, min(top + 24, 48)]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool))  # fmt: skip
+        truths[i] = Truth(
+            np.array([[left, top, left + 20, min(top + 24, 48)]], np.float32),
+            np.zeros(1, np.int64),
+            np.zeros(1, bool),
+        )
         masks[i] = np.zeros((64, 64), np.uint8)
         masks[i][top : top + 24, left : left + 20] = 1
         masks[i][48:] = 255
@@ -204,8 +223,14 @@ def test_a_multi_label_classifier_learns_one_batch_and_ignores_difficult_classes
     method = MultiLabelMethod(MultiLabel(optimizer="adamw", learning_rate=1e-3), network, labels)
     given = prepared(batch, method)
     logits = network.train()(given.views[0])
-    expected = [torch.nn.functional.softplus(-logits[0, 0]), torch.nn.functional.softplus(logits[0, 1]), torch.nn.functional.softplus(logits[1, 0])]  # fmt: skip
-    assert method.loss(given, Progress(0, 1, 0, 1)).total.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)  # fmt: skip
+    expected = [
+        torch.nn.functional.softplus(-logits[0, 0]),
+        torch.nn.functional.softplus(logits[0, 1]),
+        torch.nn.functional.softplus(logits[1, 0]),
+    ]
+    assert method.loss(given, Progress(0, 1, 0, 1)).total.item() == pytest.approx(
+        torch.stack(expected).mean().item(), rel=1e-5
+    )
     first, last = falls(method, batch, 20)
     assert last < first
 
@@ -226,7 +251,18 @@ def test_any_model_can_be_measured_alone(command: Command, place: Path, tmp_path
     refused = command("evaluate", model, "--store", str(tmp_path / "s"))
     assert refused.returncode == 2
     assert "--voc" in refused.stderr
-    done = command("evaluate", model, "--voc", voc, "--protocols", "multi-label", "--store", str(tmp_path / "s"), "--json", timeout=900)  # fmt: skip
+    done = command(
+        "evaluate",
+        model,
+        "--voc",
+        voc,
+        "--protocols",
+        "multi-label",
+        "--store",
+        str(tmp_path / "s"),
+        "--json",
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["scores"]
     assert {row["evaluation"] for row in rows} == {"multi-label"}

@@ -1,4 +1,4 @@
-"""Every method goes through the whole chain, in seconds: each pretext method, each transfer method, each shape of chain."""
+"""Every pretext method, every transfer method and every shape of chain runs in seconds."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "sela": {"clusters": 8},
     "swav": {"prototypes": 8},
 }
-"""What methods of ours need, besides `QUICK`, on 160 images of 32 px. What is not named here goes by its defaults."""
+"""Settings of our methods besides `QUICK`, for 160 images of 32 px. Other methods use their defaults."""
 STUDENT = {"backbone": "smallconv", "width": 0.25}
 STUDENTS = {"s2bnn": {"backbone": "reactnet", "width": 0.25}}
-"""Of methods that are for one kind of student."""
+"""Settings of methods that need a certain kind of student."""
 BY_LABELS = [name for name, model in TRANSFER.items() if model.reads == "assignments"]
 BY_TEACHER = [name for name, model in TRANSFER.items() if model.reads == "teacher"]
 WITH_CODES = [name for name, model in PRETEXT.items() if issubclass(model, Teacher) and model.codes]
@@ -50,10 +50,12 @@ WITH_CODES = [name for name, model in PRETEXT.items() if issubclass(model, Teach
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 photographs, vectors for all of them, and a store that the runs share: what one has made, the next finds."""
+    """200 photographs with vectors, and a store that the runs share, so they reuse each other's stages."""
     folder = tmp_path_factory.mktemp("methods")
     photographs(folder / "photographs")
-    uris = sorted(str(path.relative_to(folder / "photographs")) for path in (folder / "photographs").rglob("*.png"))
+    uris = sorted(
+        str(path.relative_to(folder / "photographs")) for path in (folder / "photographs").rglob("*.png")
+    )
     vectors = np.random.default_rng(0).normal(size=(len(uris), 12)).astype(np.float32)
     vectors[:, 0] += [8.0 * uri.startswith("temple") for uri in uris]
     pq.write_table(pa.table({"uri": uris, "vector": list(vectors)}), folder / "vectors.parquet")
@@ -61,7 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(place: Path, method: str = "simclr", by: str = "pseudo-labels", **over: Any) -> Config:
-    """A quick run of a pretext method and of a transfer method; `over` are keys by section."""
+    """The configuration of a quick run. `over` maps sections to changed keys."""
     teacher: dict[str, Any] = {**STUDENT, **QUICK} if issubclass(PRETEXT[method], Teacher) else {}
     if method == "external":
         teacher = {"features": f"parquet:{place / 'vectors.parquet'}"}
@@ -84,7 +86,7 @@ def small(place: Path, method: str = "simclr", by: str = "pseudo-labels", **over
 
 
 def complete(ran: Made, config: Config) -> None:
-    """What holds of a finished run of any shape; a dry run then finds all of it."""
+    """Check what holds for every finished run, and that a dry run then finds all its stages."""
     record = json.loads((ran.folder / "run.json").read_text())
     assert record["status"] == "done"
     assert [row["stage"] for row in record["stages"]] == list(ran.made)
@@ -122,7 +124,9 @@ def test_every_pretext_method(method: str, place: Path) -> None:
         assert ("codes" in ran.made) == config.pretext.codes
         assert read_table(ran.path("pretext") / "log.parquet").num_rows > 0
     else:
-        assert ran.result["not_needed"] == dict.fromkeys(("pretext", "finetune-teacher"), f"pretext.method {method}")
+        assert ran.result["not_needed"] == dict.fromkeys(
+            ("pretext", "finetune-teacher"), f"pretext.method {method}"
+        )
         assert ran.inputs("predict")["checkpoint"] == ran.made["finetune-student"]
         assert "checkpoint" not in ran.inputs("evaluate-teacher")
     again = run_chain(config, method)
@@ -143,7 +147,7 @@ def test_a_student_learns_the_codes_of_every_method_that_gives_some(method: str,
     used = len(np.unique(column(table, "cluster")[first]))
     assert json.loads((ran.path("transfer") / "model.json").read_text())["classes"] == used
     steps = column(read_table(ran.path("transfer") / "log.parquet"), "step").max()
-    assert steps == train_images(ran) // 32  # an image once an epoch, whatever the number of heads
+    assert steps == train_images(ran) // 32  # each image once per epoch, whatever the number of heads
     measured = {row["evaluation"] for row in ran.result["scores"]}
     assert "codes" in measured
     assert "clusters" not in measured
@@ -192,7 +196,11 @@ def test_every_transfer_method_that_learns_from_the_teacher(method: str, place: 
 
 def test_what_a_binary_student_takes_stands_in_scores_and_report(place: Path) -> None:
     ran = run_chain(small(place, by="s2bnn"), "s2bnn")
-    cost = {(row["model"], row["metric"]): row["value"] for row in ran.result["scores"] if row["evaluation"] == "cost"}
+    cost = {
+        (row["model"], row["metric"]): row["value"]
+        for row in ran.result["scores"]
+        if row["evaluation"] == "cost"
+    }
     network = build_network("reactnet", 32, seed=0, width=0.25, classes=2)
     assert cost["student", "binary_operations"] == operations(network).binary > 0
     assert cost["student", "real_operations"] == operations(network).real
@@ -203,8 +211,12 @@ def test_what_a_binary_student_takes_stands_in_scores_and_report(place: Path) ->
     assert narrow(magnitude(cost["student", "binary_operations"])) in report
 
 
-@pytest.mark.parametrize(("pretext", "over"), [("hog", {}), ("external", {}), ("simclr", {}), ("swav", {"labels": "codes"})])  # fmt: skip
-def test_without_labels_the_chain_ends_after_transfer(pretext: str, over: dict[str, Any], place: Path) -> None:
+@pytest.mark.parametrize(
+    ("pretext", "over"), [("hog", {}), ("external", {}), ("simclr", {}), ("swav", {"labels": "codes"})]
+)
+def test_without_labels_the_chain_ends_after_transfer(
+    pretext: str, over: dict[str, Any], place: Path
+) -> None:
     flat = place / "flat"
     if not flat.exists():
         flat.mkdir()
@@ -228,7 +240,7 @@ def test_other_sources_are_clustered_and_labelled(pretext: str, place: Path) -> 
     other = f"folder:{place / 'photographs' / 'temple'}"
     over = {"cluster": {"data": other}, "assign": {"data": other}}
     config = small(place, pretext, **over)
-    if pretext == "external":  # their uris are others; contents tell them all
+    if pretext == "external":  # the uris differ, so vectors are matched by content
         ours, theirs = run_chain(small(place), "ours"), place / "by-content.parquet"
         manifest = read_table(ours.path("manifest") / "images.parquet")
         vectors = np.random.default_rng(0).normal(size=(200, 5))
@@ -253,20 +265,35 @@ def test_a_teacher_is_asked_about_images_of_another_source(place: Path) -> None:
 @pytest.mark.parametrize(
     ("over", "said"),
     [
-        ({"transfer": {"labels": "codes"}}, r"transfer\.labels = codes, but pretext\.method = simclr gives images no codes"),
-        ({"pretext": {"method": "hog"}, "transfer": {"labels": "codes"}}, r"pretext\.method = hog gives images no codes"),
-        ({"pretext": {"method": "external", "features": "vectors.csv"}}, r"pretext\.features = 'vectors\.csv'"),
+        (
+            {"transfer": {"labels": "codes"}},
+            r"transfer\.labels = codes, but pretext\.method = simclr gives images no codes",
+        ),
+        (
+            {"pretext": {"method": "hog"}, "transfer": {"labels": "codes"}},
+            r"pretext\.method = hog gives images no codes",
+        ),
+        (
+            {"pretext": {"method": "external", "features": "vectors.csv"}},
+            r"pretext\.features = 'vectors\.csv'",
+        ),
         ({"pretext": {"method": "external"}}, r"pretext\.features is missing"),
         *(
-            ({"pretext": {"method": "hog"}, "transfer": {"method": name}}, f"{name} learns from the teacher itself")
+            (
+                {"pretext": {"method": "hog"}, "transfer": {"method": name}},
+                f"{name} learns from the teacher itself",
+            )
             for name in BY_TEACHER
         ),
         *(
-            ({"pretext": {"method": name}, "transfer": {"labels": "codes"}, "assign": {"data": "digits"}}, r"assign\.data")
+            (
+                {"pretext": {"method": name}, "transfer": {"labels": "codes"}, "assign": {"data": "digits"}},
+                r"assign\.data",
+            )
             for name in WITH_CODES[:1]
         ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_go_together_is_refused_before_any_work(over: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         override(Config(), over)
@@ -276,7 +303,11 @@ def test_what_cannot_go_together_is_refused_before_any_work(over: dict[str, Any]
 def test_the_last_layer_goes_by_its_own_name(place: Path) -> None:
     ran = run_chain(small(place, embed={"layer": "last"}), "last")
     assert pq.read_schema(next(ran.path("embed").glob("part-*.parquet"))).metadata[b"layer"] == b"head1"
-    settings = {row["setting"] for row in ran.result["scores"] if (row["evaluation"], row["model"]) == ("knn", "teacher")}  # fmt: skip
+    settings = {
+        row["setting"]
+        for row in ran.result["scores"]
+        if (row["evaluation"], row["model"]) == ("knn", "teacher")
+    }
     assert settings == {"k=5 T=0.07 layer=head1"}
 
 
@@ -288,26 +319,31 @@ def test_another_layer_is_computed_anew(place: Path) -> None:
 
 def test_a_layer_that_is_not_there_is_refused_before_training(place: Path) -> None:
     ran = run_chain(small(place), "simclr")
-    request = pretext_stage.plan(small(place, embed={"layer": "head7"}, pretext={"epochs": 9}), ran.made["manifest"])
+    request = pretext_stage.plan(
+        small(place, embed={"layer": "head7"}, pretext={"epochs": 9}), ran.made["manifest"]
+    )
     with pytest.raises(
         ConfigError,
-        match=r"embed\.layer = head7: a smallconv trained by simclr has no such layer; choose one of .*conv1, .*head1",
+        match=(
+            r"embed\.layer = head7: a smallconv trained by simclr has no such layer; "
+            r"choose one of .*conv1, .*head1"
+        ),
     ):
         built(request, ran.store)
 
 
-# A teacher that collapses: what is said, where, and that a resumed training says it too.
+# A teacher that collapses: the warning, where it appears, and that a resumed training warns too.
 
 
 @pytest.fixture
 def collapsing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SimCLR's outputs are called alike after every epoch."""
+    """SimCLR whose outputs count as alike after every epoch."""
     measure = "spread of the outputs 0.001, healthy is 0.3 to 1"
     monkeypatch.setattr(SimCLRMethod, "collapsed", lambda self, means: measure)
 
 
 def built(request: Request, store: Store, stop_after: int | None = None) -> list[str]:
-    """Build a stage; stop it after so many polls -> what was logged."""
+    """Build a stage, stopping it after a number of polls -> its log."""
     polls, said = [0], []
 
     def interrupted() -> bool:
@@ -330,7 +366,10 @@ def test_a_collapse_is_said_in_log_and_meta(place: Path) -> None:
     ran = run_chain(small(place), "simclr")
     request = collapsing_request(place, ran, weight_decay=0.1)
     said = built(request, ran.store)
-    warning = "pretext: all outputs were alike after 3 epochs, from 1 to 3 of 3: spread of the outputs 0.001, healthy is 0.3 to 1"  # fmt: skip
+    warning = (
+        "pretext: all outputs were alike after 3 epochs, from 1 to 3 of 3: spread of the outputs 0.001,"
+        " healthy is 0.3 to 1"
+    )
     assert ran.store.meta(request.artifact(ran.store))["warnings"] == [warning]
     assert sum("all outputs were alike after epoch 1 of 3" in text for text in said) == 1
     with pytest.raises(CollapsedError, match=r"after epoch 1 of 3.* Try a lower learning_rate"):
@@ -379,10 +418,20 @@ def test_a_closer_look_at_what_no_label_has_touched(place: Path) -> None:
         if row["metric"] != "top1_at_rate"
     ]
     for model in ("teacher", "student-transferred"):
-        assert [s for e, m, s, _ in rows if (e, m) == ("layers", model)] == [f"layer=conv{i}" for i in (1, 2, 3)]
-        assert [s for e, m, s, _ in rows if (e, m) == ("nonlinear", model)] == ["mlp hidden=8", "frozen up to conv2"]
+        assert [s for e, m, s, _ in rows if (e, m) == ("layers", model)] == [
+            f"layer=conv{i}" for i in (1, 2, 3)
+        ]
+        assert [s for e, m, s, _ in rows if (e, m) == ("nonlinear", model)] == [
+            "mlp hidden=8",
+            "frozen up to conv2",
+        ]
     drawn = {(s, seed) for e, m, s, seed in rows if (e, m) == ("label-efficiency", "student-transferred")}
-    assert drawn == {(f"labels={n} {how}", draw) for n in ("20pc", "3each") for how in ("tuned", "frozen") for draw in (0, 1)}  # fmt: skip
+    assert drawn == {
+        (f"labels={n} {how}", draw)
+        for n in ("20pc", "3each")
+        for how in ("tuned", "frozen")
+        for draw in (0, 1)
+    }
     assert {s for e, _, s, _ in rows if e == "stability"} == {"k=6 seeds=2"}
     first, second = (read_table(ran.path(f"labels-3each-draw{draw}") / "labels.parquet") for draw in (0, 1))
     assert first.num_rows == second.num_rows == 6

@@ -1,4 +1,4 @@
-"""The flow's parameters: the schema that Prefect's forms are made of, and what they resolve to."""
+"""The flow's parameters: the schema that Prefect builds its forms from, and how they resolve."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_every_section_is_a_parameter_and_the_recipe_a_choice(schema: dict[str, 
 
 
 def test_pretext_is_a_plain_union(schema: dict[str, Any]) -> None:
-    branches = [branch.get("$ref", "").rpartition("/")[2] for branch in schema["properties"]["pretext"]["anyOf"]]
+    branches = [
+        branch.get("$ref", "").rpartition("/")[2] for branch in schema["properties"]["pretext"]["anyOf"]
+    ]
     assert branches == [*(model.__name__ for model in PRETEXT.values()), ""]
     assert "discriminator" not in json.dumps(schema)  # Prefect's forms show those as an empty JSON editor
     for name in branches[:-1]:
@@ -70,7 +72,9 @@ def test_limits_of_numbers_stand_in_the_description(schema: dict[str, Any]) -> N
         for field, value in model["properties"].items():
             options = value.get("anyOf", [value])
             limits = {o[key] for o in options for key in ("maximum", "exclusiveMaximum") if key in o}
-            if limits and not any(f"{limit:g}" in value["description"] or str(limit) in value["description"] for limit in limits):  # fmt: skip
+            if limits and not any(
+                f"{limit:g}" in value["description"] or str(limit) in value["description"] for limit in limits
+            ):
                 silent.append(f"{name}.{field}")
     assert not silent
 
@@ -78,7 +82,9 @@ def test_limits_of_numbers_stand_in_the_description(schema: dict[str, Any]) -> N
 def test_what_is_not_given_is_as_in_the_recipe() -> None:
     base = recipe("digits")
     assert resolved() == base
-    assert resolved(cluster={"k": 5}) == base.model_copy(update={"cluster": base.cluster.model_copy(update={"k": 5})})
+    assert resolved(cluster={"k": 5}) == base.model_copy(
+        update={"cluster": base.cluster.model_copy(update={"k": 5})}
+    )
     assert resolved(recipe="imagenet-paper") == recipe("imagenet-paper")
 
 

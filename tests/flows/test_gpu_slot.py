@@ -1,4 +1,4 @@
-"""The GPU's slot: held while a stage computes, given back after it, and no reason to hang when a run is to stop."""
+"""A stage holds the GPU slot while it computes, then releases it. Waiting for the slot can be interrupted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.config import Compute
 
 
 class Limit:
-    """Stands for Prefect's limit: so many refusals, then the slot."""
+    """A stand-in for Prefect's limit that refuses the slot a number of times and then grants it."""
 
     def __init__(self, refusals: int) -> None:
         self.refusals, self.held, self.asked = refusals, False, 0
@@ -42,7 +42,7 @@ def test_held_while_computing_and_given_back_after_an_error(monkeypatch: pytest.
     assert not limit.held
     assert limit.asked == 3
     with pytest.raises(TimeoutError), gpu.slot(lambda: False):
-        raise TimeoutError  # of the work, not of the waiting
+        raise TimeoutError  # an error of the work, not of the waiting
     assert not limit.held
     assert limit.asked == 4
 
@@ -59,7 +59,10 @@ def test_who_waits_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("there is no slot")
 
 
-@pytest.mark.parametrize(("device", "found", "expected"), [("cpu", True, False), ("cuda", False, True), ("auto", True, True), ("auto", False, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("device", "found", "expected"),
+    [("cpu", True, False), ("cuda", False, True), ("auto", True, True), ("auto", False, False)],
+)
 def test_whether_there_is_a_gpu(
     device: Any, found: bool, expected: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

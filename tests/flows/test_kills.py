@@ -1,4 +1,4 @@
-"""What docs/operations.md promises of cancels, kills and restarts, each done to a real run on a real server and worker."""
+"""Cancels, kills and restarts do what docs/operations.md promises, on a real server and worker."""
 
 from __future__ import annotations
 
@@ -16,28 +16,34 @@ from prefect_server import PARAMETERS, Prefect, serving
 pytestmark = pytest.mark.slow
 
 WITHIN = 30.0
-"""Seconds from a cancel to the end of the work."""
+"""Seconds from a cancel until the work must have ended."""
 LONG: dict[str, Any] = {
     **{name: value for name, value in PARAMETERS.items() if name != "epochs"},
     "pretext": {"width": 0.25, "epochs": 150},
     "evaluate": {"protocols": ["clusters"]},
     "finetune": {"steps": 4, "baseline": False},
 }
-"""A training of more than a minute, which saves its state every 30 s, and little else."""
+"""Settings for a training of more than a minute that saves its state every 30 s, with little other work."""
 STAGES: dict[str, dict[str, Any]] = {
     "pretext": {"pretext": {"width": 0.25, "epochs": 2000}},
     "cluster": {"pretext": {"method": "hog"}, "cluster": {"k": 1000, "iterations": 1000, "restarts": 100}},
     "embed": {"pretext": {"method": "hog", "cell": 64}, "data": {"image_size": 512}},
 }
-"""Stage that a cancel comes in -> what makes it last."""
+"""Stage during which the run is cancelled -> settings that make the stage long."""
 
 
 def processes(run: str) -> dict[int, str]:
-    """Processes of a flow run that are alive, by what Prefect or we put into their environment: pid -> command line."""
+    """Living processes of a flow run: pid -> command line.
+
+    They are recognised by variables that Prefect or we put into their environment.
+    """
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if run.encode() in (folder / "environ").read_bytes() and (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z":  # fmt: skip
+            if (
+                run.encode() in (folder / "environ").read_bytes()
+                and (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            ):
                 found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
@@ -52,7 +58,7 @@ def gone(run: str, seconds: float) -> None:
 
 
 def some_steps(prefect: Prefect, run: str, store: Path) -> None:
-    """Wait until pretext has saved a state it can go on from, and a random moment longer."""
+    """Wait until pretext has saved a state to resume from, and then for a random time."""
     prefect.until_stage(run, "pretext")
     end = time.monotonic() + 120
     while not list(store.glob("drafts/checkpoint/*/state/training.pt")):
@@ -62,7 +68,7 @@ def some_steps(prefect: Prefect, run: str, store: Path) -> None:
 
 
 def retried(prefect: Prefect, run: str, store: Path) -> None:
-    """Retry a run as its page does: it completes, and the training went on from where it was."""
+    """Retry a run as its page does, and check that it completes and that the training resumed."""
     state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "retried"}
     answer = prefect.ask(f"/flow_runs/{run}/set_state", state=state, force=True)
     assert answer["status"] == "ACCEPT", answer
@@ -77,7 +83,9 @@ def retried(prefect: Prefect, run: str, store: Path) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_cancelled_in_a_stage(stage: str, prefect: Prefect, tmp_path: Path) -> None:
     with prefect.worker():
-        run = prefect.create("knowledge-transfer/knowledge-transfer", {**LONG, **STAGES[stage], "store": str(tmp_path)})
+        run = prefect.create(
+            "knowledge-transfer/knowledge-transfer", {**LONG, **STAGES[stage], "store": str(tmp_path)}
+        )
         if stage == "pretext":
             some_steps(prefect, run, tmp_path)
         else:
@@ -124,10 +132,12 @@ def test_the_training_child_is_killed(prefect: Prefect, tmp_path: Path) -> None:
 
 
 def test_the_worker_is_killed(prefect: Prefect, tmp_path: Path) -> None:
-    # pretext must not end before the run's next line of log, at which it ends without its worker
+    # Without its worker, the run ends at its next log line. Pretext must not end before that.
     longer = {"pretext": {"width": 0.25, "epochs": 450}}
     with prefect.worker() as worker:
-        run = prefect.create("knowledge-transfer/knowledge-transfer", {**LONG, **longer, "store": str(tmp_path)})
+        run = prefect.create(
+            "knowledge-transfer/knowledge-transfer", {**LONG, **longer, "store": str(tmp_path)}
+        )
         some_steps(prefect, run, tmp_path)
         worker.kill()
         worker.wait()

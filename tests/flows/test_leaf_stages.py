@@ -1,4 +1,4 @@
-"""Leaf stages: found by their files, asked for by name, left out aloud where a run lacks what they read."""
+"""Leaf stages are found by their files, requested by name, and skipped with a message if they lack inputs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,11 @@ def test_a_file_in_the_folder_of_stages_is_all_that_a_leaf_takes() -> None:
     assert found == {name for name in files if isinstance(stage_module(name).STAGE, Leaf)}
     assert len((folder / "outliers.py").read_text().splitlines()) <= 40
     sources = Path(__file__).parents[2].glob("*/**/*.py")
-    product = [path for path in sources if path.parts[-2] != "stages" and "tests" not in path.parts and "examples" not in path.parts]  # fmt: skip
+    product = [
+        path
+        for path in sources
+        if path.parts[-2] != "stages" and "tests" not in path.parts and "examples" not in path.parts
+    ]
     naming = [path for path in product if ".venv" not in path.parts and "outliers" in path.read_text()]
     assert naming == [], "no other file of the product names the stage"
 

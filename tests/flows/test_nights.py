@@ -1,4 +1,4 @@
-"""Thirty scheduled nights and two by the clock, on a real server and worker, over a folder that grows, shrinks, changes."""
+"""Thirty nightly runs and two on a real schedule, with a real server and worker, over a changing folder."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ EACH = 60
 QUICK = {"epochs": 1, "batch_size": 32, "optimizer": "adamw", "learning_rate": 1e-3}
 TINY = {"backbone": "smallconv", "width": 0.25}
 ALL = {
-    "manifest", "pretext", "embed", "cluster", "assign", "transfer", "labels", "finetune-student", "finetune-teacher",
-    "predict", "distill", "evaluate-teacher", "evaluate-student-transferred", "evaluate-student-finetuned",
-    "evaluate-teacher-finetuned", "evaluate-student", "scores", "report",
+    "manifest", "pretext", "embed", "cluster", "assign", "transfer", "labels", "finetune-student",
+    "finetune-teacher", "predict", "distill", "evaluate-teacher", "evaluate-student-transferred",
+    "evaluate-student-finetuned", "evaluate-teacher-finetuned", "evaluate-student", "scores", "report",
 }  # fmt: skip
 EVALUATED = {name for name in ALL if name.startswith("evaluate-")} | {"scores", "report"}
 DRIFTED = {"growth", "embed-drift", "assign-drift", "drift"}
 SKIPPED = {"labels", "predict"}
-"""What a pinned run does without."""
+"""Stages that a pinned run skips."""
 NIGHTS = (
     "first", "same", "same", "add", "same", "add 2", "remove", "change", "rename", "same",
     "add", "add", "add", "add", "add", "add", "add", "add: one too many", "same", "same",
@@ -35,7 +35,7 @@ NIGHTS = (
 
 
 class Folder:
-    """Photographs that train, and what happens to them."""
+    """A folder of training photographs that changes from night to night."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -51,7 +51,7 @@ class Folder:
         self.old = iter(sorted((place / "train").rglob("*.png")))
 
     def happen(self, what: str) -> None:
-        """What the folder goes through before a night."""
+        """Change the folder before a night."""
         kind, _, number = what.partition(":")[0].partition(" ")
         for _ in range(int(number or 1)):
             match kind:
@@ -101,7 +101,10 @@ def test_thirty_nights_and_two_by_the_clock(prefect: Prefect, tmp_path: Path) ->
 
             if what in ("first", "add: one too many"):
                 pinned, asked_before = False, False
-                expected, laid = ALL | ({"growth"} if number else set()), ALL | ({"growth"} if number else set())
+                expected, laid = (
+                    ALL | ({"growth"} if number else set()),
+                    ALL | ({"growth"} if number else set()),
+                )
             elif what == "same":
                 laid = (ALL - SKIPPED | DRIFTED) if pinned else ALL | {"growth"}
                 expected, asked_before = (set() if asked_before or pinned else {"growth"}), True
@@ -139,7 +142,7 @@ def test_thirty_nights_and_two_by_the_clock(prefect: Prefect, tmp_path: Path) ->
 
 
 def by_the_clock(prefect: Prefect, parameters: dict[str, Any], seconds: int) -> list[dict[str, Any]]:
-    """Give the deployment a schedule, wait for two runs that it fires, take it away again -> the runs, in order."""
+    """Schedule the deployment, wait for two scheduled runs, remove the schedule -> the runs, in order."""
     deployment = prefect.deployment("knowledge-transfer/nightly")["id"]
     start = (datetime.now(UTC) + timedelta(seconds=20)).isoformat()
     schedule = {"interval": seconds, "anchor_date": start, "timezone": "UTC"}
@@ -150,7 +153,10 @@ def by_the_clock(prefect: Prefect, parameters: dict[str, Any], seconds: int) -> 
         while True:
             rows = prefect.ask(
                 "/flow_runs/filter",
-                flow_runs={"deployment_id": {"any_": [deployment]}, "state": {"type": {"any_": ["COMPLETED"]}}},
+                flow_runs={
+                    "deployment_id": {"any_": [deployment]},
+                    "state": {"type": {"any_": ["COMPLETED"]}},
+                },
                 sort="EXPECTED_START_TIME_DESC",
                 limit=10,
             )

@@ -1,4 +1,4 @@
-"""Folders as people have them: a quarter of the files can't be decoded, many others are unusual but fine."""
+"""Realistic folders: a quarter of the files can't be decoded, and many others are unusual but valid."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _encoded(mode: str, kind: str, seed: int, **options: object) -> bytes:
 def write_odd(folder: Path) -> set[str]:
     """Fill a folder with unusual images -> names of those that can't be decoded."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned
+    exif[0x0112] = 6  # to be displayed rotated
     deep = io.BytesIO()
     Image.fromarray(np.random.default_rng(9).integers(0, 65535, (20, 24), dtype=np.uint16)).save(deep, "PNG")
     fine = {
@@ -60,7 +60,7 @@ def write_odd(folder: Path) -> set[str]:
 
 @pytest.fixture(params=["written", "collected"])
 def odd(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, set[str] | None]:
-    """A folder of odd images, and which of them can't be decoded where that is known."""
+    """A folder of odd images and, if known, which of them can't be decoded."""
     folder = tmp_path / "odd"
     if request.param == "written":
         return folder, write_odd(folder)
@@ -73,7 +73,9 @@ def test_too_many_broken_images_stop_the_run_and_a_raised_bound_lets_it_through(
     command: Command, odd: tuple[Path, set[str] | None], tmp_path: Path
 ) -> None:
     folder, broken = odd
-    given = settings(*TINY, f"data.train=folder:{folder}", "data.test=null", "cluster.k=4", "pretext.batch_size=8")
+    given = settings(
+        *TINY, f"data.train=folder:{folder}", "data.test=null", "cluster.k=4", "pretext.batch_size=8"
+    )
     refused = command("run", *given)
     assert refused.returncode == 2
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("knowledge-transfer: ")]

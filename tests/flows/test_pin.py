@@ -1,4 +1,4 @@
-"""Reruns over a folder that grows, shrinks and changes: what is kept, what is computed, and what is said of it."""
+"""Reruns over a folder that grows, shrinks and changes: what is kept, computed and reported."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ MEASURED = {"growth", "embed-drift", "assign-drift", "drift"}
 
 
 class Folder:
-    """Photographs that train, and the runs over them."""
+    """A folder of training photographs, and runs over it."""
 
     def __init__(self, place: Path) -> None:
         photographs(place / "train", each=EACH)
         photographs(place / "test", each=90)
         for path in sorted((place / "test").rglob("*.png")):
-            if int(path.stem) < EACH:  # those are in train
+            if int(path.stem) < EACH:  # these are in train
                 path.unlink()
         photographs(place / "more", each=140)
         self.place, self.runs = place, 0
@@ -50,20 +50,30 @@ class Folder:
 
     def add(self, kind: str, *numbers: int) -> None:
         for number in numbers:
-            shutil.copy(self.place / "more" / kind / f"{number:03}.png", self.path(f"{kind}/new-{number}.png"))
+            shutil.copy(
+                self.place / "more" / kind / f"{number:03}.png", self.path(f"{kind}/new-{number}.png")
+            )
 
     def run(self, **over: Any) -> Made:
-        config = override(Config(), {
-            "data": {"train": f"folder:{self.place / 'train'}", "test": f"folder:{self.place / 'test'}", "image_size": 32, "labels_per_class": 5},
-            "pretext": {"method": "simclr", **TINY, **QUICK},
-            "cluster": {"k": 6},
-            "transfer": {"method": "pseudo-labels", **QUICK},
-            "student": TINY,
-            "finetune": {"steps": 3, "batch_size": 10},
-            "distill": {"epochs": 1, "batch_size": 32},
-            "pin": {"enabled": True},
-            "store": str(self.place / "store"),
-        })  # fmt: skip
+        config = override(
+            Config(),
+            {
+                "data": {
+                    "train": f"folder:{self.place / 'train'}",
+                    "test": f"folder:{self.place / 'test'}",
+                    "image_size": 32,
+                    "labels_per_class": 5,
+                },
+                "pretext": {"method": "simclr", **TINY, **QUICK},
+                "cluster": {"k": 6},
+                "transfer": {"method": "pseudo-labels", **QUICK},
+                "student": TINY,
+                "finetune": {"steps": 3, "batch_size": 10},
+                "distill": {"epochs": 1, "batch_size": 32},
+                "pin": {"enabled": True},
+                "store": str(self.place / "store"),
+            },
+        )
         self.runs += 1
         return run_chain(override(config, over), f"run{self.runs}")
 
@@ -83,7 +93,7 @@ def computed(ran: Made) -> set[str]:
 
 
 def assert_assigned_as_anew(ran: Made) -> None:
-    """What was taken over and what was computed are, together, what the whole would have been."""
+    """Reused and newly computed rows together equal the result of computing everything."""
     space, centroids = read_clusters(ran.path("cluster"))
     from data.tables import read_vectors
 
@@ -104,7 +114,9 @@ def test_night_after_night(folder: Folder) -> None:
     assert set(first.made) >= TRAINED | LABELS
 
     again = folder.run()
-    assert computed(again) == {"growth"}  # what is asked for the first time; its answer is in the store from now on
+    assert computed(again) == {
+        "growth"
+    }  # requested for the first time; the result is in the store from now on
     assert {**again.made, "growth": None} == {**first.made, "growth": None}
     assert record(again)["rerun"]["because"] == "the images are those it was trained on"
     assert not record(again)["pinned"]
@@ -196,7 +208,7 @@ def test_another_configuration_is_nobodys_rerun(folder: Folder) -> None:
     folder.add("temple", 70)
     told = record(folder.run(cluster={"k": 5}))
     assert told["rerun"]["because"] == "no earlier run of this configuration"
-    told = record(folder.run(compute={"workers": 1}))  # where it is computed is no part of it
+    told = record(folder.run(compute={"workers": 1}))  # where it is computed doesn't matter
     assert told["pinned"]
 
 
@@ -219,7 +231,7 @@ def test_another_name_is_neither_growth_nor_a_reason_to_train(folder: Folder) ->
 
 
 def test_two_images_with_one_content(tmp_path: Path) -> None:
-    """Copies are one image twice: each has its row, wherever it is taken from."""
+    """Copies are the same image twice. Each copy has its own row, whether reused or computed."""
     folder = Folder(tmp_path)
     shutil.copy(folder.path("temple/005.png"), folder.path("temple/copy.png"))
     folder.run()
@@ -234,7 +246,10 @@ def test_growth_of_a_manifest_against_itself(tmp_path: Path) -> None:
     from tasks.stages import growth
 
     photographs(tmp_path / "train", each=6)
-    store, config = Store(tmp_path / "store"), override(Config(), {"data": {"train": f"folder:{tmp_path / 'train'}"}})
+    store, config = (
+        Store(tmp_path / "store"),
+        override(Config(), {"data": {"train": f"folder:{tmp_path / 'train'}"}}),
+    )
 
     def make(request: Any) -> Artifact:
         return build(request, store, config.compute, lambda event: None, lambda: False, {})[0]
@@ -242,5 +257,12 @@ def test_growth_of_a_manifest_against_itself(tmp_path: Path) -> None:
     images = make(manifest_of(config, only=config.data.train))
     meta = store.meta(make(growth.plan(images, before=images)))
     assert {name: meta[name] for name in GROWTH} == {
-        "images": 12, "before": 12, "new": 0, "changed": 0, "gone": 0, "relabelled": 0, "same": True, "share": 0.0
-    }  # fmt: skip
+        "images": 12,
+        "before": 12,
+        "new": 0,
+        "changed": 0,
+        "gone": 0,
+        "relabelled": 0,
+        "same": True,
+        "share": 0.0,
+    }

@@ -1,4 +1,4 @@
-"""The deployments on a real server and worker: `prefect deployment run knowledge-transfer`, from the project's root."""
+"""The deployments on a real server and worker: `prefect deployment run knowledge-transfer`."""
 
 from __future__ import annotations
 
@@ -84,9 +84,13 @@ def test_deployment_run_then_again_from_the_store(prefect: Prefect, tmp_path: Pa
     second = prefect.run("knowledge-transfer", {**PARAMETERS, "store": str(store)})
     assert second["state_name"] == "Completed", second["state"]["message"]
     assert {row["state_name"] for row in prefect.stages(second).values()} == {"Cached"}
-    assert not list(Path(prefect.environment["PREFECT_HOME"]).glob("storage/*"))  # no results of Prefect's own
+    assert not list(
+        Path(prefect.environment["PREFECT_HOME"]).glob("storage/*")
+    )  # no results of Prefect's own
 
-    evaluated = prefect.run("evaluate", {"model": first["name"], "store": str(store), "protocols": ["few-label"]})
+    evaluated = prefect.run(
+        "evaluate", {"model": first["name"], "store": str(store), "protocols": ["few-label"]}
+    )
     assert evaluated["state_name"] == "Completed", evaluated["state"]["message"]
 
 
@@ -104,8 +108,12 @@ def test_a_mistake_is_refused_by_the_server_and_by_the_flow(prefect: Prefect, tm
     assert "/nowhere" in run["state"]["message"]
 
 
-def test_the_automation_of_the_run_book_stops_the_nights_when_the_score_drops(prefect: Prefect, tmp_path: Path) -> None:
-    (written,) = re.findall(r"```yaml\n(automations:.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL)
+def test_the_automation_of_the_run_book_stops_the_nights_when_the_score_drops(
+    prefect: Prefect, tmp_path: Path
+) -> None:
+    (written,) = re.findall(
+        r"```yaml\n(automations:.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL
+    )
     (tmp_path / "automation.yaml").write_text(written)
     (name,) = (row["name"] for row in yaml.safe_load(written)["automations"])
     deployment = prefect.deployment("knowledge-transfer/nightly")["id"]

@@ -1,4 +1,4 @@
-"""The recipe of Momentum² Teacher's headline row."""
+"""The recipe for the main result of Momentum² Teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report in a run's folder: the store's page, with the name and the start of this run."""
+"""The report in a run's folder is the store's page with the name and start time of this run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is stopped or killed in the middle of training: nobody is left behind, and the same command goes on."""
+"""A run that is stopped or killed in training leaves no process behind, and the same command resumes it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from conftest import TINY, settings
 pytestmark = pytest.mark.slow
 
 DEADLINE = 60.0
-"""Seconds within which children must be gone; they take a few."""
+"""Seconds within which the child processes must end. They take a few."""
 LONG = (*TINY, "pretext.epochs=40", "evaluate.protocols=[clusters]", "finetune.baseline=false")
-"""A training that lasts, and little after it."""
+"""Settings for a long training with little work after it."""
 
 
 def start(environment: dict[str, str], folder: Path, store: str) -> subprocess.Popen[str]:
@@ -33,7 +33,7 @@ def start(environment: dict[str, str], folder: Path, store: str) -> subprocess.P
 
 
 def until_training(run: subprocess.Popen[str]) -> list[int]:
-    """Wait for the first steps of pretext -> the children's process ids."""
+    """Wait for the first steps of pretext -> the process ids of the children."""
     assert run.stderr is not None
     for line in run.stderr:
         if line.split()[:1] == ["pretext"] and " of " in line:
@@ -61,7 +61,7 @@ def running(pid: int) -> bool:
 
 
 def weights(store: Path) -> bytes:
-    """Of the teacher: the one checkpoint that reads nothing but a manifest."""
+    """The teacher's checkpoint, the only one whose stage reads nothing but a manifest."""
     found = []
     for meta in store.glob("artifacts/checkpoint/*/meta.json"):
         if json.loads(meta.read_text())["stage"] == "pretext":
@@ -70,13 +70,17 @@ def weights(store: Path) -> bytes:
     return found[0]
 
 
-def test_killed_in_pretext_then_resumed_equals_undisturbed(environment: dict[str, str], tmp_path: Path) -> None:
+def test_killed_in_pretext_then_resumed_equals_undisturbed(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     run = start(environment, tmp_path, "killed")
     with run:
         children = until_training(run)
         run.kill()
     wait_gone(children)
-    drafts = [path.parent.parent for path in (tmp_path / "killed").glob("drafts/checkpoint/*/state/training.pt")]
+    drafts = [
+        path.parent.parent for path in (tmp_path / "killed").glob("drafts/checkpoint/*/state/training.pt")
+    ]
     assert len(drafts) == 1
     assert not list((tmp_path / "killed").glob("artifacts/checkpoint/*"))
 

@@ -1,4 +1,4 @@
-"""Other servers than SQLite without a password: PostgreSQL, authentication; and a person's answer to a paused run."""
+"""Servers with PostgreSQL and with authentication; and a user's answer to a paused run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORD = "admin:correct-horse"
 
 
 def programs() -> Path | None:
-    """The folder of PostgreSQL's programs."""
+    """The folder with PostgreSQL's programs."""
     places = [Path(found).resolve().parent for name in ("pg_ctl",) if (found := shutil.which(name))]
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((place for place in places if (place / "initdb").exists()), None)
@@ -30,12 +30,12 @@ def programs() -> Path | None:
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
-    """A PostgreSQL of its own on loopback -> its URL for Prefect."""
+    """A separate PostgreSQL server on loopback -> its URL for Prefect."""
     place = programs()
     if place is None:
         pytest.skip("PostgreSQL is not installed")
     who: dict[str, Any] = {}
-    if os.geteuid() == 0:  # which it refuses to run as
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         names = [entry.pw_name for entry in pwd.getpwall()]
         user = "postgres" if "postgres" in names else "nobody"
         who = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}

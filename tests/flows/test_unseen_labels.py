@@ -1,4 +1,7 @@
-"""Test labels are read only at the end: with the two classes of the test images swapped, all that is trained is the same bytes."""
+"""Test labels are read only at the end.
+
+If the two classes of the test images are swapped, everything that is trained has the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,14 @@ QUICK = {
 
 
 def config(place: Path, test: str) -> Config:
-    """A chain with every evaluation of the images themselves."""
+    """A chain with every evaluation that uses the run's own images."""
     values: dict[str, Any] = {
-        "data": {"train": f"parquet:{place / 'train'}", "test": f"parquet:{place / test}", "image_size": 32, "labels_per_class": 8},
+        "data": {
+            "train": f"parquet:{place / 'train'}",
+            "test": f"parquet:{place / test}",
+            "image_size": 32,
+            "labels_per_class": 8,
+        },
         "pretext": {"method": "simclr", **QUICK},
         "cluster": {"k": 6},
         "transfer": {name: value for name, value in QUICK.items() if name not in ("backbone", "width")},
@@ -38,7 +46,16 @@ def config(place: Path, test: str) -> Config:
         "predict": {"neighbours": 5},
         "distill": {"epochs": 1, "batch_size": 32},
         "evaluate": {
-            "protocols": ["knn", "linear", "few-label", "clusters", "layers", "nonlinear", "label-efficiency", "stability"],
+            "protocols": [
+                "knn",
+                "linear",
+                "few-label",
+                "clusters",
+                "layers",
+                "nonlinear",
+                "label-efficiency",
+                "stability",
+            ],
             "knn_neighbours": [1, 5],
             "layer_epochs": 1,
             "nonlinear": {"epochs": 1, "batch_size": 32, "hidden": 8},
@@ -49,7 +66,7 @@ def config(place: Path, test: str) -> Config:
         },
         "compute": {"device": "cpu", "precision": "fp32"},
         "store": str(place / f"store-{test}"),
-    }  # fmt: skip
+    }
     return override(Config(), values)
 
 
@@ -78,7 +95,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, Made]:
 
 
 def contents(made: Made, label: str) -> dict[str, str]:
-    """File -> SHA-256, of all that a stage has made but its account of itself."""
+    """SHA-256 of each file of a stage's artifact, except its meta.json."""
     folder = made.path(label)
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "meta.json"]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,4 +1,4 @@
-"""A user's folder with modules of our packages' names, each of which raises when it is imported."""
+"""Make a user's folder whose modules have our packages' names and raise an error when imported."""
 
 from __future__ import annotations
 

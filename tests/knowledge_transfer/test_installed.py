@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, without a checkout: commands, a method from outside, a worker's run."""
+"""The wheel in a separate environment, without a checkout: commands, an external method, a worker's run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Give = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of programs of an empty environment with the wheel and the method of `examples/barlow-twins`."""
+    """The program folder of a new environment with the wheel and the method of `examples/barlow-twins`."""
     uv = str(UV) if UV.exists() else shutil.which("uv")
     if uv is None:
         pytest.skip("uv is not there; pip install uv")
@@ -49,12 +49,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def give(installed: Path, folder: Path) -> Give:
-    """Gives a command in the user's folder -> what it printed on stdout."""
+    """A function that runs a command in the user's folder -> its stdout."""
 
     def run(environment: dict[str, str], program: str, *words: str, place: Path = folder) -> str:
         kept = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
         done = subprocess.run(
-            [str(installed / program), *words], cwd=place, env=kept, capture_output=True, text=True, timeout=900
+            [str(installed / program), *words],
+            cwd=place,
+            env=kept,
+            capture_output=True,
+            text=True,
+            timeout=900,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -78,10 +83,16 @@ def test_one_name_is_installed(installed: Path) -> None:
         assert not list(packages.glob(f"{name}*"))
 
 
-def test_a_method_from_outside_runs_in_a_hostile_folder(give: Give, environment: dict[str, str], folder: Path) -> None:
+def test_a_method_from_outside_runs_in_a_hostile_folder(
+    give: Give, environment: dict[str, str], folder: Path
+) -> None:
     assert "barlow-twins " in give(environment, "knowledge-transfer", "list")
-    quick = settings(*TINY, 'evaluate.protocols=["few-label"]', "pretext.method=barlow-twins", "embed.layer=features")
-    said = json.loads(give(environment, "python", "-m", "knowledge_transfer", "run", "digits", "--json", *quick))
+    quick = settings(
+        *TINY, 'evaluate.protocols=["few-label"]', "pretext.method=barlow-twins", "embed.layer=features"
+    )
+    said = json.loads(
+        give(environment, "python", "-m", "knowledge_transfer", "run", "digits", "--json", *quick)
+    )
     assert said["status"] == "done"
     record = json.loads((Path(said["folder"]) / "run.json").read_text())
     assert record["config"]["pretext"]["method"] == "barlow-twins"

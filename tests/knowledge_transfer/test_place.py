@@ -1,4 +1,4 @@
-"""Where the packages inside lie, who puts them on the path, and which systems are refused."""
+"""Where the inner packages are, what puts them on the path, and which systems are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from knowledge_transfer.place import enter, place
 
 
 def python(code: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Runs code in a folder, which Python then puts first on its path."""
+    """Run code in a folder, which Python then puts first on its path."""
     return subprocess.run(
         [sys.executable, *options, "-c", code],
         cwd=folder,
@@ -41,7 +41,8 @@ def test_entering_twice_puts_the_place_first_and_once(monkeypatch: pytest.Monkey
 def test_our_packages_are_found_before_the_users(tmp_path: Path) -> None:
     make_hostile(tmp_path)
     done = python(
-        "from knowledge_transfer.place import enter; enter(); import data.errors, models, tasks, flows", tmp_path
+        "from knowledge_transfer.place import enter; enter(); import data.errors, models, tasks, flows",
+        tmp_path,
     )
     assert done.returncode == 0, done.stderr
 

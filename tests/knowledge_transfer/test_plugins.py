@@ -1,4 +1,4 @@
-"""The names that methods from outside import: all there, lazy, and ours whatever lies in the current folder."""
+"""The names that external methods import exist, are lazy, and are ours whatever the current folder has."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ assert Teacher.__module__ == "models.configs.shared"
 assert "torch" not in sys.modules
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr

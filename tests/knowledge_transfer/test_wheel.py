@@ -1,4 +1,4 @@
-"""The wheel: it installs one name, holds everything, and works beside modules of the user's with our packages' names."""
+"""The wheel installs one name, is complete, and works beside user modules with our packages' names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ TRACE = """
 import sys
 from knowledge_transfer.__main__ import main
 status = main()
-inside = {name: module.__file__ for name, module in sys.modules.items() if name in ("data", "models", "tasks", "flows")}
+ours = ("data", "models", "tasks", "flows")
+inside = {name: module.__file__ for name, module in sys.modules.items() if name in ours}
 assert len(inside) == 4, inside
 assert all("/_inside/" in file for file in inside.values()), inside
 sys.exit(status)
@@ -27,9 +28,11 @@ sys.exit(status)
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the checkout, by the backend that pip would fetch; no network."""
+    """Build the wheel from the checkout with the backend that pip would fetch, without network."""
     folder = tmp_path_factory.mktemp("wheel")
-    done = subprocess.run([sys.executable, "-c", BUILD, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD, str(folder)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return folder / done.stdout.splitlines()[-1]
 
@@ -65,7 +68,9 @@ def test_it_holds_all_files_and_no_others(unpacked: Path) -> None:
     assert found == set(wanted.values())
 
 
-def test_commands_work_from_it_in_a_hostile_folder(unpacked: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_commands_work_from_it_in_a_hostile_folder(
+    unpacked: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
     make_hostile(tmp_path)
     for options in (["-P"], []):
         done = subprocess.run(
@@ -83,7 +88,9 @@ def test_a_run_works_from_it_in_a_hostile_folder(
     unpacked: Path, environment: dict[str, str], server: str, tmp_path: Path
 ) -> None:
     make_hostile(tmp_path)
-    words = settings(*TINY, 'evaluate.protocols=["few-label"]', "pretext.method=deepcluster", "pretext.flip=0")
+    words = settings(
+        *TINY, 'evaluate.protocols=["few-label"]', "pretext.method=deepcluster", "pretext.flip=0"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "knowledge_transfer", "run", "digits", "--json", *words],
         cwd=tmp_path,

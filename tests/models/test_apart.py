@@ -1,4 +1,4 @@
-"""K-means in a process of its own: what it finds, what it may not import, how it fails and how it dies."""
+"""K-means in its own process: results, forbidden imports, failures and kills."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ LONG = Clustering(k=8000, iterations=1000)
 
 
 def features(n=300, d=12, seed=0):
-    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32) * np.arange(1, d + 1, dtype=np.float32)
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32) * np.arange(
+        1, d + 1, dtype=np.float32
+    )
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def test_the_child_dies_with_its_parent(tmp_path):
     )
     with run(code, stdout=subprocess.PIPE) as parent:
         child = int(parent.stdout.readline())
-        for _ in range(400):  # until it is at work, so that it would go on without its folder
+        for _ in range(400):  # wait until it works, because it would then continue without its folder
             if "features.npy" in Path(f"/proc/{child}/maps").read_text():
                 break
             time.sleep(0.05)

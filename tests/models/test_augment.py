@@ -1,4 +1,4 @@
-"""Views: each operation against torchvision's at the same parameters, and the whole against its random transforms."""
+"""Each operation against torchvision at the same parameters, and whole views against its transforms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STRONG = Views(crop_min=0.2, jitter=1.0, jitter_probability=0.7, grey=0.3, blur=
 
 
 def photographs(n: int, side: int, seed: int = 0) -> Tensor:
-    """(n, side, side, 3) uint8: smooth colour fields with noise, unlike in every image."""
+    """Smooth colour fields with noise, different in every image; (n, side, side, 3) uint8."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(n, 3, 4, 4, generator=generator)
     fine = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)
@@ -68,7 +68,9 @@ def test_large_images_are_resized_as_torchvision_does_uint8(side: int, size: int
     flip = np.arange(12) % 2 == 1
     ours = resized_crop(images, boxes, flip, size)
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
-        expected = tv.resized_crop(images[i].permute(2, 0, 1), top, left, height, width, [size, size], antialias=True)
+        expected = tv.resized_crop(
+            images[i].permute(2, 0, 1), top, left, height, width, [size, size], antialias=True
+        )
         expected = tv.horizontal_flip(expected) if flip[i] else expected
         assert torch.equal(ours[i], expected / 255)
     all_at_once = augment._crop_all(images, boxes, flip, size)
@@ -94,7 +96,9 @@ def test_crop_boxes_are_distributed_as_torchvisions() -> None:
     for column in range(4):
         assert ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3
     assert ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 1e-3
-    assert ks_2samp(ours[:, 0] / (side - ours[:, 2] + 1), theirs[:, 0] / (side - theirs[:, 2] + 1)).pvalue > 1e-3
+    assert (
+        ks_2samp(ours[:, 0] / (side - ours[:, 2] + 1), theirs[:, 0] / (side - theirs[:, 2] + 1)).pvalue > 1e-3
+    )
 
 
 def test_crop_boxes_try_again_and_fall_back_to_the_whole_image() -> None:
@@ -150,7 +154,9 @@ def test_hue_of_primaries_and_greys() -> None:
 
 def test_jitter_factors_span_simclrs_ranges() -> None:
     u = np.array([[0.0] * 4, [0.5] * 4, [1.0] * 4])
-    np.testing.assert_allclose(jitter_factors(u, 0.5), [[0.6, 0.6, 0.6, -0.1], [1, 1, 1, 0], [1.4, 1.4, 1.4, 0.1]])
+    np.testing.assert_allclose(
+        jitter_factors(u, 0.5), [[0.6, 0.6, 0.6, -0.1], [1, 1, 1, 0], [1.4, 1.4, 1.4, 0.1]]
+    )
     np.testing.assert_allclose(jitter_factors(u, 1.0)[[0, 2]], [[0.2] * 3 + [-0.2], [1.8] * 3 + [0.2]])
 
 
@@ -178,13 +184,15 @@ def test_affine_crop_of_the_identity_is_the_crop() -> None:
     flip = np.arange(12) % 2 == 0
     identity = affine_maps(np.full((12, 6), 0.5), Views(rotate=90, shear=45, zoom=2, stretch=2, shift=0.5))
     np.testing.assert_allclose(identity, np.tile(np.eye(2, 3), (12, 1, 1)), atol=1e-12)
-    inner = affine_crop(x, boxes, flip, identity, 16)[:, :, 2:-2, 2:-2]  # the border blends in what lies outside
+    inner = affine_crop(x, boxes, flip, identity, 16)[
+        :, :, 2:-2, 2:-2
+    ]  # pixels outside the image affect the border
     cropped = resized_crop(photographs(12, 16), boxes, flip, 16)
     torch.testing.assert_close(inner, cropped[:, :, 2:-2, 2:-2], rtol=0, atol=1e-5)
 
 
 def only(**parts: tuple[float, float]) -> tuple[np.ndarray, Views]:
-    """Maps in which each named part takes a draw, the others none: (draw, largest)."""
+    """Return maps (draw, largest) in which only the named parts use their draws."""
     u = np.full((2, 6), 0.5)
     for name, (draw, _) in parts.items():
         u[:, ["rotate", "shear", "zoom", "stretch", "shift", "shift_y"].index(name)] = draw
@@ -244,7 +252,10 @@ def test_noise_has_the_deviation_asked_for_and_is_drawn_anew_for_every_value() -
 
 @pytest.mark.parametrize(
     "config",
-    [STRONG, Views(rotate=15, shear=10, zoom=1.3, shift=0.1, noise=0.1, flip=0, crop_min=0.5, jitter=0, grey=0)],
+    [
+        STRONG,
+        Views(rotate=15, shear=10, zoom=1.3, shift=0.1, noise=0.1, flip=0, crop_min=0.5, jitter=0, grey=0),
+    ],
 )
 @pytest.mark.parametrize(("side", "size"), [(32, 32), (8, 8), (37, 29), (70, 64)])
 def test_a_view_depends_on_nothing_but_image_and_draws(
@@ -292,7 +303,7 @@ def test_probabilities_are_kept() -> None:
 
 
 def test_moments_of_views_equal_torchvisions_pipeline() -> None:
-    """Four images, 800 views of each: eight summaries agree in mean and in distribution."""
+    """For 800 views of each of four images, eight summaries agree in mean and in distribution."""
     images, n, size = photographs(4, 24), 800, 24
     theirs_of = v2.Compose([
         v2.ToDtype(torch.float32, scale=True),
@@ -313,7 +324,7 @@ def test_moments_of_views_equal_torchvisions_pipeline() -> None:
 
 
 def _summaries(views: Tensor) -> Tensor:
-    """(n, 8): mean of each channel, spread, colourfulness, left against right, top against bottom, fine detail."""
+    """(n, 8): channel means, spread, colourfulness, left minus right, top minus bottom, fine detail."""
     half = views.shape[-1] // 2
     luma = views.mean(dim=1)
     return torch.stack(

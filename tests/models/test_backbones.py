@@ -1,4 +1,4 @@
-"""The larger family of backbones against published sizes, torchvision and timm."""
+"""The larger backbones against published sizes, torchvision and timm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from models.cost import classifier_cost, pretext_cost
 from models.network import Network, build_network
 from tasks.overlay import resolve
 
-imported = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+imported = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)
 
 
 def images(n, size, seed=0):
@@ -32,12 +34,14 @@ def millions(name, width=1.0, size=224):
 
 
 def fill(module, seed=0):
-    """Weights and statistics that no symmetry hides."""
+    """Fill in random weights and statistics, so that no symmetry hides a mistake."""
     g = torch.Generator().manual_seed(seed)
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point():
             values = torch.randn(tensor.shape, generator=g)
-            tensor.copy_(values.abs() + 0.5 if name.endswith("running_var") else 0.05 * values + (tensor.ndim == 1))
+            tensor.copy_(
+                values.abs() + 0.5 if name.endswith("running_var") else 0.05 * values + (tensor.ndim == 1)
+            )
     return module.eval()
 
 
@@ -102,7 +106,9 @@ def test_thin_mobilenets_have_torchvisions_channels(width):
     torchvision = pytest.importorskip("torchvision")
     with torch.device("meta"):
         theirs = torchvision.models.mobilenet_v3_large(weights=None, width_mult=width).features
-    assert millions("mobilenet_v3", width) == pytest.approx(sum(p.numel() for p in theirs.parameters()) / 1e6, rel=0.03)
+    assert millions("mobilenet_v3", width) == pytest.approx(
+        sum(p.numel() for p in theirs.parameters()) / 1e6, rel=0.03
+    )
 
 
 # Selective kernels
@@ -117,7 +123,14 @@ def test_a_selective_kernel_is_the_paper_read_slowly():
         first, second = u[:, :8], u[:, 8:]
         squeezed = (first + second).mean(dim=(2, 3))
         narrow, narrow_norm, _ = kernel.squeeze
-        middle = F.relu(F.batch_norm((squeezed @ narrow.weight[:, :, 0, 0].T)[:, :, None], narrow_norm.running_mean, narrow_norm.running_var, narrow_norm.weight, narrow_norm.bias))[:, :, 0]  # fmt: skip
+        normed = F.batch_norm(
+            (squeezed @ narrow.weight[:, :, 0, 0].T)[:, :, None],
+            narrow_norm.running_mean,
+            narrow_norm.running_var,
+            narrow_norm.weight,
+            narrow_norm.bias,
+        )
+        middle = F.relu(normed)[:, :, 0]
         logits = middle @ kernel.gate.weight[:, :, 0, 0].T
         assert narrow.weight.shape[0] == 32
         expected = torch.empty(2, 8, 4, 4, dtype=torch.float64)
@@ -141,7 +154,7 @@ def test_shortcuts_of_selective_resnets_are_means_of_four_places(side):
     with torch.no_grad():
         block = fill(Residual(4, 3, stride=2, bottleneck=True, selective=True))
         x = images(1, side, seed=3).repeat(1, 2, 1, 1)[:, :4]
-        padded = F.pad(x, (0, side % 2, 0, side % 2), mode="replicate")  # the mean of what there is
+        padded = F.pad(x, (0, side % 2, 0, side % 2), mode="replicate")  # the mean of the available values
         half = padded.shape[2] // 2
         mean = padded.reshape(1, 4, half, 2, half, 2).mean(dim=(3, 5))
         _, convolution, norm = block.shortcut
@@ -151,7 +164,9 @@ def test_shortcuts_of_selective_resnets_are_means_of_four_places(side):
 
 def test_selective_resnets_begin_with_three_convolutions_and_keep_small_images_large():
     kernels = [
-        m.kernel_size for m in make_backbone("resnet50_sk", 64, 0.25).stages["conv1"] if isinstance(m, nn.Conv2d)
+        m.kernel_size
+        for m in make_backbone("resnet50_sk", 64, 0.25).stages["conv1"]
+        if isinstance(m, nn.Conv2d)
     ]
     assert kernels == [(3, 3)] * 3
     maps = make_backbone("resnet50_sk", 32, 0.25).eval().layers(images(1, 32))
@@ -170,11 +185,21 @@ def test_patches_leave_at_least_eight_a_side(size, grid):
 
 
 @imported
-@pytest.mark.parametrize(("name", "theirs"), [("vit_tiny", "vit_tiny_patch16_224"), ("vit_small", "vit_small_patch16_224")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("vit_tiny", "vit_tiny_patch16_224"), ("vit_small", "vit_small_patch16_224")]
+)
 def test_vision_transformers_are_timms_without_a_class_token(name, theirs):
     timm = pytest.importorskip("timm")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        network = timm.create_model(theirs, pretrained=False, num_classes=0, class_token=False, global_pool="avg", fc_norm=False, dynamic_img_size=True)  # fmt: skip
+        network = timm.create_model(
+            theirs,
+            pretrained=False,
+            num_classes=0,
+            class_token=False,
+            global_pool="avg",
+            fc_norm=False,
+            dynamic_img_size=True,
+        )
         fill(network)
         ours = make_backbone(name, 224).eval()
         tensors = network.state_dict()
@@ -184,7 +209,14 @@ def test_vision_transformers_are_timms_without_a_class_token(name, theirs):
         order = {"patches.embed": "patch_embed.proj"}
         for block in range(12):
             own = f"layer{block // 3 + 1}.blocks.{block % 3}"
-            for part, same in (("norm1", "norm1"), ("qkv", "attn.qkv"), ("project", "attn.proj"), ("norm2", "norm2"), ("mlp.0", "mlp.fc1"), ("mlp.2", "mlp.fc2")):  # fmt: skip
+            for part, same in (
+                ("norm1", "norm1"),
+                ("qkv", "attn.qkv"),
+                ("project", "attn.proj"),
+                ("norm2", "norm2"),
+                ("mlp.0", "mlp.fc1"),
+                ("mlp.2", "mlp.fc2"),
+            ):
                 order[f"{own}.{part}"] = f"blocks.{block}.{same}"
         order["layer4.norm"] = "norm"
         for own, same in order.items():
@@ -196,7 +228,9 @@ def test_vision_transformers_are_timms_without_a_class_token(name, theirs):
         x = images(1, 224)
         torch.testing.assert_close(ours(x), network(x), rtol=1e-4, atol=1e-4)
         small = images(1, 96)
-        torch.testing.assert_close(ours(small), network(small), rtol=1e-4, atol=1e-4)  # positions interpolated alike
+        torch.testing.assert_close(
+            ours(small), network(small), rtol=1e-4, atol=1e-4
+        )  # both interpolate positions in the same way
 
 
 def test_positions_tell_places_apart_and_other_sizes_can_be_fed():
@@ -209,14 +243,16 @@ def test_positions_tell_places_apart_and_other_sizes_can_be_fed():
         backbone.stages["patches"].positions.zero_()
     x = images(1, 32)
     mirrored = x.unflatten(3, (8, 4)).flip(3).flatten(3)
-    torch.testing.assert_close(backbone(x), backbone(mirrored))  # without positions a bag of patches
+    torch.testing.assert_close(backbone(x), backbone(mirrored))  # without positions, the order of patches does not matter
 
 
 # timm by name
 
 
 @imported
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224"]
+)
 def test_networks_of_timm_end_with_timms_own_features(name):
     timm = pytest.importorskip("timm")
     network = build_network(f"timm:{name}", 64, seed=0, classes=3).eval()
@@ -263,12 +299,16 @@ def test_without_timm_one_line_says_how_to_get_it(monkeypatch):
     with pytest.raises(ConfigError, match=r"pip install 'knowledge-transfer\[timm\]'"):
         make_backbone("timm:resnet18", 32)
     find = importlib.util.find_spec
-    monkeypatch.setattr("models.configs.shared.find_spec", lambda name: None if name == "timm" else find(name))
+    monkeypatch.setattr(
+        "models.configs.shared.find_spec", lambda name: None if name == "timm" else find(name)
+    )
     with pytest.raises(ConfigError, match=r"student.backbone = 'timm:resnet18': needs the package timm"):
         resolve({"student": {"backbone": "timm:resnet18"}})
 
 
 @pytest.mark.parametrize("name", ["resnet19", "timm:", "timm", ""])
 def test_the_configuration_refuses_unknown_names_with_the_list(name):
-    with pytest.raises(ConfigError, match=r"pretext.backbone = .* is unknown; choose one of smallconv.*timm:NAME"):
+    with pytest.raises(
+        ConfigError, match=r"pretext.backbone = .* is unknown; choose one of smallconv.*timm:NAME"
+    ):
         resolve({"pretext": {"method": "simclr", "backbone": name}})

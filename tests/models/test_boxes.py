@@ -33,7 +33,9 @@ def scene(seed: int, images: int = 12) -> tuple[list[Found], list[Truth]]:
         labels, difficult = g.integers(0, CLASSES, n), g.random(n) < 0.2
         truth.append(Truth(boxes, labels, difficult))
         again = g.integers(0, n, int(g.integers(0, 2 * n + 1))) if n else np.zeros(0, int)
-        shaken = np.sort((boxes[again] + g.normal(0, 3, (len(again), 4))).reshape(-1, 2, 2), axis=1).reshape(-1, 4)
+        shaken = np.sort((boxes[again] + g.normal(0, 3, (len(again), 4))).reshape(-1, 2, 2), axis=1).reshape(
+            -1, 4
+        )
         strange = g.uniform(0, 80, (int(g.integers(0, 4)), 2))
         wild = np.concatenate([strange, strange + g.uniform(5, 40, strange.shape)], 1)
         seen = np.concatenate([shaken, wild]).astype(np.float32)
@@ -69,7 +71,9 @@ def rewritten(found: list[Found], truth: list[Truth], c: int, least: float, poin
                 continue
             width, height = min(right, box[2]) - max(left, box[0]), min(bottom, box[3]) - max(top, box[1])
             if width > 0 and height > 0:
-                union = (right - left) * (bottom - top) + (box[2] - box[0]) * (box[3] - box[1]) - width * height
+                union = (
+                    (right - left) * (bottom - top) + (box[2] - box[0]) * (box[3] - box[1]) - width * height
+                )
                 if width * height / union > best:
                     best, at = width * height / union, j
         if at is not None and best >= least:
@@ -136,12 +140,20 @@ def test_a_closed_form() -> None:
     found = [Found(seen, np.zeros(3, np.int64), np.array([0.9, 0.8, 0.7], np.float32))]
     truth = [Truth(objects, np.zeros(2, np.int64), np.zeros(2, bool))]
     assert voc_average_precision(found, truth, 1)[0] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    assert voc_average_precision(found, truth, 1, points=VOC07_POINTS)[0] == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
+    assert voc_average_precision(found, truth, 1, points=VOC07_POINTS)[0] == pytest.approx(
+        (6 * 1 + 5 * 2 / 3) / 11
+    )
     np.testing.assert_allclose(coco_average_precision(found, truth, 1)[:, 0], (51 * 1 + 50 * 2 / 3) / 101)
     twice = [
-        Found(np.concatenate([seen, seen[:1]]), np.zeros(4, np.int64), np.array([0.9, 0.8, 0.7, 0.85], np.float32))
+        Found(
+            np.concatenate([seen, seen[:1]]),
+            np.zeros(4, np.int64),
+            np.array([0.9, 0.8, 0.7, 0.85], np.float32),
+        )
     ]
-    assert voc_average_precision(twice, truth, 1)[0] == pytest.approx(0.5 * 1 + 0.5 * 2 / 4)  # found again is wrong
+    assert voc_average_precision(twice, truth, 1)[0] == pytest.approx(
+        0.5 * 1 + 0.5 * 2 / 4
+    )  # found again is wrong
 
 
 def test_difficult_objects_are_neither_missed_nor_wrong() -> None:
@@ -166,7 +178,9 @@ def test_scores_only_count_by_their_order() -> None:
         voc_average_precision(found, truth, CLASSES), voc_average_precision(other, truth, CLASSES)
     )
     backwards = found[::-1], truth[::-1]
-    np.testing.assert_allclose(voc_average_precision(*backwards, CLASSES), voc_average_precision(found, truth, CLASSES))
+    np.testing.assert_allclose(
+        voc_average_precision(*backwards, CLASSES), voc_average_precision(found, truth, CLASSES)
+    )
 
 
 def test_classes_of_an_image() -> None:

@@ -59,6 +59,8 @@ def test_scores_leave_unknown_labels_out():
     found = {metric: (value, n) for metric, value, n in cluster_scores(clusters, labels, 3)}
     assert found["used"] == (3, 5)
     assert found["purity"] == (1, 3)
-    assert [metric for metric, *_ in cluster_scores(clusters, np.full(5, -1), 3)] == list(balance(clusters, 3))
+    assert [metric for metric, *_ in cluster_scores(clusters, np.full(5, -1), 3)] == list(
+        balance(clusters, 3)
+    )
     with pytest.raises(DataError, match="2 labels"):
         agreement(clusters, labels[:2])

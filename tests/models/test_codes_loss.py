@@ -44,7 +44,9 @@ def test_as_in_loops_and_as_lightlys(V):
 
 def test_equal_scores_cost_ln_k_whatever_the_codes():
     q = torch.softmax(scores_of(2, 5, 30), dim=2)
-    assert swapped_prediction(torch.full((4, 5, 30), 0.3), q, 0.1).item() == pytest.approx(math.log(30), rel=1e-6)
+    assert swapped_prediction(torch.full((4, 5, 30), 0.3), q, 0.1).item() == pytest.approx(
+        math.log(30), rel=1e-6
+    )
 
 
 def test_the_least_is_the_entropy_of_codes_that_all_crops_share():

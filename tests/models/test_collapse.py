@@ -42,10 +42,14 @@ def test_all_on_a_line_is_seen_by_the_rank_where_spread_sees_nothing():
     found = signs(line)
     assert found["spread"].item() == pytest.approx(8**0.5 * 8**-0.5)
     assert found["effective_rank"].item() == pytest.approx(1)
-    assert "effective rank of the outputs 1.00" in alike({name: value.item() for name, value in found.items()})
+    assert "effective rank of the outputs 1.00" in alike(
+        {name: value.item() for name, value in found.items()}
+    )
 
 
-@pytest.mark.parametrize("z", [torch.zeros(6, 4), torch.full((6, 4), torch.nan), torch.full((6, 4), torch.inf)])
+@pytest.mark.parametrize(
+    "z", [torch.zeros(6, 4), torch.full((6, 4), torch.nan), torch.full((6, 4), torch.inf)]
+)
 def test_what_has_no_rank_raises_nothing(z):
     assert effective_rank(z).item() in (0, 1)
 
@@ -60,7 +64,9 @@ def test_measured_without_a_gradient_and_in_half_precision_too():
 def test_outputs_count_as_alike_by_either_measure():
     assert alike({"spread": 0.8, "effective_rank": 20.0}) is None
     assert alike({}) is None
-    assert alike({"spread": 0.01, "effective_rank": 20.0}) == "spread of the outputs 0.010, healthy is 0.3 to 1"
+    assert (
+        alike({"spread": 0.01, "effective_rank": 20.0}) == "spread of the outputs 0.010, healthy is 0.3 to 1"
+    )
 
 
 def test_codes_collapse_where_few_are_used():

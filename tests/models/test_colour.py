@@ -20,7 +20,9 @@ def colours(n=4096, dtype=torch.float64):
 def test_lab_is_scikit_images():
     x = colours()
     ours, theirs = lab(x), torch.from_numpy(color.rgb2lab(x.numpy()))
-    torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)  # it rounds CIE's 841/108 and (6/29)^3 to four digits
+    torch.testing.assert_close(
+        ours, theirs, atol=2e-4, rtol=0
+    )  # it rounds CIE's 841/108 and (6/29)^3 to four digits
     on_curve = (x > 0.1).all(dim=1)
     torch.testing.assert_close(ours[on_curve], theirs[on_curve], atol=1e-9, rtol=0)
 
@@ -42,7 +44,9 @@ def test_the_round_trip_returns_what_it_was_given(dtype):
 def test_white_black_and_greys_have_no_colour():
     y = lab(colours()[-256:])
     assert y[:, 1:].abs().max() < 0.01
-    torch.testing.assert_close(y[[0, -1], 0], torch.tensor([0.0, 100.0], dtype=torch.float64), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        y[[0, -1], 0], torch.tensor([0.0, 100.0], dtype=torch.float64), atol=1e-4, rtol=0
+    )
 
 
 def test_lightness_is_l_of_lab_on_maps_too():

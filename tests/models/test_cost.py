@@ -43,13 +43,17 @@ def test_operations_by_hand():
 
 
 def test_in_step_one_nothing_is_binary():
-    step_1, step_2 = (build_network("reactnet", 16, seed=0, width=0.25, real_weights=real) for real in (True, False))
+    step_1, step_2 = (
+        build_network("reactnet", 16, seed=0, width=0.25, real_weights=real) for real in (True, False)
+    )
     one, two = operations(step_1), operations(step_2)
     assert (one.binary, one.real) == (0, two.binary + two.real)
     floats = sum(t.numel() for t in step_1.state_dict().values() if t.is_floating_point())
     assert weight_bits(step_1) == 32 * floats
     weights = [
-        p for name, p in step_2.named_parameters() if "conv" in name and p.ndim == 4 and "stages.conv1" not in name
+        p
+        for name, p in step_2.named_parameters()
+        if "conv" in name and p.ndim == 4 and "stages.conv1" not in name
     ]
     saved = sum(31 * w.numel() - 32 * len(w) for w in weights)
     assert len(weights) == 31

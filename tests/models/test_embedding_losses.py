@@ -53,7 +53,9 @@ def test_over_queue_is_its_slow_rewrite():
 def test_the_loss_is_scipys_entropy_and_divergence():
     log_s, log_t = over_coordinates(rows(6, 8), 0.2), over_coordinates(rows(6, 8, seed=1), 0.2)
     least = np.mean([scipy_entropy(p) for p in log_t.exp().numpy()])
-    divergence = np.mean([scipy_entropy(p, q) for p, q in zip(log_t.exp().numpy(), log_s.exp().numpy(), strict=True)])
+    divergence = np.mean(
+        [scipy_entropy(p, q) for p, q in zip(log_t.exp().numpy(), log_s.exp().numpy(), strict=True)]
+    )
     assert entropy(log_t).item() == pytest.approx(least, abs=1e-12)
     assert cross_entropy(log_s, log_t).item() == pytest.approx(least + divergence, abs=1e-12)
 
@@ -71,7 +73,9 @@ def test_at_128_coordinates_the_loss_lies_between_its_floor_and_chance():
 def test_the_least_loss_is_the_teachers_entropy_and_only_at_the_teacher():
     t = rows(5, 16)
     log_t = over_coordinates(t, 0.2)
-    torch.testing.assert_close(cross_entropy(over_coordinates(4 * t, 0.2), log_t), entropy(log_t))  # of any length
+    torch.testing.assert_close(
+        cross_entropy(over_coordinates(4 * t, 0.2), log_t), entropy(log_t)
+    )  # of any length
     torch.testing.assert_close(cross_entropy(F.log_softmax(log_t + 3, dim=1), log_t), entropy(log_t))
     assert cross_entropy(over_coordinates(t + 0.1 * rows(5, 16, seed=1), 0.2), log_t) > entropy(log_t)
     queue = F.normalize(rows(20, 16, seed=2), dim=1)
@@ -100,13 +104,19 @@ def test_the_gradient_on_the_logits_is_the_difference_of_the_distributions():
 def test_similarities_are_distributions_that_become_one_hot():
     t, queue = rows(6, 12), F.normalize(rows(30, 12, seed=1), dim=1)
     for tau in (0.01, 0.2, 5.0):
-        torch.testing.assert_close(over_queue(t, t, queue, tau).exp().sum(dim=1), torch.ones(6, dtype=torch.float64))
+        torch.testing.assert_close(
+            over_queue(t, t, queue, tau).exp().sum(dim=1), torch.ones(6, dtype=torch.float64)
+        )
     sharp = over_queue(t, t, queue, 1e-4).exp()
     torch.testing.assert_close(sharp, F.one_hot(torch.zeros(6, dtype=torch.int64), 31).double())
 
 
 def test_with_a_sharp_teacher_seed_is_mocos_infonce_with_the_teachers_keys():
-    s, t, queue = rows(6, 12).float(), rows(6, 12, seed=1).float(), F.normalize(rows(30, 12, seed=2), dim=1).float()
+    s, t, queue = (
+        rows(6, 12).float(),
+        rows(6, 12, seed=1).float(),
+        F.normalize(rows(30, 12, seed=2), dim=1).float(),
+    )
     seed = cross_entropy(over_queue(s, t, queue, 0.2), over_queue(t, t, queue, 1e-4))
     torch.testing.assert_close(seed, info_nce(against_queue(s, t, queue, 0.2)))
 

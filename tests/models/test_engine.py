@@ -36,7 +36,9 @@ class Feed:
     steps_per_epoch = N // B
 
     def __init__(self, delay: float = 0.0) -> None:
-        self.images = torch.randint(0, 256, (N, SIDE, SIDE, 3), generator=torch.Generator().manual_seed(1)).byte()
+        self.images = torch.randint(
+            0, 256, (N, SIDE, SIDE, 3), generator=torch.Generator().manual_seed(1)
+        ).byte()
         self.delay = delay
 
     def batch(self, epoch: int, step: int) -> Batch:
@@ -71,7 +73,9 @@ class Toy(Method):
             for batch in sweep():
                 x = batch.images.permute(0, 3, 1, 2) / 255
                 noise = torch.randint(0, 2, (len(x),))
-                self.labels[batch.index] = (self.head(self.body(x).mean((2, 3))).argmax(1) + batch.index + noise) % 3
+                self.labels[batch.index] = (
+                    self.head(self.body(x).mean((2, 3))).argmax(1) + batch.index + noise
+                ) % 3
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
         shift = torch.from_numpy(draws.uniform("shift", 1)).float().view(-1, 1, 1, 1)
@@ -93,7 +97,12 @@ class Toy(Method):
 
 def fit(method: Method, feed: Feed | None = None, epochs: int = 4, **kwargs: object) -> History:
     feed = feed or Feed()
-    given = {"schedule": partial(warmup_cosine, warmup=0.1), "device": CPU, "precision": "fp32", "sweep": feed.sweep}
+    given = {
+        "schedule": partial(warmup_cosine, warmup=0.1),
+        "device": CPU,
+        "precision": "fp32",
+        "sweep": feed.sweep,
+    }
     return train(method, feed, epochs=epochs, seed=3, stage="toy", **{**given, **kwargs})  # type: ignore[arg-type]
 
 
@@ -279,7 +288,9 @@ def test_hooks_come_in_order() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_loss_that_is_not_finite_stops_before_the_update(value: float) -> None:
     method = Recorder(losses=[0.0, 0.0, value, 0.0, 0.0])
-    with pytest.raises(DivergedError, match=rf"toy.*step 2 of 5.*loss {value}.*learning_rate.*warmup.*batch_size"):
+    with pytest.raises(
+        DivergedError, match=rf"toy.*step 2 of 5.*loss {value}.*learning_rate.*warmup.*batch_size"
+    ):
         fit(method, epochs=1)
     assert method.calls.count("backward") == 3
     assert len([call for call in method.calls if call.startswith("after")]) == 2

@@ -12,14 +12,24 @@ def images(n, size, seed=0, smooth=False):
     g = torch.Generator().manual_seed(seed)
     if not smooth:
         return torch.randint(0, 256, (n, size, size, 3), generator=g).byte()
-    x = torch.nn.functional.interpolate(torch.rand(n, 3, 6, 6, generator=g), size=size, mode="bicubic").clamp(0, 1)
+    x = torch.nn.functional.interpolate(torch.rand(n, 3, 6, 6, generator=g), size=size, mode="bicubic").clamp(
+        0, 1
+    )
     return (255 * x).round().byte().permute(0, 2, 3, 1).contiguous()
 
 
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize(
     ("size", "orientations", "cell", "block"),
-    [(32, 9, 8, 2), (32, 9, 8, 3), (37, 9, 8, 2), (24, 8, 4, 2), (64, 12, 8, 1), (30, 36, 5, 3), (16, 2, 8, 2)],
+    [
+        (32, 9, 8, 2),
+        (32, 9, 8, 3),
+        (37, 9, 8, 2),
+        (24, 8, 4, 2),
+        (64, 12, 8, 1),
+        (30, 36, 5, 3),
+        (16, 2, 8, 2),
+    ],
 )
 def test_descriptors_are_scikit_images(size, orientations, cell, block, smooth):
     config = HOG(orientations=orientations, cell=cell, block=block)
@@ -40,7 +50,9 @@ def test_equal_channels_and_borders_between_bins_go_where_scikit_image_puts_them
     y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     ramps = torch.stack([x, y, x + y, 31 + x - y, 62 - x - y, torch.full_like(x, 9)]) * 3
     pictures = ramps[..., None].expand(-1, -1, -1, 3).byte().contiguous()
-    pictures = torch.cat([pictures, torch.stack([9 + 0 * x, 3 * x, 3 * y], dim=-1)[None].byte()])  # green before blue
+    pictures = torch.cat(
+        [pictures, torch.stack([9 + 0 * x, 3 * x, 3 * y], dim=-1)[None].byte()]
+    )  # green before blue
     for orientations in (4, 8, 9):
         ours = descriptor(pictures, HOG(orientations=orientations))
         for a, picture in zip(ours, pictures, strict=True):
@@ -69,7 +81,9 @@ def test_blocks_have_length_1_and_batches_do_not_matter():
 def test_brightness_does_not_matter_and_contrast_hardly():
     pictures = images(3, 32, smooth=True) // 2
     torch.testing.assert_close(descriptor(pictures + 40, HOG()), descriptor(pictures, HOG()), rtol=0, atol=0)
-    torch.testing.assert_close(descriptor(pictures * 2, HOG()), descriptor(pictures, HOG()), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        descriptor(pictures * 2, HOG()), descriptor(pictures, HOG()), atol=1e-4, rtol=0
+    )
 
 
 def test_images_below_a_block_are_refused_by_name():

@@ -31,7 +31,9 @@ def network() -> nn.Module:
     return net
 
 
-def outputs(network: nn.Module, batch_size: int, **kwargs: object) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def outputs(
+    network: nn.Module, batch_size: int, **kwargs: object
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     given = {"device": CPU, "precision": "fp32", "size": 10, **kwargs}
     parts = list(run(network, network, read, INDEX, batch_size=batch_size, **given))  # type: ignore[arg-type]
     assert all(len(index) <= batch_size for index, _ in parts)

@@ -10,7 +10,9 @@ from models.clustering.nearest import CentroidIndex, nearest_two, searchers
 def blobs(n=1200, k=12, d=8, seed=0, spread=0.3):
     rng = np.random.default_rng(seed)
     label = rng.integers(0, k, n)
-    return (rng.standard_normal((k, d))[label] * 4 + spread * rng.standard_normal((n, d))).astype(np.float32), label
+    return (rng.standard_normal((k, d))[label] * 4 + spread * rng.standard_normal((n, d))).astype(
+        np.float32
+    ), label
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -129,7 +131,11 @@ def test_iterations_after_the_samples_get_further_than_those_from_scikit_learn_s
     x = many(seed=seed)
 
     def oracle(iterations):
-        return Oracle(60, n_init=1, max_iter=iterations, tol=0, algorithm="lloyd", random_state=seed).fit(x).inertia_
+        return (
+            Oracle(60, n_init=1, max_iter=iterations, tol=0, algorithm="lloyd", random_state=seed)
+            .fit(x)
+            .inertia_
+        )
 
     objective = len(x) * np.array(kmeans(x, 60, iterations=10, seed=seed, device="cpu").objective)
     assert objective[4] < oracle(5)
@@ -150,7 +156,9 @@ def mixture(n=24_000, k=600, d=64, seed=0):
     """Unit vectors around more centres than there are clusters, their shares falling by a power law."""
     rng = np.random.default_rng(seed)
     share = 1 / np.arange(1, 2 * k + 1) ** 0.8
-    x = rng.standard_normal((2 * k, d))[rng.choice(2 * k, n, p=share / share.sum())] + 0.5 * rng.standard_normal((n, d))
+    x = rng.standard_normal((2 * k, d))[
+        rng.choice(2 * k, n, p=share / share.sum())
+    ] + 0.5 * rng.standard_normal((n, d))
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -206,7 +214,11 @@ def test_centroids_that_fill_empty_clusters_are_found_among_all(searches):
     start = np.vstack([x[:590], np.full((10, 64), 1e3)]).astype(np.float32)
     with searchers("cpu") as threads:
         found = _lloyd(_Selection(x), start, 6, 0.0, 0, index, threads, settled=True)
-    assert searches[:3] == [None, None, 64]  # the start, ten centroids put elsewhere, and from then on neighbours
+    assert searches[:3] == [
+        None,
+        None,
+        64,
+    ]  # the start, ten centroids put elsewhere, and from then on neighbours
     assert found.empty == 0
     assert (np.diff(found.objective) < 0).all()
 
@@ -233,7 +245,9 @@ def test_prints_nothing(capfd):
 
 def test_large_offset_does_not_spoil_the_result():
     x, label = blobs(n=600, k=5)
-    cluster, _, _ = nearest_two(x + 500, kmeans(x + 500, 5, restarts=5, seed=0, device="cpu").centroids, "cpu")
+    cluster, _, _ = nearest_two(
+        x + 500, kmeans(x + 500, 5, restarts=5, seed=0, device="cpu").centroids, "cpu"
+    )
     assert len(np.unique(np.stack([cluster, label]), axis=1).T) == 5
 
 

@@ -36,7 +36,9 @@ def data():
 
 def probe(data, network, **over):
     images, train, test = data
-    return layer_probes(network, lambda index: images[index], train, test, C, **{"size": 16, "epochs": 20, **over})
+    return layer_probes(
+        network, lambda index: images[index], train, test, C, **{"size": 16, "epochs": 20, **over}
+    )
 
 
 def test_each_layer_is_read_as_well_as_logistic_regression_reads_it(data):
@@ -50,7 +52,9 @@ def test_each_layer_is_read_as_well_as_logistic_regression_reads_it(data):
         x = pooled_map(maps[score.layer])
         assert x.shape[1] == score.values <= 9216
         x = ((x - x[:N].mean(0)) / x[:N].std(0).clamp_min(1e-6)).numpy()
-        best = max(LogisticRegression(C=c, max_iter=500).fit(x[:N], y).score(x[N:], u) for c in (1e-3, 1e-2, 0.1))
+        best = max(
+            LogisticRegression(C=c, max_iter=500).fit(x[:N], y).score(x[N:], u) for c in (1e-3, 1e-2, 0.1)
+        )
         assert score.right.mean() > 0.6  # of three classes
         assert score.right.mean() > best - 0.06
         assert score.right.shape == (N,)
@@ -71,7 +75,9 @@ def test_layers_as_they_are_want_rates_by_their_scale(data):
         norm = next(m for m in larger.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
         norm.weight.mul_(10)
         norm.bias.mul_(10)
-    usual, other = (probe(data, n, epochs=3, standardise=False, rates=(0.01, 1e-4))[0] for n in (network, larger))
+    usual, other = (
+        probe(data, n, epochs=3, standardise=False, rates=(0.01, 1e-4))[0] for n in (network, larger)
+    )
     assert other.at_rates[1e-4] == pytest.approx(usual.at_rates[0.01], abs=0.02)
     usual, other = (probe(data, n, epochs=3, rates=(1.0,))[0] for n in (network, larger))
     assert other.at_rates[1.0] == pytest.approx(usual.at_rates[1.0], abs=0.02)
@@ -131,7 +137,9 @@ def test_what_is_above_a_layer_is_new_and_what_is_below_stands_still():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
-    moved = {name for name, value in method.network.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {
+        name for name, value in method.network.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert moved
     assert not any("conv1" in name or "conv2" in name for name in moved)
     assert middle_layer(given) == "conv2"
@@ -146,7 +154,11 @@ def test_an_mlp_learns_what_no_line_can_tell():
     state = torch.random.get_rng_state()
     found = mlp_probe(x[:1000], y[:1000], x[1000:], 2, hidden=64, epochs=30, batch_size=64, seed=0)
     assert (found == y[1000:]).float().mean() > 0.9
-    line = LogisticRegression().fit(x[:1000].numpy(), y[:1000].numpy()).score(x[1000:].numpy(), y[1000:].numpy())
+    line = (
+        LogisticRegression().fit(x[:1000].numpy(), y[:1000].numpy()).score(x[1000:].numpy(), y[1000:].numpy())
+    )
     assert line < 0.6
-    assert torch.equal(found, mlp_probe(x[:1000], y[:1000], x[1000:], 2, hidden=64, epochs=30, batch_size=64, seed=0))
+    assert torch.equal(
+        found, mlp_probe(x[:1000], y[:1000], x[1000:], 2, hidden=64, epochs=30, batch_size=64, seed=0)
+    )
     assert torch.equal(state, torch.random.get_rng_state())

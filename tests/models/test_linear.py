@@ -24,7 +24,9 @@ def test_equals_scikit_learn(strength):
     x, y, t, u = make()
     found = linear_probe(x, y, t, u, 4, strengths=[strength])
     scaler = StandardScaler().fit(x.double())
-    oracle = LogisticRegression(C=1 / (len(x) * strength), tol=1e-8, max_iter=2000).fit(scaler.transform(x.double()), y)
+    oracle = LogisticRegression(C=1 / (len(x) * strength), tol=1e-8, max_iter=2000).fit(
+        scaler.transform(x.double()), y
+    )
     logits = (t @ found.weight + found.bias).log_softmax(dim=1)
     np.testing.assert_allclose(logits, oracle.predict_log_proba(scaler.transform(t.double())), atol=5e-3)
     assert found.accuracy == pytest.approx(oracle.score(scaler.transform(t.double()), u), abs=0.004)

@@ -65,7 +65,9 @@ def test_aligned_pairs_with_orthogonal_negatives_have_a_closed_form(tau):
 
 def test_independent_projections_cost_slightly_more_than_chance():
     n, d, tau = 256, 128, 0.5
-    assert nt_xent(projections(n, d), tau).item() == pytest.approx(math.log(2 * n - 1) + 1 / (2 * d * tau**2), abs=0.02)
+    assert nt_xent(projections(n, d), tau).item() == pytest.approx(
+        math.log(2 * n - 1) + 1 / (2 * d * tau**2), abs=0.02
+    )
 
 
 def test_nt_xent_does_not_see_scale_rotation_order_or_which_view_is_first():

@@ -59,7 +59,12 @@ def make(name, images=None):
     fast = {"optimizer": "adamw", "learning_rate": 3e-3, "crop_min": 0.6, "jitter": 0.0, "grey": 0.0}
     if name == "jigsaw++":
         config = JigsawPlusPlus(
-            backbone="smallconv", width=0.25, permutations=10, tile_features=32, optimizer="adamw", learning_rate=3e-3
+            backbone="smallconv",
+            width=0.25,
+            permutations=10,
+            tile_features=32,
+            optimizer="adamw",
+            learning_rate=3e-3,
         )
         return make_pretext(config, 32, seed=0), images, None
     if name == "simclr":
@@ -193,7 +198,9 @@ def coordinates(B=40, size=96):
     """Images whose red is the row, green the column and blue the image, so that a tile tells where it is from."""
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     image = torch.arange(B).view(B, 1, 1)
-    return torch.stack([y.expand(B, -1, -1), x.expand(B, -1, -1), image.expand(-1, size, size)], -1).to(torch.uint8)
+    return torch.stack([y.expand(B, -1, -1), x.expand(B, -1, -1), image.expand(-1, size, size)], -1).to(
+        torch.uint8
+    )
 
 
 @pytest.fixture
@@ -238,7 +245,12 @@ def test_the_number_of_replaced_tiles_is_uniform_and_the_source_another_image():
     method, counts = jigsaw_method(), []
     for epoch in range(15):
         batch = batch_of(coordinates(120))
-        source = method.prepare(batch, draws(batch, epoch)).views.tiles[:, 2].unflatten(0, (-1, 9)).mean(dim=(2, 3))
+        source = (
+            method.prepare(batch, draws(batch, epoch))
+            .views.tiles[:, 2]
+            .unflatten(0, (-1, 9))
+            .mean(dim=(2, 3))
+        )
         foreign = source != torch.arange(120).view(-1, 1)
         counts += foreign.sum(dim=1).tolist()
         for row, mask in zip(source, foreign, strict=True):
@@ -360,7 +372,9 @@ def test_a_frozen_backbone_neither_moves_nor_updates_its_statistics(keep_fc):
     optimizer = method.optimizers()["main"]
     optimizer.step()
     moved = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
-    new = {name for name in before if name.startswith("classifier.") or (name.startswith("fc.") and not keep_fc)}
+    new = {
+        name for name in before if name.startswith("classifier.") or (name.startswith("fc.") and not keep_fc)
+    }
     assert moved == new
     assert {name for name, p in network.named_parameters() if p.grad is not None} == new
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}
@@ -404,7 +418,9 @@ def test_alpha_zero_is_cross_entropy_on_the_labelled_and_one_is_the_teacher_alon
 
 def test_the_mix_is_linear_in_alpha():
     labels = toy(12)[1]
-    ends = [distill_loss(alpha, labels, torch.full((12, CLASSES), 1 / CLASSES))[0].total for alpha in (0.0, 1.0)]
+    ends = [
+        distill_loss(alpha, labels, torch.full((12, CLASSES), 1 / CLASSES))[0].total for alpha in (0.0, 1.0)
+    ]
     middle = distill_loss(0.3, labels, torch.full((12, CLASSES), 1 / CLASSES))[0]
     torch.testing.assert_close(middle.total, 0.7 * ends[0] + 0.3 * ends[1])
     assert set(middle.terms) == {"agreement", "distillation", "labelled"}

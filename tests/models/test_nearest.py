@@ -64,7 +64,9 @@ def test_the_nearest_of_neighbours_is_that_of_brute_force_among_them(offset, m):
     rng = np.random.default_rng(m)
     c = (offset + rng.standard_normal((40, 12))).astype(np.float32)
     y = (offset + rng.standard_normal((6000, 12))).astype(np.float32)
-    own = np.where(rng.random(len(y)) < 0.6, 3, rng.integers(0, 39, len(y)))  # 3 has more than a block, 39 none
+    own = np.where(
+        rng.random(len(y)) < 0.6, 3, rng.integers(0, 39, len(y))
+    )  # 3 has more than a block, 39 none
     index = CentroidIndex(12, "cpu")
     index.place(c)
     with searchers("cpu") as threads:
@@ -90,7 +92,10 @@ def test_a_point_keeps_its_centroid_among_many_equal_ones():
 
 def test_neither_threads_nor_blocks_change_a_bit():
     rng = np.random.default_rng(1)
-    y, c = rng.standard_normal((2 * BLOCK + 77, 24), dtype=np.float32), rng.standard_normal((50, 24), dtype=np.float32)
+    y, c = (
+        rng.standard_normal((2 * BLOCK + 77, 24), dtype=np.float32),
+        rng.standard_normal((50, 24), dtype=np.float32),
+    )
     whole = nearest_two(2 * y, c, "cpu")
     usual = faiss.omp_get_max_threads()
     try:
@@ -99,7 +104,9 @@ def test_neither_threads_nor_blocks_change_a_bit():
             for found, expected in zip(nearest_two(2 * y, c, "cpu"), whole, strict=True):
                 np.testing.assert_array_equal(found, expected)
             at = range(0, len(y), BLOCK)
-            blocks = ((np.arange(start, min(start + BLOCK, len(y))), y[start : start + BLOCK]) for start in at)
+            blocks = (
+                (np.arange(start, min(start + BLOCK, len(y))), y[start : start + BLOCK]) for start in at
+            )
             parts = list(nearest_in_blocks(blocks, lambda x: 2 * x, c, "cpu"))
             index, *found = (np.concatenate(column) for column in zip(*parts, strict=True))
             np.testing.assert_array_equal(index, np.arange(len(y)))
@@ -120,7 +127,9 @@ def test_ties_go_to_the_lower_id():
 
 
 def test_a_single_centroid_has_no_runner_up():
-    cluster, distance, runner_up = nearest_two(np.ones((4, 2), np.float32), np.zeros((1, 2), np.float32), "cpu")
+    cluster, distance, runner_up = nearest_two(
+        np.ones((4, 2), np.float32), np.zeros((1, 2), np.float32), "cpu"
+    )
     assert cluster.tolist() == [0] * 4
     assert distance.tolist() == [2.0] * 4
     assert np.isposinf(runner_up).all()

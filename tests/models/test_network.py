@@ -141,7 +141,10 @@ def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone
 
 
 def test_every_layer_by_name_has_the_dimension_it_says():
-    for network in (small(head=1, classes=5), build_network("alexnet", 32, seed=0, width=0.25, classes=5).eval()):
+    for network in (
+        small(head=1, classes=5),
+        build_network("alexnet", 32, seed=0, width=0.25, classes=5).eval(),
+    ):
         x = images(3, network.image_size)
         for layer in network.layer_names():
             features = network.features(x, layer)
@@ -177,9 +180,9 @@ def test_an_unknown_layer_names_the_known_ones():
 
 def test_features_stay_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert {small(head=1, classes=2).features(images(2, 16), n).dtype for n in ("conv1", "head1", "logits")} == {
-            torch.float32
-        }
+        assert {
+            small(head=1, classes=2).features(images(2, 16), n).dtype for n in ("conv1", "head1", "logits")
+        } == {torch.float32}
 
 
 def test_a_new_classifier_keeps_the_head_and_starts_at_chance():

@@ -12,7 +12,9 @@ from models.optim import ADAM_SHARE, LARS, Muon, make_optimizer, orthogonal
 
 
 def weights(*shape: int, seed: int = 0) -> nn.Parameter:
-    return nn.Parameter(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    return nn.Parameter(
+        torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    )
 
 
 def gradients(n: int, *shape: int) -> list[Tensor]:
@@ -26,7 +28,9 @@ def test_lars_step_has_norm_lr_eta_w_whatever_the_gradients_scale(scale: float) 
     before = w.detach().clone()
     w.grad = scale * gradients(1, 5, 4)[0]
     LARS([w], lr=0.3, momentum=0.0, eta=0.01).step()
-    assert torch.linalg.norm(w - before).item() == pytest.approx(0.3 * 0.01 * torch.linalg.norm(before).item())
+    assert torch.linalg.norm(w - before).item() == pytest.approx(
+        0.3 * 0.01 * torch.linalg.norm(before).item()
+    )
 
 
 def test_lars_without_adapting_is_sgd_with_momentum() -> None:
@@ -66,7 +70,9 @@ def test_lars_equals_lightly_where_the_rules_coincide() -> None:
     """A constant rate, and a decay so small that |g + wd w| and |g| + wd |w| are one."""
     ours, theirs = weights(6, 5), weights(6, 5)
     lars = LARS([ours], lr=0.7, weight_decay=1e-12)
-    reference = LightlyLARS([theirs], lr=0.7, momentum=0.9, weight_decay=1e-12, trust_coefficient=0.001, eps=0.0)
+    reference = LightlyLARS(
+        [theirs], lr=0.7, momentum=0.9, weight_decay=1e-12, trust_coefficient=0.001, eps=0.0
+    )
     for g in gradients(8, 6, 5):
         ours.grad, theirs.grad = g.clone(), g.clone()
         lars.step()
@@ -90,7 +96,9 @@ class Net(nn.Module):
         self.head = nn.Linear(4, 2)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("lars", LARS), ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("lars", LARS), ("adamw", torch.optim.AdamW)]
+)
 def test_groups(name: str, kind: type) -> None:
     net = Net()
     config = Optimization(optimizer=name, learning_rate=0.2, weight_decay=0.01)
@@ -100,7 +108,12 @@ def test_groups(name: str, kind: type) -> None:
         (sorted(p.ndim for p in group["params"]), group["lr"], group["peak"], group["weight_decay"])
         for group in optimizer.param_groups
     ]
-    assert found == [([4], 0.2, 0.2, 0.01), ([1, 1, 1], 0.2, 0.2, 0.0), ([2], 2.0, 2.0, 0.01), ([1], 2.0, 2.0, 0.0)]
+    assert found == [
+        ([4], 0.2, 0.2, 0.01),
+        ([1, 1, 1], 0.2, 0.2, 0.0),
+        ([2], 2.0, 2.0, 0.01),
+        ([1], 2.0, 2.0, 0.0),
+    ]
     if name == "lars":
         assert [group["adapt"] for group in optimizer.param_groups] == [True, False, True, False]
     if name == "sgd":
@@ -112,7 +125,9 @@ def test_frozen_parameters_are_left_out_and_heads_default_to_the_same_rate() -> 
     config = Optimization(learning_rate=0.2)
     optimizer = make_optimizer(config, [*net.frozen.parameters(), *net.head.parameters()])
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
-    assert {group["peak"] for group in make_optimizer(config, [], net.head.parameters()).param_groups} == {0.2}
+    assert {group["peak"] for group in make_optimizer(config, [], net.head.parameters()).param_groups} == {
+        0.2
+    }
     with pytest.raises(ValueError, match="nothing to train"):
         make_optimizer(config, net.frozen.parameters())
 
@@ -120,7 +135,9 @@ def test_frozen_parameters_are_left_out_and_heads_default_to_the_same_rate() -> 
 def test_muon_equals_torchs_on_matrices() -> None:
     torch.manual_seed(0)
     for shape in ((6, 10), (10, 6), (8, 8)):
-        ours, theirs = (nn.Parameter(torch.linspace(-1, 1, shape[0] * shape[1]).view(shape).clone()) for _ in range(2))
+        ours, theirs = (
+            nn.Parameter(torch.linspace(-1, 1, shape[0] * shape[1]).view(shape).clone()) for _ in range(2)
+        )
         a = Muon([{"params": [ours], "weight_decay": 0.1}], lr=0.02)
         b = torch.optim.Muon([theirs], lr=0.02, momentum=0.95, weight_decay=0.1)
         for _ in range(5):
@@ -128,7 +145,9 @@ def test_muon_equals_torchs_on_matrices() -> None:
             theirs.grad = ours.grad.clone()
             a.step()
             b.step()
-        torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)  # both orthogonalise in bf16; a step is 0.02
+        torch.testing.assert_close(
+            ours, theirs, atol=5e-3, rtol=0
+        )  # both orthogonalise in bf16; a step is 0.02
 
 
 def test_muon_orthogonalises_convolutions_as_matrices_and_leaves_norms_to_adam() -> None:
@@ -144,6 +163,8 @@ def test_muon_orthogonalises_convolutions_as_matrices_and_leaves_norms_to_adam()
         p.grad = torch.randn_like(p)
     optimizer.step()
     # Adam's first step has the size of its rate, whatever the gradient.
-    torch.testing.assert_close((module[1].weight - before["1.weight"]).abs(), torch.full((16,), ADAM_SHARE * 0.01))
+    torch.testing.assert_close(
+        (module[1].weight - before["1.weight"]).abs(), torch.full((16,), ADAM_SHARE * 0.01)
+    )
     step = (module[0].weight - before["0.weight"]).flatten(1)
     assert 0.6 * 0.01 < torch.linalg.matrix_norm(step, 2) < 1.3 * 0.01

@@ -28,7 +28,9 @@ def closed_form(graph, y, alpha):
 def test_graph_against_scikit_learn(blobs, symmetric):
     x, _ = blobs
     graph = knn_graph(x, 7, centre=False, temperature=0.2, symmetric=symmetric, device="cpu")
-    distance, column = NearestNeighbors(n_neighbors=8, metric="cosine", algorithm="brute").fit(x).kneighbors(x)
+    distance, column = (
+        NearestNeighbors(n_neighbors=8, metric="cosine", algorithm="brute").fit(x).kneighbors(x)
+    )
     w = np.zeros((300, 300))
     for i in range(300):
         assert column[i, 0] == i
@@ -44,7 +46,9 @@ def test_graph_kernels(blobs):
     s = unit @ unit.T
     edges = knn_graph(x, 5, gamma=0, device="cpu").toarray() > 0
     assert (edges.sum(axis=1) >= 5).all()
-    np.testing.assert_allclose(knn_graph(x, 5, gamma=3, device="cpu").toarray(), np.where(edges, s**3, 0), atol=1e-4)
+    np.testing.assert_allclose(
+        knn_graph(x, 5, gamma=3, device="cpu").toarray(), np.where(edges, s**3, 0), atol=1e-4
+    )
     nearest = np.sort(np.where(np.eye(300), -2, s), axis=1)[:, -5:]
     scale = (1 - nearest).mean()
     default = knn_graph(x, 5, device="cpu").toarray()
@@ -83,7 +87,9 @@ def test_equals_label_spreading_of_scikit_learn(blobs):
     graph = knn_graph(x, 15, gamma=0, device="cpu")
     given = np.full(300, -1)
     given[:40] = label[:40]
-    oracle = LabelSpreading(kernel=lambda a, b: graph.toarray(), alpha=0.8, max_iter=5000, tol=1e-10).fit(x, given)
+    oracle = LabelSpreading(kernel=lambda a, b: graph.toarray(), alpha=0.8, max_iter=5000, tol=1e-10).fit(
+        x, given
+    )
     result = propagate(graph, None, np.arange(40), label[:40], classes=4, alpha=0.8)
     reached = result.max(axis=1) != result.min(axis=1)
     np.testing.assert_allclose(result[reached], oracle.label_distributions_[reached], atol=1e-4)

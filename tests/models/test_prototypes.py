@@ -54,10 +54,14 @@ def test_placed_prototypes_ask_for_no_gradient():
 
 @pytest.mark.parametrize(("epochs", "steps"), [(0, 0), (1, 5), (0.5, 3), (2, 10), (1.2, 6)])
 def test_frozen_for_so_many_passes(epochs, steps):
-    assert [frozen(Progress(step, 20, step // 5, 4), epochs) for step in range(20)] == [s < steps for s in range(20)]
+    assert [frozen(Progress(step, 20, step // 5, 4), epochs) for step in range(20)] == [
+        s < steps for s in range(20)
+    ]
 
 
 def test_share_of_labels_used():
-    assert share_used(torch.tensor([2, 2, 0, 2]), 8).item() == pytest.approx(2 / 4)  # four images can't use eight
+    assert share_used(torch.tensor([2, 2, 0, 2]), 8).item() == pytest.approx(
+        2 / 4
+    )  # four images can't use eight
     assert share_used(torch.tensor([2, 2, 0, 2] * 4), 8).item() == pytest.approx(2 / 8)
     assert share_used(torch.arange(8), 8).item() == 1

@@ -30,7 +30,9 @@ def block(inputs, outputs, stride, seed=0):
         made = ReActBlock(inputs, outputs, stride)
         for name, tensor in made.state_dict().items():
             if tensor.is_floating_point():
-                tensor.copy_(torch.rand_like(tensor) + 0.5 if "var" in name else 0.3 * torch.randn_like(tensor))
+                tensor.copy_(
+                    torch.rand_like(tensor) + 0.5 if "var" in name else 0.3 * torch.randn_like(tensor)
+                )
     return made.eval()
 
 
@@ -135,7 +137,10 @@ def slow_convolution(s, w, stride):
         alpha, signs = np.abs(w[o]).mean(), np.where(w[o] >= 0, 1, -1)
         for i in range(h):
             for j in range(h):
-                y[o, i, j] = alpha * (padded[:, i * stride : i * stride + k, j * stride : j * stride + k] * signs).sum()
+                y[o, i, j] = (
+                    alpha
+                    * (padded[:, i * stride : i * stride + k, j * stride : j * stride + k] * signs).sum()
+                )
     return y
 
 
@@ -148,7 +153,9 @@ def slow_norm(norm, x):
 
 
 def slow_prelu(layer, x):
-    gamma, slope, zeta = (p.detach().double().numpy()[:, None, None] for p in (layer.gamma, layer.slope, layer.zeta))
+    gamma, slope, zeta = (
+        p.detach().double().numpy()[:, None, None] for p in (layer.gamma, layer.slope, layer.zeta)
+    )
     v = x - gamma
     return np.where(v > 0, v, slope * v) + zeta
 
@@ -178,7 +185,9 @@ def test_a_block_is_its_slow_rewrite(inputs, outputs, stride, side):
             slow_norm(norm, slow_convolution(s, convolution.weight.detach().double().numpy(), 1)) + a
             for convolution, norm in zip(made.conv1x1, made.norm1x1, strict=True)
         ]
-        np.testing.assert_allclose(slow_prelu(made.prelu2, np.concatenate(copies)), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            slow_prelu(made.prelu2, np.concatenate(copies)), expected, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_the_shortcut_is_real_valued():
@@ -209,10 +218,16 @@ def test_maps_have_the_papers_sides_and_channels(size, sides):
         backbone = make_backbone("reactnet", size)
         maps = backbone.eval().layers(torch.empty(1, 3, size, size))
     assert [m.shape[3] for m in maps.values()] == sides
-    assert [m.shape[1] for m in maps.values()] == [32, 64, 128, 256, 512, 1024] == list(backbone.channels.values())
+    assert (
+        [m.shape[1] for m in maps.values()]
+        == [32, 64, 128, 256, 512, 1024]
+        == list(backbone.channels.values())
+    )
     blocks = [m for m in backbone.modules() if isinstance(m, ReActBlock)]
     assert len(blocks) == 13
-    assert len(binary_convolutions(backbone)) == 13 + 13 + 4 + 1  # 3 x 3; 1 x 1, a second one where channels double
+    assert (
+        len(binary_convolutions(backbone)) == 13 + 13 + 4 + 1
+    )  # 3 x 3; 1 x 1, a second one where channels double
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -223,7 +238,9 @@ def test_at_inference_only_signs_meet_only_signs(precision):
         seen.append(module)
         assert inputs[0].unique().tolist() == [-1, 1]
         assert output.dtype == torch.float32
-        for row, alpha in zip(binary(module.weight).flatten(1), module.weight.abs().mean(dim=(1, 2, 3)), strict=True):
+        for row, alpha in zip(
+            binary(module.weight).flatten(1), module.weight.abs().mean(dim=(1, 2, 3)), strict=True
+        ):
             assert row.abs().unique().tolist() == pytest.approx([alpha.item()])
 
     convolutions = binary_convolutions(network)
@@ -255,7 +272,9 @@ def test_both_forms_share_their_weights_and_differ_in_what_they_use_of_them():
     real, x = small(real_weights=True).eval(), torch.rand(4, 3, 16, 16)
     both = real.with_weights(real=False).eval()
     assert list(real.state_dict()) == list(both.state_dict()) == list(small().state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(real.state_dict().values(), both.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(real.state_dict().values(), both.state_dict().values(), strict=True)
+    )
     assert (real.description()["real_weights"], both.description()["real_weights"]) == (True, False)
     assert not torch.allclose(real(x), both(x))
     with torch.no_grad():  # once the latent weights are binary themselves, both forms are one
@@ -266,7 +285,9 @@ def test_both_forms_share_their_weights_and_differ_in_what_they_use_of_them():
 
 def test_the_form_survives_model_json_and_a_new_classifier():
     for wanted in (True, False):
-        network = Network.from_description(small(real_weights=wanted).description()).with_classifier(3, seed=0)
+        network = Network.from_description(small(real_weights=wanted).description()).with_classifier(
+            3, seed=0
+        )
         assert {c.real_weights for c in binary_convolutions(network)} == {wanted}
     older = {k: v for k, v in small().description().items() if k not in ("real_weights", "projection")}
     assert Network.from_description(older).state_dict().keys() == small().state_dict().keys()
@@ -290,5 +311,7 @@ def test_a_projection_head_is_published_and_dropped_by_a_classifier():
     again.load_state_dict(network.state_dict())
     torch.testing.assert_close(again.eval()(x), network(x))
     assert torch.equal(plain.with_projection(12, seed=1).projection[0].weight, network.projection[0].weight)
-    assert not torch.equal(plain.with_projection(12, seed=2).projection[0].weight, network.projection[0].weight)
+    assert not torch.equal(
+        plain.with_projection(12, seed=2).projection[0].weight, network.projection[0].weight
+    )
     assert network.with_classifier(3, seed=0).layer_names() == plain.with_classifier(3, seed=0).layer_names()

@@ -39,19 +39,24 @@ def slow(scores, epsilon, iterations):
 
 
 @pytest.mark.parametrize(
-    ("B", "K", "epsilon", "iterations"), [(5, 3, 0.05, 3), (4, 9, 0.2, 1), (12, 7, 0.03, 10), (12, 7, 0.02, 10)]
+    ("B", "K", "epsilon", "iterations"),
+    [(5, 3, 0.05, 3), (4, 9, 0.2, 1), (12, 7, 0.03, 10), (12, 7, 0.02, 10)],
 )
 def test_codes_are_those_of_the_authors_steps(B, K, epsilon, iterations):
     scores = cosines(B, K)
     expected = slow(scores.tolist(), epsilon, iterations)
     torch.testing.assert_close(sinkhorn(scores, epsilon, iterations), expected, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(sinkhorn(scores.float(), epsilon, iterations), expected.float(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        sinkhorn(scores.float(), epsilon, iterations), expected.float(), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_codes_are_lightlys():
     scores = cosines(64, 20)
     ours = sinkhorn(scores, 0.05)
-    torch.testing.assert_close(ours, lightly_sinkhorn(scores.clone(), iterations=3, epsilon=0.05), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        ours, lightly_sinkhorn(scores.clone(), iterations=3, epsilon=0.05), rtol=1e-9, atol=0
+    )
 
 
 def test_two_images_and_two_prototypes_have_a_closed_form():
@@ -83,12 +88,16 @@ def test_invariances():
     scores = cosines(10, 6)
     q = sinkhorn(scores, 0.05)
     torch.testing.assert_close(sinkhorn(scores + 3.7, 0.05), q)
-    torch.testing.assert_close(sinkhorn(scores + cosines(1, 6, seed=5), 0.05), q)  # a constant for each prototype
+    torch.testing.assert_close(
+        sinkhorn(scores + cosines(1, 6, seed=5), 0.05), q
+    )  # a constant for each prototype
     order, images = torch.randperm(6), torch.randperm(10)
     torch.testing.assert_close(sinkhorn(scores[:, order], 0.05), q[:, order])
     torch.testing.assert_close(sinkhorn(scores[images], 0.05), q[images])
     shifted = scores + cosines(10, 1, seed=6)  # a constant for each image
-    torch.testing.assert_close(sinkhorn(shifted, 0.05, 2000), sinkhorn(scores, 0.05, 2000), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        sinkhorn(shifted, 0.05, 2000), sinkhorn(scores, 0.05, 2000), rtol=1e-6, atol=1e-9
+    )
     assert not torch.allclose(sinkhorn(shifted, 0.05), q)
 
 

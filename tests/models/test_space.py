@@ -33,7 +33,9 @@ def test_blocks_do_not_matter_and_the_form_is_the_contracts(x):
     other = fit_space(in_blocks(x, 900), 6, normalise=True)
     np.testing.assert_allclose(space.matrix, other.matrix, rtol=1e-5, atol=1e-6)
     y = (x - space.mean) @ space.matrix
-    np.testing.assert_allclose(space.apply(x), y / np.linalg.norm(y, axis=1, keepdims=True), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        space.apply(x), y / np.linalg.norm(y, axis=1, keepdims=True), rtol=1e-4, atol=1e-6
+    )
     assert space.apply(x).dtype == np.float32
 
 

@@ -1,4 +1,4 @@
-"""Labels that a method gives itself: what is written beside the checkpoint, and published."""
+"""Labels that a method computes itself: how they are written beside the checkpoint, and published."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INDEX = np.array([3, 5, 6, 9])
 
 
 class Labelling(Method):
-    """Labels images by their pixels, as seen in the sweep."""
+    """A method that labels images by their pixels in the sweep."""
 
     def __init__(self, given: list[list[int]] | None) -> None:
         super().__init__()
@@ -59,7 +59,9 @@ def test_every_head_labels_every_image_that_it_knows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [None, [[1, 2, 3]]])
 def test_a_method_that_promised_codes_must_give_one_for_each_image(given: Any, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"Labelling\.codes returned labels of shape .*, not \(heads, 4\)"):
+    with pytest.raises(
+        ArtifactError, match=r"Labelling\.codes returned labels of shape .*, not \(heads, 4\)"
+    ):
         write(tmp_path, given)
 
 
@@ -74,7 +76,11 @@ def test_the_artifact_holds_them_and_says_how_evenly_they_are_used(tmp_path: Pat
         write(draft / "out", [[2, 0, 0, 0], [0, 1, 2, 3]])
         store.publish(checkpoint, draft, {"rows": 0})
     said: list[str] = []
-    made, _ = run(plan(checkpoint), store, Compute(), lambda event: said.append(event["text"]), lambda: False, {})
+    made, _ = run(
+        plan(checkpoint), store, Compute(), lambda event: said.append(event["text"]), lambda: False, {}
+    )
     assert store.meta(made)["used"] == [2, 4]
     assert said == ["codes of 2 heads: 2, 4 labels in use; the largest has 75.0% of the images"]
-    assert read_table(store.folder(made), CODES).equals(read_table(store.folder(checkpoint) / "codes.parquet", CODES))
+    assert read_table(store.folder(made), CODES).equals(
+        read_table(store.folder(checkpoint) / "codes.parquet", CODES)
+    )

@@ -24,7 +24,10 @@ BASE = Config().model_dump()
         ({"clusters": {}}, r"unknown key clusters = \{\}; the configuration has"),
         ({"cluster": {"k": 0}}, r"cluster\.k = 0: input should be greater than or equal to 1"),
         ({"seed": "a"}, r"seed = 'a': input should be a valid integer"),
-        ({"data": {"label_fraction": 0.1, "labels_per_class": 3}}, "give label_fraction or labels_per_class, not both"),
+        (
+            {"data": {"label_fraction": 0.1, "labels_per_class": 3}},
+            "give label_fraction or labels_per_class, not both",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_named_in_one_line(over: dict, says: str) -> None:
@@ -36,7 +39,9 @@ def test_a_wrong_key_or_value_is_named_in_one_line(over: dict, says: str) -> Non
 
 def test_another_method_drops_the_formers_parameters() -> None:
     config = resolve(
-        merge(merge(BASE, {"pretext": {"temperature": 0.3}}), {"pretext": {"method": "jigsaw++", "epochs": 3}})
+        merge(
+            merge(BASE, {"pretext": {"temperature": 0.3}}), {"pretext": {"method": "jigsaw++", "epochs": 3}}
+        )
     )
     assert (config.pretext.method, config.pretext.epochs) == ("jigsaw++", 3)
     same = resolve(
@@ -64,6 +69,9 @@ def test_every_field_has_a_sentence_for_the_form() -> None:
 
 
 def test_configuration_needs_no_heavy_library() -> None:
-    code = "import sys, tasks.config, flows.recipes.digits; print([m for m in ('torch', 'prefect', 'pyarrow', 'faiss') if m in sys.modules])"
+    code = (
+        "import sys, tasks.config, flows.recipes.digits;"
+        " print([m for m in ('torch', 'prefect', 'pyarrow', 'faiss') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

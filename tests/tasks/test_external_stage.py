@@ -1,4 +1,4 @@
-"""Features from elsewhere in the store: named by what the files and the images are, wherever they lie."""
+"""External features in the store are named by the content of files and images, not by their place."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ URIS = [f"{i}.png" for i in range(6)]
 
 
 def images(store: Store, name: str, train: str = "a") -> Artifact:
-    """A manifest of four training and two test images; `train` stands for their content."""
+    """A manifest of four training and two test images. `train` gives their content hashes."""
     made = Artifact(kind="manifest", fingerprint=name)
     with store.draft(made, interrupted=lambda: False, waiting=lambda: None) as draft:
         columns = {
@@ -42,7 +42,9 @@ def images(store: Store, name: str, train: str = "a") -> Artifact:
         }
         write_table(draft / "out" / "images.parquet", columns, MANIFEST)
         counts = {"train": 4, "unlabelled": 0, "test": 2}
-        store.publish(made, draft, {"parts": {"train": train, "unlabelled": "", "test": "t"}, "counts": counts})
+        store.publish(
+            made, draft, {"parts": {"train": train, "unlabelled": "", "test": "t"}, "counts": counts}
+        )
     return made
 
 
@@ -77,7 +79,7 @@ def test_named_by_content_not_by_place(store: Store, tmp_path: Path, monkeypatch
     assert metadata[b"layer"] == b"external"
     assert metadata[b"model"].startswith(b"external-")
     shutil.copy(here, tmp_path / "there.parquet")
-    with monkeypatch.context() as patch:  # what is there already needs no join
+    with monkeypatch.context() as patch:  # an artifact that exists needs no join
         patch.setattr(ExternalFeatures, "blocks", None)
         assert build(store, request(tmp_path / "there.parquet", manifest)) == (made, True)
         assert build(store, request(here, images(store, "another test image"))) == (made, True)
@@ -90,7 +92,9 @@ def test_named_by_content_not_by_place(store: Store, tmp_path: Path, monkeypatch
 
 def test_a_failed_join_leaves_nothing(store: Store, tmp_path: Path) -> None:
     asked = request(write(tmp_path / "a.parquet", uris=URIS[:3]), images(store, "m"))
-    with pytest.raises(DataError, match=r"1 of 4 images \(train, unlabelled\) have no vector; the first is '3\.png'"):
+    with pytest.raises(
+        DataError, match=r"1 of 4 images \(train, unlabelled\) have no vector; the first is '3\.png'"
+    ):
         build(store, asked)
     assert not list(store.root.glob("artifacts/features/*"))
     assert not list(store.root.glob("drafts/features/*"))

@@ -1,4 +1,4 @@
-"""Features in the store: what is taken over from earlier ones, and the space in which they are clustered."""
+"""Features in the store: which are reused from earlier ones, and the space in which they are clustered."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_descriptors_of_new_images_are_the_only_ones_computed(store: Store, tmp_
     assert store.meta(after)["rows_computed"] == 1
     assert np.array_equal(np.delete(y, 1, axis=0), x)
     other, _ = described(store, folder, orientations=8)
-    assert store.meta(other)["rows_computed"] == 8  # another descriptor's rows are of no use
+    assert store.meta(other)["rows_computed"] == 8  # rows of another descriptor can't be reused
 
 
 def test_descriptors_see_the_central_square_that_networks_see(store: Store, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Stages are found by name: their files, and entry points of other packages."""
+"""Stages are found by name, in our files and through entry points of other packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def plan(config, manifest): ...
 
 
 def environment(folder: Path, point: str, code: str = OURS) -> dict[str, str]:
-    """The environment of a process in which a package with one module and one entry point counts as installed."""
+    """The environment of a process that sees a package with one module and one entry point as installed."""
     (folder / "extra.py").write_text(code)
     metadata = folder / "extra-1.dist-info"
     metadata.mkdir()
@@ -36,7 +36,9 @@ def run(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess[s
 
 
 def test_a_stage_that_nobody_brings_is_named() -> None:
-    with pytest.raises(ConfigError, match="stage 'nowhere' is not known here; install the package that brings it"):
+    with pytest.raises(
+        ConfigError, match="stage 'nowhere' is not known here; install the package that brings it"
+    ):
         stage_module("nowhere")
 
 
@@ -54,7 +56,11 @@ def test_a_package_brings_a_leaf_that_is_known_by_name_and_sentence(tmp_path: Pa
     ("point", "code", "said"),
     [
         ("cluster = extra", OURS, "a stage 'cluster' already exists"),
-        ("extra = extra", OURS.replace('Leaf("extra"', 'Leaf("other"'), "STAGE must be a Stage named 'extra'"),
+        (
+            "extra = extra",
+            OURS.replace('Leaf("extra"', 'Leaf("other"'),
+            "STAGE must be a Stage named 'extra'",
+        ),
         ("extra = extra", "STAGE = 1", "STAGE must be a Stage named 'extra'"),
     ],
 )

@@ -41,7 +41,12 @@ def test_every_class_gets_a_label_and_one_is_drawn_like_another() -> None:
     hits = np.zeros(30)
     for seed in range(400):
         chosen, _ = draw(
-            INDEX[270:], np.r_[np.zeros(15), np.ones(15)].astype(np.int32), NAMES, seed, fraction=None, per_class=3
+            INDEX[270:],
+            np.r_[np.zeros(15), np.ones(15)].astype(np.int32),
+            NAMES,
+            seed,
+            fraction=None,
+            per_class=3,
         )
         hits[chosen - 370] += 1
     assert abs(hits - 80).max() < 4 * np.sqrt(400 * 0.2 * 0.8)

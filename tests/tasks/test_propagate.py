@@ -1,4 +1,4 @@
-"""The stage: whose neighbours, and the probe that is averaged in."""
+"""The stage predict: which networks' neighbours it uses, and the probe that it averages in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.stages.propagate import build, plan, probe
 
 
 def corners(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points about four corners of a square, in turn; (n, 2) and the corner of each."""
+    """Points around the four corners of a square, in turn: (n, 2), and the corner of each."""
     corner = np.arange(n) % 4
     centres = np.array([[0, 0], [0, 8], [8, 0], [8, 8]], np.float32)
     return (centres[corner] + np.random.default_rng(seed).normal(0, 1, (n, 2))).astype(np.float32), corner
@@ -34,7 +34,7 @@ def test_probe_tells_corners_apart_and_gives_nothing_to_a_class_without_label() 
 
 @pytest.fixture
 def run(tmp_path):  # type: ignore[no-untyped-def]
-    """Propagate two labels over 60 images that two networks see -> probabilities."""
+    """Propagate two labels over 60 images that two networks have embedded -> probabilities."""
     store = Store(str(tmp_path))
 
     def publish(kind: Kind, name: str, write) -> Artifact:  # type: ignore[no-untyped-def]
@@ -52,7 +52,9 @@ def run(tmp_path):  # type: ignore[no-untyped-def]
 
         return publish(kind, name, write)
 
-    def go(first: np.ndarray, second: np.ndarray | None, prior: np.ndarray, labelled: dict[int, int]) -> np.ndarray:  # type: ignore[no-untyped-def]
+    def go(
+        first: np.ndarray, second: np.ndarray | None, prior: np.ndarray, labelled: dict[int, int]
+    ) -> np.ndarray:  # type: ignore[no-untyped-def]
         def draw(folder) -> None:  # type: ignore[no-untyped-def]
             columns = {
                 "index": np.array([*labelled]),
@@ -68,7 +70,9 @@ def run(tmp_path):  # type: ignore[no-untyped-def]
             "labels": publish("labels", "draw", draw),
         }
         if second is not None:
-            inputs["second"] = vectors("features", "second", second, schemas.features(second.shape[1], "n", "l"))
+            inputs["second"] = vectors(
+                "features", "second", second, schemas.features(second.shape[1], "n", "l")
+            )
         out = tmp_path / f"made-{second is None}"
         out.mkdir()
         job = Job(store, plan(config, **inputs), out, out, Compute(), lambda event: None, lambda: False, {})
@@ -79,7 +83,7 @@ def run(tmp_path):  # type: ignore[no-untyped-def]
 
 
 def test_a_second_network_joins_what_the_first_can_not_tell_apart(run) -> None:  # type: ignore[no-untyped-def]
-    """The first sees left and right alone, the second up and down alone; there is one label in each corner."""
+    """The first network tells left from right, the second up from down. Each corner has one label."""
     x, corner = corners(60, 1)
     prior = np.full((60, 4), 0.25)
     labelled = {i: int(corner[i]) for i in range(4)}

@@ -1,4 +1,4 @@
-"""Manifests of unchanged sources are known without listing; anything that may have changed is listed."""
+"""Manifests of unchanged sources are known without listing. Sources that may have changed are listed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MADE = Artifact(kind="manifest", fingerprint="0" * 32)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A store that holds the artifact which the tests remember."""
+    """A store with the artifact that the tests remember."""
     made = Store(str(tmp_path / "store"))
     draft_of(made)
     return made

@@ -1,4 +1,4 @@
-"""The report: what a reader sees equals what went in, nothing is loaded, nothing given can break the page."""
+"""The report shows what went in, loads nothing from outside, and no input can break the page."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def training(rng: np.random.Generator, start: float, end: float, epochs: int, st
 
 
 def sample() -> ReportData:
-    """A run on scikit-learn's digits: made-up but plausible scores, 40 clusters by plain K-means on pixels."""
+    """A run on scikit-learn's digits with invented, plausible scores and 40 K-means clusters of pixels."""
     rng = np.random.default_rng(7)
     digits = load_digits()
     pixels = np.repeat((digits.images / 16 * 255).astype(np.uint8)[..., None], 3, axis=3)[:1437]
@@ -104,7 +104,9 @@ def sample() -> ReportData:
         squared = ((flat[:, None] - centroids[None]) ** 2).sum(-1)
         cluster, distance = squared.argmin(1), squared.min(1)
         objective.append(float(distance.mean()))
-        centroids = np.array([flat[cluster == c].mean(0) if (cluster == c).any() else centroids[c] for c in range(40)])
+        centroids = np.array(
+            [flat[cluster == c].mean(0) if (cluster == c).any() else centroids[c] for c in range(40)]
+        )
     sizes = np.bincount(cluster, minlength=40)
     votes = np.zeros((40, 10))
     np.add.at(votes, (cluster, target), 1)
@@ -170,7 +172,9 @@ def sample() -> ReportData:
         quality=ClusterQuality(0.742, 0.731, 0.554, float(votes.max(1).sum() / 1437), 1437),
         scores=tuple(scores),
         classes=WORDS,
-        rejected=Rejected(3, (("broken/one.png", "truncated: 17 of 420 bytes"), ("broken/two.gif", "not an image"))),
+        rejected=Rejected(
+            3, (("broken/one.png", "truncated: 17 of 420 bytes"), ("broken/two.gif", "not an image"))
+        ),
         notes=("The test split is scikit-learn's last 360 digits, by other writers than most of train.",),
         config=CONFIG,
         environment=(
@@ -194,7 +198,7 @@ def page(data: ReportData) -> str:
 
 
 class Page(HTMLParser):
-    """Elements, ids, links and texts of a page; complains about tags that don't match."""
+    """Collects elements, ids, links and texts of a page. Fails if tags don't match."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -237,7 +241,7 @@ class Page(HTMLParser):
 
 
 def bare(**changes: object) -> ReportData:
-    """A run of which nothing is known but its recipe and counts."""
+    """A run of which only the recipe and counts are known."""
     return replace(ReportData("digits", 0, (), Counts(10, 0, 0)), **changes)  # type: ignore[arg-type]
 
 
@@ -332,7 +336,9 @@ def test_score_table_shows_every_score_once(data: ReportData, page: str) -> None
 
 
 def test_numbers_of_images_that_differ_stand_with_their_values() -> None:
-    scores = tuple(Score("knn", model, "top1", "test", "", 0.5, 0, n) for model, n in (("teacher", 8), ("scratch", 4)))
+    scores = tuple(
+        Score("knn", model, "top1", "test", "", 0.5, 0, n) for model, n in (("teacher", 8), ("scratch", 4))
+    )
     row = next(row for row in Page(render(bare(scores=scores))).rows if row[0].startswith("top1"))
     assert row[0] == "top1"
     assert [cell[-5:] for cell in row[1:]] == ["n = 8", "n = 4"]
@@ -494,7 +500,9 @@ def test_what_is_not_needed_is_drawn_and_listed_with_the_reason(data: ReportData
         for stage in data.stages
         if stage.label not in (*gone, "evaluate clusters")
     )
-    kept = tuple(replace(stage, inputs=tuple(n for n in stage.inputs if n != "evaluate clusters")) for stage in kept)
+    kept = tuple(
+        replace(stage, inputs=tuple(n for n in stage.inputs if n != "evaluate clusters")) for stage in kept
+    )
     because = "transfer.method seed"
     not_needed = (
         NotNeeded("cluster", because, ("embed",)),
@@ -503,14 +511,19 @@ def test_what_is_not_needed_is_drawn_and_listed_with_the_reason(data: ReportData
     run = replace(data, stages=kept, not_needed=not_needed, clusters=None, sheets=(), quality=None)
     page = Page(render(run))
     drawn = [
-        attributes["class"] for tag, attributes in page.tags if tag == "g" and "node" in attributes.get("class", "")
+        attributes["class"]
+        for tag, attributes in page.tags
+        if tag == "g" and "node" in attributes.get("class", "")
     ]
     assert len(drawn) == len(kept) + 2
     assert drawn.count("node gone") == 2
     for stage in gone:
         assert f"{stage}: not needed by {because}" in "".join(page.text)
     assert (
-        "".join(page.text).count("The run has no clusters: transfer.method seed learns from the teacher itself.") == 2
+        "".join(page.text).count(
+            "The run has no clusters: transfer.method seed learns from the teacher itself."
+        )
+        == 2
     )
     assert "2 stages are not needed." in page.words
 
@@ -541,7 +554,9 @@ def test_run_without_labels_shows_no_word_of_accuracy(data: ReportData) -> None:
             quality=None,
             classes=(),
             sheets=tuple(replace(each, majority=None, purity=None) for each in data.sheets),
-            logs={label: [row for row in data.logs[label] if row.name != "accuracy"] for label in early[1::4]},
+            logs={
+                label: [row for row in data.logs[label] if row.name != "accuracy"] for label in early[1::4]
+            },
         )
     )
     words = Page(page).words
@@ -556,7 +571,9 @@ def test_size_stays_bounded_whatever_the_images(data: ReportData) -> None:
     noise = tuple(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) for _ in range(10))
     many = tuple(replace(data.sheets[0], cluster=i, images=noise) for i in range(12))
     steps = np.arange(30_000)
-    log = [LogRow(int(s), s / 100, "loss", float(v)) for s, v in zip(steps, rng.random(steps.size), strict=True)]
+    log = [
+        LogRow(int(s), s / 100, "loss", float(v)) for s, v in zip(steps, rng.random(steps.size), strict=True)
+    ]
     page = render(
         replace(
             data,
@@ -602,7 +619,9 @@ def test_percent() -> None:
     assert percent(0.5, 0) == "50 %"
 
 
-@pytest.mark.parametrize(("difference", "text"), [(0.0644, "+6.4"), (-0.012, "−1.2"), (-0.0001, "0.0"), (0.0, "0.0")])
+@pytest.mark.parametrize(
+    ("difference", "text"), [(0.0644, "+6.4"), (-0.012, "−1.2"), (-0.0001, "0.0"), (0.0, "0.0")]
+)
 def test_points(difference: float, text: str) -> None:
     assert numbers.points(difference) == text
 
@@ -658,10 +677,14 @@ def test_the_headline_of_a_detector(student: float, scratch: float, sentence: st
         for metric, at in (("voc_map", value), ("voc_map_low", value - 0.04), ("voc_map_high", value + 0.03)):
             scores.append(Score("detection", model, metric, "test", "side=320", at, 0, 72))
         scores.append(Score("knn", model, "accuracy", "test", "k=20", 0.9, 0, 500))
-    text = re.sub(r"\s+", " ", "".join(Page(render(bare(scores=tuple(scores), counts=Counts(10, 0, 72)))).text))
+    text = re.sub(
+        r"\s+", " ", "".join(Page(render(bare(scores=tuple(scores), counts=Counts(10, 0, 72)))).text)
+    )
     assert "Detection, trained further: voc_map" in text
     assert sentence in text
-    found = scoreboard.gain(scoreboard.board(scores, content.MODELS), "detection", "student-transferred", "scratch")
+    found = scoreboard.gain(
+        scoreboard.board(scores, content.MODELS), "detection", "student-transferred", "scratch"
+    )
     assert found is not None
     up, down = np.hypot(0.03, 0.04), -np.hypot(0.04, 0.03)
     assert found.interval == pytest.approx((student - scratch + down, student - scratch + up))
@@ -695,14 +718,16 @@ def test_board_orders_models_averages_seeds_and_drops_what_is_not_finite() -> No
 
 def test_scores_of_other_splits_are_no_headline() -> None:
     scores = [Score("few-label", "student", "accuracy", "train", "", 1.0, 0, 9)]
-    assert scoreboard.gain(scoreboard.board(scores, content.MODELS), "few-label", "student", "scratch") is None
+    assert (
+        scoreboard.gain(scoreboard.board(scores, content.MODELS), "few-label", "student", "scratch") is None
+    )
 
 
 # The drawing of stages
 
 
 def walked(path: str) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """The ends of the straight pieces of a path: of vertical ones, then of horizontal ones, as (x, y)."""
+    """End points (x, y) of the straight pieces of a path: first of vertical, then of horizontal ones."""
     down, across = [], []
     x = y = 0.0
     for letter, text in re.findall(r"([MVQH])([^MVQH]*)", path):
@@ -830,7 +855,9 @@ def test_small_images_are_enlarged_without_loss_and_gaps_are_transparent() -> No
     assert decoded.shape == (2 * step - sheets.GAP, 5 * step - sheets.GAP, 4)
     for i, image in enumerate(images):
         y, x = i // 5 * step, i % 5 * step
-        assert np.array_equal(decoded[y : y + cell, x : x + cell, :3], np.kron(image, np.ones((9, 9, 1), np.uint8)))
+        assert np.array_equal(
+            decoded[y : y + cell, x : x + cell, :3], np.kron(image, np.ones((9, 9, 1), np.uint8))
+        )
     assert (decoded[:, cell:step, 3] == 0).all()
     assert (decoded[step:, 2 * step :, 3] == 0).all()
     assert (decoded[..., 3] == 255).sum() == 7 * cell * cell
@@ -933,7 +960,9 @@ def test_pictures_for_prefect_are_small_png_files(data: ReportData) -> None:
         figures.cluster_sizes_png(data.clusters.sizes),
         figures.contrasts_png([figures.Contrast("a > b", 2.0, -1.0, 5.0, 0.0, None)]),
         figures.contact_sheet_png(photos, [f"cluster {i}: $mixed" for i in range(3)]),
-        figures.contact_sheet_png([sheet.images for sheet in data.sheets], [str(s.majority) for s in data.sheets]),
+        figures.contact_sheet_png(
+            [sheet.images for sheet in data.sheets], [str(s.majority) for s in data.sheets]
+        ),
     ]
     for picture in pictures:
         assert len(picture) <= 200_000
@@ -961,6 +990,8 @@ def test_contrasts_are_drawn_where_they_lie_and_what_is_far_off_at_the_edge() ->
 
 def test_contact_sheet_for_prefect_shows_the_pixels() -> None:
     red, blue = (np.full((64, 64, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
-    pixels = np.asarray(Image.open(BytesIO(figures.contact_sheet_png([[red, red], [blue]], ["a", "b"]))).convert("RGB"))
+    pixels = np.asarray(
+        Image.open(BytesIO(figures.contact_sheet_png([[red, red], [blue]], ["a", "b"]))).convert("RGB")
+    )
     assert (pixels == (255, 0, 0)).all(-1).sum() == 2 * 64 * 64
     assert (pixels == (0, 0, 255)).all(-1).sum() == 64 * 64

@@ -1,4 +1,4 @@
-"""The report stage: which stages and scores the page shows, and that nothing else can change it."""
+"""The report stage: which stages and scores the page shows, and that nothing else changes it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Shelf:
         self.store = Store(folder)
 
     def put(self, label: str, kind: str, files: dict[str, Any] | None = None, **inputs: Artifact) -> Artifact:
-        """An artifact without anything but the given tables, and a meta.json as every stage writes it."""
+        """An artifact with the given tables and a meta.json as every stage writes it."""
         made = Artifact(kind=kind, fingerprint=digest(label))
         with self.store.draft(made, interrupted=lambda: False, waiting=lambda: None) as draft:
             for name, (rows, schema) in (files or {}).items():
@@ -62,7 +62,7 @@ class Shelf:
         return self.put(label, "scores", {"scores.parquet": (rows, SCORES)}, **inputs)
 
     def page(self, request: Request) -> str:
-        """The report of a request, as the child that builds it gets the request."""
+        """Build the report of a request in the form that the child process receives."""
         sent = Request.model_validate_json(request.model_dump_json())
         made, _ = run(sent, self.store, Config().compute, lambda event: None, lambda: False, {})
         return (self.store.folder(made) / "report.html").read_text()
@@ -74,7 +74,7 @@ def shelf(tmp_path: Path) -> Shelf:
 
 
 def table(page: str) -> dict[str, str]:
-    """Stage -> what it reads, of the table of stages."""
+    """The table of stages, as stage -> what it reads."""
     rows = re.findall(r'<tr><th scope="row">([^<]*)</th>.*?<td class="reads">([^<]*)</td>', page)
     assert len(rows) == len(dict(rows))
     return dict(rows)
@@ -93,8 +93,8 @@ def test_the_stages_shown_are_those_given_each_once_and_after_what_it_reads(shel
     evaluated = shelf.scores("knn", label="evaluate-teacher", train=features)
     scores = shelf.scores("knn", manifest=images, **{"evaluate-teacher": evaluated})
     others = {
-        "manifest-cluster": images,  # the same artifact by another label
-        "export-teacher": export,  # given before what it reads
+        "manifest-cluster": images,  # the same artifact under another label
+        "export-teacher": export,  # listed before its input
         "pretext": teacher,
         "embed": features,
         "embed-drift": features,

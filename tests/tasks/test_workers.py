@@ -1,4 +1,4 @@
-"""Children: how they fail, and that they go when their parent goes."""
+"""Child processes: how they fail, and that they end when their parent ends."""
 
 from __future__ import annotations
 
@@ -26,9 +26,16 @@ from tasks.workers import Workers
 
 TINY: dict[str, Any] = {
     "data": {"image_size": 16},
-    "pretext": {"method": "simclr", "backbone": "smallconv", "width": 0.25, "epochs": 1, "batch_size": 16, "projection": 8},
+    "pretext": {
+        "method": "simclr",
+        "backbone": "smallconv",
+        "width": 0.25,
+        "epochs": 1,
+        "batch_size": 16,
+        "projection": 8,
+    },
     "cluster": {"k": 4},
-}  # fmt: skip
+}
 
 
 def silent(event: dict[str, Any]) -> None:
@@ -54,13 +61,19 @@ def workers(store: Store) -> Iterator[Workers]:
 
 
 def configuration(folder: Path) -> Config:
-    return resolve({**TINY, "data": {**TINY["data"], "train": f"folder:{folder}", "test": f"folder:{folder}"}})
+    return resolve(
+        {**TINY, "data": {**TINY["data"], "train": f"folder:{folder}", "test": f"folder:{folder}"}}
+    )
 
 
-def up_to_features(workers: Workers, config: Config, checkpoint: Artifact | None = None) -> tuple[Artifact, Artifact]:
+def up_to_features(
+    workers: Workers, config: Config, checkpoint: Artifact | None = None
+) -> tuple[Artifact, Artifact]:
     images, _ = workers.make(manifest.plan(config), "manifest", silent)
     teacher = checkpoint or workers.make(pretext.plan(config, images), "pretext", silent)[0]
-    features, _ = workers.make(embed.plan(config, images, teacher, part="train", layer="features"), "embed", silent)
+    features, _ = workers.make(
+        embed.plan(config, images, teacher, part="train", layer="features"), "embed", silent
+    )
     return teacher, features
 
 
@@ -86,7 +99,8 @@ def test_the_same_images_elsewhere_are_the_same_manifest(workers: Workers, tmp_p
     for place in ("here", "there"):
         photos(tmp_path / place, ["a.png", "b.png"])
     made = [
-        workers.make(manifest.plan(configuration(tmp_path / place)), "manifest", silent) for place in ("here", "there")
+        workers.make(manifest.plan(configuration(tmp_path / place)), "manifest", silent)
+        for place in ("here", "there")
     ]
     assert made[0][0] == made[1][0]
     assert [cached for _, cached in made] == [False, True]
@@ -111,7 +125,7 @@ def test_other_failures_name_stage_cause_and_log(workers: Workers, tmp_path: Pat
     broken = broken.model_copy(update={"settings": {**broken.settings, "image_size": "large"}})
     with pytest.raises(StageError, match=r"stage pretext: .+; log: .+log\.txt"):
         workers.make(broken, "pretext", silent)
-    assert workers.make(manifest.plan(config), "manifest", silent)[0] == images  # the child goes on
+    assert workers.make(manifest.plan(config), "manifest", silent)[0] == images  # the child continues
 
 
 def test_a_killed_child_is_told_from_a_failure(store: Store, tmp_path: Path) -> None:
@@ -119,7 +133,9 @@ def test_a_killed_child_is_told_from_a_failure(store: Store, tmp_path: Path) -> 
     config = configuration(tmp_path)
     with Workers(store, Compute(), store.root / "log.txt") as workers:
         images, _ = workers.make(manifest.plan(config), "manifest", silent)
-        long = pretext.plan(resolve({**config.model_dump(), "pretext": {**TINY["pretext"], "epochs": 50_000}}), images)
+        long = pretext.plan(
+            resolve({**config.model_dump(), "pretext": {**TINY["pretext"], "epochs": 50_000}}), images
+        )
 
         def kill(event: dict[str, Any]) -> None:
             if event["event"] == "progress":
@@ -168,7 +184,8 @@ with Workers(store, Compute(), store.root / "log.txt") as workers:
     def tell(event):
         if event["event"] == "progress":
             print(workers._children["train"].pid, flush=True)
-    workers.make(pretext.plan(resolve({{**config.model_dump(), "pretext": {{**TINY["pretext"], "epochs": 50_000}}}}), images), "pretext", tell)
+    longer = resolve({{**config.model_dump(), "pretext": {{**TINY["pretext"], "epochs": 50_000}}}})
+    workers.make(pretext.plan(longer, images), "pretext", tell)
 """
 
 
@@ -179,7 +196,10 @@ def test_a_child_goes_when_its_parent_is_killed(tmp_path: Path) -> None:
     )
     root = str(Path(__file__).parents[2])
     parent = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
     )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())

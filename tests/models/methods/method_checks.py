@@ -1,4 +1,4 @@
-"""What every method must stand, as plain functions for the tests in this folder: `from method_checks import ...`."""
+"""What every method promises, as plain functions that the tests in this folder import."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSES = 4
 
 
 def toy(n: int, size: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Images of four classes that differ in the direction of their stripes; (n, S, S, 3) uint8, and (n,) int64."""
+    """Make (n, S, S, 3) uint8 images with stripes, and (n,) int64 labels: the stripes' directions."""
     rng = np.random.default_rng(seed)
     label = np.arange(n) % CLASSES
     y, x = np.mgrid[:size, :size] / size
@@ -33,13 +33,13 @@ def toy(n: int, size: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def prepared(method: Method, images: Tensor, step: int = 0, target: Tensor | None = None) -> Batch:
-    """A batch of all the images, with the views of a step."""
+    """Return a batch of all the images, with the views of a step."""
     batch = Batch(images, torch.arange(len(images)), target)
     return method.prepare(batch, Draws(7, "test", step, batch.index.numpy()))
 
 
 def progress(step: int = 0, steps: int = 20, epoch: int = 0, epochs: int = 1) -> Progress:
-    """Where training stands."""
+    """The progress of training at a step."""
     return Progress(step, steps, epoch, epochs)
 
 
@@ -52,15 +52,17 @@ def lowers_the_loss(
     to: float = 0.8,
     floor: float = 0.0,
 ) -> None:
-    """Steps on one fixed batch, while teacher, queue and codes are held, bring the loss to a share of its first value.
+    """Check that steps on one fixed batch bring the loss to a share of its first value.
+
+    Teacher, queue and codes stay as they are.
 
     Args:
         method: not trained yet.
         images: (B, S, S, 3) uint8.
         target: (B,) int64, for a method that learns labels.
-        steps: how many.
-        to: share of what lies above `floor`.
-        floor: the least that the loss can be.
+        steps: the number of steps.
+        to: the share, counted from `floor`.
+        floor: the smallest possible loss.
     """
     method.train()
     batch = prepared(method, images, target=target)
@@ -77,7 +79,7 @@ def lowers_the_loss(
 
 
 def teacher_takes_no_gradient(method: Method, images: Tensor, *teachers: nn.Module) -> None:
-    """A backward pass and an optimizer's step leave the teachers as they are, and move everything that is trained."""
+    """Check that a step leaves the teachers as they are and gives all other parameters a gradient."""
     method.train()
     held = {id(p) for teacher in teachers for p in teacher.parameters()}
     assert held
@@ -93,7 +95,7 @@ def teacher_takes_no_gradient(method: Method, images: Tensor, *teachers: nn.Modu
 
 
 def ignores_labels(make: Callable[[int], Method], images: Tensor, label: Tensor) -> None:
-    """The loss is the same with, with other, and without labels."""
+    """Check that the loss is the same with labels, with other labels, and without labels."""
 
     def loss(target: Tensor | None) -> Tensor:
         method = make(0)
@@ -107,7 +109,7 @@ def ignores_labels(make: Callable[[int], Method], images: Tensor, label: Tensor)
 
 
 class Feed:
-    """Images, and targets if there are any, in an order of each epoch's own."""
+    """Images, and targets if there are any. Each epoch has a different order."""
 
     def __init__(self, images: Tensor, batch_size: int, target: Tensor | None = None) -> None:
         self.images, self.batch_size, self.target = images, batch_size, target
@@ -134,19 +136,19 @@ def trained(
     resume: State | None = None,
     keep: Container[int] | None = None,
 ) -> list[State]:
-    """Train through the engine on the CPU.
+    """Train with the engine on the CPU.
 
     Args:
         method: what to train.
         images: (N, S, S, 3) uint8.
         target: (N,) int64, for a method that learns labels.
-        batch_size: images a step.
-        epochs: of the whole training.
+        batch_size: images per step.
+        epochs: epochs of the whole training.
         resume: a state that an earlier call returned.
-        keep: steps whose whole state is returned; of the others only the step. None: all.
+        keep: the steps whose whole state is returned. None means all. Of the others only the number is returned.
 
     Returns:
-        The state after every step of this call, as it is when read back from a file, without the clock.
+        The state after every step of this call, as read back from a file, without the clock.
     """
     saved: list[bytes] = []
 
@@ -154,7 +156,8 @@ def trained(
         whole = keep is None or state["step"] in keep
         buffer = io.BytesIO()
         torch.save(
-            {name: value for name, value in state.items() if (whole and name != "clock") or name == "step"}, buffer
+            {name: value for name, value in state.items() if (whole and name != "clock") or name == "step"},
+            buffer,
         )
         saved.append(buffer.getvalue())
 
@@ -184,22 +187,22 @@ def resumes_bit_for_bit(
     batch_size: int = 16,
     epochs: int = 4,
 ) -> None:
-    """A training at a stretch ends as one that was stopped halfway, and as one that was stopped in the middle of an epoch.
+    """Check that a training that stops halfway or within an epoch ends bit for bit as if undisturbed.
 
     Args:
-        make: the method by its seed. Resumed ones have the same seed, as in a run, and begin with other values in all
-            parameters and buffers.
+        make: makes the method from a seed. A resumed method has the same seed, as in a run, but begins with
+            other values in all parameters and buffers.
         images: (N, S, S, 3) uint8; at least two batches.
         target: (N,) int64, for a method that learns labels.
-        batch_size: images a step.
-        epochs: of the whole training.
+        batch_size: images per step.
+        epochs: epochs of the whole training.
     """
     per_epoch = len(images) // batch_size
     half, last = epochs // 2 * per_epoch, epochs * per_epoch
     training = partial(trained, images=images, target=target, batch_size=batch_size, epochs=epochs)
     undisturbed = training(make(0), keep=(half, half + 1, last))
     for stop in (half, half + 1):
-        torch.rand(stop)  # the global generator stands elsewhere
+        torch.rand(stop)  # the global generator has another state
         fresh = make(0)
         for tensor in fresh.state_dict().values():
             tensor.copy_(tensor + 1)

@@ -1,4 +1,4 @@
-"""Realistic images for methods that live from colour, orientation or context: crops of scikit-learn's two photographs."""
+"""Crops of scikit-learn's two photographs, for methods that need colour, orientation or context."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @lru_cache
 def photographs(n: int, size: int = 32, seed: int = 0) -> Tensor:
-    """Squares of random sides from 64 px on at random places, half of either photograph; (n, S, S, 3) uint8."""
+    """Crop random squares of at least 64 px, half of them from each photograph; (n, S, S, 3) uint8."""
     rng = np.random.default_rng(seed)
     crops = []
     for number in range(n):
@@ -20,7 +20,9 @@ def photographs(n: int, size: int = 32, seed: int = 0) -> Tensor:
         h, w = photograph.shape[:2]
         side = int(rng.integers(64, 257))
         top, left = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
-        square = torch.from_numpy(photograph[top : top + side, left : left + side].copy()).permute(2, 0, 1)[None]
+        square = torch.from_numpy(photograph[top : top + side, left : left + side].copy()).permute(2, 0, 1)[
+            None
+        ]
         small = torch.nn.functional.interpolate(square.float(), size=size, mode="bilinear", antialias=True)
         crops.append(small[0].permute(1, 2, 0).round().clamp(0, 255).byte())
     return torch.stack(crops)

@@ -26,7 +26,14 @@ from models.methods.byol import BYOLMethod, Momentum2Method
 from models.network import Network
 from models.norms import MomentumBatchNorm, SplitBatchNorm
 
-FAST = {"width": 0.25, "optimizer": "adamw", "learning_rate": 3e-3, "crop_min": 0.6, "jitter": 0.0, "grey": 0.0}
+FAST = {
+    "width": 0.25,
+    "optimizer": "adamw",
+    "learning_rate": 3e-3,
+    "crop_min": 0.6,
+    "jitter": 0.0,
+    "grey": 0.0,
+}
 FAST |= {"hidden": 64, "projection": 32, "weight_decay": 0.0}
 IMAGES, LABEL = toy(64)
 FORMS = {
@@ -43,7 +50,7 @@ def make(form="byol", seed=0, **options):
 
 
 def bent(method):
-    """With a target whose weights and statistics are not the online network's."""
+    """Give the target network other weights and statistics than the online network."""
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in method.target.parameters():
@@ -88,7 +95,7 @@ def test_the_loss_knows_directions_only_and_gives_targets_no_gradient():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_both_directions_each_view_by_itself(form):
-    """p(x) against z'(x'), where every network sees each view in a batch of its own."""
+    """The loss compares p(x) with z'(x'). Every network sees each view in a separate batch."""
     method = bent(make(form)).train()
     twin = copy.deepcopy(method)
     batch = prepared(method, IMAGES)
@@ -110,7 +117,9 @@ def test_both_directions_each_view_by_itself(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_the_loss_starts_between_agreement_and_opposition(form):
     loss = make(form).train().loss(prepared(make(form), IMAGES), progress())
-    assert 2 < loss.total.item() < 6  # predictions of a fresh predictor have nothing to do with the targets: 4
+    assert (
+        2 < loss.total.item() < 6
+    )  # predictions of a new predictor are unrelated to the targets, so the loss is 4
     assert 0.3 < float(loss.terms["spread"]) < 1.05
 
 
@@ -129,7 +138,9 @@ def test_the_target_follows_after_the_update_on_the_papers_cosine(form):
         before = [p.clone() for p in method.target.parameters()]
         method.after_update(progress(k, K))
         t = 1 - (1 - 0.9) * (math.cos(math.pi * k / K) + 1) / 2
-        for p, old, online in zip(method.target.parameters(), before, method.online.parameters(), strict=True):
+        for p, old, online in zip(
+            method.target.parameters(), before, method.online.parameters(), strict=True
+        ):
             torch.testing.assert_close(p, t * old + (1 - t) * online)
 
 
@@ -207,7 +218,9 @@ def test_a_resumed_training_continues_alpha():
 
     def watched(seed):
         fresh = make("momentum2", seed)
-        next(m for m in fresh.target.modules() if isinstance(m, MomentumBatchNorm)).register_forward_pre_hook(note)
+        next(m for m in fresh.target.modules() if isinstance(m, MomentumBatchNorm)).register_forward_pre_hook(
+            note
+        )
         return fresh
 
     states = trained(method, IMAGES, batch_size=32)
@@ -232,7 +245,7 @@ def test_byol_publishes_the_online_network_and_momentum2_the_teacher_with_its_st
 
 
 def test_a_batch_of_the_teachers_does_not_decide_its_output_late_in_training():
-    """What MomentumBN is for: at alpha near 0 an image's target hardly depends on the others of the batch."""
+    """This is the purpose of MomentumBN. At alpha near 0 an image's target hardly depends on its batch."""
     x = torch.rand(8, 3, 16, 16)
     other = torch.cat([x[:1], torch.rand(7, 3, 16, 16) ** 3])
     drift = {}

@@ -18,9 +18,10 @@ from models.network import Network
 
 CENTRES = colour.in_gamut_bins()
 PUBLISHED = {  # smallest and largest b of the published bins, by a
-    -90: (50, 90), -80: (20, 90), -70: (0, 90), -60: (-20, 90), -50: (-30, 100), -40: (-40, 100), -30: (-50, 100),
-    -20: (-50, 100), -10: (-60, 100), 0: (-70, 100), 10: (-80, 90), 20: (-80, 90), 30: (-90, 90), 40: (-100, 90),
-    50: (-100, 80), 60: (-110, 80), 70: (-110, 80), 80: (-110, 70), 90: (-110, 70), 100: (-90, 0),
+    -90: (50, 90), -80: (20, 90), -70: (0, 90), -60: (-20, 90), -50: (-30, 100), -40: (-40, 100),
+    -30: (-50, 100), -20: (-50, 100), -10: (-60, 100), 0: (-70, 100), 10: (-80, 90), 20: (-80, 90),
+    30: (-90, 90), 40: (-100, 90), 50: (-100, 80), 60: (-110, 80), 70: (-110, 80), 80: (-110, 70),
+    90: (-110, 70), 100: (-90, 0),
 }  # fmt: skip
 
 
@@ -151,13 +152,17 @@ def test_the_loss_is_torchs_with_probabilities():
     logits, z, v = logits_and_targets()
     dense = torch.zeros(3, 4, 4, 313).scatter_(3, z.bins, z.weight).permute(0, 3, 1, 2)
     each = F.cross_entropy(logits.float(), dense, reduction="none")
-    torch.testing.assert_close(colour.weighted_cross_entropy(logits, z, v), (v * each).mean(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        colour.weighted_cross_entropy(logits, z, v), (v * each).mean(), rtol=1e-5, atol=0
+    )
 
 
 def test_equal_logits_cost_ln_313_and_nothing_to_learn_costs_nothing():
     _, z, v = logits_and_targets()
     equal = torch.zeros(3, 313, 4, 4, requires_grad=True)
-    assert colour.weighted_cross_entropy(equal, z, torch.ones_like(v)).item() == pytest.approx(5.7462, abs=1e-4)
+    assert colour.weighted_cross_entropy(equal, z, torch.ones_like(v)).item() == pytest.approx(
+        5.7462, abs=1e-4
+    )
     nothing = colour.weighted_cross_entropy(equal, z, torch.zeros_like(v))
     nothing.backward()
     assert nothing.item() == 0
@@ -247,8 +252,12 @@ def test_the_network_sees_no_colour():
     assert not torch.allclose(method.network.last_map(views.x), method.network.last_map(repainted))
     grey = ((L + 16) / 116) ** 3  # of linear light, where L is above 8
     grey = torch.where(L > 8, grey, L / 903.3)
-    grey = torch.where(grey > 0.0031308, 1.055 * grey ** (1 / 2.4) - 0.055, 12.92 * grey).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(method.network.last_map(grey), method.network.last_map(views.x), atol=1e-3, rtol=1e-3)
+    grey = torch.where(grey > 0.0031308, 1.055 * grey ** (1 / 2.4) - 0.055, 12.92 * grey).expand(
+        -1, 3, -1, -1
+    )
+    torch.testing.assert_close(
+        method.network.last_map(grey), method.network.last_map(views.x), atol=1e-3, rtol=1e-3
+    )
     assert Network.from_description(method.network.description()).description()["input"] == "lightness"
 
 

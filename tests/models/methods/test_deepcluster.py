@@ -36,7 +36,7 @@ def sweep():
 
 @pytest.fixture
 def given_labels(monkeypatch):
-    """Clusterings that are given instead of found, and what was asked of them."""
+    """Replace the clustering by given labels, and record what the method asked for."""
     asked, labels = [], [np.arange(N) % 4, np.arange(N) % 5, np.arange(N) // 12]
 
     def cluster(x, wanted):
@@ -54,7 +54,13 @@ def test_a_round_clusters_the_features_of_all_images(given_labels):
     x, wanted = asked[0]
     method.eval()
     torch.testing.assert_close(torch.from_numpy(x), method.network(centre(toy(N)[0], 16)).detach())
-    assert (wanted.k, wanted.pca, wanted.normalise, wanted.iterations, wanted.device) == (k, 8, True, 20, "cpu")
+    assert (wanted.k, wanted.pca, wanted.normalise, wanted.iterations, wanted.device) == (
+        k,
+        8,
+        True,
+        20,
+        "cpu",
+    )
     assert torch.equal(method.memory.index, INDEX)
     assert torch.equal(method.codes(sweep), torch.from_numpy(labels[0])[None])
     method.before_epoch(progress(1, epoch=1), sweep)
@@ -82,7 +88,7 @@ def test_the_top_layer_is_drawn_anew_in_place_and_its_momentum_forgotten(given_l
 
 
 def test_clusters_count_alike_however_many_images_they_have(given_labels):
-    """As if clusters were drawn uniformly: the mean over clusters of their images' mean loss, in a batch of all images."""
+    """In a batch of all images, the loss is the mean over clusters of the mean loss of their images."""
     _, labels = given_labels
     labels[0] = np.minimum(np.arange(N), 4)  # four clusters of one image, one of 44, one empty
     method = make()
@@ -102,7 +108,7 @@ def test_clusters_count_alike_however_many_images_they_have(given_labels):
 
 
 def test_rounds_by_the_projects_k_means_are_repeatable():
-    """In its own process, as in a training."""
+    """K-means runs in its own process, as in a training."""
     methods = [make(), make()]
     for method in methods:
         method.before_epoch(progress(), sweep)

@@ -1,4 +1,4 @@
-"""DINO against its equations read slowly, closed forms, and lightly's loss."""
+"""DINO against a slow rewrite of its equations, closed forms, and lightly's loss."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ K, N, CROPS = 7, 3, 3
 
 
 def method(seed=0, size=32, **options):
-    small = {"backbone": "smallconv", "width": 0.25, "outputs": 32, "hidden": 32, "bottleneck": 16, "small_crops": 2}
+    small = {
+        "backbone": "smallconv",
+        "width": 0.25,
+        "outputs": 32,
+        "hidden": 32,
+        "bottleneck": 16,
+        "small_crops": 2,
+    }
     return DINOMethod(DINO(**{**small, "learning_rate": 3e-3, **options}), size, seed)
 
 
@@ -76,7 +83,9 @@ def test_loss_and_centre_are_lightlys(crops):
 def test_no_view_is_compared_with_itself():
     g_s = scores(2).requires_grad_()
     P_t = centred_softmax(scores(2, seed=1), torch.zeros(K), 0.05)
-    (only_first,) = torch.autograd.grad(swapped_prediction(g_s, P_t * torch.tensor([1.0, 0.0]).view(2, 1, 1), 0.1), g_s)
+    (only_first,) = torch.autograd.grad(
+        swapped_prediction(g_s, P_t * torch.tensor([1.0, 0.0]).view(2, 1, 1), 0.1), g_s
+    )
     assert only_first[0].abs().max() == 0
     assert only_first[1].abs().max() > 0
 
@@ -104,7 +113,10 @@ def test_entropies_of_the_two_collapses_and_of_health():
 def test_centring_takes_away_what_all_share_and_a_lower_temperature_sharpens():
     g, shared = scores(1)[0], torch.arange(K, dtype=torch.float64)
     torch.testing.assert_close(
-        centred_softmax(g + shared, shared, 0.04), centred_softmax(g, torch.zeros(K), 0.04), rtol=0, atol=1e-12
+        centred_softmax(g + shared, shared, 0.04),
+        centred_softmax(g, torch.zeros(K), 0.04),
+        rtol=0,
+        atol=1e-12,
     )
     sharp, soft = (entropies(centred_softmax(g, torch.zeros(K), tau))[0] for tau in (0.04, 0.4))
     assert sharp < soft
@@ -121,7 +133,9 @@ def test_the_head_gives_cosines_with_unit_rows_whatever_the_scale_of_its_weights
     torch.testing.assert_close(z.norm(dim=1), torch.ones(4))
     expected = torch.tensor([[F.cosine_similarity(a, b, dim=0) for b in head.last] for a in z])
     torch.testing.assert_close(head(x), expected)
-    torch.testing.assert_close(head.scores(F.normalize(head.last, dim=1)).diagonal(), torch.ones(K))  # rows of length 1
+    torch.testing.assert_close(
+        head.scores(F.normalize(head.last, dim=1)).diagonal(), torch.ones(K)
+    )  # rows of length 1
     before = head(x)
     head.last.mul_(torch.rand(K, 1) + 0.5)
     torch.testing.assert_close(head(x), before)
@@ -264,7 +278,12 @@ def test_the_views_are_the_papers():
     large, small = prepared(m, images).views
     assert (large.shape, small.shape) == ((8, 3, 32, 32), (12, 3, 14, 14))
     config = DINO()
-    assert (config.crop_min, config.crop_max, config.small_crop_min, config.small_crop_max) == (0.4, 1, 0.05, 0.4)
+    assert (config.crop_min, config.crop_max, config.small_crop_min, config.small_crop_max) == (
+        0.4,
+        1,
+        0.05,
+        0.4,
+    )
     assert (config.blur, config.second_blur, config.small_blur) == (1, 0.1, 0.5)
     assert (config.solarize, config.second_solarize) == (0, 0.2)
     assert m.passes() == [(32, pytest.approx(2 + 2 / 3)), (14, 3)]

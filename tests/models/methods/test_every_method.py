@@ -1,4 +1,4 @@
-"""What every method promises, whatever it learns. Methods of installed packages are tested, too."""
+"""What every method guarantees. Methods of installed packages are tested, too."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ STUDENT = {"s2bnn": "reactnet"}
 
 
 class Case(NamedTuple):
-    """A method with its settings; `phase` is one of its trainings, if it has several."""
+    """A method with its settings. `phase` is one of its trainings, if it has several."""
 
     method: str
     options: dict[str, Any]
@@ -88,7 +88,7 @@ class Case(NamedTuple):
 
     @property
     def labelled(self) -> bool:
-        """Whether the method learns from labels that it is given."""
+        """True if the method learns from given labels."""
         return issubclass(self.model, Transfer) and self.model.reads == "assignments"
 
     def make(self, seed: int = 0) -> Method:
@@ -115,8 +115,12 @@ class Case(NamedTuple):
 
 
 def cases(*forms: tuple[str, dict[str, Any]], labelled: bool = True) -> pytest.MarkDecorator:
-    """Every method that trains, in every phase, and the given forms of some; without those that learn labels if asked."""
-    models = {name: model for name, model in {**PRETEXT, **TRANSFER}.items() if issubclass(model, Teacher | Transfer)}
+    """Every method that trains, in every phase, and the given forms; if asked, none that learns labels."""
+    models = {
+        name: model
+        for name, model in {**PRETEXT, **TRANSFER}.items()
+        if issubclass(model, Teacher | Transfer)
+    }
     found = []
     for method, options in [*((name, {}) for name in models), *forms]:
         phases = getattr(models[method], "phases", ())
@@ -137,7 +141,7 @@ def _cluster_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def least(terms: dict[str, Any]) -> float:
-    """The least that a loss can be which is a cross-entropy with what a teacher says: the teacher's entropy."""
+    """Lower bound of the loss: a cross-entropy with what a teacher says is at least the entropy of that."""
     if "entropy" in terms:
         return float(terms["entropy"])
     return float(terms["distillation"] - terms["divergence"]) if "divergence" in terms else 0.0
@@ -179,7 +183,7 @@ def test_labels_are_never_read(case: Case) -> None:
 
 @cases(*FORMS)
 def test_the_seed_decides_the_weights(case: Case) -> None:
-    torch.rand(3)  # the global generator stands elsewhere
+    torch.rand(3)  # the global generator has another state
     first, again, other = (case.make(seed).state_dict() for seed in (0, 0, 1))
     assert first.keys() == again.keys() == other.keys()
     assert all(torch.equal(first[name], again[name]) for name in first)

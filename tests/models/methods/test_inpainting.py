@@ -20,7 +20,15 @@ BOTH = pytest.mark.parametrize("hole", ["centre", "blocks"])
 
 
 def make(seed=0, size=16, **options):
-    config = {"width": 0.25, "hidden": 32, "learning_rate": 3e-3, "blocks": 2, "crop_min": 1.0, "flip": 0.0, **options}
+    config = {
+        "width": 0.25,
+        "hidden": 32,
+        "learning_rate": 3e-3,
+        "blocks": 2,
+        "crop_min": 1.0,
+        "flip": 0.0,
+        **options,
+    }
     return make_pretext(Inpainting(**config), size, seed)
 
 
@@ -61,7 +69,9 @@ def test_squares_are_where_the_draws_say():
 def test_the_rim_is_what_erosion_takes_off(overlap):
     region = squares(torch.rand(20, 4, 3, generator=torch.Generator().manual_seed(1)), 24, 5, 9)
     square = np.ones((2 * overlap + 1,) * 2, dtype=bool)
-    eroded = [binary_erosion(r[0].numpy(), square, border_value=1) if overlap else r[0].numpy() for r in region]
+    eroded = [
+        binary_erosion(r[0].numpy(), square, border_value=1) if overlap else r[0].numpy() for r in region
+    ]
     np.testing.assert_array_equal(without_rim(region, overlap)[:, 0].numpy(), np.stack(eroded))
 
 
@@ -87,7 +97,10 @@ def test_weights_are_1_where_hidden_10_on_the_rim_and_0_elsewhere(hole):
 
 
 def test_blocks_take_a_bounded_area_and_lie_anywhere():
-    method, images = make(hole="blocks", size=32, blocks=5, area=0.25), torch.zeros(200, 32, 32, 3, dtype=torch.uint8)
+    method, images = (
+        make(hole="blocks", size=32, blocks=5, area=0.25),
+        torch.zeros(200, 32, 32, 3, dtype=torch.uint8),
+    )
     region = torch.cat([prepared(method, images, step).views.region for step in range(3)]).float()
     share = region.mean(dim=(1, 2, 3))
     assert share.max() <= 0.25
@@ -155,7 +168,7 @@ def test_the_games_losses_are_binary_cross_entropy():
 
 @BOTH
 def test_encoder_and_adversary_take_turns_and_leave_each_other_alone(hole):
-    """The first loss is (1 - lambda) L_rec + lambda L_adv; the second moves the adversary alone."""
+    """The first loss is (1 - lambda) L_rec + lambda L_adv. The second trains only the adversary."""
     method = make(hole=hole, adversarial=0.1, size=16).train()
     batch = prepared(method, photographs(6, 16))
     optimizers = method.optimizers()
@@ -192,7 +205,9 @@ def test_the_adversary_sees_the_hole_alone():
     assert torch.equal(method.adversary(method._cut(views, x)), method.adversary(method._cut(views, other)))
     inside = x.clone()
     inside[~outside] = 0.5
-    assert not torch.equal(method.adversary(method._cut(views, x)), method.adversary(method._cut(views, inside)))
+    assert not torch.equal(
+        method.adversary(method._cut(views, x)), method.adversary(method._cut(views, inside))
+    )
 
 
 def test_without_an_adversary_there_is_one_loss_and_no_further_network():
@@ -219,7 +234,8 @@ def test_places_of_a_channel_are_mixed_and_channels_are_not():
 
 
 @pytest.mark.parametrize(
-    ("backbone", "size"), [("smallconv", 16), ("smallconv", 34), ("alexnet", 32), ("alexnet", 96), ("resnet18", 40)]
+    ("backbone", "size"),
+    [("smallconv", 16), ("smallconv", 34), ("alexnet", 32), ("alexnet", 96), ("resnet18", 40)],
 )
 def test_every_backbone_paints_whole_images(backbone, size):
     method = make(backbone=backbone, size=size, width=0.125, adversarial=0.001)
@@ -237,4 +253,11 @@ def test_every_backbone_paints_whole_images(backbone, size):
 def test_both_losses_are_logged():
     log = trained(make(adversarial=0.01), toy(16)[0], batch_size=8, epochs=1)[-1]["log"]["rows"]
     names = {row[2] for row in log}
-    assert {"loss", "reconstruction", "adversarial", "loss_adversary", "adversary_accuracy", "spread"} <= names
+    assert {
+        "loss",
+        "reconstruction",
+        "adversarial",
+        "loss_adversary",
+        "adversary_accuracy",
+        "spread",
+    } <= names

@@ -1,4 +1,4 @@
-"""Plain Jigsaw, and what a configuration makes of the one implementation. Jigsaw++'s own tests: test_methods.py."""
+"""Plain Jigsaw and its configurations. test_methods.py tests Jigsaw++, which has the same implementation."""
 
 import itertools
 import math
@@ -72,7 +72,9 @@ def test_more_permutations_than_the_group_has_need_the_other_construction():
     assert len(make(permutations=2000, construction="even").permutations) == 2000
 
 
-@pytest.mark.parametrize(("size", "tile", "expected"), [(96, None, 24), (32, None, 8), (96, 24, 24), (72, 20, 20)])
+@pytest.mark.parametrize(
+    ("size", "tile", "expected"), [(96, None, 24), (32, None, 8), (96, 24, 24), (72, 20, 20)]
+)
 def test_tiles_of_24_px_and_less(size, tile, expected):
     method = make(size=size, tile=tile)
     views = prepared(method, photographs(4, size)).views

@@ -23,7 +23,14 @@ from models.methods.moco import MoCoMethod
 from models.norms import MomentumBatchNorm, SplitBatchNorm
 
 TAU = 0.2
-FAST = {"width": 0.25, "optimizer": "adamw", "learning_rate": 3e-3, "crop_min": 0.6, "jitter": 0.0, "grey": 0.0}
+FAST = {
+    "width": 0.25,
+    "optimizer": "adamw",
+    "learning_rate": 3e-3,
+    "crop_min": 0.6,
+    "jitter": 0.0,
+    "grey": 0.0,
+}
 FAST |= {"projection": 32, "queue": 128}
 IMAGES, LABEL = toy(64)
 FORMS = {
@@ -39,7 +46,7 @@ def make(seed=0, **options):
 
 
 def warmed(method, rounds=3):
-    """With a queue of real keys, of images that are not in the tests."""
+    """Fill the queue with keys of real images that are not in the tests."""
     method.train()
     for seed in range(1, rounds + 1):
         method.loss(prepared(method, toy(64, seed=seed)[0]), progress())
@@ -77,9 +84,9 @@ def test_info_nce_as_in_lightly():
 
 def test_info_nce_in_closed_form():
     one = torch.ones(4, 7)
-    assert info_nce(against_queue(one, 3 * one, F.normalize(torch.ones(9, 7), dim=1), TAU)).item() == pytest.approx(
-        math.log(10)
-    )
+    assert info_nce(
+        against_queue(one, 3 * one, F.normalize(torch.ones(9, 7), dim=1), TAU)
+    ).item() == pytest.approx(math.log(10))
     eye = torch.eye(7)
     logits = against_queue(eye[:2], eye[:2], eye[2:], TAU)  # own key parallel, all others at right angles
     assert info_nce(logits).item() == pytest.approx(
@@ -99,15 +106,17 @@ def test_info_nce_knows_directions_only_and_gives_keys_no_gradient():
     torch.testing.assert_close(loss, info_nce(against_queue(q @ turn, k @ turn, queue @ turn, TAU)))
     loss.backward()
     assert k.grad is None
-    assert (q.grad * q).sum(dim=1).abs().max() < 1e-6  # along the sphere only
+    assert (q.grad * q).sum(dim=1).abs().max() < 1e-6  # only along the sphere
 
 
 # The steps
 
 
 def test_steps_are_those_of_the_authors_code_whose_keys_are_updated_first():
-    """Theirs: follow, encode, loss, enqueue, optimizer. Ours follows at the end of the step before."""
-    method = make(teacher_norm="batch", student_norm="batch", optimizer="sgd", learning_rate=0.1, weight_decay=0.0)
+    """The authors follow, encode, compute the loss, enqueue, optimise. We follow at the end of a step."""
+    method = make(
+        teacher_norm="batch", student_norm="batch", optimizer="sgd", learning_rate=0.1, weight_decay=0.0
+    )
     method.train()
     f_q, f_k = copy.deepcopy(method.query), copy.deepcopy(method.key)
     queue, m, tau = method.queue.contents(), 0.99, method.config.temperature
@@ -152,7 +161,10 @@ def test_keys_are_put_back_into_their_own_order():
     x = torch.rand(20, 3, 16, 16)
     order = torch.randperm(20)
     torch.testing.assert_close(
-        method._encoded(x, order, progress()), method._encoded(x, torch.arange(20), progress()), rtol=1e-4, atol=1e-5
+        method._encoded(x, order, progress()),
+        method._encoded(x, torch.arange(20), progress()),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -164,7 +176,9 @@ def test_keys_are_encoded_in_shuffled_groups():
     plain = make(norm_groups=4, teacher_norm="batch").train()
     for g in range(4):
         rows = order[g::4]
-        torch.testing.assert_close(k[rows], F.normalize(plain.key(x[rows]), dim=1).detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            k[rows], F.normalize(plain.key(x[rows]), dim=1).detach(), rtol=1e-4, atol=1e-5
+        )
     assert not torch.allclose(k, method._encoded(x, torch.arange(24), progress()), atol=1e-3)
 
 

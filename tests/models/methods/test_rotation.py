@@ -46,15 +46,17 @@ def test_every_image_is_in_the_batch_once_in_each_rotation():
     assert views.shape == (24, 3, 12, 12)
     upright = pictures.permute(0, 3, 1, 2) / 255
     for y in range(4):
-        torch.testing.assert_close(views[6 * y : 6 * y + 6], torch.rot90(upright, y, (2, 3)), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            views[6 * y : 6 * y + 6], torch.rot90(upright, y, (2, 3)), atol=1e-6, rtol=0
+        )
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_the_loss_is_eq_3_with_each_label_n_times(right):
-    """A network that only counts turns by a marked corner: -log softmax, averaged by hand over images and turns."""
+    """The network counts turns by a marked corner. Its loss equals a mean by hand over images and turns."""
     method = make(crop_min=1.0, flip=0.0, size=8).double()
     pictures = torch.zeros(3, 8, 8, 3, dtype=torch.uint8)
-    pictures[:, 0, 0] = 255  # the upper left corner, which a turn brings to the lower left
+    pictures[:, 0, 0] = 255  # the upper left corner; a turn moves it to the lower left
 
     class Corner(torch.nn.Module):
         def forward(self, x):

@@ -33,7 +33,7 @@ def sweep():
 
 
 def strong_tops(method):
-    """Classifiers that prefer some labels, so that balancing has something to do."""
+    """Give the classifiers a preference for some labels, so that balancing is necessary."""
     with torch.no_grad():
         for top in method.tops:
             top.weight.mul_(100)
@@ -55,7 +55,7 @@ def test_when_images_are_labelled(epochs, relabellings, spacing, expected):
 
 
 def test_labels_are_those_of_the_authors_algorithm():
-    """r = (1/K) / (P c), c = (1/N) / (P^T r) on P to the power lambda; the label is argmax r P c."""
+    """P has the power lambda. r = (1/K) / (P c), c = (1/N) / (P^T r), and the label is argmax r P c."""
     method = strong_tops(make(tolerance=1e-6)).train()
     method.before_epoch(progress(), sweep)
     method.eval()

@@ -1,4 +1,4 @@
-"""SimCLRv2's memory: further negatives by a momentum network."""
+"""SimCLRv2's memory: a momentum network provides further negatives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from models.configs.simclr import SimCLR
 from models.losses.contrastive import candidates
 from models.methods.simclr import SimCLRMethod
 
-FAST = {"width": 0.25, "optimizer": "adamw", "learning_rate": 3e-3, "crop_min": 0.6, "jitter": 0.0, "grey": 0.0}
+FAST = {
+    "width": 0.25,
+    "optimizer": "adamw",
+    "learning_rate": 3e-3,
+    "crop_min": 0.6,
+    "jitter": 0.0,
+    "grey": 0.0,
+}
 FAST |= {"projection": 32}
 IMAGES, LABEL = toy(64)
 
@@ -44,7 +51,9 @@ def test_candidates_with_a_memory_are_the_batch_and_the_memory():
 
 def test_equal_embeddings_are_at_chance_over_all_candidates():
     memory = F.normalize(torch.ones(9, 6), dim=1)
-    assert F.cross_entropy(*candidates(torch.ones(8, 6), 0.3, memory)).item() == pytest.approx(math.log(7 + 9))
+    assert F.cross_entropy(*candidates(torch.ones(8, 6), 0.3, memory)).item() == pytest.approx(
+        math.log(7 + 9)
+    )
 
 
 def test_without_a_memory_it_is_simclr_as_it_was():

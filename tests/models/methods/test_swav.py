@@ -21,9 +21,17 @@ B, K, d = 32, 12, 16
 
 def make(seed=0, **options):
     given = {
-        "width": 0.25, "prototypes": K, "epsilon": 0.05, "projection": d, "small_crops": 2, "crop_min": 0.6, "jitter": 0.0, "grey": 0.0,
-        "optimizer": "adamw", "learning_rate": 3e-3,
-    }  # fmt: skip
+        "width": 0.25,
+        "prototypes": K,
+        "epsilon": 0.05,
+        "projection": d,
+        "small_crops": 2,
+        "crop_min": 0.6,
+        "jitter": 0.0,
+        "grey": 0.0,
+        "optimizer": "adamw",
+        "learning_rate": 3e-3,
+    }
     return make_pretext(SwAV(**given | options), 16, seed=seed)
 
 
@@ -32,7 +40,7 @@ def images(n=B):
 
 
 def crops_one_by_one(method, batch):
-    """(V, B, d) projections without batches that share statistics or calls."""
+    """Compute the (V, B, d) projections one crop at a time, so that crops share no statistics."""
     views = [crop for crops in batch.views for crop in crops.split(len(batch.index))]
     return torch.stack([F.normalize(method.projector(method.network(crop)), dim=1) for crop in views])
 
@@ -55,7 +63,7 @@ def test_a_full_queue_shares_the_prototypes_with_the_batch_and_a_filling_one_doe
     method.queue.push(past[:, :39].transpose(0, 1).flatten(1))
     assert torch.equal(method.loss(batch, progress()).total, without)
     method.queue.push(past[:, 39:].transpose(0, 1).flatten(1))
-    with torch.no_grad():  # prototypes as they are now score the queue
+    with torch.no_grad():  # the current prototypes score the queue
         method.prototypes.weight.copy_(method.prototypes.weight.roll(1, dims=1))
     scores = crops_one_by_one(method, batch) @ method.prototypes.weight.T
     of_past = past @ method.prototypes.weight.T
@@ -122,7 +130,9 @@ def test_twenty_steps_lower_the_loss_while_codes_are_held():
     method = make().train()
     first = method._codes(crops_one_by_one(method, prepared(method, images())) @ method.prototypes.weight.T)
     method._codes = lambda scores: first
-    lowers_the_loss(method, images(), floor=-(first * first.clamp_min(1e-30).log()).sum(2).mean().item(), to=0.7)
+    lowers_the_loss(
+        method, images(), floor=-(first * first.clamp_min(1e-30).log()).sum(2).mean().item(), to=0.7
+    )
 
 
 def test_prototypes_stand_still_in_the_first_epoch_and_have_unit_length_after_every_step():
@@ -164,10 +174,15 @@ def test_collapse_is_told_by_outputs_or_by_codes():
     assert method.collapsed({"spread": 0.8, "codes_used": 0.7}) is None
     assert "spread" in method.collapsed({"spread": 0.01, "codes_used": 0.7})
     assert "labels used" in method.collapsed({"spread": 0.8, "codes_used": 0.01})
-    flat = {name: float(value) for name, value in method.loss(prepared(method, images()), progress()).terms.items()}
+    flat = {
+        name: float(value)
+        for name, value in method.loss(prepared(method, images()), progress()).terms.items()
+    }
     assert method.collapsed(flat) is None
-    with torch.no_grad():  # all images alike but for their direction's last digits: the loss is ln K
+    with torch.no_grad():  # the images differ only in the last digits of their direction, so the loss is ln K
         method.prototypes.weight.copy_(F.normalize(1e-4 * method.prototypes.weight + torch.ones(d), dim=1))
     loss = method.loss(prepared(method, images()), progress())
     assert loss.total.item() == pytest.approx(math.log(K), rel=1e-3)
-    assert "entropy of the codes 1.000" in method.collapsed({name: float(v) for name, v in loss.terms.items()})
+    assert "entropy of the codes 1.000" in method.collapsed(
+        {name: float(v) for name, v in loss.terms.items()}
+    )
