@@ -61,7 +61,7 @@ def chain(
     Returns:
         label -> handle of every stage of the run.
     """
-    layout = Layout(config, hooks, made=made or {}, kept=kept or {})
+    layout = Layout(config, hooks, made=dict(made or {}), kept=kept or {})
     images = layout.made.get("manifest")
     if images is None:
         images = layout.make("manifest", partial(manifest.plan, config))
@@ -71,7 +71,7 @@ def chain(
         _transfer(layout)
     if config.tunes and facts.labelled:
         _learn_labels(layout, facts)
-    conclude(layout, facts)
+    conclude(layout, facts, beside=(made or {}).keys() - {"manifest"})
     return layout.made
 
 

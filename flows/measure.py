@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -23,8 +23,15 @@ CLUSTERED = {"clusters": "cluster", "assignments": "assign"}
 """Name of the input of scores and report -> stage that makes it."""
 
 
-def conclude(layout: Layout, facts: Facts) -> None:
-    """Lay out the measurements of every model, the scores and the report."""
+def conclude(layout: Layout, facts: Facts, beside: Set[str] = frozenset()) -> None:
+    """Measure every model, collect the scores and write the report.
+
+    Args:
+        layout: the run's layout so far.
+        facts: what is known about the run's images.
+        beside: labels of stages that only decide what a rerun keeps. The report leaves them out, because
+            they are new in every rerun, and a rerun without changes must not write a new report.
+    """
     config = layout.config
     assigned = layout.images_of(layout.assigned_source, "assign")
     found = _models(layout) if facts.scorable else {}
@@ -50,7 +57,9 @@ def conclude(layout: Layout, facts: Facts) -> None:
     )
     named = {"manifest": layout.made["manifest"], "assigned": assigned, "scores": table, **clustered}
     named |= layout.having("codes", "labels")
-    others = {label: handle for label, handle in layout.made.items() if label not in named}
+    others = {
+        label: handle for label, handle in layout.made.items() if label not in named and label not in beside
+    }
     not_needed = [asdict(stage) for stage in layout.not_needed]
     titles = {leaf.stage.protocol: leaf.title for leaf in asked}
     plan = partial(report.plan, config, not_needed=not_needed, titles=titles)

@@ -36,14 +36,5 @@ def build(job: Job) -> Outcome:
     times, far = distance / max(np.median(distance), 1e-12), job.settings["far"]
     first = np.argsort(-times)[: np.count_nonzero(times > far)]
     job.write("outliers.parquet", {"index": index[first], "times": times[first]})
-    share = (
-        "outliers",
-        "teacher",
-        "share",
-        "train",
-        f"far={far:g}",
-        len(first) / len(index),
-        job.seed,
-        len(index),
-    )
-    return Outcome(rows=write_scores(job, [share]))
+    row = ("outliers", "teacher", "share", "train", f"far={far:g}", len(first) / len(index))
+    return Outcome(rows=write_scores(job, [(*row, job.seed, len(index))]))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import Command
 from in_process import photographs, run_chain
+from prefect.utilities.callables import parameter_schema
 from voc_folder import divide, draw_shapes
 
 from data.draws import Draws
 from data.errors import ConfigError
 from data.tables import read_table
+from flows.__main__ import main
 from flows.estimate import estimate
 from flows.recipes import override
 from models.configs.evaluations import Detection, MultiLabel, Segmentation
@@ -25,7 +27,7 @@ from models.evaluation.multi_label import MultiLabelMethod
 from models.evaluation.segmentation import SegmentationMethod
 from models.method import Batch, Progress
 from models.network import build_network
-from tasks.config import USUAL, Config
+from tasks.config import USUAL, Config, measurable
 
 QUICK = {"optimizer": "adamw", "learning_rate": 1e-3, "steps": 2, "batch_size": 4}
 NAMES = [f"{number:03}" for number in range(12)]
@@ -176,7 +178,7 @@ def test_a_detector_learns_one_batch_and_then_finds_what_is_there() -> None:
     config = Detection(side=64, anchors=[24], optimizer="adamw", learning_rate=1e-3)
     network = build_network("smallconv", 64, seed=0, width=0.5)
     method = DetectionMethod(config, network, truths, dict.fromkeys((0, 1), (48, 64)), 1, seed=0)
-    first, last = falls(method, batch, 40)
+    first, last = falls(method, batch, 80)
     assert last < 0.5 * first
     network.eval()
     for found in method.detect(batch.images, [(48, 64)] * 2):
@@ -209,7 +211,7 @@ def test_a_segmenter_learns_one_batch() -> None:
     config = Segmentation(side=64, optimizer="adamw", learning_rate=1e-3)
     network = build_network("smallconv", 32, seed=0, width=0.5)
     method = SegmentationMethod(config, network, masks, 2, seed=0)
-    first, last = falls(method, batch, 40)
+    first, last = falls(method, batch, 80)
     assert last < 0.5 * first
     found = method.segment(batch.images)
     assert found.shape == (2, 64, 64)
@@ -235,12 +237,14 @@ def test_a_multi_label_classifier_learns_one_batch_and_ignores_difficult_classes
     assert last < first
 
 
-def test_the_command_offers_what_the_flow_takes() -> None:
-    from flows.__main__ import _protocols
-    from flows.evaluate import Measured
+def test_the_command_offers_what_the_flow_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.evaluate import evaluate
 
-    assert set(_protocols()) == set(get_args(Measured))
-    assert set(USUAL) < set(_protocols())
+    assert set(USUAL) < set(measurable())
+    taken = parameter_schema(evaluate.fn).properties["protocols"]["items"]["enum"]
+    assert taken == list(measurable())
+    assert main(["evaluate", "model", "--data", "digits", "--protocols", "stability"]) == 2
+    assert "'stability'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -228,9 +228,8 @@ def test_vision_transformers_are_timms_without_a_class_token(name, theirs):
         x = images(1, 224)
         torch.testing.assert_close(ours(x), network(x), rtol=1e-4, atol=1e-4)
         small = images(1, 96)
-        torch.testing.assert_close(
-            ours(small), network(small), rtol=1e-4, atol=1e-4
-        )  # both interpolate positions in the same way
+        # Both interpolate positions in the same way.
+        torch.testing.assert_close(ours(small), network(small), rtol=1e-4, atol=1e-4)
 
 
 def test_positions_tell_places_apart_and_other_sizes_can_be_fed():
@@ -243,7 +242,9 @@ def test_positions_tell_places_apart_and_other_sizes_can_be_fed():
         backbone.stages["patches"].positions.zero_()
     x = images(1, 32)
     mirrored = x.unflatten(3, (8, 4)).flip(3).flatten(3)
-    torch.testing.assert_close(backbone(x), backbone(mirrored))  # without positions, the order of patches does not matter
+    torch.testing.assert_close(
+        backbone(x), backbone(mirrored)
+    )  # without positions, the order of patches does not matter
 
 
 # timm by name

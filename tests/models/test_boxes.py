@@ -1,4 +1,4 @@
-"""Average precision against closed forms, a slow rewrite of the definitions, and torchmetrics on COCO's own evaluation."""
+"""Average precision against closed forms, a slow rewrite, and torchmetrics with COCO's evaluation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES = 3
 
 
 def scene(seed: int, images: int = 12) -> tuple[list[Found], list[Truth]]:
-    """Objects, and detections near some of them: shaken, doubled, of another class, or out of nothing."""
+    """Random objects and detections. Detections are shifted, doubled, of a wrong class or near nothing."""
     g = np.random.default_rng(seed)
     found, truth = [], []
     for _ in range(images):
@@ -56,12 +56,17 @@ def test_overlaps_are_torchvisions() -> None:
 
 
 def rewritten(found: list[Found], truth: list[Truth], c: int, least: float, points: int | None) -> float:
-    """PASCAL's devkit, line by line: VOCevaldet and VOCap."""
+    """VOCevaldet and VOCap of PASCAL's devkit, rewritten line by line."""
     wanted = sum(int((~t.difficult[t.labels == c]).sum()) for t in truth)
     rows = sorted(
-        ((float(s), i, b) for i, f in enumerate(found) for s, b, k in zip(f.scores, f.boxes, f.labels, strict=True) if k == c),
+        (
+            (float(s), i, b)
+            for i, f in enumerate(found)
+            for s, b, k in zip(f.scores, f.boxes, f.labels, strict=True)
+            if k == c
+        ),
         key=lambda row: -row[0],
-    )  # fmt: skip
+    )
     taken: set[tuple[int, int]] = set()
     tp, fp, recall, precision = 0, 0, [], []
     for _, i, (left, top, right, bottom) in rows:
@@ -89,7 +94,11 @@ def rewritten(found: list[Found], truth: list[Truth], c: int, least: float, poin
         recall.append(tp / wanted)
         precision.append(tp / (tp + fp))
     if points is not None:
-        return sum(max((p for r, p in zip(recall, precision, strict=True) if r >= k / (points - 1) - 1e-12), default=0.0) for k in range(points)) / points  # fmt: skip
+        total = 0.0
+        for k in range(points):
+            reached = k / (points - 1) - 1e-12
+            total += max((p for r, p in zip(recall, precision, strict=True) if r >= reached), default=0.0)
+        return total / points
     area, before = 0.0, 0.0
     for k, r in enumerate(recall):
         area += (r - before) * max(precision[k:])
@@ -113,13 +122,20 @@ def test_vocs_definition(seed: int, points: int | None) -> None:
 def test_cocos_own_evaluation(seed: int) -> None:
     found, truth = scene(seed, images=20)
     truth = [Truth(t.boxes, t.labels, np.zeros(len(t.labels), bool)) for t in truth]
-    # its own thresholds are float32, so that a recall of exactly 0.6 misses 0.6
+    # its default thresholds are float32, so that a recall of exactly 0.6 misses 0.6
     thresholds = {"iou_thresholds": COCO_OVERLAPS.tolist(), "rec_thresholds": np.linspace(0, 1, 101).tolist()}
     coco = MeanAveragePrecision(backend="faster_coco_eval", class_metrics=True, **thresholds)  # type: ignore[arg-type]
     coco.update(
-        [{"boxes": torch.from_numpy(f.boxes), "labels": torch.from_numpy(f.labels), "scores": torch.from_numpy(f.scores)} for f in found],
+        [
+            {
+                "boxes": torch.from_numpy(f.boxes),
+                "labels": torch.from_numpy(f.labels),
+                "scores": torch.from_numpy(f.scores),
+            }
+            for f in found
+        ],
         [{"boxes": torch.from_numpy(t.boxes), "labels": torch.from_numpy(t.labels)} for t in truth],
-    )  # fmt: skip
+    )
     expected = coco.compute()
     given = coco_average_precision(found, truth, CLASSES)
     assert np.nanmean(given) == pytest.approx(float(expected["map"]), abs=1e-6)
@@ -134,7 +150,10 @@ def box(*corners: float) -> np.ndarray:
 
 
 def test_a_closed_form() -> None:
-    """One object found first, a wrong one, then the second object: precisions 1, 1/2, 2/3 at recalls 1/2, 1/2, 1."""
+    """The first and third detection are right, the second is wrong.
+
+    Precisions are 1, 1/2 and 2/3 at recalls 1/2, 1/2 and 1.
+    """
     objects = np.concatenate([box(0, 0, 10, 10), box(50, 50, 60, 60)])
     seen = np.concatenate([box(0, 0, 10, 10), box(80, 80, 90, 90), box(50, 50, 60, 60)])
     found = [Found(seen, np.zeros(3, np.int64), np.array([0.9, 0.8, 0.7], np.float32))]
@@ -153,7 +172,7 @@ def test_a_closed_form() -> None:
     ]
     assert voc_average_precision(twice, truth, 1)[0] == pytest.approx(
         0.5 * 1 + 0.5 * 2 / 4
-    )  # found again is wrong
+    )  # a second detection of an object is wrong
 
 
 def test_difficult_objects_are_neither_missed_nor_wrong() -> None:
@@ -187,7 +206,7 @@ def test_classes_of_an_image() -> None:
     scores = np.array([[0.9, 0.1], [0.8, 0.9], [0.7, 0.2], [0.6, 0.3]], np.float32)
     labels = np.array([[1, 0], [0, 0], [1, 0], [-1, 0]])
     given = multilabel_average_precision(scores, labels)
-    assert given[0] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)  # the fourth image counts for nothing
+    assert given[0] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)  # the fourth image does not count
     assert np.isnan(given[1])
     eleven = multilabel_average_precision(scores, labels, points=VOC07_POINTS)
     assert eleven[0] == pytest.approx((6 + 5 * 2 / 3) / 11)

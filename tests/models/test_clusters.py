@@ -31,7 +31,7 @@ def test_perfect_whatever_the_names_and_chance_is_about_zero():
     chance = agreement(rng.integers(0, 500, 4000), labels)
     assert abs(chance["ami"]) < 0.02
     assert abs(chance["ari"]) < 0.01
-    assert chance["nmi"] > 0.1  # why the adjusted one is reported
+    assert chance["nmi"] > 0.1  # this is why the adjusted one is reported
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2, 3]])

@@ -1,4 +1,4 @@
-"""Signs of collapse: the closed forms they have at both ends, and numpy's singular values between."""
+"""Signs of collapse against closed forms at both extremes, and numpy's singular values in between."""
 
 import numpy as np
 import pytest

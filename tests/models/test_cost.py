@@ -1,4 +1,4 @@
-"""What 1-bit networks cost, against published numbers and counts by hand."""
+"""The cost of 1-bit networks against published numbers and counts by hand."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_resnet18_has_its_well_known_multiply_adds():
 
 
 def test_operations_by_hand():
-    """At 16 px and a quarter of the width: every convolution is channels x channels x kernel at its side."""
+    """Count at 16 px and a quarter of the width. A convolution costs side² x channels² x kernel."""
     network = build_network("reactnet", 16, seed=0, width=0.25, classes=3)
     binary, channels, side = 0, 8, 16
     for blocks, stride in ((1, 1), (2, 2), (2, 2), (6, 2), (2, 2)):
@@ -63,5 +63,5 @@ def test_in_step_one_nothing_is_binary():
 def test_a_one_bit_network_is_smaller_by_an_order():
     network = on_meta("reactnet", 224)
     real = weight_bits(on_meta("reactnet", 224, real_weights=True))
-    assert 28.2e6 < weight_bits(network) < 34e6  # 28.2 million signs, and a few real numbers a channel
+    assert 28.2e6 < weight_bits(network) < 34e6  # 28.2 million signs, and a few real numbers per channel
     assert 25 < real / weight_bits(network) < 32

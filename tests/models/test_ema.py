@@ -1,4 +1,4 @@
-"""A teacher that follows: closed forms, lightly's update, and what it must not touch."""
+"""A teacher that follows: closed forms, lightly's update, and what must not change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def net(seed=0):
 
 @pytest.mark.parametrize("m", [0.5, 0.9, 0.996])
 def test_closed_form_after_k_steps(m):
-    """theta_0 m^k + theta (1 - m^k) while the student stands still."""
+    """theta_0 m^k + theta (1 - m^k) while the student does not change."""
     student, teacher = net(0).double(), net(1).double()
     first = [p.detach().clone() for p in teacher.parameters()]
     k = 25
@@ -53,7 +53,7 @@ def test_as_lightly_does():
 
 
 def test_small_updates_are_not_lost():
-    """In float32, at 1 - m = 1e-5, a thousand steps still go a hundredth of the way."""
+    """In float32, at 1 - m = 1e-5, a thousand steps still cover a hundredth of the distance."""
     teacher, student = nn.Linear(1, 1), nn.Linear(1, 1)
     nn.init.zeros_(teacher.weight)
     nn.init.ones_(student.weight)

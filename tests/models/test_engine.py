@@ -52,7 +52,7 @@ class Feed:
 
 
 class Toy(Method):
-    """Convolution, batch norm, dropout, an EMA buffer, and targets relabelled before every epoch."""
+    """A convolution, batch norm, dropout and an EMA buffer. Targets are relabelled before every epoch."""
 
     average: Tensor
     labels: Tensor
@@ -165,15 +165,15 @@ def test_resumed_training_ends_bit_identical(optimizer: str, precision: str, sto
     assert len(saved) == 1
 
     resumed = toy(seed=99, optimizer=optimizer)
-    torch.rand(7)  # the global generator stands elsewhere
+    torch.rand(7)  # the global generator has another state
     states = every_state(resumed, precision=precision, resume=unpacked(saved[0]))
     assert [state["step"] for state in states] == list(range(stop + 1, 21))
     assert_same(states[-1], undisturbed[-1])
-    assert resumed.relabelled == [2, 3]  # not epoch 1 again, where step 7 lies
+    assert resumed.relabelled == [2, 3]  # not epoch 1 again, which contains step 7
 
 
 def _polls(stop: int) -> int:
-    """How often `interrupted` is asked before the step after which to stop: each step, and each of 3 sweep batches."""
+    """How often `interrupted` is polled before the last step: at each step and each of 3 sweep batches."""
     return stop - 1 + 3 * math.ceil(stop / Feed.steps_per_epoch)
 
 
@@ -237,7 +237,7 @@ def test_prefetch_thread_ends_with_the_training() -> None:
 
 
 class Recorder(Method):
-    """A scalar weight and the calls that were made."""
+    """A scalar weight that records the calls of its hooks."""
 
     def __init__(self, losses: list[float] | None = None, gradient: float = 1.0) -> None:
         super().__init__()
@@ -304,7 +304,7 @@ def test_gradient_that_is_not_finite_stops_before_the_update() -> None:
 
 
 class Adversaries(Method):
-    """min over x, max over y of x y: each plays in turn, on what the other has become."""
+    """Minimise x y over x and maximise it over y, in turns. Each uses the current value of the other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -348,7 +348,7 @@ def test_adversaries_alternate_within_a_step() -> None:
 
 
 class Rates(Adversaries):
-    """Two groups with peaks of their own."""
+    """Two groups with different peak rates."""
 
     def losses(self, batch: Batch, progress: Progress) -> Iterator[Loss]:
         self.seen = [group["lr"] for group in self.optimizer.param_groups]

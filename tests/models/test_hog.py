@@ -46,7 +46,7 @@ def test_descriptors_are_scikit_images(size, orientations, cell, block, smooth):
 
 
 def test_equal_channels_and_borders_between_bins_go_where_scikit_image_puts_them():
-    """Grey images tie between channels; ramps at multiples of 45 degrees lie on borders of 8 bins."""
+    """In grey images all channels tie. Ramps at multiples of 45 degrees lie on the borders of 8 bins."""
     y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     ramps = torch.stack([x, y, x + y, 31 + x - y, 62 - x - y, torch.full_like(x, 9)]) * 3
     pictures = ramps[..., None].expand(-1, -1, -1, 3).byte().contiguous()
@@ -64,8 +64,8 @@ def test_a_vertical_edge_votes_for_one_bin_and_a_flat_image_for_none():
     pictures = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
     pictures[0, :, 8:] = 200
     v = descriptor(pictures, HOG()).view(2, 4, 9)
-    # The edge lies on the border of two columns of cells: all four cells have equal histograms with one entry. A block
-    # of norm 1 has 1/2 in each, is clipped at 0.2, and brought to 1/2 again.
+    # The edge lies on the border of two columns of cells, so all four cells have equal histograms with one
+    # entry. A block of norm 1 has 1/2 in each. It is clipped at 0.2 and normalised to 1/2 again.
     torch.testing.assert_close(v[0, :, 0], torch.full((4,), 0.5))
     assert (v[0, :, 1:] == 0).all()
     assert (v[1] == 0).all()

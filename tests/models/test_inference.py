@@ -109,9 +109,16 @@ def test_mirrored_views_are_averaged_with_their_mirror_image() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3), dtype=np.uint8)
     left = lambda x: x[:, :, :, :3].mean((1, 2, 3))[:, None]  # noqa: E731
     both = run(
-        nn.Identity(), left, lambda i: pixels[i], np.arange(5), batch_size=2, device=CPU,
-        precision="fp32", size=8, views=mirrored(8),
-    )  # fmt: skip
+        nn.Identity(),
+        left,
+        lambda i: pixels[i],
+        np.arange(5),
+        batch_size=2,
+        device=CPU,
+        precision="fp32",
+        size=8,
+        views=mirrored(8),
+    )
     found = np.concatenate([block for _, block in both])[:, 0]
     sides = (pixels[:, :, :3].mean((1, 2, 3)) + pixels[:, :, 5:].mean((1, 2, 3))) / 2 / 255
     np.testing.assert_allclose(found, sides, rtol=1e-5)

@@ -101,14 +101,14 @@ def test_every_point_its_own_cluster():
 
 def test_trains_on_all_points_or_on_the_sample_asked_for():
     x = np.random.default_rng(0).standard_normal((4000, 4)).astype(np.float32)
-    assert kmeans(x, 2, device="cpu").sizes.sum() == 4000  # 2000 a centroid
+    assert kmeans(x, 2, device="cpu").sizes.sum() == 4000  # 2000 per centroid
     found = kmeans(x, 2, sample=500, device="cpu")
     assert (found.trained_on, found.sizes.sum()) == (500, 500)
     assert kmeans(x, 2, sample=9000, device="cpu").trained_on == 4000
 
 
 def many(n=40_000, k=60, d=6, seed=0):
-    """Enough points a centroid for two samples: 64 k and 128 k, of at least four times as many."""
+    """Enough points for samples of 64 k and 128 k points, each at most a quarter of all points."""
     assert n >= 4 * 128 * k
     return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
 
@@ -153,7 +153,7 @@ def test_tolerance_ends_where_the_objective_falls_by_less():
 
 
 def mixture(n=24_000, k=600, d=64, seed=0):
-    """Unit vectors around more centres than there are clusters, their shares falling by a power law."""
+    """Unit vectors around twice as many centres as clusters. The centres' sizes follow a power law."""
     rng = np.random.default_rng(seed)
     share = 1 / np.arange(1, 2 * k + 1) ** 0.8
     x = rng.standard_normal((2 * k, d))[
@@ -164,7 +164,7 @@ def mixture(n=24_000, k=600, d=64, seed=0):
 
 @pytest.fixture
 def searches(monkeypatch):
-    """Number of centroids that each search of many points looked among: None for all."""
+    """Record how many centroids each search of many points considers. None means all."""
     made = []
     nearest, nearest_of_neighbours = CentroidIndex.nearest, CentroidIndex.nearest_of_neighbours
 

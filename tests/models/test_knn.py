@@ -8,7 +8,7 @@ from models.evaluation.knn import knn_classes
 
 
 def knn_accuracy(bank, bank_labels, queries, query_labels, *, temperature=0.07, **given):
-    """Share of the queries that are classified as labelled, k -> accuracy."""
+    """Return, for each k, the share of the queries that are classified correctly."""
     found = knn_classes(bank, bank_labels, queries, temperatures=(temperature,), **given)
     return {k: (predicted == query_labels).double().mean().item() for (k, _), predicted in found.items()}
 

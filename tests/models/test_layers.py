@@ -1,4 +1,4 @@
-"""Probes of layers against logistic regression, and what they must leave alone; the non-linear ones."""
+"""Linear and non-linear probes of layers, against logistic regression. The network must not change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ N, C = 400, 3
 
 
 def pictures(seed: int, n: int = N) -> tuple[np.ndarray, torch.Tensor]:
-    """Images whose class is a hue, under noise."""
+    """Noisy images whose class is a hue."""
     g = np.random.default_rng(seed)
     y = g.integers(0, C, n)
     images = g.integers(0, 160, (n, 16, 16, 3)).astype(np.float64)
@@ -68,7 +68,10 @@ def test_accuracy_at_each_rate_and_the_one_that_counts(data):
 
 
 def test_layers_as_they_are_want_rates_by_their_scale(data):
-    """A map ten times as large, classified as it is, learns as much at a hundredth of the rate; standardised, at the same."""
+    """A probe of a map ten times as large learns as much at a hundredth of the rate.
+
+    If maps are standardised, it learns as much at the same rate.
+    """
     network = build_network("smallconv", 16, seed=0, width=0.25).eval()
     larger = build_network("smallconv", 16, seed=0, width=0.25).eval()
     with torch.no_grad():
@@ -121,7 +124,10 @@ def test_what_is_above_a_layer_is_new_and_what_is_below_stands_still():
     given = build_network("smallconv", 16, seed=0, width=0.25)
     method = AboveLayer(NonLinear(learning_rate=0.05), given, "conv2", C, seed=1)
     stages = method.network.backbone.stages
-    same = {name: all(torch.equal(p, q) for p, q in zip(stages[name].parameters(), given.backbone.stages[name].parameters(), strict=True)) for name in stages}  # fmt: skip
+    same = {}
+    for name, stage in stages.items():
+        pairs = zip(stage.parameters(), given.backbone.stages[name].parameters(), strict=True)
+        same[name] = all(torch.equal(p, q) for p, q in pairs)
     assert same == {"conv1": True, "conv2": True, "conv3": False}
     images, y = pictures(0, 32)
     before = {name: value.clone() for name, value in method.network.state_dict().items()}

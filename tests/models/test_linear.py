@@ -14,7 +14,7 @@ def make(n=600, d=10, classes=4, seed=0, noise=1.5):
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(0, classes, (n,), generator=g)
     x = torch.randn(classes, d, generator=g)[y] + noise * torch.randn(n, d, generator=g)
-    x = x * torch.logspace(-2, 2, d) + 10  # scales far apart: the probe standardises
+    x = x * torch.logspace(-2, 2, d) + 10  # the scales differ widely, and the probe standardises
     half = n // 2
     return x[:half], y[:half], x[half:], y[half:]
 

@@ -15,12 +15,12 @@ def projections(n=6, d=16, seed=0):
 
 
 def nt_xent(z, tau):
-    """As `SimCLRMethod.loss` computes it."""
+    """Compute the loss as `SimCLRMethod.loss` does."""
     return F.cross_entropy(*candidates(z, tau))
 
 
 def slow_nt_xent(z, tau):
-    """SimCLR eq. 1 as written, view by view, in float64."""
+    """Compute SimCLR eq. 1 view by view, in float64."""
     z = z.double().numpy()
     n = len(z) // 2
     losses = []

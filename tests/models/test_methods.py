@@ -26,7 +26,7 @@ CLASSES = 4
 
 
 def toy(n, size=16, seed=0):
-    """Images of four classes that differ in the direction of their stripes and in brightness; (n, S, S, 3) uint8."""
+    """Images of four classes with stripes in different directions and brightness; (n, S, S, 3) uint8."""
     rng = np.random.default_rng(seed)
     label = np.arange(n) % CLASSES
     y, x = np.mgrid[:size, :size] / size
@@ -54,7 +54,7 @@ def student(**options):
 
 
 def make(name, images=None):
-    """A method and a target for 64 toy images."""
+    """Return a method and a target for 64 toy images."""
     images, label = toy(64, 32 if name == "jigsaw++" else 16)
     fast = {"optimizer": "adamw", "learning_rate": 3e-3, "crop_min": 0.6, "jitter": 0.0, "grey": 0.0}
     if name == "jigsaw++":
@@ -103,7 +103,7 @@ def test_twenty_steps_lower_the_loss(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_views_belong_to_images_and_not_to_batches(name):
     method, images, target = make(name)
-    if name == "jigsaw++":  # occluding tiles come from the batch, all else does not
+    if name == "jigsaw++":  # only the occluding tiles come from the batch
         method.config = method.config.model_copy(update={"occluders": 0})
 
     def views(rows):
@@ -195,7 +195,7 @@ def test_tiles_that_do_not_fit_are_refused(size, tile):
 
 
 def coordinates(B=40, size=96):
-    """Images whose red is the row, green the column and blue the image, so that a tile tells where it is from."""
+    """Images whose red is the row, green the column and blue the image, so that tiles show their origin."""
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     image = torch.arange(B).view(B, 1, 1)
     return torch.stack([y.expand(B, -1, -1), x.expand(B, -1, -1), image.expand(-1, size, size)], -1).to(
@@ -205,7 +205,7 @@ def coordinates(B=40, size=96):
 
 @pytest.fixture
 def raw_tiles(monkeypatch):
-    """Puzzles keep the pixel values of the image."""
+    """Make puzzles keep the pixel values of the image."""
     monkeypatch.setattr(jigsaw, "normalise", lambda tiles: tiles)
     monkeypatch.setattr(jigsaw, "recolour", lambda tiles, grey, project: tiles)
 
@@ -279,7 +279,7 @@ def test_occlusion_leaves_other_tiles_bit_for_bit():
 @pytest.mark.usefixtures("raw_tiles")
 @pytest.mark.parametrize("B", [1, 2])
 def test_an_image_is_never_its_own_occluder(B):
-    """Its own tile of another cell would show twice; of two images the other one must be meant, of one none."""
+    """Two images occlude each other. A single one has no occluder, because its own tile would show twice."""
     method, foreign, images = jigsaw_method(), [], coordinates(B)
     for epoch in range(60):
         batch = batch_of(images)
@@ -300,7 +300,7 @@ def test_tiles_are_normalised_each_by_itself_and_flat_ones_stay_finite():
     deviation, mean = torch.std_mean(tiles, dim=(1, 2, 3), correction=0)
     assert mean.abs().max() < 1e-5
     flat = deviation < 0.5
-    assert 7 <= flat.sum() <= 11  # image 0, less its occluded tiles, more where it occludes
+    assert 7 <= flat.sum() <= 11  # image 0: fewer for its occluded tiles, more for those that it occludes
     assert (deviation[~flat] - 1).abs().max() < 1e-3
 
 

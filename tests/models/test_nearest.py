@@ -43,13 +43,13 @@ def test_the_search_alone_may_rank_a_near_tie_third():
     rng = np.random.default_rng(0)
     y = rng.standard_normal((4000, 96), dtype=np.float32)
     direction = rng.standard_normal((3, 96))
-    # three centroids at nearly the same distance of every point, a few units in the last place apart
+    # three centroids whose distances to every point differ by a few units in the last place
     c = np.vstack([1e-4 * direction, 30 + rng.standard_normal((9, 96))]).astype(np.float32)
     index = faiss.IndexFlatL2(96)
     index.add(c - c.mean(axis=0))
     alone = index.search(y - c.mean(axis=0), 3)[1]
     expected, two = brute(y, c)
-    assert (alone[:, 2] == expected).any()  # or this tests nothing
+    assert (alone[:, 2] == expected).any()  # otherwise this tests nothing
     cluster, distance, runner_up = nearest_two(y, c, "cpu")
     decided = two[:, 1] - two[:, 0] > 1e-5 * two[:, 0]  # beyond the rounding of float32 distances
     assert decided.mean() > 0.5

@@ -64,7 +64,10 @@ def test_maps_have_the_documented_sides_and_channels(name, size):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", ["alexnet", "vgg16_bn", "resnet18", "resnet50"])
 def test_from_64_px_up_they_are_torchvisions(name):
-    """Ours are written anew since importing torchvision costs each process seconds; its weights must fit in order."""
+    """torchvision's weights must fit ours in order.
+
+    We have our own versions because importing torchvision costs each process seconds.
+    """
     torchvision = pytest.importorskip("torchvision")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -164,7 +167,15 @@ def test_features_are_averaged_maps_of_normalised_images():
     assert (network.features(x, "head1") >= 0).all()
 
 
-@pytest.mark.parametrize(("options", "name"), [({}, "features"), ({"head": 2}, "head2"), ({"classes": 3}, "features"), ({"head": 1, "classes": 3}, "head1")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "features"),
+        ({"head": 2}, "head2"),
+        ({"classes": 3}, "features"),
+        ({"head": 1, "classes": 3}, "head1"),
+    ],
+)
 def test_the_last_layer_is_what_lies_below_the_classifier(options, name):
     network = build_network("smallconv", 16, seed=0, width=0.25, **options).eval()
     x = torch.rand(2, 3, 16, 16)

@@ -1,4 +1,4 @@
-"""Batch norms of a momentum teacher, against slow rewrites, torch's own batch norm and lightly's split one."""
+"""Batch norms of a momentum teacher, against slow rewrites, torch's batch norm and lightly's split one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def some(shape, seed=0, scale=2.0, shift=1.0):
 
 
 def filled(norm, seed=9):
-    """A norm in float64 whose weights and statistics are not those of a fresh one."""
+    """Convert a norm to float64 and change its initial weights and statistics."""
     norm = norm.double()
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_momentum_norm_over_three_iterations_of_two_views(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 1.0])
 def test_one_view_an_iteration_leaves_the_statistics_of_plain_batch_norm(shape, alpha):
-    """torch's `momentum` is alpha; at alpha 1 outputs agree too, at 0 those of evaluation do."""
+    """torch's `momentum` is alpha. Outputs agree at alpha 1, and at alpha 0 with those in evaluation mode."""
     norm, torchs = filled(MomentumBatchNorm(shape[1])), filled(plain(shape, momentum=alpha))
     norm.alpha = alpha
     for seed in range(3):
@@ -153,7 +153,7 @@ def test_the_lazy_update_is_symmetric_in_the_views_and_needs_no_views():
 
 
 def test_statistics_converge_on_a_stationary_stream_as_alpha_falls():
-    """At alpha_k = 1 / (k + 1) they are the plain mean over all that was seen, whose error falls as 1 / sqrt(n)."""
+    """At alpha_k = 1 / (k + 1) they are the mean over all inputs. Its error falls as 1 / sqrt(n)."""
     norm = MomentumBatchNorm(4).double()
     steps, shape = 100, (16, 4)
     for step in range(steps):
@@ -170,7 +170,8 @@ def test_momentum_norm_gives_no_gradient_to_its_statistics():
     norm.alpha = 0.5
     x = some((12, 5)).requires_grad_()
     norm(x).sum().backward()
-    # With constant statistics the sum's gradient is gamma / sqrt(var); through the batch's statistics it would differ.
+    # With constant statistics the sum's gradient is gamma / sqrt(var). A gradient through the batch's
+    # statistics would differ.
     var = 0.5 * x.detach().var(dim=0, correction=0) + 0.5 * norm.running_var
     torch.testing.assert_close(x.grad, (norm.weight.detach() / (var + EPS).sqrt()).expand(12, 5))
 
@@ -191,7 +192,7 @@ def test_momentum_norm_under_autocast_keeps_statistics_in_float32():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("groups", [1, 3, 4])
 def test_split_norm_is_plain_batch_norm_on_each_group(shape, groups):
-    """Outputs, gradients and running statistics, whose mean over the groups is kept."""
+    """Outputs, gradients and running statistics agree. Running statistics are means over the groups."""
     split = filled(SplitBatchNorm(shape[1], groups))
     weight = some(shape, seed=5)
     x = some(shape).requires_grad_()

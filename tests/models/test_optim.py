@@ -1,4 +1,4 @@
-"""Parameter groups, and LARS against its properties, a slow rewrite and lightly's implementation."""
+"""Parameter groups, and LARS against known properties, a slow rewrite and lightly's implementation."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_lars_is_the_classic_rule_when_the_rate_changes() -> None:
 
 
 def test_lars_equals_lightly_where_the_rules_coincide() -> None:
-    """A constant rate, and a decay so small that |g + wd w| and |g| + wd |w| are one."""
+    """The rate is constant. The decay is so small that |g + wd w| and |g| + wd |w| are equal."""
     ours, theirs = weights(6, 5), weights(6, 5)
     lars = LARS([ours], lr=0.7, weight_decay=1e-12)
     reference = LightlyLARS(
@@ -162,7 +162,7 @@ def test_muon_orthogonalises_convolutions_as_matrices_and_leaves_norms_to_adam()
     for p in module.parameters():
         p.grad = torch.randn_like(p)
     optimizer.step()
-    # Adam's first step has the size of its rate, whatever the gradient.
+    # Adam's first step has the size of its rate for any gradient.
     torch.testing.assert_close(
         (module[1].weight - before["1.weight"]).abs(), torch.full((16,), ADAM_SHARE * 0.01)
     )

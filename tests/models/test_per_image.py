@@ -1,4 +1,4 @@
-"""What is kept for every image: looked up by index, sized by a sweep or a resume."""
+"""Values for every image: lookups by index, and sizes after a sweep or a resume."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from models.permutations import permutation_set, projective_semilinear_group
 
 
 def hamming(rows):
-    """Distances of all pairs, by brute force."""
+    """Compute the distances of all pairs by brute force."""
     return np.array([np.count_nonzero(a != b) for i, a in enumerate(rows) for b in rows[:i]])
 
 
 def sign(row):
-    """By cycles: a cycle of even length is odd."""
+    """Compute the sign from the cycles. A cycle of even length is odd."""
     seen, odd = set(), 0
     for start in range(len(row)):
         length = 0

@@ -1,4 +1,4 @@
-"""Prototypes: unit length, standing still, and how many are used."""
+"""Prototypes: unit length, freezing, and how many are used."""
 
 from __future__ import annotations
 

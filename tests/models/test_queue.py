@@ -1,4 +1,4 @@
-"""The queue: first in, first out, against a deque and lightly's memory bank."""
+"""The first-in, first-out queue against a deque and lightly's memory bank."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def noise(*shape, seed=0):
 
 
 def block(inputs, outputs, stride, seed=0):
-    """A block whose every parameter and statistic is random."""
+    """Return a block with random parameters and statistics."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = ReActBlock(inputs, outputs, stride)
@@ -44,7 +44,7 @@ def small(size=16, **options):
 
 
 def polynomial(u):
-    """Bi-Real net's approximation of the sign."""
+    """Compute Bi-Real net's approximation of the sign."""
     return np.where(u < -1, -1, np.where(u < 0, 2 * u + u**2, np.where(u < 1, 2 * u - u**2, 1)))
 
 
@@ -103,11 +103,11 @@ def test_weights_have_two_values_a_channel_and_their_gradient_passes_within_one(
     g = noise(2, 1, 2, 2).double()
     (wb * g).sum().backward()
     passes = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]]).view(2, 1, 2, 2)
-    assert torch.equal(w.grad, g * passes)  # alpha takes no part in it
+    assert torch.equal(w.grad, g * passes)  # alpha does not affect it
 
 
 def test_alpha_is_the_scale_that_comes_closest():
-    """The closed form: for fixed signs, mean |w| minimises the squared distance to w."""
+    """For fixed signs, mean |w| minimises the squared distance to w."""
     w = noise(4, 8, 3, 3).double()
     signs, norm = torch.where(w >= 0, 1.0, -1.0).double(), w[0].numel()
     closest = (w * signs).sum(dim=(1, 2, 3)) / norm
@@ -127,7 +127,7 @@ def test_a_filter_times_c_gives_an_output_times_c(c):
 
 
 def slow_convolution(s, w, stride):
-    """Loops over places and channels; s (C, h, w) signs, w (out, in, k, k) latent weights, both float64 arrays."""
+    """Convolve signs s (C, h, w) with latent weights w (out, in, k, k) in loops. Both are float64 arrays."""
     out, k = len(w), w.shape[2]
     pad = k // 2
     padded = np.pad(s, ((0, 0), (pad, pad), (pad, pad)))
@@ -175,8 +175,14 @@ def test_a_block_is_its_slow_rewrite(inputs, outputs, stride, side):
         if stride == 2:
             half = -(-side // 2)
             shortcut = np.stack(
-                [[[plane[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean() for j in range(half)] for i in range(half)] for plane in image]
-            )  # fmt: skip
+                [
+                    [
+                        [plane[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean() for j in range(half)]
+                        for i in range(half)
+                    ]
+                    for plane in image
+                ]
+            )
         w = made.conv3x3.weight.detach().double().numpy()
         a = slow_norm(made.norm3x3, slow_convolution(slow_sign(made.sign1, image), w, stride)) + shortcut
         a = slow_prelu(made.prelu1, a)
@@ -191,7 +197,7 @@ def test_a_block_is_its_slow_rewrite(inputs, outputs, stride, side):
 
 
 def test_the_shortcut_is_real_valued():
-    """Without its convolutions a block is its averaged input, twice, through the two activations."""
+    """Without its convolutions, a block repeats its averaged input and applies the two activations."""
     made, x = block(4, 8, 2), noise(2, 4, 6, 6)
     for norm in (made.norm3x3, *made.norm1x1):
         torch.nn.init.zeros_(norm.weight)
@@ -227,7 +233,7 @@ def test_maps_have_the_papers_sides_and_channels(size, sides):
     assert len(blocks) == 13
     assert (
         len(binary_convolutions(backbone)) == 13 + 13 + 4 + 1
-    )  # 3 x 3; 1 x 1, a second one where channels double
+    )  # 3 x 3; 1 x 1, and a second 1 x 1 if channels double
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -256,7 +262,7 @@ def test_no_filter_starts_with_all_signs_alike():
     for convolution in binary_convolutions(small()):
         share = (convolution.weight > 0).float().mean()
         assert 0.4 < share < 0.6
-        assert convolution.weight.abs().max() < 1  # within the clip, so that all take a gradient
+        assert convolution.weight.abs().max() < 1  # within the clip, so that all get a gradient
 
 
 def test_every_parameter_takes_a_gradient():
@@ -277,7 +283,7 @@ def test_both_forms_share_their_weights_and_differ_in_what_they_use_of_them():
     )
     assert (real.description()["real_weights"], both.description()["real_weights"]) == (True, False)
     assert not torch.allclose(real(x), both(x))
-    with torch.no_grad():  # once the latent weights are binary themselves, both forms are one
+    with torch.no_grad():  # if the latent weights are binary, both forms agree
         for convolution in binary_convolutions(real):
             convolution.weight.copy_(binary(convolution.weight))
     torch.testing.assert_close(real(x), real.with_weights(real=False).eval()(x))

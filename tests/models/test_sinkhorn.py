@@ -1,4 +1,4 @@
-"""Sinkhorn-Knopp against the authors' steps in loops, lightly, closed forms and an exact assignment."""
+"""Sinkhorn-Knopp against the authors' steps in loops, lightly, closed forms and an exact solution."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cosines(B, K, d=16, seed=0, dtype=torch.float64):
 
 
 def slow(scores, epsilon, iterations):
-    """Scaling Q (K, B) itself by turns, as the paper describes it, entry by entry."""
+    """Scale the rows and columns of Q (K, B) in turns, entry by entry, as in the paper."""
     B, K = len(scores), len(scores[0])
     Q = [[math.exp(scores[i][k] / epsilon) for i in range(B)] for k in range(K)]
     total = sum(map(sum, Q))
@@ -60,7 +60,7 @@ def test_codes_are_lightlys():
 
 
 def test_two_images_and_two_prototypes_have_a_closed_form():
-    """Scaling keeps the odds ratio, so that p / (1 - p) = exp((a + d - b - c) / 2 epsilon)."""
+    """Scaling preserves the odds ratio, so that p / (1 - p) = exp((a + d - b - c) / 2 epsilon)."""
     scores = torch.tensor([[0.9, 0.2], [0.5, 0.4]], dtype=torch.float64)
     p = torch.sigmoid((scores[0, 0] + scores[1, 1] - scores[0, 1] - scores[1, 0]) / (2 * 0.1))
     expected = torch.stack([torch.stack([p, 1 - p]), torch.stack([1 - p, p])])
@@ -142,7 +142,7 @@ def test_labels_of_a_data_set_are_those_of_the_codes(iterations):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 25])
 def test_scalings_and_their_end_are_those_of_selas_algorithm(steps, monkeypatch):
-    """r = (1/K) / (P c), c = (1/N) / (P^T r) in floats, until sum |c / c' - 1| is below the tolerance."""
+    """r = (1/K) / (P c) and c = (1/N) / (P^T r) repeat until sum |c / c' - 1| is below the tolerance."""
     log_p = F.log_softmax(5 * cosines(40, 6, seed=2), dim=1)
     P, N, K = np.exp(3 * log_p.numpy()).T, 40, 6
     c = np.full(N, 1 / N)
@@ -156,15 +156,15 @@ def test_scalings_and_their_end_are_those_of_selas_algorithm(steps, monkeypatch)
         calls.append(1)
         return torch.split(3 * log_p, 9)
 
-    # A pass computes c from the last r, and then the next r: it ends one r after the loop above.
+    # A pass computes c from the last r, and then the next r. It therefore ends one r after the loop above.
     expected = 1 / K / (P @ c)
     held = prototype_scaling(blocks, tolerance=change * (1 + 1e-6))
     assert len(calls) == 1
     further = prototype_scaling(blocks, tolerance=change * (1 - 1e-6))
-    monkeypatch.setattr(losses, "HELD", 100)  # in blocks, of which not all are held
+    monkeypatch.setattr(losses, "HELD", 100)  # in blocks that are not all in memory
     calls.clear()
     beta = prototype_scaling(blocks, tolerance=change * (1 + 1e-6))
-    assert len(calls) == steps + 1 + 1  # the first finds that there are too many
+    assert len(calls) == steps + 1 + 1  # the first pass finds that there are too many
     for found in (held, beta):
         np.testing.assert_allclose(found.exp().numpy(), expected, rtol=1e-9)
         assert found.dtype == torch.float64
@@ -185,7 +185,7 @@ def test_what_vanishes_in_float64_is_scaled_on_logarithms():
 
 
 def test_at_large_lambda_labels_are_the_best_equal_partition():
-    """The exact one by the Hungarian algorithm, each label as many times as it has places."""
+    """The Hungarian algorithm gives the exact one, with an equal number of places for each label."""
     log_p = F.log_softmax(4 * cosines(30, 5, seed=4), dim=1)
     _, place = linear_sum_assignment(-np.repeat(log_p.numpy(), 6, axis=1))
     beta = prototype_scaling(in_blocks(60 * log_p, 30), iterations=2000, tolerance=1e-4)

@@ -65,7 +65,7 @@ def test_keeps_no_more_directions_than_the_features_span():
     spanned = space.matrix.shape[1]
     y = space.apply(x)
     assert spanned <= 8
-    # Directions of rounding noise may be kept, but are not blown up to unit variance.
+    # Directions of rounding noise may remain, but are not scaled up to unit variance.
     assert (y[:, 3:].std(axis=0) < 1e-2).all()
     np.testing.assert_allclose(y[:, :3].std(axis=0), 1, atol=1e-3)
     exact = np.zeros((50, 10), np.float32)

@@ -55,9 +55,7 @@ def test_mean_cosine_never_falls_labels_are_nearest_and_centroids_unit():
 def test_separate_groups_are_found():
     truth = torch.arange(90) % 3
     z = F.normalize(10 * torch.eye(6)[truth] + points(90, seed=5), dim=1)
-    z = torch.cat(
-        [z[:3], z]
-    )  # a start of one point of each group: seeds that draw the first three are found below
+    z = torch.cat([z[:3], z])  # the loop finds a seed that starts in all three groups
     for seed in range(2000):
         start = torch.randperm(93, generator=generator(seed))[:3]
         if len({int(torch.cat([truth[:3], truth])[i]) for i in start}) == 3:
@@ -72,7 +70,7 @@ def test_separate_groups_are_found():
 def test_an_empty_centroid_stays_where_it_was():
     z = torch.cat(
         [points(1).expand(3, -1), points(3, seed=2)]
-    )  # equal points: the lower centroid takes them all
+    )  # the points are equal, so the lower centroid takes them all
     seed = next(
         s for s in range(1000) if {0, 1} <= set(torch.randperm(6, generator=generator(s))[:3].tolist())
     )

@@ -145,7 +145,8 @@ def trained(
         batch_size: images per step.
         epochs: epochs of the whole training.
         resume: a state that an earlier call returned.
-        keep: the steps whose whole state is returned. None means all. Of the others only the number is returned.
+        keep: the steps whose whole state is returned, or None for all. Of other steps only the number is
+            returned.
 
     Returns:
         The state after every step of this call, as read back from a file, without the clock.

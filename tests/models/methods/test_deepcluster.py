@@ -23,9 +23,15 @@ INDEX = 7 * torch.arange(N) + 3
 
 def make(**options):
     given = {
-        "width": 0.25, "clusters": k, "pca": 8, "crop_min": 0.6, "jitter": 0.0, "grey": 0.0,
-        "optimizer": "adamw", "learning_rate": 3e-3,
-    }  # fmt: skip
+        "width": 0.25,
+        "clusters": k,
+        "pca": 8,
+        "crop_min": 0.6,
+        "jitter": 0.0,
+        "grey": 0.0,
+        "optimizer": "adamw",
+        "learning_rate": 3e-3,
+    }
     return make_pretext(DeepCluster(**given | options), 16, seed=0)
 
 

@@ -21,9 +21,17 @@ INDEX = 7 * torch.arange(N) + 3
 
 def make(**options):
     given = {
-        "width": 0.25, "clusters": K, "heads": HEADS, "relabellings": 2, "spacing": "even",
-        "crop_min": 0.6, "jitter": 0.0, "grey": 0.0, "optimizer": "adamw", "learning_rate": 3e-3,
-    }  # fmt: skip
+        "width": 0.25,
+        "clusters": K,
+        "heads": HEADS,
+        "relabellings": 2,
+        "spacing": "even",
+        "crop_min": 0.6,
+        "jitter": 0.0,
+        "grey": 0.0,
+        "optimizer": "adamw",
+        "learning_rate": 3e-3,
+    }
     return make_pretext(SeLa(**given | options), 16, seed=0)
 
 

@@ -103,7 +103,7 @@ def test_hard_codes_are_the_largest_entries():
     label = soft._codes(scores).argmax(dim=2)
     expected = sum(
         F.cross_entropy(scores[v] / 0.1, label[i]) / (2 * 3) for i in range(2) for v in range(4) if v != i
-    )  # fmt: skip
+    )
     torch.testing.assert_close(hard.loss(batch, progress()).total, expected, rtol=1e-5, atol=1e-6)
     assert abs(soft.loss(batch, progress()).total - expected) > 0.1
 

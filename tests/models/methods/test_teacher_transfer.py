@@ -168,9 +168,8 @@ def test_distillation_is_the_cross_entropy_of_softmaxed_embeddings():
     )
     torch.testing.assert_close(loss.total.detach(), expected)
     d = t.shape[1]
-    assert (
-        0 < float(loss.terms["divergence"]) < 4 / (2 * d * 0.2**2)
-    )  # opposite vectors are four times as far apart as a flat one
+    # Opposite vectors are four times as far apart as a vector and a flat one.
+    assert 0 < float(loss.terms["divergence"]) < 4 / (2 * d * 0.2**2)
     assert loss.total.item() > entropy(over_coordinates(t, 0.2)).item()
 
 
