@@ -12,7 +12,7 @@ from typing import Any
 from data.store import Store
 from data.tables import read_table
 from tasks.phrases import percent
-from tasks.report.leaderboard import RANKED_BY
+from tasks.report.content import RANKED_BY
 
 LENGTH = 60
 """Maximum number of past runs."""

@@ -39,6 +39,16 @@ EVALUATIONS: Mapping[str, str] = {
 
 FINAL = "student"
 """The model at the end of the chain."""
+RANKED_BY = (
+    ("few-label", "student"),
+    ("few-label", "student-finetuned"),
+    ("linear", "student-transferred"),
+    ("knn", "student-transferred"),
+    ("linear", "teacher"),
+    ("knn", "teacher"),
+)
+"""(evaluation, model) by which runs are ranked: the first of these that all runs have."""
+
 HEADLINES = (
     ("few-label", FINAL),
     *((evaluation, "student-transferred") for evaluation in ("detection", "segmentation", "multi-label")),

@@ -18,16 +18,7 @@ from data.intervals import paired, paired_shares, wilson
 from data.schemas import LEADERBOARD
 from data.tables import column, read_table, write_table
 from tasks.report import figures, templates
-
-RANKED_BY = (
-    ("few-label", "student"),
-    ("few-label", "student-finetuned"),
-    ("linear", "student-transferred"),
-    ("knn", "student-transferred"),
-    ("linear", "teacher"),
-    ("knn", "teacher"),
-)
-"""(evaluation, model) by which runs are ranked: the first of these that all runs have."""
+from tasks.report.content import RANKED_BY
 
 Column = tuple[str, str, str, str]
 """evaluation, model, metric, setting."""

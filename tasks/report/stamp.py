@@ -35,7 +35,7 @@ def stamp(page: str, name: str, started: str) -> str:
 
 
 def write_stamped(source: Path, target: Path, name: str, started: str) -> None:
-    """Write a stamped copy. Whoever reads `target` sees the old file or the new one, never a part.
+    """Write a stamped copy. A reader of `target` sees the old file or the new one, never a part.
 
     Args:
         source: `report.html` in the store.

@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare, kstest
 
 from data import draws
 from data.draws import Draws
@@ -26,6 +25,8 @@ INDICES = {
 
 @pytest.mark.parametrize("index", INDICES.values(), ids=INDICES.keys())
 def test_columns_are_uniform_and_uncorrelated(index: np.ndarray) -> None:
+    from scipy.stats import kstest
+
     u = draws.uniform(draws.key(3, "test"), index, 8)
     assert u.shape == (4000, 8)
     assert u.dtype == np.float64
@@ -38,6 +39,8 @@ def test_columns_are_uniform_and_uncorrelated(index: np.ndarray) -> None:
 
 
 def test_pairs_of_columns_fill_the_square_evenly() -> None:
+    from scipy.stats import chisquare
+
     u = draws.uniform(draws.key(0, "pairs"), np.arange(20_000, dtype=np.int64), 3)
     for a, b in itertools.combinations(range(3), 2):
         cell = (u[:, a] * 16).astype(int) * 16 + (u[:, b] * 16).astype(int)
@@ -88,6 +91,8 @@ def test_permutation_holds_each_number_once(n: int) -> None:
 
 
 def test_permutations_are_uniform() -> None:
+    from scipy.stats import chisquare
+
     place = {p: i for i, p in enumerate(itertools.permutations(range(4)))}
     found = [place[tuple(draws.permutation(draws.key(0, "p", i), 4).tolist())] for i in range(6000)]
     assert chisquare(np.bincount(found, minlength=24)).pvalue > 1e-4

@@ -7,7 +7,6 @@ from typing import Any
 
 import fsspec
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -73,6 +72,8 @@ def test_join_in_any_order_with_rows_to_spare(key: str, tmp_path: Path) -> None:
 def test_blocks_of_any_size_join_as_a_plain_merge_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import pandas as pd
+
     monkeypatch.setattr(external, "_ROWS", 7)
     rng = np.random.default_rng(2)
     images = manifest(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import chisquare
 
 from data.order import Order, Repeated, Shuffled, UniformOverClusters
 
@@ -75,6 +74,8 @@ def test_shuffled_with_few_images_is_one_batch_of_all(drop_last: bool) -> None:
 
 
 def test_clusters_are_equally_likely_and_so_are_their_images() -> None:
+    from scipy.stats import chisquare
+
     cluster = np.repeat([4, 9, 2], [1, 10, 89])  # the other ids are empty clusters, which are never drawn
     order = UniformOverClusters(images(100), cluster, 10)
     assert order.steps_per_epoch == 10
@@ -86,6 +87,8 @@ def test_clusters_are_equally_likely_and_so_are_their_images() -> None:
 
 
 def test_clusters_need_not_be_sorted() -> None:
+    from scipy.stats import chisquare
+
     cluster = clusters(100)
     drawn = np.concatenate(
         [b for e in range(50) for b in epoch(UniformOverClusters(images(100), cluster, 10), e)]

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +23,8 @@ def test_vectors_come_back_by_index_whatever_the_parts(tmp_path: Path, rows_per_
 
 
 def test_plain_readers_see_the_contracts_schema(tmp_path: Path) -> None:
+    import pandas as pd
+
     with tables.VectorWriter(tmp_path, schemas.features(3, "abc", "layer3")) as out:
         out.write(np.arange(2), np.ones((2, 3), np.float32))
     schema = pq.read_schema(tmp_path / "part-00000.parquet")

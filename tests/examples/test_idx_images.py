@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from installed import as_installed, python
-from sklearn.datasets import load_digits
 
 from data.errors import DataError
 
@@ -41,6 +40,8 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture
 def digits(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
     images, labels = (16 * load_digits().images[:30] - 1).clip(0), load_digits().target[:30]
     folder = tmp_path / "mnist"
     folder.mkdir()

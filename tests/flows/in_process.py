@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from data.store import Store
 from data.types import Artifact
@@ -99,6 +98,8 @@ def run_chain(config: Config, name: str = "run") -> Made:
 
 def photographs(folder: Path, each: int = 100, side: int = 40) -> None:
     """Write crops of scikit-learn's two sample photographs, one class each: temple and flower."""
+    from sklearn.datasets import load_sample_images
+
     for name, photo in zip(("temple", "flower"), load_sample_images().images, strict=True):
         (folder / name).mkdir(parents=True)
         draws = np.random.default_rng(0)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, Command
 from in_process import photographs
-from scipy import stats
 
-import flows.reproduce
 from data.errors import ArtifactError, ConfigError, StageError
 from data.intervals import paired
 from flows.__main__ import main
 from flows.claims import CLAIMS, images_of, named, resolved
 from flows.claims.claim import Arm, Claim, Score, Statement, above, alike, gains_less
-from flows.claims.record import page, read
 from flows.claims.settings import SOURCES
 from flows.estimate import estimate_claims
 from flows.recipes import recipe
@@ -87,6 +85,8 @@ def test_a_dry_run_prices_every_claim(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("values", [[0.01, 0.02, 0.03], [0.5, -0.5], [0.1, 0.1, 0.1, 0.11, 0.4]])
 def test_the_interval_is_students(values: list[float]) -> None:
+    from scipy import stats
+
     mean, low, high = paired(values)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert mean == pytest.approx(sum(values) / len(values))
@@ -179,6 +179,8 @@ class Runs:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[tuple[Config, int]] = []
         self.broken: set[str] = set()
+        import flows.reproduce
+
         monkeypatch.setattr(flows.reproduce, "knowledge_transfer", self)
         monkeypatch.setattr(flows.reproduce, "create_markdown_artifact", lambda *_, **__: None)
         monkeypatch.setattr(flows.reproduce, "get_run_logger", lambda: self)
@@ -211,11 +213,15 @@ class Runs:
 def test_arms_run_once_per_seed_and_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from flows.claims.record import page, read
+
     runs = Runs(monkeypatch)
     out = tmp_path / "out"
 
     def reproduce(**over: Any) -> dict[str, Any]:
         given = {"claims": ["swav-codes"], "seeds": 2, "out": str(out)} | over
+        import flows.reproduce
+
         result: dict[str, Any] = flows.reproduce.reproduce.fn(**given)
         return result
 
@@ -247,6 +253,8 @@ def test_arms_run_once_per_seed_and_only_what_is_missing(
 
 
 def test_a_record_outlives_new_keys_of_the_configuration(tmp_path: Path) -> None:
+    from flows.claims.record import read
+
     claim = CLAIMS["swav-codes"]
     asked = resolved(claim, claim.arms[1], "cpu", {}).model_dump(mode="json")
     record = read(tmp_path, "swav-codes", "cpu", "")
@@ -265,6 +273,8 @@ def test_a_record_outlives_new_keys_of_the_configuration(tmp_path: Path) -> None
 
 
 def test_the_page_counts_how_the_tests_of_a_claim_came_out(tmp_path: Path) -> None:
+    from flows.claims.record import page, read
+
     record = read(tmp_path, "s2bnn-strategies", "cpu", "")
     values = {"distill": (0.50, 0.51), "contrastive+distill": (0.40, 0.41), "contrastive": (0.30, 0.50)}
     for arm, scores in values.items():
@@ -279,6 +289,8 @@ def test_the_page_counts_how_the_tests_of_a_claim_came_out(tmp_path: Path) -> No
 
 
 def test_a_score_of_something_else_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    from flows.claims.record import read
+
     claim = CLAIMS["swav-codes"]
     record = read(tmp_path, "swav-codes", "cpu", "")
     linear, knn = claim.score, Score("knn", "teacher")
@@ -292,15 +304,19 @@ def test_a_score_of_something_else_is_not_taken_for_this_one(tmp_path: Path) -> 
 def test_an_arm_that_fails_leaves_the_others_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from flows.claims.record import page, read
+
     runs = Runs(monkeypatch)
     runs.broken.add("swav-codes-soft")
     with pytest.raises(StageError, match="swav-codes soft seed 0: out of memory"):
-        flows.reproduce.reproduce.fn(claims=["swav-codes"], seeds=1, out=str(tmp_path))
+        import_module("flows.reproduce").reproduce.fn(claims=["swav-codes"], seeds=1, out=str(tmp_path))
     assert read(tmp_path, "swav-codes", "cpu", "").scores() == {"hard": {0: 0.6}}
     assert "| soft | not run yet | 0 | |" in page(tmp_path)
 
 
 def test_the_page_is_the_newest_records() -> None:
+    from flows.claims.record import page
+
     newest = sorted((ROOT / "benchmarks" / "records").glob("*_claims"))[-1]
     assert (ROOT / "docs" / "claims.md").read_text() == page(newest, "images/claims.png")
     assert not [path.name for path in newest.glob("*.json") if "/" in json.loads(path.read_text())["command"]]
@@ -336,6 +352,8 @@ def test_a_dry_run_needs_no_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_claim_is_put_to_the_test_by_real_runs(command: Command, tmp_path: Path) -> None:
+    from flows.claims.record import read
+
     photographs(tmp_path / "photographs", each=150)
     images = [f"--images={name}=folder:{tmp_path / 'photographs'}" for name in ("cifar10", "cifar10-test")]
     words = ["reproduce", "swav-codes", "--seeds", "2", *images, "--store", str(tmp_path / "store"), "--json"]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TINY, Command, settings
-from scipy import stats
 
 from data.errors import ConfigError
 from data.intervals import paired_shares
@@ -17,7 +16,7 @@ from data.schemas import LEADERBOARD, OUTCOMES
 from data.tables import read_table, write_table
 from flows.__main__ import main
 from flows.variants import configurations, parts
-from tasks.report.leaderboard import Entry, leaderboard, render, table, write
+from tasks.report.leaderboard import Entry
 
 AT = ("few-label", "student", "top1", "")
 PARTS = {
@@ -54,6 +53,10 @@ def outcomes(path: Path, right: np.ndarray) -> Path:
 
 
 def test_seeds_pair_runs_and_a_winner_is_called_only_where_there_is_one() -> None:
+    from scipy import stats
+
+    from tasks.report.leaderboard import leaderboard
+
     a, b = entry("a", 0.80, 0.82, 0.84), entry("b", 0.78, 0.80, 0.815)
     board = leaderboard([b, a])
     assert [place.entry.name for place in board.places] == ["a", "b"]
@@ -69,6 +72,8 @@ def test_seeds_pair_runs_and_a_winner_is_called_only_where_there_is_one() -> Non
 
 
 def test_one_seed_is_paired_image_by_image(tmp_path: Path) -> None:
+    from tasks.report.leaderboard import leaderboard
+
     g = np.random.default_rng(0)
     first = g.random(500) < 0.8
     second = first & ~(g.random(500) < 0.1)
@@ -102,6 +107,8 @@ def test_the_interval_of_paired_shares_covers_what_it_promises(b: int, c: int, n
 
 
 def test_runs_without_a_score_in_common_have_no_board() -> None:
+    from tasks.report.leaderboard import leaderboard
+
     other = Entry("b", PARTS)
     other.enter("b", 0, [row(0.5, at=("knn", "teacher", "top1", "k=20"))], [])
     with pytest.raises(ValueError, match="in common"):
@@ -109,6 +116,8 @@ def test_runs_without_a_score_in_common_have_no_board() -> None:
 
 
 def test_what_is_written(tmp_path: Path) -> None:
+    from tasks.report.leaderboard import leaderboard, render, table, write
+
     a, b = entry("a <b>", 0.80, 0.82), entry("b", 0.70, 0.71)
     for made in (a, b):
         for seed in (0, 1):

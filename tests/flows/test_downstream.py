@@ -11,7 +11,6 @@ import pytest
 import torch
 from conftest import Command
 from in_process import photographs, run_chain
-from prefect.utilities.callables import parameter_schema
 from voc_folder import divide, draw_shapes
 
 from data.draws import Draws
@@ -22,9 +21,7 @@ from flows.estimate import estimate
 from flows.recipes import override
 from models.configs.evaluations import Detection, MultiLabel, Segmentation
 from models.evaluation.boxes import Truth
-from models.evaluation.detection import DetectionMethod
 from models.evaluation.multi_label import MultiLabelMethod
-from models.evaluation.segmentation import SegmentationMethod
 from models.method import Batch, Progress
 from models.network import build_network
 from tasks.config import USUAL, Config, measurable
@@ -174,6 +171,8 @@ def falls(method: Any, batch: Batch, steps: int) -> tuple[float, float]:
 
 
 def test_a_detector_learns_one_batch_and_then_finds_what_is_there() -> None:
+    from models.evaluation.detection import DetectionMethod
+
     batch, truths, _ = scene()
     config = Detection(side=64, anchors=[24], optimizer="adamw", learning_rate=1e-3)
     network = build_network("smallconv", 64, seed=0, width=0.5)
@@ -189,6 +188,8 @@ def test_a_detector_learns_one_batch_and_then_finds_what_is_there() -> None:
 
 
 def test_mirrored_and_scaled_images_keep_their_boxes() -> None:
+    from models.evaluation.detection import DetectionMethod
+
     batch, truths, _ = scene()
     config = Detection(side=64, anchors=[24], scales=[0.5])
     network = build_network("smallconv", 64, seed=0, width=0.25)
@@ -207,6 +208,8 @@ def test_mirrored_and_scaled_images_keep_their_boxes() -> None:
 
 
 def test_a_segmenter_learns_one_batch() -> None:
+    from models.evaluation.segmentation import SegmentationMethod
+
     batch, _, masks = scene()
     config = Segmentation(side=64, optimizer="adamw", learning_rate=1e-3)
     network = build_network("smallconv", 32, seed=0, width=0.5)
@@ -238,6 +241,8 @@ def test_a_multi_label_classifier_learns_one_batch_and_ignores_difficult_classes
 
 
 def test_the_command_offers_what_the_flow_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    from prefect.utilities.callables import parameter_schema
+
     from flows.evaluate import evaluate
 
     assert set(USUAL) < set(measurable())

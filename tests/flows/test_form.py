@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
-from prefect.utilities.callables import parameter_schema
 
 from data.errors import ConfigError
-from flows.evaluate import evaluate
-from flows.knowledge_transfer import knowledge_transfer, resolve_parameters
 from flows.recipes import NAMES, recipe
 from knowledge_transfer.prefect_cli import completed
 from models.configs import PRETEXT
@@ -19,10 +17,18 @@ from tasks.config import SECTIONS, Config
 
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
-    return parameter_schema(knowledge_transfer.fn).model_dump()
+    return schema_of("flows.knowledge_transfer:knowledge_transfer")
+
+
+def schema_of(flow: str) -> dict[str, Any]:
+    from prefect.utilities.callables import parameter_schema
+
+    return parameter_schema(resolve_name(flow).fn).model_dump()
 
 
 def resolved(**given: Any) -> Config:
+    from flows.knowledge_transfer import knowledge_transfer, resolve_parameters
+
     return resolve_parameters(knowledge_transfer.validate_parameters({"recipe": "digits", **given}))
 
 
@@ -55,9 +61,9 @@ def test_pretext_is_a_plain_union(schema: dict[str, Any]) -> None:
         assert "const" in schema["definitions"][name]["properties"]["method"]
 
 
-@pytest.mark.parametrize("flow", [knowledge_transfer, evaluate])
-def test_every_field_says_what_it_is(flow: Any) -> None:
-    described = parameter_schema(flow.fn).model_dump()
+@pytest.mark.parametrize("flow", ["flows.knowledge_transfer:knowledge_transfer", "flows.evaluate:evaluate"])
+def test_every_field_says_what_it_is(flow: str) -> None:
+    described = schema_of(flow)
     fields = dict(described["properties"])
     for name, model in described["definitions"].items():
         assert model["additionalProperties"] is False

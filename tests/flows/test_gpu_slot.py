@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from data.errors import Interrupted
-from flows.server import gpu
 from tasks.config import Compute
 
 
@@ -35,6 +34,8 @@ class Limit:
 
 
 def test_held_while_computing_and_given_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.server import gpu
+
     limit = Limit(refusals=2)
     monkeypatch.setattr(gpu, "concurrency", limit)
     with gpu.slot(lambda: False):
@@ -48,6 +49,8 @@ def test_held_while_computing_and_given_back_after_an_error(monkeypatch: pytest.
 
 
 def test_who_waits_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.server import gpu
+
     monkeypatch.setattr(gpu, "concurrency", Limit(refusals=100))
     asked: list[int] = []
 
@@ -66,6 +69,8 @@ def test_who_waits_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whether_there_is_a_gpu(
     device: Any, found: bool, expected: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    from flows.server import gpu
+
     if found:
         (tmp_path / "nvidia0").touch()
     (tmp_path / "nvidiactl").touch()

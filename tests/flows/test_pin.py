@@ -18,7 +18,6 @@ from data.types import Artifact
 from flows.pin import GROWTH
 from flows.recipes import override
 from flows.rewrite import rewrite_report
-from flows.server.history import past, table
 from models.clustering.nearest import nearest_two
 from tasks.clustering import read_clusters
 from tasks.config import Config
@@ -107,6 +106,8 @@ def assert_assigned_as_anew(ran: Made) -> None:
 
 
 def test_night_after_night(folder: Folder) -> None:
+    from flows.server.history import past, table
+
     first = folder.run()
     told = record(first)
     assert (told["pinned"], told["rerun"]["because"]) == (False, "no earlier run of this configuration")

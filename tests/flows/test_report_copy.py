@@ -10,10 +10,11 @@ from data.types import Artifact
 from flows.run import Run
 from tasks.config import Config
 from tasks.report.content import Counts, ReportData
-from tasks.report.document import render
 
 
 def publish(run: Run, kind: str) -> Artifact:
+    from tasks.report.document import render
+
     made = Artifact(kind=kind, fingerprint="0" * 32)
     with run.store.draft(made, interrupted=lambda: False, waiting=lambda: None) as draft:
         if kind == "scores":

@@ -103,3 +103,25 @@ def test_a_run_works_from_it_in_a_hostile_folder(
     result = json.loads(done.stdout)
     assert result["status"] == "done"
     assert Path(result["folder"]).is_relative_to(tmp_path / "store" / "runs")
+
+
+def test_spawned_workers_find_the_packages_inside(
+    unpacked: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    make_hostile(tmp_path)
+    code = """
+from knowledge_transfer.place import enter
+enter()
+from data.spread import spread
+from data.store import digest
+if __name__ == "__main__":
+    assert list(spread(digest, [1, 2, 3], 2)) == [digest(1), digest(2), digest(3)]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(unpacked)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

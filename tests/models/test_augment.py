@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare, ks_2samp
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
-from torchvision.transforms.v2 import functional as tv
 
 from data.draws import Draws
 from models import augment
@@ -29,6 +28,18 @@ from models.augment import (
 from models.configs.shared import Views
 
 STRONG = Views(crop_min=0.2, jitter=1.0, jitter_probability=0.7, grey=0.3, blur=0.5)
+
+
+class _Torchvision:
+    """torchvision's functional transforms. They are imported on first use, so collection takes less time."""
+
+    def __getattr__(self, name: str) -> Any:
+        from torchvision.transforms.v2 import functional
+
+        return getattr(functional, name)
+
+
+tv = _Torchvision()
 
 
 def photographs(n: int, side: int, seed: int = 0) -> Tensor:
@@ -86,6 +97,9 @@ def test_whole_image_and_flip_are_exact(side: int) -> None:
 
 
 def test_crop_boxes_are_distributed_as_torchvisions() -> None:
+    from scipy.stats import ks_2samp
+    from torchvision.transforms import RandomResizedCrop
+
     n, side = 4000, 32
     ours = crop_boxes(draws(n).uniform("crop", 22), side, 0.08)
     torch.manual_seed(0)
@@ -113,18 +127,18 @@ def test_crop_boxes_try_again_and_fall_back_to_the_whole_image() -> None:
 
 
 @pytest.mark.parametrize(("operation", "reference"), [
-    (augment.BRIGHTNESS, tv.adjust_brightness),
-    (augment.CONTRAST, tv.adjust_contrast),
-    (augment.SATURATION, tv.adjust_saturation),
-    (augment.HUE, tv.adjust_hue),
+    (augment.BRIGHTNESS, "adjust_brightness"),
+    (augment.CONTRAST, "adjust_contrast"),
+    (augment.SATURATION, "adjust_saturation"),
+    (augment.HUE, "adjust_hue"),
 ])  # fmt: skip
-def test_colour_operations_equal_torchvision(operation: int, reference) -> None:
+def test_colour_operations_equal_torchvision(operation: int, reference: str) -> None:
     x = floats(16, 12)
     factors = jitter_factors(draws(16).uniform("jitter", 4), 1.0)
     neutral = np.tile([1.0, 1.0, 1.0, 0.0], (16, 1))
     neutral[:, operation] = factors[:, operation]
     ours = colour_jitter(x.clone(), neutral, np.tile(np.arange(4), (16, 1)))
-    expected = torch.stack([reference(x[i], factors[i, operation]) for i in range(16)])
+    expected = torch.stack([getattr(tv, reference)(x[i], factors[i, operation]) for i in range(16)])
     torch.testing.assert_close(ours, expected, rtol=0, atol=3e-6)
 
 
@@ -217,6 +231,8 @@ def test_zoom_and_shift_equal_torchvision(part: str, largest: float, expected: d
 
 
 def check_against(maps: np.ndarray, **expected: float) -> None:
+    from torchvision.transforms import InterpolationMode
+
     x = floats(2, 16)
     whole = np.tile([0, 0, 16, 16], (2, 1))
     ours = affine_crop(x, whole, np.array([False, True]), maps, 16)
@@ -291,6 +307,8 @@ def test_switched_off_leaves_the_image() -> None:
 
 
 def test_probabilities_are_kept() -> None:
+    from scipy.stats import chisquare
+
     n = 6000
     images = photographs(1, 20).expand(n, -1, -1, -1)
     still = {"crop_min": 1.0, "flip": 0.0, "jitter": 0.0, "grey": 0.0}
@@ -304,6 +322,9 @@ def test_probabilities_are_kept() -> None:
 
 def test_moments_of_views_equal_torchvisions_pipeline() -> None:
     """For 800 views of each of four images, eight summaries agree in mean and in distribution."""
+    from scipy.stats import ks_2samp
+    from torchvision.transforms import v2
+
     images, n, size = photographs(4, 24), 800, 24
     theirs_of = v2.Compose([
         v2.ToDtype(torch.float32, scale=True),

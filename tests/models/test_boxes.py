@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torchmetrics.detection import MeanAveragePrecision
-from torchvision.ops import box_iou
 
 from models.evaluation.boxes import (
     COCO_OVERLAPS,
@@ -47,6 +45,8 @@ def scene(seed: int, images: int = 12) -> tuple[list[Found], list[Truth]]:
 
 
 def test_overlaps_are_torchvisions() -> None:
+    from torchvision.ops import box_iou
+
     found, truth = scene(0)
     for seen, there in zip(found, truth, strict=True):
         expected = box_iou(torch.from_numpy(seen.boxes).double(), torch.from_numpy(there.boxes).double())
@@ -120,6 +120,8 @@ def test_vocs_definition(seed: int, points: int | None) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_cocos_own_evaluation(seed: int) -> None:
+    from torchmetrics.detection import MeanAveragePrecision
+
     found, truth = scene(seed, images=20)
     truth = [Truth(t.boxes, t.labels, np.zeros(len(t.labels), bool)) for t in truth]
     # its default thresholds are float32, so that a recall of exactly 0.6 misses 0.6

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from data.errors import DataError
 from models.evaluation.clusters import agreement, balance, cluster_scores
@@ -11,6 +10,8 @@ from models.evaluation.clusters import agreement, balance, cluster_scores
     [(1, 1, 1, 0), (30, 4, 3, 0.5), (2000, 40, 7, 0.3), (3000, 900, 30, 1.0), (5000, 3, 2, 0.9)],
 )
 def test_equals_scikit_learn(n, k, classes, noise):
+    from sklearn import metrics
+
     rng = np.random.default_rng(n)
     labels = rng.integers(0, classes, n) ** 2 // classes  # uneven
     clusters = np.where(rng.random(n) < noise, rng.integers(0, k, n), labels % k)
@@ -36,6 +37,8 @@ def test_perfect_whatever_the_names_and_chance_is_about_zero():
 
 @pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2, 3]])
 def test_trivial_partitions_follow_scikit_learn(labels):
+    from sklearn import metrics
+
     for clusters in ([0, 0, 0, 0], [0, 1, 2, 3], [0, 0, 1, 1]):
         found = agreement(np.array(clusters), np.array(labels))
         assert found["ari"] == pytest.approx(metrics.adjusted_rand_score(labels, clusters))

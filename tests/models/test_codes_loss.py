@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from lightly.loss import SwaVLoss
 from torch.nn import functional as F
 
 from models.losses.codes import swapped_prediction
@@ -34,6 +33,8 @@ def slow(scores, q, tau):
 
 @pytest.mark.parametrize("V", [2, 3, 5])
 def test_as_in_loops_and_as_lightlys(V):
+    from lightly.loss import SwaVLoss
+
     scores = scores_of(V, 4, 6)
     q = torch.stack([sinkhorn(s, 0.05) for s in scores[:2]])
     ours = swapped_prediction(scores, q, 0.1)

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from lightly.models.utils import update_momentum
 from torch import nn
 
 from models.configs.shared import MomentumTeacher
@@ -43,6 +42,8 @@ def test_momentum_one_moves_nothing_and_zero_copies_bit_for_bit():
 
 
 def test_as_lightly_does():
+    from lightly.models.utils import update_momentum
+
     student, teacher = net(0), net(1)
     theirs = copy.deepcopy(teacher)
     for _ in range(5):

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import entropy as scipy_entropy
 from torch.nn import functional as F
 
 from models.losses.contrastive import against_queue, info_nce
@@ -51,6 +50,8 @@ def test_over_queue_is_its_slow_rewrite():
 
 
 def test_the_loss_is_scipys_entropy_and_divergence():
+    from scipy.stats import entropy as scipy_entropy
+
     log_s, log_t = over_coordinates(rows(6, 8), 0.2), over_coordinates(rows(6, 8, seed=1), 0.2)
     least = np.mean([scipy_entropy(p) for p in log_t.exp().numpy()])
     divergence = np.mean(

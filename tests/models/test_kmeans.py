@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from sklearn.cluster import KMeans as Oracle
 
 from data.errors import ArtifactError, DataError
 from models.clustering.kmeans import _accumulate, _lloyd, _Selection, _update, kmeans
@@ -32,6 +31,8 @@ def test_invariants(seed):
 
 
 def test_converges_where_lloyd_of_scikit_learn_does():
+    from sklearn.cluster import KMeans as Oracle
+
     x, _ = blobs(spread=2.0)
     found = kmeans(x, 12, iterations=300, seed=1, device="cpu")
     oracle = Oracle(12, init=found.centroids, n_init=1, max_iter=300, tol=0, algorithm="lloyd").fit(x)
@@ -128,6 +129,8 @@ def test_many_points_start_from_growing_samples():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_iterations_after_the_samples_get_further_than_those_from_scikit_learn_s_start(seed):
+    from sklearn.cluster import KMeans as Oracle
+
     x = many(seed=seed)
 
     def oracle(iterations):
@@ -200,6 +203,8 @@ def test_many_clusters_look_among_neighbours_and_lose_nothing(seed, searches, mo
 
 
 def test_ends_where_no_point_changes_among_all_centroids(searches):
+    from sklearn.cluster import KMeans as Oracle
+
     x = mixture()
     found = kmeans(x, 600, iterations=1000, seed=0, device="cpu")
     assert len(found.objective) < 1000

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.neighbors import KNeighborsClassifier
 
 from data.errors import ArtifactError, DataError
 from models.evaluation.knn import knn_classes
@@ -23,6 +22,8 @@ def data():
 
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
 def test_equals_scikit_learn(data, temperature):
+    from sklearn.neighbors import KNeighborsClassifier
+
     x, y, q, t = data
     unit = [torch.nn.functional.normalize(v, dim=1).numpy() for v in (x, q)]
     found = knn_accuracy(*data, ks=(1, 7, 50), temperature=temperature)

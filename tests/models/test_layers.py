@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 
 from data.errors import ConfigError, DataError
 from models.augment import centre
@@ -42,6 +41,8 @@ def probe(data, network, **over):
 
 
 def test_each_layer_is_read_as_well_as_logistic_regression_reads_it(data):
+    from sklearn.linear_model import LogisticRegression
+
     images, (_, y), (_, u) = data
     network = build_network("smallconv", 16, seed=0, width=0.5)
     found = probe(data, network)
@@ -154,6 +155,8 @@ def test_what_is_above_a_layer_is_new_and_what_is_below_stands_still():
 
 
 def test_an_mlp_learns_what_no_line_can_tell():
+    from sklearn.linear_model import LogisticRegression
+
     g = torch.Generator().manual_seed(0)
     x = torch.randn(2000, 2, generator=g)
     y = (x[:, 0] * x[:, 1] > 0).long()

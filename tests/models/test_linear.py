@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from data.errors import ArtifactError, DataError
 from models.evaluation import linear
@@ -21,6 +19,9 @@ def make(n=600, d=10, classes=4, seed=0, noise=1.5):
 
 @pytest.mark.parametrize("strength", [1e-1, 1e-3])
 def test_equals_scikit_learn(strength):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     x, y, t, u = make()
     found = linear_probe(x, y, t, u, 4, strengths=[strength])
     scaler = StandardScaler().fit(x.double())

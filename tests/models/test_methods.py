@@ -80,7 +80,7 @@ def make(name, images=None):
 
 STAGES = ["finetune", "distill"]
 METHODS = ["jigsaw++", "simclr", "pseudo-labels", *STAGES]
-"""Pretext and transfer methods are tested further in methods/test_every_method.py."""
+"""Pretext and transfer methods are tested further in methods/test_promises.py."""
 
 
 @pytest.mark.parametrize("name", STAGES)

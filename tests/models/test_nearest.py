@@ -4,13 +4,14 @@ import sys
 import faiss
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
 
 from data.errors import ArtifactError, ConfigError
 from models.clustering.nearest import BLOCK, CentroidIndex, nearest_in_blocks, nearest_two, searchers
 
 
 def brute(y, c):
+    from scipy.spatial.distance import cdist
+
     d = cdist(y.astype(np.float64), c.astype(np.float64), "sqeuclidean")
     order = np.argsort(d, axis=1, kind="stable")[:, :2]
     return order[:, 0], np.take_along_axis(d, order, axis=1)
@@ -61,6 +62,8 @@ def test_the_search_alone_may_rank_a_near_tie_third():
 @pytest.mark.parametrize("offset", [0, 1000])
 @pytest.mark.parametrize("m", [1, 5, 40])
 def test_the_nearest_of_neighbours_is_that_of_brute_force_among_them(offset, m):
+    from scipy.spatial.distance import cdist
+
     rng = np.random.default_rng(m)
     c = (offset + rng.standard_normal((40, 12))).astype(np.float32)
     y = (offset + rng.standard_normal((6000, 12))).astype(np.float32)

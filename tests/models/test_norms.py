@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lightly.models.batchnorm import SplitBatchNorm as LightlySplit
 from torch import nn
 
 from models.configs.shared import MomentumTeacher
@@ -214,6 +213,8 @@ def test_split_norm_is_plain_batch_norm_on_each_group(shape, groups):
 
 
 def test_split_norm_agrees_with_lightly():
+    from lightly.models.batchnorm import SplitBatchNorm as LightlySplit
+
     shape = (12, 5, 3, 4)
     ours = SplitBatchNorm(5, 4)
     theirs = LightlySplit(5, num_splits=4)

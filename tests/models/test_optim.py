@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightly.utils.lars import LARS as LightlyLARS
 from torch import Tensor, nn
 
 from models.configs.shared import Optimization
@@ -68,6 +67,8 @@ def test_lars_is_the_classic_rule_when_the_rate_changes() -> None:
 
 def test_lars_equals_lightly_where_the_rules_coincide() -> None:
     """The rate is constant. The decay is so small that |g + wd w| and |g| + wd |w| are equal."""
+    from lightly.utils.lars import LARS as LightlyLARS
+
     ours, theirs = weights(6, 5), weights(6, 5)
     lars = LARS([ours], lr=0.7, weight_decay=1e-12)
     reference = LightlyLARS(

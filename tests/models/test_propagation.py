@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 from scipy import sparse
-from sklearn.neighbors import NearestNeighbors
-from sklearn.semi_supervised import LabelSpreading
 
 from data.errors import ArtifactError, ConfigError, DataError
 from models.clustering.propagation import knn_graph, propagate
@@ -26,6 +24,8 @@ def closed_form(graph, y, alpha):
 
 @pytest.mark.parametrize("symmetric", ["max", "mean"])
 def test_graph_against_scikit_learn(blobs, symmetric):
+    from sklearn.neighbors import NearestNeighbors
+
     x, _ = blobs
     graph = knn_graph(x, 7, centre=False, temperature=0.2, symmetric=symmetric, device="cpu")
     distance, column = (
@@ -83,6 +83,8 @@ def test_equals_the_closed_form(blobs, alpha):
 
 
 def test_equals_label_spreading_of_scikit_learn(blobs):
+    from sklearn.semi_supervised import LabelSpreading
+
     x, label = blobs
     graph = knn_graph(x, 15, gamma=0, device="cpu")
     given = np.full(300, -1)

@@ -7,7 +7,6 @@ from collections import deque
 import numpy as np
 import pytest
 import torch
-from lightly.models.modules.memory_bank import MemoryBankModule
 
 from models.queue import Queue
 
@@ -36,6 +35,8 @@ def test_first_in_first_out_with_any_batch(sizes):
 
 
 def test_as_lightlys_bank_where_batches_fill_it_evenly():
+    from lightly.models.modules.memory_bank import MemoryBankModule
+
     queue, bank = Queue(12, 3), MemoryBankModule(size=(12, 3))
     bank.bank.copy_(queue.contents())
     for seed in range(5):

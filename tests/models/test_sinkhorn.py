@@ -7,8 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
-from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
 from models.losses import sinkhorn as losses
@@ -52,6 +50,8 @@ def test_codes_are_those_of_the_authors_steps(B, K, epsilon, iterations):
 
 
 def test_codes_are_lightlys():
+    from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
+
     scores = cosines(64, 20)
     ours = sinkhorn(scores, 0.05)
     torch.testing.assert_close(
@@ -186,6 +186,8 @@ def test_what_vanishes_in_float64_is_scaled_on_logarithms():
 
 def test_at_large_lambda_labels_are_the_best_equal_partition():
     """The Hungarian algorithm gives the exact one, with an equal number of places for each label."""
+    from scipy.optimize import linear_sum_assignment
+
     log_p = F.log_softmax(4 * cosines(30, 5, seed=4), dim=1)
     _, place = linear_sum_assignment(-np.repeat(log_p.numpy(), 6, axis=1))
     beta = prototype_scaling(in_blocks(60 * log_p, 30), iterations=2000, tolerance=1e-4)

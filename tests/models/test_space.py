@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from sklearn.decomposition import PCA
 
 from data.errors import ArtifactError
 from models.clustering.space import ClusterSpace, fit_space
@@ -17,6 +16,8 @@ def in_blocks(x, n=250):
 
 
 def test_whitened_directions_are_those_of_scikit_learn(x):
+    from sklearn.decomposition import PCA
+
     y = fit_space(in_blocks(x), 5, normalise=False).apply(x)
     oracle = PCA(5, whiten=True, svd_solver="full").fit_transform(x.astype(np.float64)) * np.sqrt(900 / 899)
     np.testing.assert_allclose(y, oracle * np.sign((y * oracle).sum(axis=0)), atol=2e-4)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.decomposition import PCA
 
 from data import schemas
 from data.checkpoints import read_arrays
@@ -79,6 +78,8 @@ def test_descriptors_see_the_central_square_that_networks_see(store: Store, tmp_
 
 @pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
 def test_clusters_lie_in_the_space_that_was_asked_for(whitening: float, store: Store) -> None:
+    from sklearn.decomposition import PCA
+
     features = Artifact(kind="features", fingerprint="f")
     x = (np.random.default_rng(0).normal(size=(50, 4)) * [8, 4, 2, 1]).astype(np.float32)
     with store.draft(features, interrupted=lambda: False, waiting=lambda: None) as draft:

@@ -15,8 +15,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import binomtest
-from sklearn.datasets import load_digits
 
 from data.checkpoints import LogRow
 from data.errors import ArtifactError
@@ -33,7 +31,6 @@ from tasks.report.content import (
     ReportData,
     StageRow,
 )
-from tasks.report.document import render
 from tasks.report.scoreboard import Score
 from tasks.report.stamp import stamp, write_stamped
 from tasks.stage import NotNeeded
@@ -93,6 +90,8 @@ def training(rng: np.random.Generator, start: float, end: float, epochs: int, st
 
 def sample() -> ReportData:
     """A run on scikit-learn's digits with invented, plausible scores and 40 K-means clusters of pixels."""
+    from sklearn.datasets import load_digits
+
     rng = np.random.default_rng(7)
     digits = load_digits()
     pixels = np.repeat((digits.images / 16 * 255).astype(np.uint8)[..., None], 3, axis=3)[:1437]
@@ -194,6 +193,8 @@ def data() -> ReportData:
 
 @pytest.fixture(scope="module")
 def page(data: ReportData) -> str:
+    from tasks.report.document import render
+
     return render(data)
 
 
@@ -287,10 +288,14 @@ def test_page_can_be_read_without_seeing_it(page: str) -> None:
 
 
 def test_equal_data_give_equal_bytes(data: ReportData, page: str) -> None:
+    from tasks.report.document import render
+
     assert render(data) == page
 
 
 def test_rendering_leaves_matplotlib_as_it_was(data: ReportData) -> None:
+    from tasks.report.document import render
+
     before = dict(figures.mpl.rcParams)
     render(bare(clusters=data.clusters))
     assert dict(figures.mpl.rcParams) == before
@@ -336,6 +341,8 @@ def test_score_table_shows_every_score_once(data: ReportData, page: str) -> None
 
 
 def test_numbers_of_images_that_differ_stand_with_their_values() -> None:
+    from tasks.report.document import render
+
     scores = tuple(
         Score("knn", model, "top1", "test", "", 0.5, 0, n) for model, n in (("teacher", 8), ("scratch", 4))
     )
@@ -345,6 +352,8 @@ def test_numbers_of_images_that_differ_stand_with_their_values() -> None:
 
 
 def test_what_models_take_is_shown_with_binary_operations_only_where_there_are_some() -> None:
+    from tasks.report.document import render
+
     real = ModelCost("Teacher, pretext only", 8 * 2_500_000, 120_000_000, 0)
     small = ModelCost("Final student (distilled)", 8 * 910, 400_000, 64_000_000, final=True)
     shown = {row[0]: row[1:] for row in Page(render(bare(costs=(real, small)))).rows}
@@ -392,6 +401,8 @@ def test_drawing_has_one_node_per_stage(data: ReportData, page: str) -> None:
 
 
 def test_page_says_how_many_steps_a_training_took(data: ReportData, page: str) -> None:
+    from tasks.report.document import render
+
     words = Page(page).words
     for steps in ("9 000", "900", "300", "700"):
         assert f" in {steps} steps" in words
@@ -400,6 +411,8 @@ def test_page_says_how_many_steps_a_training_took(data: ReportData, page: str) -
 
 
 def test_many_trainings_are_folded(data: ReportData) -> None:
+    from tasks.report.document import render
+
     one = [LogRow(1, 1.0, "loss", 2.0)]
     page = Page(render(bare(logs={f"finetune-{i}": one for i in range(document.TRAININGS_SHOWN + 3)})))
     assert "3 more trainings" in page.words
@@ -438,6 +451,8 @@ HOSTILE = "</style></script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}$\\frac$"
 
 
 def test_hostile_names_stay_text(data: ReportData) -> None:
+    from tasks.report.document import render
+
     stage = StageRow(HOSTILE, "checkpoint", HOSTILE, (), 1.0)
     page = render(
         replace(
@@ -487,6 +502,8 @@ def test_hostile_names_stay_text(data: ReportData) -> None:
     ],
 )
 def test_what_is_missing_says_why(changes: dict[str, object], sentence: str) -> None:
+    from tasks.report.document import render
+
     run = bare(**changes)
     if "clusters" not in changes and "scores" not in changes:
         run = replace(run, clusters=Clusters((5, 5), (2.0, 1.0), 10, 10))
@@ -494,6 +511,8 @@ def test_what_is_missing_says_why(changes: dict[str, object], sentence: str) -> 
 
 
 def test_what_is_not_needed_is_drawn_and_listed_with_the_reason(data: ReportData) -> None:
+    from tasks.report.document import render
+
     gone = ("cluster", "assign")
     kept = tuple(
         replace(stage, inputs=tuple(name for name in stage.inputs if name not in gone))
@@ -529,6 +548,8 @@ def test_what_is_not_needed_is_drawn_and_listed_with_the_reason(data: ReportData
 
 
 def test_warnings_stand_above_the_scores(data: ReportData) -> None:
+    from tasks.report.document import render
+
     warning = "pretext: all outputs were alike after epoch 1 of 9: <spread> 0.001"
     page = render(replace(data, warnings=(warning,)))
     assert page.index("&lt;spread&gt; 0.001") < page.index('id="scores"')
@@ -536,6 +557,8 @@ def test_warnings_stand_above_the_scores(data: ReportData) -> None:
 
 
 def test_codes_are_not_called_clusters(data: ReportData) -> None:
+    from tasks.report.document import render
+
     words = Page(render(replace(data, codes=True, clusters=Clusters((5, 0, 3), (), 8, 8)))).words
     assert "by its first head. The student learned them" in words
     assert "Code 3" in words or "Code 1" in words
@@ -544,6 +567,8 @@ def test_codes_are_not_called_clusters(data: ReportData) -> None:
 
 
 def test_run_without_labels_shows_no_word_of_accuracy(data: ReportData) -> None:
+    from tasks.report.document import render
+
     early = ("manifest", "pretext", "embed", "cluster", "assign", "transfer")
     page = render(
         replace(
@@ -567,6 +592,8 @@ def test_run_without_labels_shows_no_word_of_accuracy(data: ReportData) -> None:
 
 
 def test_size_stays_bounded_whatever_the_images(data: ReportData) -> None:
+    from tasks.report.document import render
+
     rng = np.random.default_rng(0)
     noise = tuple(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) for _ in range(10))
     many = tuple(replace(data.sheets[0], cluster=i, images=noise) for i in range(12))
@@ -631,6 +658,8 @@ def test_points(difference: float, text: str) -> None:
 
 @pytest.mark.parametrize(("right", "n"), [(0, 5), (5, 5), (1, 3), (351, 360), (9_000, 10_000)])
 def test_wilson_equals_scipy(right: int, n: int) -> None:
+    from scipy.stats import binomtest
+
     expected = binomtest(right, n).proportion_ci(0.95, "wilson")
     assert wilson(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
@@ -672,6 +701,8 @@ def test_verdict(final: float, scratch: float, word: str) -> None:
     ],
 )
 def test_the_headline_of_a_detector(student: float, scratch: float, sentence: str) -> None:
+    from tasks.report.document import render
+
     scores = []
     for model, value in (("student-transferred", student), ("scratch", scratch)):
         for metric, at in (("voc_map", value), ("voc_map_low", value - 0.04), ("voc_map_high", value + 0.03)):
@@ -796,6 +827,8 @@ def test_chain_is_one_straight_line() -> None:
 
 
 def test_many_lanes_are_narrower_so_that_the_drawing_fits_the_page() -> None:
+    from tasks.report.document import render
+
     many = {"a": ()} | {f"evaluate-student-transferred-{i}": ("a",) for i in range(60)}
     drawing = graph.layout(many | {"scores": tuple(many)})
     assert drawing.width <= graph.MARGIN + graph.LANES

@@ -49,7 +49,7 @@ def barlow_twins(z_a: Tensor, z_b: Tensor, lamb: float) -> Tensor:
 
 
 class BarlowTwinsMethod(Method):
-    """f, which goes on, and g, which is dropped.
+    """The network f, which is published, and the projector g, which is dropped.
 
     Args:
         config: the method's parameters.

@@ -6,13 +6,14 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 
 @lru_cache
 def photographs(n: int, size: int = 32, seed: int = 0) -> Tensor:
     """Crop random squares of at least 64 px, half of them from each photograph; (n, S, S, 3) uint8."""
+    from sklearn.datasets import load_sample_images
+
     rng = np.random.default_rng(seed)
     crops = []
     for number in range(n):

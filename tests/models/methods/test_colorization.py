@@ -5,7 +5,6 @@ import pytest
 import torch
 from method_checks import prepared, progress
 from photographs import photographs
-from scipy.spatial import Delaunay
 from torch.nn import functional as F
 
 from data.errors import DataError
@@ -173,6 +172,8 @@ def test_equal_logits_cost_ln_313_and_nothing_to_learn_costs_nothing():
 
 
 def test_decoding_lies_between_mode_and_mean_and_in_the_hull_of_the_bins():
+    from scipy.spatial import Delaunay
+
     logits, _, _ = logits_and_targets()
     p = logits.float().softmax(dim=1).permute(0, 2, 3, 1)
     torch.testing.assert_close(colour.annealed_mean(logits, CENTRES, 1.0), p @ CENTRES, atol=1e-4, rtol=1e-4)

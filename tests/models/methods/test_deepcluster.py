@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from method_checks import prepared, progress, toy, trained
-from sklearn.metrics import normalized_mutual_info_score
 from torch.nn import functional as F
 
 from data.errors import ConfigError
@@ -54,6 +53,8 @@ def given_labels(monkeypatch):
 
 
 def test_a_round_clusters_the_features_of_all_images(given_labels):
+    from sklearn.metrics import normalized_mutual_info_score
+
     asked, labels = given_labels
     method = make().train()
     method.before_epoch(progress(), sweep)
@@ -123,6 +124,8 @@ def test_rounds_by_the_projects_k_means_are_repeatable():
 
 
 def test_logs_the_agreement_of_successive_clusterings(given_labels):
+    from sklearn.metrics import normalized_mutual_info_score
+
     _, labels = given_labels
     rows = trained(make(), toy(N)[0], epochs=3)[-1]["log"]["rows"]
     nmi = {int(step): value for step, _, name, value in rows if name == "nmi"}

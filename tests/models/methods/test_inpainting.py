@@ -5,7 +5,6 @@ import pytest
 import torch
 from method_checks import prepared, progress, toy, trained
 from photographs import photographs
-from scipy.ndimage import binary_erosion
 from torch.nn import functional as F
 
 from data.errors import ConfigError
@@ -67,6 +66,8 @@ def test_squares_are_where_the_draws_say():
 
 @pytest.mark.parametrize("overlap", [0, 1, 2])
 def test_the_rim_is_what_erosion_takes_off(overlap):
+    from scipy.ndimage import binary_erosion
+
     region = squares(torch.rand(20, 4, 3, generator=torch.Generator().manual_seed(1)), 24, 5, 9)
     square = np.ones((2 * overlap + 1,) * 2, dtype=bool)
     eroded = [

@@ -8,7 +8,6 @@ import torch
 from method_checks import prepared, progress, toy
 from photographs import photographs
 from pydantic import ValidationError
-from scipy.stats import chisquare
 
 from data.errors import ConfigError
 from models.configs.jigsaw import Jigsaw, JigsawPlusPlus
@@ -88,6 +87,8 @@ def test_tiles_that_do_not_fit_are_refused():
 
 
 def test_the_loss_starts_at_ln_100_and_every_permutation_comes():
+    from scipy.stats import chisquare
+
     method = make(size=32)
     assert math.isclose(math.log(100), 4.6052, abs_tol=1e-4)
     loss = method.loss(prepared(method, photographs(32)), progress())

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from lightly.loss import NTXentLoss
 from method_checks import (
     prepared,
     progress,
@@ -75,6 +74,8 @@ def test_info_nce_is_the_papers_sum():
 
 
 def test_info_nce_as_in_lightly():
+    from lightly.loss import NTXentLoss
+
     loss = NTXentLoss(temperature=TAU, memory_bank_size=(24, 7))
     q, k = (v.float() for v in vectors((5, 7), (5, 7)))
     logits = against_queue(q, k, loss.memory_bank.bank, TAU)

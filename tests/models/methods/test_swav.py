@@ -8,7 +8,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from lightly.loss import SwaVLoss
 from method_checks import lowers_the_loss, prepared, progress, toy, trained
 from torch.nn import functional as F
 
@@ -47,6 +46,8 @@ def crops_one_by_one(method, batch):
 
 @pytest.mark.parametrize("small", [0, 3])
 def test_the_loss_is_lightlys(small):
+    from lightly.loss import SwaVLoss
+
     method = make(small_crops=small).eval()
     batch = prepared(method, images())
     scores = crops_one_by_one(method, batch) @ method.prototypes.weight.T
@@ -56,6 +57,8 @@ def test_the_loss_is_lightlys(small):
 
 
 def test_a_full_queue_shares_the_prototypes_with_the_batch_and_a_filling_one_does_not():
+    from lightly.loss import SwaVLoss
+
     method, plain = make(queue=40).eval(), make().eval()
     batch = prepared(method, images())
     without = plain.loss(batch, progress()).total

@@ -18,7 +18,6 @@ from method_checks import (
     resumes_bit_for_bit,
     toy,
 )
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from models.configs import PRETEXT, TRANSFER
@@ -134,6 +133,8 @@ def cases(*forms: tuple[str, dict[str, Any]], labelled: bool = True) -> pytest.M
 
 @pytest.fixture(autouse=True)
 def _cluster_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.cluster import KMeans
+
     def cluster(x: np.ndarray, wanted: Any) -> np.ndarray:
         return KMeans(wanted.k, n_init=1, random_state=wanted.seed % 2**32).fit_predict(x).astype(np.int64)
 
