@@ -152,7 +152,7 @@ class _Estimator:
             if self._any_manifest()
             else False
         )
-        reads = tuple(given.label for given in inputs.values())
+        reads = tuple(dict.fromkeys(given.label for given in inputs.values()))
         self.rows.append(
             PlannedStage(label, request.kind, reads, size.rows, size.bytes, size.operations, there)
         )

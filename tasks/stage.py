@@ -34,14 +34,17 @@ Readable = Literal[
 ]
 """What a leaf may read:
 
-- manifest: the run's images.
-- photographs: the images of `evaluate.voc`.
-- checkpoint: each model that was trained without labels, one at a time.
-- features: the vectors that were clustered.
-- clusters: the centroids.
-- assignments: the cluster of each image.
+- manifest: the run's images, in images.parquet.
+- photographs: the images of `evaluate.voc`, likewise.
+- checkpoint: each model that was trained without labels, one at a time; `models.saved.load` reads it.
+- features: the vectors that were clustered; `data.tables.read_vectors` reads them.
+- clusters: centroids.parquet. Its column `size` counts the points that K-means was trained on.
+- assignments: the cluster of each image, in part-*.parquet; `data.tables.read_table` takes the folder.
 - assigned: the manifest of the images that have a cluster.
-- labels: the few labels that were drawn.
+- labels: the few labels that were drawn, in labels.parquet.
+
+data/schemas.py has the columns. `Job.meta(name)["rows"]` is the number of rows of the main table: of clusters
+all of them, empty ones too.
 """
 
 

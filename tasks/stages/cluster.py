@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from data.types import Artifact
@@ -11,9 +9,6 @@ from tasks.config import Config
 from tasks.job import Job
 from tasks.size import Context, Inputs, Size
 from tasks.stage import Outcome, Request, Stage
-
-if TYPE_CHECKING:
-    pass
 
 STAGE = Stage(name="cluster", kind="clusters", version=4, process="plain")
 
