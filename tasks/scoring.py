@@ -15,7 +15,7 @@ def write_scores(job: Job, rows: Iterable[tuple[Any, ...]]) -> int:
 
     Args:
         job: the stage's job.
-        rows: tuples (evaluation, model, metric, split, setting, value, seed, n). `model` was
+        rows: tuples (evaluation, model, metric, split, setting, value, seed, n). `model` is what was
             measured. A value of clusters or features counts for `teacher`, even if no network was trained.
             `n` is the number of images, or of whatever the value is a mean or a share of.
 
