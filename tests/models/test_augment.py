@@ -34,6 +34,8 @@ class _Torchvision:
     """torchvision's functional transforms. They are imported on first use, so collection takes less time."""
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # pytest looks for marks on everything in a module
+            raise AttributeError(name)
         from torchvision.transforms.v2 import functional
 
         return getattr(functional, name)
