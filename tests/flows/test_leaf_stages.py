@@ -102,3 +102,12 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         Evaluate(protocols=["outlier"])
     with pytest.raises(ValueError, match=r"evaluate.options has outliers, which takes no options"):
         Evaluate(options={"outliers": {}})
+
+
+def test_a_dry_run_says_that_it_does_not_count_a_stage_without_a_size(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(stage_module("outliers"), "size")
+    planned = estimate(small(place))
+    assert [row.operations for row in planned.rows if row.stage == "outliers"] == [0.0]
+    assert [text for text in planned.assumptions if text.startswith("outliers: ")]
