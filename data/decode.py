@@ -26,6 +26,9 @@ DECODE_VERSION = 1
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused before decoding. This is 256 MiB as RGB. Pillow warns from here on."""
 
+NO_IMAGE = "it is no image, or damaged, or of a format that isn't supported"
+"""The reason of a file that nothing recognises as an image."""
+
 FORMATS = (
     "JPEG",
     "PNG",
@@ -154,7 +157,7 @@ def _too_large(pixels: int) -> str:
 def _unknown(data: bytes) -> str:
     if data.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer, not the image; run `git lfs pull`"
-    return "it is no image, or damaged, or of a format that isn't supported"
+    return NO_IMAGE
 
 
 class _quiet(warnings.catch_warnings):

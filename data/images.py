@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from data.decode import DECODE_VERSION, content_sha256, decode, resize_square, resize_within
 from data.errors import DataError, StoreError
 from data.files import replacing
-from data.sources import Entry, Pixels, Source, open_source
+from data.sources import Entry, Pixels, Source, Unreadable, open_source
 from data.sources.spool import SpoolSource, write_spool
 from data.spread import open_pool, spread
 from data.types import Split
@@ -208,11 +208,10 @@ def open_images(
 def _locate(manifest: pa.Table, sources: dict[str, str], hashes: list[str]) -> _Located:
     splits: list[str] = manifest["split"].to_pylist()
     uris: list[str] = manifest["uri"].to_pylist()
-    held_out = "test" not in sources
-    roles = [("train" if held_out and split == "test" else split) for split in splits]
-    missing = sorted(set(roles) - set(sources))
-    if missing:
-        raise DataError(f"the manifest has {missing[0]} images, but no source is given for these")
+    # Held-out images come from train's source, and so do those of a split that this source keeps apart.
+    roles = [split if split in sources else "train" for split in splits]
+    if "train" not in sources and "train" in roles:
+        raise DataError(f"the manifest has {splits[roles.index('train')]} images, but no source for these")
     found: list[Source] = []
     owner = np.zeros(len(roles), np.uint8)
     entries: list[Any] = [None] * len(roles)
@@ -256,6 +255,8 @@ def _contents(work: _Work) -> Iterator[bytes | Pixels]:
             raise DataError(
                 f"{entry.uri!r} of {work.source.spec} can't be read ({error}); {again}"
             ) from error
+        if isinstance(data, Unreadable):
+            raise DataError(f"{entry.uri!r} of {work.source.spec}: {data}; {again}")
         if content_sha256(data) != expected:
             raise DataError(
                 f"{entry.uri!r} of {work.source.spec} is not the image that the manifest lists; {again}"

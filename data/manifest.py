@@ -7,30 +7,29 @@ manifest.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from data import draws
-from data.decode import content_sha256, decode
+from data.decode import NO_IMAGE, content_sha256, decode
 from data.errors import DataError
 from data.files import replacing
+from data.held_out import hold_out as choose_held_out
+from data.own_labels import OwnLabels, match, ordered, read_labels
 from data.schemas import MANIFEST, REJECTED
-from data.sources import UNKNOWN_TIME, Entry, Pixels, Source, open_source
+from data.secrets import mask
+from data.sources import UNKNOWN_TIME, Entry, Named, Pixels, Source, Unreadable, open_source
 from data.spread import spread
 from data.types import SPLITS, Split
-
-HELD_OUT = 0.2
-"""Share of the train images that become test images if no test source is given."""
 
 KNOWN = pa.schema(
     [
@@ -51,6 +50,10 @@ KNOWN = pa.schema(
 
 _BATCH = 256
 _INLINE = 2048  # below this number of images, checking takes less time than starting worker processes
+TRAINED: tuple[Split, ...] = ("train", "unlabelled")
+_LOOK = 16  # images that a survey reads at once
+_ASK = "set data.labels="  # what a source says of a table beside its images
+_REASONS = 20  # how many different reasons of rejection are counted
 _EXAMPLES = 3  # how many rejected images an error names
 
 
@@ -89,6 +92,9 @@ class Manifest:
         counts: `listed`, `read` (images that were not remembered), `rejected`, `train`, `unlabelled`, `test`,
             `labelled` (train images with a label), `test_labelled`.
         notes: sentences for the user, such as about duplicates between train and test.
+        guesses: sentences about what was guessed of the data.
+        understood: what the data is, for `tasks.understood`: JSON values.
+        held_out: uri -> whether it is held out, for the next `make_manifest`. Empty if nothing is held out.
     """
 
     images: pa.Table
@@ -98,6 +104,9 @@ class Manifest:
     known: pa.Table
     counts: dict[str, int]
     notes: list[str]
+    guesses: list[str]
+    understood: dict[str, Any]
+    held_out: dict[str, bool]
 
 
 def make_manifest(
@@ -108,7 +117,9 @@ def make_manifest(
     seed: int,
     max_rejected: float,
     hold_out: bool = True,
+    labels: str | None = None,
     known: pa.Table | None = None,
+    held_out: Mapping[str, bool] | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 0,
 ) -> Manifest:
@@ -116,49 +127,173 @@ def make_manifest(
 
     Args:
         train: source of train images, with labels if it has any.
-        test: source of test images, or None; see `hold_out`.
-        unlabelled: source of more images to train on; its labels are ignored.
+        test: source of test images. None: the test split of train's source, if it has one; else see
+            `hold_out`.
+        unlabelled: source of more images to train on; its labels are ignored. None: the unlabelled split
+            of train's source, if it has one.
         seed: seed of the held-out part.
         max_rejected: largest share of broken images among all listed; above it, an error is raised.
-        hold_out: whether a part of train becomes test (`held_out`) if there is no test source.
+        hold_out: whether a part of train becomes test if there is no other test image.
+        labels: table of labels (`data.own_labels`) in place of the sources' own, or None.
         known: the `known` of an earlier manifest of the same sources; unchanged images are not read again.
+        held_out: the `held_out` of an earlier manifest of the same sources and seed.
         report: called with the number of images done and the number of all images.
         workers: number of processes that read and decode.
 
     Raises:
         ConfigError: a source is not known.
         DataError: a source is missing or empty, too many images are broken, no train or test images are left,
-            or test has a class that train lacks.
+            a label's row names no image, or test has a class that train lacks.
     """
-    specs: dict[Split, str | None] = {"train": train, "unlabelled": unlabelled, "test": test}
-    sources = {role: open_source(spec, role) for role, spec in specs.items() if spec}
+    asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels)
+    sources = open_sources(train, test, unlabelled, hold_out=hold_out)
     measured, read = _measure_all(sources, known, report, workers)
-    total = sum(len(source.entries()) for source in sources.values())
+    return _assemble(asked, sources, measured, read, held_out or {})
 
-    notes = [remark for source in sources.values() for remark in source.remarks]
-    classes = _classes(sources, notes)
-    rows: dict[Split, list[_Row]] = {split: [] for split in SPLITS}
-    rejected: list[tuple[str, str, str]] = []
+
+@dataclass(frozen=True)
+class Survey:
+    """What a look at the sources shows without reading all images.
+
+    Attributes:
+        manifest: as if all images that were not read could be decoded. Without `known`.
+        read: number of images that were read.
+        seconds: mean time to read, hash and decode one image; 0 if none was read.
+    """
+
+    manifest: Manifest
+    read: int
+    seconds: float
+
+
+def survey(
+    train: str,
+    test: str | None,
+    unlabelled: str | None,
+    *,
+    seed: int,
+    max_rejected: float,
+    hold_out: bool = True,
+    labels: str | None = None,
+    seconds: float | None = 5.0,
+) -> Survey:
+    """List the sources, and read images for some seconds. The arguments are those of `make_manifest`.
+
+    Args:
+        train: as in `make_manifest`.
+        test: as in `make_manifest`.
+        unlabelled: as in `make_manifest`.
+        seed: as in `make_manifest`.
+        max_rejected: as in `make_manifest`; it is checked only if all images are read.
+        hold_out: as in `make_manifest`.
+        labels: as in `make_manifest`.
+        seconds: how long images are read. None: until all are read.
+
+    Raises:
+        ConfigError: as in `make_manifest`.
+        DataError: as in `make_manifest`.
+    """
+    asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels)
+    sources = open_sources(train, test, unlabelled, hold_out=hold_out)
+    found = {
+        role: [Measured(f"not read: {role}/{entry.uri}", 0, 0, None) for entry in source.entries()]
+        for role, source in sources.items()
+    }
+    # Files that may be no images are read first, because they decide what the folders are. The others are
+    # read in batches from all over the sources.
+    unsure: list[tuple[Split, list[int]]] = []
+    batches: list[tuple[Split, list[int]]] = []
     for role, source in sources.items():
-        label_of = _relabel(source.classes, classes) if role != "unlabelled" else {}
-        told = source.annotations(source.entries()) if role != "unlabelled" else None
-        for position, (entry, found) in enumerate(zip(source.entries(), measured[role], strict=True)):
-            if found.reason is not None:
-                rejected.append((role, entry.uri, found.reason))
-            else:
-                label = None if entry.label is None else label_of.get(entry.label)
-                rows[role].append(_Row(entry, found, label, told[position] if told else None))
-    _bound_rejected(rejected, total, max_rejected)
-    if test is None and hold_out:
-        _hold_out(rows, seed)
+        position = {entry.uri: i for i, entry in enumerate(source.entries())}
+        unsure += [(role, [i]) for i, entry in enumerate(source.entries()) if not source.certain(entry)]
+        mine = [[position[e.uri] for e in batch] for batch in source.batches(source.entries(), _LOOK)]
+        order = np.random.default_rng(0).permutation(len(mine))
+        batches += [(role, [i for i in mine[at] if source.certain(source.entries()[i])]) for at in order]
+    batches = [batches[i] for i in np.random.default_rng(0).permutation(len(batches))]
+    began, read = time.monotonic(), 0
+    for role, rows in [*unsure, *batches]:
+        if seconds is not None and time.monotonic() - began > seconds:
+            break
+        entries = [sources[role].entries()[i] for i in rows]
+        for i, measured in zip(rows, _measure((sources[role], entries)), strict=True):
+            found[role][i] = measured
+        read += len(rows)
+    took = (time.monotonic() - began) / read if read else 0.0
+    return Survey(_assemble(asked, sources, found, read, {}), read, took)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The arguments of `make_manifest` that decide its content."""
+
+    train: str
+    test: str | None
+    unlabelled: str | None
+    seed: int
+    max_rejected: float
+    hold_out: bool
+    labels: str | None
+
+
+def _assemble(
+    asked: _Asked,
+    sources: dict[Split, Source],
+    measured: dict[Split, list[Measured]],
+    read: int,
+    held_out: Mapping[str, bool],
+) -> Manifest:
+    """Make the manifest of measured images."""
+    own = None if asked.labels is None else read_labels(asked.labels)
+    test, unlabelled = asked.test, asked.unlabelled
+    total = listed = sum(len(source.entries()) for source in sources.values())
+    guesses: list[str] = []
+    notes: list[str] = []
+    rejected: list[tuple[str, str, str]] = []
+    broken = 0
+    named: dict[Split, Named] = {}
+    usable: dict[Split, list[tuple[Entry, Measured]]] = {}
+    for role, source in sources.items():
+        pairs = list(zip(source.entries(), measured[role], strict=True))
+        good = [(entry, found) for entry, found in pairs if found.reason is None]
+        ignored = [entry for entry, found in pairs if found.reason == NO_IMAGE and not source.certain(entry)]
+        if ignored:
+            notes.append(f"{source.spec}: {len(ignored)} files are no images, first {ignored[0].uri!r}")
+        broken += len(pairs) - len(good) - len(ignored)
+        total -= len(ignored)
+        named[role] = source.named([entry for entry, _ in good])
+        reasons = {entry.uri: found.reason for entry, found in pairs if found.reason is not None}
+        reasons |= named[role].left_out
+        rejected += [(role, entry.uri, reasons[entry.uri]) for entry, _ in pairs if entry.uri in reasons]
+        usable[role] = good
+        of_classes = named[role].guesses if role != "unlabelled" and own is None else ()
+        guesses += [f"{source.spec}: {text}" for text in (*source.guesses, *of_classes)]
+        notes += [f"{source.spec}: {text}" for text in source.remarks if own is None or _ASK not in text]
+    if not any(found.width == 0 and found.reason is None for items in measured.values() for found in items):
+        _bound_rejected(rejected, broken, total, asked.max_rejected)
+    names = _class_names(sources, named, usable, own)
+    classes = _classes(sources, names, notes)
+    rows: dict[Split, list[_Row]] = {split: [] for split in SPLITS}
+    for role, source in sources.items():
+        told = source.annotations([entry for entry, _ in usable[role]]) if role != "unlabelled" else None
+        position = {name: label for label, name in enumerate(classes or ())}
+        for i, (entry, found) in enumerate(usable[role]):
+            if entry.uri not in named[role].left_out:
+                name = names[role][i] if role in names else None
+                label = None if name is None else position.get(name)
+                rows[role].append(_Row(entry, found, label, told[i] if told else None))
+    test_from = "source" if test is not None else "split" if "test" in sources else None
+    sides: dict[str, bool] = {}
+    if test_from is None and asked.hold_out:
+        test_from, sides = "held out", _hold_out(rows, asked.seed, held_out)
     for split in ("train", "test"):
-        if not rows[split] and (split == "train" or test is not None or hold_out):
-            raise DataError(_none_left(split, train, test))
+        if not rows[split] and (split == "train" or test_from is not None):
+            raise DataError(
+                _none_left(split, rows, sources["train"].spec, None if test is None else mask(test))
+            )
     notes += _observations(rows, classes)
-    if rejected:
-        notes.append(
-            f"{len(rejected)} of {total} images can't be used and are left out; see rejected.parquet"
-        )
+    if broken:
+        notes.append(f"{broken} of {total} images can't be used and are left out; see rejected.parquet")
+    unlabelled_from = "source" if unlabelled is not None else "split" if "unlabelled" in sources else None
     return Manifest(
         images=_images_table(rows),
         rejected=pa.Table.from_arrays(
@@ -168,7 +303,7 @@ def make_manifest(
         parts=_parts(rows, classes),
         known=_known_table(sources, measured),
         counts={
-            "listed": total,
+            "listed": listed,
             "read": read,
             "rejected": len(rejected),
             **{split: len(rows[split]) for split in SPLITS},
@@ -176,26 +311,21 @@ def make_manifest(
             "test_labelled": sum(row.label is not None for row in rows["test"]),
         },
         notes=notes,
+        guesses=guesses,
+        understood=_understood(rows, classes, rejected, test_from, unlabelled_from),
+        held_out=sides,
     )
 
 
-def held_out(seed: int, uris: Sequence[str]) -> NDArray[np.bool_]:
-    """Choose the train images that become test images if there is no test source.
-
-    Each is chosen with probability `HELD_OUT`. The choice depends only on the seed and the image's uri, so
-    adding or removing images never moves another image between train and test. The number chosen from a class
-    is binomial: 200 +- 13 (standard deviation) of 1,000 images.
-
-    Returns:
-        (N,) bool, True for test.
-    """
-    keys = (hashlib.blake2b(uri.encode(), digest_size=8, key=_seed_key(seed)).digest() for uri in uris)
-    hashed = np.frombuffer(b"".join(keys), "<u8")
-    return (hashed >> np.uint64(11)).astype(np.float64) * 2.0**-53 < HELD_OUT
-
-
-def _seed_key(seed: int) -> bytes:
-    return draws.key(seed, "held out").to_bytes(8, "little")
+def open_sources(
+    train: str, test: str | None, unlabelled: str | None, *, hold_out: bool
+) -> dict[Split, Source]:
+    """Open the sources by role. A split that train's source keeps apart serves a role without a source."""
+    specs: dict[Split, str | None] = {"train": train, "unlabelled": unlabelled, "test": test}
+    sources = {role: open_source(spec, role) for role, spec in specs.items() if spec}
+    own = sources["train"].splits if hold_out or test is not None else ()
+    sources |= {role: open_source(train, role) for role in own if role not in sources}
+    return {role: sources[role] for role in SPLITS if role in sources}
 
 
 def read_known(path: Path) -> pa.Table | None:
@@ -279,7 +409,9 @@ def _measure(task: tuple[Source, list[Entry]]) -> list[Measured]:
     return found
 
 
-def _measure_one(data: bytes | Pixels) -> Measured:
+def _measure_one(data: bytes | Pixels | Unreadable) -> Measured:
+    if isinstance(data, Unreadable):
+        return Measured("", 0, 0, str(data))
     sha256 = content_sha256(data)
     try:
         height, width, _ = decode(data).shape
@@ -291,60 +423,102 @@ def _measure_one(data: bytes | Pixels) -> Measured:
 # Rows
 
 
-def _classes(sources: dict[Split, Source], notes: list[str]) -> tuple[str, ...] | None:
+def _class_names(
+    sources: dict[Split, Source],
+    named: dict[Split, Named],
+    usable: dict[Split, list[tuple[Entry, Measured]]],
+    own: OwnLabels | None,
+) -> dict[Split, list[str | None]]:
+    """The class name of each usable image, by role. A role without any label is absent."""
+    names: dict[Split, list[str | None]] = {}
+    for role, found in named.items():
+        if role != "unlabelled" and found.classes is not None:
+            classes = found.classes
+            names[role] = [None if label is None else classes[label] for label in found.labels]
+    if own is None:
+        return names
+    roles = [role for role in usable if role != "unlabelled"]
+    pairs = [(role, entry, measured) for role in roles for entry, measured in usable[role]]
+    elsewhere = {
+        f"data.unlabelled ({sources[role].spec})": [entry.uri for entry, _ in usable[role]]
+        for role in usable
+        if role == "unlabelled"
+    }
+    uris, hashes = [entry.uri for _, entry, _ in pairs], [measured.sha256 for *_, measured in pairs]
+    given = match(own, uris, hashes, elsewhere)
+    for role in roles:
+        mine = [label for label, (other, *_) in zip(given, pairs, strict=True) if other == role]
+        if role == "train" or any(label is not None for label in mine):
+            names[role] = mine
+    return names
+
+
+def _classes(
+    sources: dict[Split, Source], names: dict[Split, list[str | None]], notes: list[str]
+) -> tuple[str, ...] | None:
     """The classes of train, or of test if train has none. Remarks about missing labels go to `notes`."""
     train, test = sources["train"], sources.get("test")
-    classes = train.classes
-    if classes is not None and len(classes) < 2:
-        notes.append(
-            f"{train.spec}: only one class ({classes[0]}), so nothing can be learned from the labels"
-        )
-    if test is None or test.classes is None:
-        if test is not None and classes is not None:
+    own = _ordered(train, names.get("train"))
+    if own is not None and len(own) < 2:
+        notes.append(f"{train.spec}: only one class ({own[0]}), so nothing can be learned from the labels")
+    if test is None or "test" not in names:
+        if test is not None and own is not None:
             notes.append(f"{test.spec}: test images have no labels, so nothing can be scored on them")
-        return classes
-    if classes is None:
+        return own
+    if own is None:
         notes.append(f"{train.spec}: no labels; the labels of test are used only for scoring")
-        return test.classes
-    used = {entry.label for entry in test.entries() if entry.label is not None}
-    unknown = [name for label, name in enumerate(test.classes) if label in used and name not in classes]
+        return _ordered(test, names["test"])
+    unknown = sorted({name for name in names["test"] if name is not None} - set(own))
     if unknown:
         raise DataError(
             f"test ({test.spec}) has {len(unknown)} classes that train ({train.spec}) lacks, "
             f"first {unknown[0]!r}; train has "
-            f"{', '.join(classes[:10])}{' ...' if len(classes) > 10 else ''}. "
+            f"{', '.join(own[:10])}{' ...' if len(own) > 10 else ''}. "
             "The class names must be the same in both"
         )
-    return classes
+    return own
 
 
-def _relabel(own: tuple[str, ...] | None, classes: tuple[str, ...] | None) -> dict[int, int]:
-    """Map a source's labels to the manifest's labels by class name."""
-    if own is None or classes is None:
-        return {}
-    position = {name: label for label, name in enumerate(classes)}
-    return {label: position[name] for label, name in enumerate(own) if name in position}
+def _ordered(source: Source, names: list[str | None] | None) -> tuple[str, ...] | None:
+    """The classes in the source's order, if all names are the source's own."""
+    used = {name for name in names or () if name is not None}
+    if not used:
+        return None
+    classes = source.classes
+    return classes if classes is not None and used <= set(classes) else ordered(used)
 
 
-def _bound_rejected(rejected: list[tuple[str, str, str]], total: int, max_rejected: float) -> None:
-    if len(rejected) <= max_rejected * total:
+def _bound_rejected(
+    rejected: list[tuple[str, str, str]], broken: int, total: int, max_rejected: float
+) -> None:
+    if broken <= max_rejected * total:
         return
     examples = "; ".join(f"{uri} ({role}): {reason}" for role, uri, reason in rejected[:_EXAMPLES])
     raise DataError(
-        f"{len(rejected)} of {total} images ({len(rejected) / total:.1%}) can't be used, more than "
+        f"{broken} of {total} images ({broken / total:.1%}) can't be used, more than "
         f"data.max_rejected ({max_rejected:.1%}) allows: {examples}. "
         "Repair or remove them, or raise data.max_rejected"
     )
 
 
-def _hold_out(rows: dict[Split, list[_Row]], seed: int) -> None:
-    chosen = held_out(seed, [row.entry.uri for row in rows["train"]])
+def _hold_out(rows: dict[Split, list[_Row]], seed: int, before: Mapping[str, bool]) -> dict[str, bool]:
+    """Move the held-out rows from train to test -> uri -> whether it is held out."""
     train = rows["train"]
+    uris = [row.entry.uri for row in train]
+    contents = [row.measured.sha256 for row in train]
+    groups = (
+        np.unique(contents, return_inverse=True)[1].astype(np.int64) if contents else np.zeros(0, np.int64)
+    )
+    chosen = choose_held_out(seed, uris, [row.label for row in train], groups, before)
     rows["test"] = [row for row, out in zip(train, chosen, strict=True) if out]
     rows["train"] = [row for row, out in zip(train, chosen, strict=True) if not out]
+    return dict(zip(uris, chosen.tolist(), strict=True))
 
 
-def _none_left(split: str, train: str, test: str | None) -> str:
+def _none_left(split: str, rows: dict[Split, list[_Row]], train: str, test: str | None) -> str:
+    left = [row.measured.sha256 for split in SPLITS for row in rows[split]]
+    if test is None and len(left) > 1 and len(set(left)) == 1:
+        return f"{train}: all {len(left)} images are equal, so none can be held out for test; set data.test"
     if test is None:
         return (
             f"{train}: too few usable images to hold out a fifth for test ({split} is empty); set data.test"
@@ -361,6 +535,30 @@ def _observations(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None
             f"{doubles} of {len(rows['test'])} test images are also in train, byte for byte, "
             "so scores are too high"
         )
+    classes_of: dict[str, set[int]] = {}
+    first: dict[str, str] = {}
+    for row in (row for split in SPLITS for row in rows[split] if row.label is not None):
+        assert row.label is not None
+        classes_of.setdefault(row.measured.sha256, set()).add(row.label)
+        first.setdefault(row.measured.sha256, row.entry.uri)
+    conflicts = [content for content, labels in classes_of.items() if len(labels) > 1]
+    if conflicts and classes is not None:
+        names = " and ".join(classes[label] for label in sorted(classes_of[conflicts[0]]))
+        notes.append(
+            f"{len(conflicts)} images have two labels, because equal files lie in different classes; first "
+            f"{first[conflicts[0]]!r}: {names}"
+        )
+    unlabelled = {row.measured.sha256 for row in rows["unlabelled"]}
+    shared = sum(row.measured.sha256 in unlabelled for row in rows["test"])
+    if shared:
+        notes.append(
+            f"{shared} of {len(rows['test'])} test images are also in data.unlabelled, byte for byte, so the "
+            "student trains on test images"
+        )
+    distinct = len({row.measured.sha256 for row in (*rows["train"], *rows["unlabelled"])})
+    trained = len(rows["train"]) + len(rows["unlabelled"])
+    if 2 * distinct <= trained:
+        notes.append(f"only {distinct} of {trained} training images differ; the others are copies of them")
     per_train = Counter(row.label for row in rows["train"] if row.label is not None)
     per_test = Counter(row.label for row in rows["test"] if row.label is not None)
     if classes is not None and per_train:
@@ -375,6 +573,33 @@ def _observations(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None
                 "If the folders are not classes, put the images directly into one folder"
             )
     return notes
+
+
+def _understood(
+    rows: dict[Split, list[_Row]],
+    classes: tuple[str, ...] | None,
+    rejected: list[tuple[str, str, str]],
+    test_from: str | None,
+    unlabelled_from: str | None,
+) -> dict[str, Any]:
+    measured = [row.measured for split in SPLITS for row in rows[split]]
+    sides = [(found.width, found.height) for found in measured if found.width]
+    counted = {
+        split: Counter(row.label for row in rows[split] if row.label is not None)
+        for split in ("train", "test")
+    }
+    widths, heights = [width for width, _ in sides], [height for _, height in sides]
+    return {
+        **({"width": [min(widths), max(widths)], "height": [min(heights), max(heights)]} if sides else {}),
+        "classes": [
+            {"name": name, "train": counted["train"][label], "test": counted["test"][label]}
+            for label, name in enumerate(classes or ())
+        ],
+        "distinct": len({row.measured.sha256 for split in TRAINED for row in rows[split]}),
+        "test_from": test_from,
+        "unlabelled_from": unlabelled_from,
+        "left_out": dict(Counter(reason for *_, reason in rejected).most_common(_REASONS)),
+    }
 
 
 def _images_table(rows: dict[Split, list[_Row]]) -> pa.Table:

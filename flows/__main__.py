@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from data.errors import ConfigError, Interrupted
+from data.secrets import mask_all
 from data.store import Store
 from flows.phrases import summary
 from flows.recipes import NAMES, override, parse_settings, recipe
@@ -114,7 +115,12 @@ def _parser() -> argparse.ArgumentParser:
     configurable(sub)
     storing(sub)
     sub.add_argument(
-        "--dry-run", action="store_true", help="show what the run would do, how large it is and what it costs"
+        "--dry-run",
+        nargs="?",
+        const="look",
+        choices=["look", "full"],
+        help="show what was understood of the images, what the run would do, how large it is and what it "
+        "costs; =full reads all images, else images are read for 5 seconds",
     )
     printing(sub)
     command("list", _list, "show recipes, methods, backbones, data sources and evaluations")
@@ -211,7 +217,8 @@ def _run(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.dry_run:
         from flows.estimate import estimate
 
-        found = estimate(override(recipe(options.recipe), over))
+        seconds = None if options.dry_run == "full" else 5.0
+        found = estimate(override(recipe(options.recipe), over), seconds=seconds)
         print(json.dumps(found.as_json()) if options.json else found.as_text())
         return 0
     parameters = chain_parameters(options.recipe, over)
@@ -316,7 +323,7 @@ def _flow(
     """Run a flow on the configured server, or on an embedded one, and print its result."""
     flow = load_flow(module, name, terminal.note)
     WATCHERS.append(terminal)
-    result = flow(**parameters)
+    result = flow(**mask_all(parameters))
     print(json.dumps({"status": "done", **result}) if as_json else "\n".join(said(result)))
     return 0
 

@@ -14,8 +14,10 @@ from functools import partial
 from data.types import Artifact
 from flows.layout import Facts, Handle, Hooks, Layout, Plan
 from flows.measure import conclude
+from flows.recipes import keeps_draw
 from models.configs.shared import Teacher
 from tasks.config import Config
+from tasks.feasible import refuse
 from tasks.stages import (
     assign,
     cluster,
@@ -30,6 +32,7 @@ from tasks.stages import (
     propagate,
     transfer,
 )
+from tasks.understood import describe
 
 FEW_LABELS = ("finetune-", "distill", "scratch")
 """Prefixes of the stages that train on the few labels."""
@@ -60,12 +63,18 @@ def chain(
 
     Returns:
         label -> handle of every stage of the run.
+
+    Raises:
+        ConfigError: the images can't serve this configuration (`tasks.feasible`).
     """
     layout = Layout(config, hooks, made=dict(made or {}), kept=kept or {})
     images = layout.made.get("manifest")
     if images is None:
         images = layout.make("manifest", partial(manifest.plan, config))
-    facts = Facts.of(hooks.look(images))
+    seen = hooks.look(images)
+    hooks.understood(describe(config, seen, recipes=keeps_draw(config)))
+    refuse(config, seen)
+    facts = Facts.of(seen)
     _teach(layout)
     if config.transfers:
         _transfer(layout)

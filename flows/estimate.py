@@ -74,6 +74,7 @@ class Estimate:
         not_needed: stages that the run does not need.
         assumptions: sentences about what the estimate assumes.
         cpu_rate: operations per second that this CPU reaches in training.
+        understood: sentences about what was understood of the images.
     """
 
     recipe: str
@@ -81,6 +82,7 @@ class Estimate:
     not_needed: list[NotNeeded]
     assumptions: list[str]
     cpu_rate: float
+    understood: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """The estimate as JSON values, with the total hours."""
@@ -118,7 +120,8 @@ class Estimate:
         total = f"to compute: {gpu} on a GPU, or {cpu} on this CPU; to store: {new}"
         gone = [f"{stage.stage}: not needed by {stage.because}" for stage in self.not_needed]
         notes = [f"- {text}" for text in self.assumptions]
-        return "\n".join([*(line.rstrip() for line in table), *gone, "", total, *notes])
+        rows = [*(line.rstrip() for line in table), *gone, "", total, *notes]
+        return "\n".join([*self.understood, "", *rows] if self.understood else rows)
 
     def _hours(self, rate: float) -> float:
         return sum(row.operations for row in self.rows if not row.in_store) / rate / 3600
@@ -128,9 +131,13 @@ class Estimate:
 class _Estimator:
     config: Config
     store: Store | None
+    seconds: float | None
     rows: list[PlannedStage] = field(default_factory=list)
     not_needed: list[NotNeeded] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
+    understood: list[str] = field(default_factory=list)
+    decoding: float = 0.0
+    _seen: dict[str, Any] = field(default_factory=dict)
 
     def step(self, label: str, plan: Plan, /, *, after: Any = None, **inputs: Planned) -> Planned:
         request = plan(**{name: given.artifact for name, given in inputs.items()})
@@ -171,31 +178,71 @@ class _Estimator:
         images = manifest.images
         assert images is not None
         counts = {
-            "train": images.all,
-            "unlabelled": 0,
+            "train": images.train,
+            "unlabelled": images.unlabelled,
+            "test": images.test,
             "labelled": images.labelled,
             "test_labelled": images.test_labelled,
         }
-        return {"counts": counts}
+        return {"counts": counts, **self._seen}
 
-    def count(self, sources: dict[str, str | None], hold_out: bool) -> Counts:
+    def count(self, request: Request) -> Counts:
+        sources, hold_out = request.outside["sources"], request.settings["hold_out"]
+        if not any(self._published(source) for source in sources.values()):
+            return self._survey(request)
         train, labelled, classes = self._count(sources["train"], "train")
         unlabelled, _, _ = self._count(sources["unlabelled"], "unlabelled")
         test, test_labelled, _ = self._count(sources["test"], "test")
         if hold_out:
-            from data.manifest import HELD_OUT
+            from data.held_out import HELD_OUT
 
             test, test_labelled = round(HELD_OUT * train), round(HELD_OUT * labelled)
             train, labelled = train - test, labelled - test_labelled
         return Counts(train, unlabelled, test, labelled, test_labelled, classes)
 
+    def _survey(self, request: Request) -> Counts:
+        """List the sources, and read some of the images."""
+        from data.manifest import survey
+
+        where = request.outside["sources"]
+        found = survey(
+            where["train"],
+            where["test"],
+            where["unlabelled"],
+            seed=self.config.seed,
+            max_rejected=request.outside["max_rejected"],
+            hold_out=request.settings["hold_out"],
+            labels=request.outside["labels"],
+            seconds=self.seconds,
+        )
+        made = found.manifest
+        n = made.counts
+        if found.read < n["listed"]:
+            self.assume(
+                f"{found.read:,} of {n['listed']:,} images were read; the others are taken to be readable "
+                "(--dry-run=full reads all)"
+            )
+        if not self._seen:  # the run's own images come first
+            self.decoding = found.seconds
+            self._seen = {"understood": made.understood, "guesses": made.guesses, "notes": made.notes}
+        return Counts(
+            n["train"], n["unlabelled"], n["test"], n["labelled"], n["test_labelled"], len(made.classes or ())
+        )
+
+    def _published(self, source: str | None) -> bool:
+        """Whether only the published size of a data set is known, because its images are not here."""
+        kind, _, place = (source or "").partition(":")
+        name = place.partition("?")[0]
+        return name in PUBLISHED and (
+            kind == "torchvision" or (kind == "voc" and not Path(place).expanduser().exists())
+        )
+
     def _count(self, source: str | None, role: Split) -> tuple[int, int, int]:
         """The numbers of images, of labelled images and of classes."""
         if source is None:
             return 0, 0, 0
-        kind, _, place = source.partition(":")
-        name = place.partition("?")[0]
-        if name in PUBLISHED and (kind == "torchvision" or (kind == "voc" and not Path(place).exists())):
+        if self._published(source):
+            name = source.partition(":")[2].partition("?")[0]
             train, unlabelled, test, classes = PUBLISHED[name]
             self.assume(
                 f"{source}: {train:,} train, {unlabelled:,} unlabelled and {test:,} test images, as published"
@@ -242,18 +289,26 @@ class _Estimator:
         return None
 
 
-def estimate(config: Config) -> Estimate:
+def estimate(config: Config, *, seconds: float | None = 5.0) -> Estimate:
     """Estimate a run without running anything.
 
+    Args:
+        config: the run's configuration.
+        seconds: how long images are read, to see whether they can be decoded. None: until all are read.
+
     Raises:
+        ConfigError: the images can't serve the configuration (`tasks.feasible`).
         DataError: a source can't be listed, and its size is not published either.
         ConfigError: a network can't be built for the image size.
     """
     from models.cost import convolution_rate
 
     root = Path(config.store).expanduser()
-    estimator = _Estimator(config, Store(root) if (root / "artifacts").exists() else None)
-    chain(config, Hooks(estimator.step, estimator.look, estimator.not_needed.append))
+    estimator = _Estimator(config, Store(root) if (root / "artifacts").exists() else None, seconds)
+    hooks = Hooks(
+        estimator.step, estimator.look, estimator.not_needed.append, understood=estimator.understood.extend
+    )
+    chain(config, hooks)
     estimator.assume(f"GPU: {GPU}")
     precision, rate = convolution_rate(config.compute.precision)
     estimator.assume(
@@ -262,7 +317,12 @@ def estimate(config: Config) -> Estimate:
     )
     estimator.assume("the time to read, decode and augment images is not counted; vectors are float32")
     return Estimate(
-        config.recipe, estimator.rows, estimator.not_needed, estimator.assumptions, CPU_SHARE * rate
+        config.recipe,
+        estimator.rows,
+        estimator.not_needed,
+        estimator.assumptions,
+        CPU_SHARE * rate,
+        estimator.understood,
     )
 
 

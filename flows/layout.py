@@ -22,7 +22,7 @@ Handle = Any
 """Stands for an artifact that may not exist yet: a future in the flow, a plan in a dry run."""
 Plan = Callable[..., Request | Artifact]
 Look = Callable[[Handle], Mapping[str, Any]]
-"""Waits for an artifact and returns its meta.json. For a manifest, a dry run returns only `counts`."""
+"""Waits for an artifact and returns its meta.json. A dry run returns what it knows of a manifest."""
 
 
 class Step(Protocol):
@@ -49,6 +49,7 @@ class Hooks:
         skip: gets each stage that this run does not need.
         review: lets a person look at clusters and assignments. Returns another k, or None to continue.
         decided: gets the decision on what a rerun keeps from an earlier run (`flows.pin.Decision`).
+        understood: gets sentences about what was understood of the images.
     """
 
     step: Step
@@ -56,6 +57,7 @@ class Hooks:
     skip: Callable[[NotNeeded], None] = lambda stage: None
     review: Callable[[Config, Handle, Handle], int | None] = lambda config, clusters, assignments: None
     decided: Callable[[Any], None] = lambda decision: None
+    understood: Callable[[list[str]], None] = lambda lines: None
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ def summary(result: dict[str, Any]) -> list[str]:
             for row in result["scores"]
             if row["split"] == "test" or row["metric"] == "nmi"
         ]
+    if result.get("unlabelled"):
+        lines.append(f"labels  {result['unlabelled']}")
     lines += [f"warning {text}" for text in result["warnings"]]
     lines.append(f"run     {result['folder']}")
     if result["report"]:

@@ -25,6 +25,7 @@ from data.types import Artifact
 from tasks.config import Config
 from tasks.recall import Recall
 from tasks.stage import Request
+from tasks.understood import without_labels
 from tasks.workers import Workers
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Watcher(Protocol):
         - figure: keys key, title, png (base64).
         - made: keys stage, kind, fingerprint, path, cached, seconds, rows, computed_in, warnings.
         - failed: key text.
+        - understood: what was understood of the images. Keys: lines.
         - decided: the decision about the whole rerun. Keys pinned, because, earlier, figures.
         """
 
@@ -99,6 +101,7 @@ class Run:
         self.workers = Workers(self.store, config.compute, self.log)
         self._lock = threading.Lock()
         self._skipped: dict[str, str] = {}
+        self._understood: list[str] = []
         self._warnings: dict[str, list[str]] = {}
         self._record: dict[str, Any] = {
             "name": self.name,
@@ -131,6 +134,11 @@ class Run:
         with self._lock:
             self._skipped[label] = because
         self._watch(label, {"event": "skipped", "because": because})
+
+    def understand(self, lines: list[str]) -> None:
+        """Show what was understood of the images, and keep it for the run's last lines."""
+        self._understood = lines
+        self._watch("manifest", {"event": "understood", "lines": lines})
 
     def decide(self, decision: Decision) -> None:
         """Record what a rerun keeps from an earlier run."""
@@ -223,7 +231,8 @@ class Run:
 
         Returns:
             JSON values: run, folder, report (a path or None), scores (rows), headline, stages, pinned,
-            not_needed (stage -> the setting that makes it unnecessary), warnings.
+            not_needed (stage -> the setting that makes it unnecessary), understood (sentences), unlabelled (a
+            sentence if the chain ended early for lack of labels, or None), warnings.
         """
         from data.tables import read_table
         from tasks.report.stamp import write_stamped
@@ -242,6 +251,10 @@ class Run:
             "stages": self.stages,
             "pinned": self._record["pinned"],
             "not_needed": dict(self._skipped),
+            "understood": self._understood,
+            "unlabelled": without_labels(self.config, self.store.meta(made["manifest"]))
+            if "manifest" in made
+            else None,
             "warnings": [text for row in self.stages for text in self._warnings[row["stage"]]],
         }
         return self.result

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import Interrupted, PipelineError, UserError
+from data.secrets import mask_all, scrub
 from data.store import Store
 from flows.recipes import NAMES, override, recipe
 from flows.run import Run, stopped
@@ -35,7 +36,9 @@ def chain_parameters(named: str, over: dict[str, Any]) -> dict[str, Any]:
     for section in {"pretext", "transfer"} & over.keys():
         given[section] = {"method": getattr(config, section).method, **over[section]}
     given["store"] = str(Path(config.store).expanduser().absolute())
-    return {"recipe": named if named in NAMES else str(Path(named).absolute()), **given}
+    parameters = {"recipe": named if named in NAMES else str(Path(named).absolute()), **given}
+    masked: dict[str, Any] = mask_all(parameters)  # Prefect stores them
+    return masked
 
 
 def load_flow(module: str, name: str, note: Callable[[str], None]) -> Callable[..., dict[str, Any]]:
@@ -80,10 +83,10 @@ def explain(error: BaseException, run: Run | None) -> Failure:
     if stopped(error):
         text = "interrupted; what was done is kept, and the same command resumes from there"
         return Failure("cancelled", Interrupted.status, text)
-    line = " ".join(str(error).split())
+    line = scrub(" ".join(str(error).split()))
     if isinstance(error, PipelineError):
         return Failure("refused" if isinstance(error, UserError) else "failed", error.status, line)
-    text, details = f"{type(error).__name__}: {line}", "".join(traceback.format_exception(error))
+    text, details = f"{type(error).__name__}: {line}", scrub("".join(traceback.format_exception(error)))
     if run is None:
         return Failure("failed", 1, text, details)
     with run.log.open("a") as log:

@@ -63,6 +63,9 @@ class Terminal:
                     self._advance(label, event)
                 case "log":
                     self._print(f"  {label:<{WIDTH}} {escape(event['text'])}")
+                case "understood":
+                    for line in event["lines"]:
+                        self._print(f"  {escape(line)}")
                 case "decided":
                     done = "kept from" if event["pinned"] else "not kept from"
                     earlier = f"networks are {done} {event['earlier']}: " if event["earlier"] else ""

@@ -2,7 +2,8 @@
 
     python -m tasks.child NAME      NAME is train or plain. Only process lists show it.
 
-Each line is one JSON object. A request is {"store", "compute", "request"}. An answer is any number of
+Each line is one JSON object. A request is {"store", "compute", "request",
+"secrets"}. An answer is any number of
 {"event": "progress"|"log"} and then one of {"event": "made"|"failed"|"interrupted"}. It goes to the stdout
 that the process started with. Everything that libraries print goes to stderr, which the parent keeps as the
 run's log.
@@ -26,6 +27,7 @@ from types import FrameType
 from typing import Any
 
 from data.errors import Interrupted, PipelineError, UserError
+from data.secrets import learn, scrub
 from data.store import Store
 from tasks.config import Compute
 from tasks.job import run
@@ -113,22 +115,23 @@ def main() -> None:
 
 
 def _built(message: dict[str, Any], tell: Tell, stop: Stop, images_cache: dict[Any, Any]) -> dict[str, Any]:
+    learn(message["secrets"])
     request = Request.model_validate(message["request"])
     try:
         store, compute = Store(message["store"]), Compute.model_validate(message["compute"])
         made, cached = run(request, store, compute, tell, stop, images_cache)
     except Interrupted as error:
-        return {"event": "interrupted", "text": str(error)}
+        return {"event": "interrupted", "text": scrub(str(error))}
     except UserError as error:
-        return {"event": "failed", "user": True, "kind": type(error).__name__, "text": str(error)}
+        return {"event": "failed", "user": True, "kind": type(error).__name__, "text": scrub(str(error))}
     except PipelineError as error:
-        return {"event": "failed", "user": False, "kind": type(error).__name__, "text": str(error)}
+        return {"event": "failed", "user": False, "kind": type(error).__name__, "text": scrub(str(error))}
     except MemoryError:
         traceback.print_exc()
         return {"event": "failed", "user": False, "kind": "MemoryError", "text": "out of memory"}
     except Exception as error:
-        traceback.print_exc()
-        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]  # the log has the full text
+        print(scrub(traceback.format_exc()), file=sys.stderr)
+        line = scrub(" ".join(f"{type(error).__name__}: {error}".split()))[:300]  # the log has the full text
         return {"event": "failed", "user": False, "kind": type(error).__name__, "text": line}
     return {"event": "made", "artifact": made.model_dump(), "cached": cached}
 

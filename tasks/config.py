@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from data.secrets import mask
 from data.types import Frozen
 from models.configs import PRETEXT, PretextConfig, TransferConfig
 from models.configs.distill import Distill
@@ -20,8 +21,13 @@ from models.configs.pseudo_labels import PseudoLabels
 from models.configs.shared import Backbone, Teacher
 from models.configs.simclr import SimCLR
 
-Source = str
+Source = Annotated[str, AfterValidator(mask)]
+"""A source of images. Passwords and keys in its URL are masked; `data.secrets.reveal` gives them back."""
 _SOURCE = "digits, folder:PATH, parquet:PATH, torchvision:NAME or voc:PATH. PATH may be any fsspec URL"
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""A seed: 0 to 2^63 - 1, so that Parquet's int64 holds it."""
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Data(Frozen):
@@ -30,10 +36,26 @@ class Data(Frozen):
     train: Source = Field("digits", min_length=1, description=f"Training images: {_SOURCE}.")
     test: Source | None = Field(
         None,
-        description="Test images, in the same forms as train. Empty: 20 % of train is held out for testing.",
+        description="Test images, in the same forms as train. Empty: the test split of train if it has one "
+        "(folders or files that are named so), else 20 % of train is held out for testing.",
     )
     unlabelled: Source | None = Field(
-        None, description="More training images, without labels, in the same forms as train. Empty: none."
+        None,
+        description="More training images, without labels, in the same forms as train. Empty: none, unless "
+        "train has a split of unlabelled images.",
+    )
+    labels: Source | None = Field(
+        None,
+        min_length=1,
+        description="Table of labels for the images of train and test: csv:PATH or parquet:PATH with a "
+        "column label (names or numbers) and one of uri, path, file_name, filename or sha256. It replaces "
+        "the labels of the sources. Empty: the sources' own labels.",
+    )
+    image_column: str | None = Field(
+        None, min_length=1, description="parquet: the column of the images. Empty: image, or one like it."
+    )
+    label_column: str | None = Field(
+        None, min_length=1, description="parquet: the column of the labels. Empty: label, or one like it."
     )
     image_size: int = Field(
         32, ge=8, le=1024, description="Side of the square images that the networks see, px (8 to 1024)."
@@ -52,8 +74,13 @@ class Data(Frozen):
         description="Number of training labels to use per class (1 to 1000000). "
         "Give either this or label_fraction. Both empty: all labels.",
     )
-    label_seed: int | None = Field(
-        None, ge=0, description="Seed of the random draw of labels. Empty: the run's seed."
+    labels_short: Literal["refuse", "take"] = Field(
+        "refuse",
+        description="What happens if a class has fewer labels than labels_per_class. refuse: the run stops. "
+        "take: the class gives all that it has.",
+    )
+    label_seed: Seed | None = Field(
+        None, description="Seed of the random draw of labels. Empty: the run's seed."
     )
     max_rejected: float = Field(
         0.05,
@@ -119,7 +146,7 @@ class Cluster(Frozen):
     sample: int | None = Field(
         None, ge=1, description="Train K-means on this many random images. Empty: on all images."
     )
-    seed: int | None = Field(None, ge=0, description="Seed of this stage. Empty: the run's seed.")
+    seed: Seed | None = Field(None, description="Seed of this stage. Empty: the run's seed.")
     data: Source | None = Field(
         None,
         description="Cluster the images of another source instead of data.train and data.unlabelled. "
@@ -265,12 +292,12 @@ class Evaluate(Frozen):
         "that the same learning rates suit all layers. Off: use the values unchanged.",
     )
     nonlinear: NonLinear = Field(NonLinear(), description="nonlinear: how its classifiers are trained.")
-    label_fractions: list[float] = Field(
+    label_fractions: list[Share] = Field(
         [0.01, 0.1],
         max_length=16,
         description="label-efficiency: shares of the labels to try (at most 16, each above 0, up to 1).",
     )
-    labels_per_class: list[int] = Field(
+    labels_per_class: list[Count] = Field(
         [],
         max_length=16,
         description="label-efficiency: numbers of labels per class to try (at most 16, each 1 or more).",
@@ -295,7 +322,7 @@ class Evaluate(Frozen):
     multi_label: MultiLabel = Field(
         MultiLabel(), description="multi-label: how a classifier of photographs is trained on evaluate.voc."
     )
-    knn_neighbours: list[int] = Field(
+    knn_neighbours: list[Count] = Field(
         [20, 200],
         min_length=1,
         max_length=16,
@@ -420,9 +447,12 @@ class Config(Frozen):
     """Everything a run depends on."""
 
     recipe: str = Field(
-        "", description="Name of the recipe that this configuration started from. It does not change results."
+        "",
+        pattern=r"^[^/\\\x00]*$",
+        max_length=200,
+        description="Name of the recipe that this configuration started from. It does not change results.",
     )
-    seed: int = Field(0, ge=0, description="Seed of all random draws, unless a section sets another seed.")
+    seed: Seed = Field(0, description="Seed of all random draws, unless a section sets another seed.")
     data: Data = Data()
     pretext: PretextConfig = SimCLR()
     embed: Embed = Embed()

@@ -17,6 +17,7 @@ from tasks.sources import Part
 
 if TYPE_CHECKING:
     from models.cost import Cost
+    from tasks.stage import Request
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Context(Protocol):
     def assume(self, text: str) -> None:
         """Record an assumption of the estimate."""
 
-    def count(self, sources: dict[str, str | None], hold_out: bool) -> Counts:
-        """Count the images of sources by role. With `hold_out`, a share of train is held out for the test."""
+    def count(self, request: Request) -> Counts:
+        """Count the images of a manifest that is requested."""
 
 
 Inputs = Mapping[str, Planned]

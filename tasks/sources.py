@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import quote
 
+from data.secrets import mask, reveal
 from data.types import Split
-from tasks.config import Config
+from tasks.config import Config, Data
 
 Part = Literal["train", "test"]
 SPLITS_OF: dict[Part, tuple[Split, ...]] = {"train": ("train", "unlabelled"), "test": ("test",)}
@@ -19,9 +21,20 @@ def sources(config: Config, only: str | None = None) -> dict[str, str | None]:
         config: the run's configuration.
         only: another source to use instead of the run's (`cluster.data` or `assign.data`).
     """
+    data = config.data
     if only is not None:
-        return {"train": only, "unlabelled": None, "test": None}
-    return {"train": config.data.train, "unlabelled": config.data.unlabelled, "test": config.data.test}
+        return {"train": _with_columns(data, only), "unlabelled": None, "test": None}
+    places = {"train": data.train, "unlabelled": data.unlabelled, "test": data.test}
+    return {role: _with_columns(data, place) for role, place in places.items()}
+
+
+def _with_columns(data: Data, source: str | None) -> str | None:
+    """A Parquet source with the columns that the configuration names, unless the source names some itself."""
+    columns = {"image": data.image_column, "label": data.label_column}
+    named = "&".join(f"{name}={quote(column)}" for name, column in columns.items() if column is not None)
+    if source is None or not named or not source.startswith("parquet:") or "?" in source.rpartition("/")[2]:
+        return source
+    return mask(f"{reveal(source)}?{named}")
 
 
 def voc_sources(voc: str) -> dict[str, str | None]:

@@ -16,6 +16,7 @@ from typing import IO, Any, Self
 import data.errors
 from data.errors import Interrupted, PipelineError, StageError, UserError
 from data.processes import environment
+from data.secrets import known
 from data.store import Store
 from data.types import Artifact
 from tasks.child import GRACE
@@ -94,6 +95,7 @@ class Workers:
                     "store": str(self.store.root),
                     "compute": self.compute.model_dump(),
                     "request": request.model_dump(),
+                    "secrets": known(),
                 }
                 try:
                     child.stdin.write(json.dumps(message) + "\n")

@@ -2,7 +2,7 @@
 
     digits                    scikit-learn's handwritten digits, embedded
     folder:PATH               image files, with or without one sub-folder per class
-    parquet:PATH              a Parquet file, folder or glob in the Hugging Face layout
+    parquet:PATH              a Parquet file, folder or glob with a column of images
     torchvision:NAME          CIFAR10, STL10, ImageNet ...
     voc:PATH                  photographs with boxes and masks, in PASCAL VOC's layout
 
@@ -13,8 +13,8 @@ manifest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pkgutil import resolve_name
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import ConfigError, DataError
+from data.secrets import MASK, mask, reveal
 from data.types import Split
 
 GROUP = "knowledge_transfer.source"
@@ -59,7 +60,7 @@ OWN: dict[str, Known] = {
     "parquet": Known(
         "data.sources.parquet:ParquetSource",
         "parquet:PATH",
-        "a Parquet file, folder or glob: column image (bytes, path), optional column label",
+        "a Parquet file, folder or glob: a column of images (bytes, path), optionally one of labels",
     ),
     "torchvision": Known(
         "data.sources.torchvision:TorchvisionSource",
@@ -128,12 +129,37 @@ class Listing:
     Attributes:
         entries: all images.
         classes: names of the classes, or None without labels.
-        remarks: sentences that the user should read.
+        remarks: sentences that the user should read, such as what was left out.
+        guesses: sentences about what was guessed, such as which column holds the labels.
     """
 
     entries: list[Entry]
     classes: tuple[str, ...] | None
     remarks: tuple[str, ...] = ()
+    guesses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Named:
+    """The classes of the images that can be used.
+
+    Attributes:
+        labels: position in `classes` of each image, or None.
+        classes: names of the classes, or None without labels.
+        left_out: uri -> why the image is not used although it can be read.
+        guesses: sentences about what was guessed of the classes.
+    """
+
+    labels: list[int | None]
+    classes: tuple[str, ...] | None
+    left_out: dict[str, str] = field(default_factory=dict)
+    guesses: tuple[str, ...] = ()
+
+
+class Unreadable(str):
+    """Why a source can't give an image that it lists. `Source.read` yields it in place of the content."""
+
+    __slots__ = ()
 
 
 class Source(ABC):
@@ -173,12 +199,36 @@ class Source(ABC):
             DataError: the place is missing, empty or has another layout.
         """
 
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that the source itself keeps apart, besides train.
+
+        If the user gives no test source, the test split of train's source is the test. The same holds for
+        unlabelled images.
+        """
+        return ()
+
+    def named(self, usable: Sequence[Entry]) -> Named:
+        """Find the classes of the images that can be decoded.
+
+        Most sources know the classes from the listing. In a folder, files that are no images must not count.
+
+        Args:
+            usable: the entries whose images can be decoded.
+        """
+        return Named([entry.label for entry in usable], self.classes)
+
+    def certain(self, entry: Entry) -> bool:
+        """Whether an entry is surely meant to be an image. If not, a file that is none is no broken image."""
+        return True
+
     @abstractmethod
-    def read(self, entries: Sequence[Entry]) -> Iterator[bytes | Pixels]:
+    def read(self, entries: Sequence[Entry]) -> Iterator[bytes | Pixels | Unreadable]:
         """Read the images of the entries, in the given order.
 
         Yields:
             For each entry the content of the image file. If the source has no files, (H, W, 3) uint8 pixels.
+            If the source knows why it has no content for an entry: `Unreadable` with the reason.
 
         Raises:
             OSError: this entry can't be read; the others may still be readable.
@@ -197,7 +247,9 @@ class Source(ABC):
         Raises:
             DataError: an image is gone.
         """
-        known = {entry.uri: entry for entry in self.entries()}
+        return self._found({entry.uri: entry for entry in self.entries()}, uris)
+
+    def _found(self, known: Mapping[str, Entry], uris: Sequence[str]) -> list[Entry]:
         missing = [uri for uri in uris if uri not in known]
         if missing:
             raise DataError(
@@ -241,8 +293,13 @@ class Source(ABC):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Sentences that the user should read, such as why the images have no labels."""
+        """Sentences that the user should read, such as what was left out."""
         return self._listing.remarks
+
+    @property
+    def guesses(self) -> tuple[str, ...]:
+        """Sentences about what the source guessed."""
+        return self._listing.guesses
 
     def __getstate__(self) -> dict[str, Any]:
         found_once = {
@@ -268,6 +325,11 @@ def open_source(spec: str, role: Split) -> Source:
         ConfigError: the kind is not known, or the place is missing.
         DataError: the place can't be reached.
     """
+    spec = reveal(spec)
+    if MASK in mask(spec) and mask(spec) == spec:
+        raise ConfigError(
+            f"source {spec!r}: its secret was masked when the configuration was stored; give the source again"
+        )
     kind, _, place = spec.partition(":")
     known = known_sources()
     forms = ", ".join(each.form for each in known.values())
@@ -275,5 +337,5 @@ def open_source(spec: str, role: Split) -> Source:
         raise ConfigError(f"source {spec!r} is not known; known are {forms}")
     if not place and known[kind].form != kind:
         raise ConfigError(f"source {spec!r}: the part after the colon is missing; write {known[kind].form}")
-    opened: Source = resolve_name(known[kind].path)(spec, place, role)
+    opened: Source = resolve_name(known[kind].path)(mask(spec), place, role)
     return opened

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from data.errors import DataError
-from data.sources import Entry, Listing, Pixels, Source
+from data.sources import Entry, Listing, Pixels, Source, Unreadable
 from data.sources.folder import FolderSource
 from data.types import Split
 from data.voc import VocFolder
@@ -42,7 +42,7 @@ class VocSource(Source):
         """One hash per image, over its annotation files."""
         return self.folder.sha256(entry.uri for entry in entries)
 
-    def read(self, entries: Sequence[Entry]) -> Iterator[bytes | Pixels]:
+    def read(self, entries: Sequence[Entry]) -> Iterator[bytes | Pixels | Unreadable]:
         """The content of each file."""
         return self._photographs.read(entries)
 

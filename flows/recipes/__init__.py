@@ -43,12 +43,15 @@ def recipe(name: str) -> Config:
             f"recipe {name!r} is not known; choose one of {', '.join(NAMES)}, or give a .yaml file"
         )
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        values = _read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"recipe file {name!r} can't be read: {reason}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"recipe file {name!r} is not a configuration; `show digits` prints an example")
+    strange = [key for key in values if not isinstance(key, str)]
+    if strange:
+        raise ConfigError(f"recipe file {name!r}: the key {strange[0]!r} is not a name")
     return resolve(values if values.get("recipe") else {**values, "recipe": path.stem})
 
 
@@ -58,7 +61,26 @@ def override(config: Config, over: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a key or value is not allowed; the message names the key, the value and what is allowed.
     """
-    return resolve(merge(config.model_dump(), over))
+    return resolve(merge(config.model_dump(), _all_labels(over)))
+
+
+def keeps_draw(config: Config) -> bool:
+    """Whether the draw of labels is the one of the recipe that the configuration names."""
+    if config.recipe not in NAMES:
+        return False
+    own = recipe(config.recipe).data
+    data = config.data
+    return (own.labels_per_class, own.label_fraction) == (data.labels_per_class, data.label_fraction)
+
+
+def _all_labels(over: dict[str, Any]) -> dict[str, Any]:
+    """Use all labels if the user brings labels or unlabelled images of their own and asks for no draw."""
+    data = over.get("data")
+    if not isinstance(data, dict) or {"labels_per_class", "label_fraction"} & data.keys():
+        return over
+    if data.get("labels") is None and data.get("unlabelled") is None:
+        return over
+    return {**over, "data": {**data, "labels_per_class": None, "label_fraction": None}}
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
@@ -77,14 +99,27 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
                 f"--set {setting!r}: write it as section.key=value, for example --set cluster.k=50"
             )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = _read_yaml(text)
+        except (yaml.YAMLError, RecursionError):
             value = text
         try:
             nest(out, key.strip(), value)
         except ConfigError as error:
             raise ConfigError(f"--set {setting!r}: {error}") from None
     return out
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without aliases, which can describe values that contain themselves or fill the memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed; write the value again")
+        return super().compose_node(parent, index)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)  # derived from SafeLoader
 
 
 def nest(out: dict[str, Any], key: str, value: Any) -> None:

@@ -73,6 +73,12 @@ class Page:
                         event["key"], _picture(event["title"], base64.b64decode(event["png"])), event["title"]
                     )
                 )
+            case "understood":
+                for line in event["lines"]:
+                    _say(line)
+                _guarded(
+                    lambda: _markdown("data", _listed(event["lines"]), "What was understood of the images")
+                )
             case "decided":
                 _say(f"rerun: {'pinned, ' if event['pinned'] else ''}{event['because']}")
                 _guarded(
@@ -187,6 +193,10 @@ def _past_run(run: history.Past) -> Any:
     score = None if run.leading is None else run.leading[1]
     shares = {name: run.figure(name) for name in ("share", "shift", "far")}
     return PastRun(run.time, run.images, score, **shares, pinned=bool(run.rerun.get("pinned")))
+
+
+def _listed(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _decision(event: dict[str, Any]) -> str:

@@ -227,6 +227,7 @@ class ReportData:
         classes: names of the classes, empty without labels.
         rejected: images that were left out.
         notes: sentences for the reader.
+        understood: what was understood of the images, as `subject: sentence`.
         config: the resolved configuration as YAML.
         environment: (name, value) of library versions, device, precision and threads.
         models: models in order: the name in `scores` -> the name on the page.
@@ -252,6 +253,7 @@ class ReportData:
     classes: tuple[str, ...] = ()
     rejected: Rejected = Rejected(0)
     notes: tuple[str, ...] = ()
+    understood: tuple[str, ...] = ()
     config: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     models: Mapping[str, str] = field(default_factory=lambda: MODELS)

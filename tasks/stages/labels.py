@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +25,12 @@ def plan(config: Config, manifest: Artifact) -> Request:
     """Request the draw of labels."""
     data = config.data
     seed = config.seed if data.label_seed is None else data.label_seed
-    settings = {"label_fraction": data.label_fraction, "labels_per_class": data.labels_per_class}
+    settings: dict[str, Any] = {
+        "label_fraction": data.label_fraction,
+        "labels_per_class": data.labels_per_class,
+    }
+    if data.labels_short == "take":  # absent otherwise, as in artifacts of before
+        settings["short"] = "take"
     return STAGE.request(
         settings=settings, inputs={"manifest": manifest}, parts=("train", "train_labels"), seed=seed
     )
@@ -57,6 +64,7 @@ def build(job: Job) -> Outcome:
         job.seed,
         fraction=job.settings["label_fraction"],
         per_class=job.settings["labels_per_class"],
+        short=job.settings.get("short", "refuse"),
     )
     of = dict(zip(index.tolist(), label.tolist(), strict=True))
     rows = {
@@ -75,6 +83,7 @@ def draw(
     *,
     fraction: float | None,
     per_class: int | None,
+    short: str = "refuse",
 ) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
     """Draw labels, stratified by class.
 
@@ -88,6 +97,7 @@ def draw(
         seed: seed of the draw.
         fraction: share to draw from each class, at least one image; None: see `per_class`.
         per_class: number to draw from each class; None together with `fraction`: draw all.
+        short: refuse, or take what a class has if it has fewer labels than `per_class`.
 
     Returns:
         The indices (n,), ascending, and the role of each (n,): train or validation.
@@ -109,11 +119,11 @@ def draw(
         of_class = index[label == c][np.argsort(order[label == c], kind="stable")]
         n = len(of_class) if fraction is None else max(1, round(fraction * len(of_class)))
         if per_class is not None:
-            n = per_class
+            n = min(per_class, len(of_class)) if short == "take" else per_class
         if n > len(of_class):
             raise DataError(
                 f"labels: data.labels_per_class = {n}, but class {names[c]!r} has only {len(of_class)} "
-                f"labelled images; choose at most {len(of_class)}"
+                f"labelled images; choose at most {len(of_class)}, or set data.labels_short=take"
             )
         aside = round(VALIDATION_SHARE * n) if n >= VALIDATION_FROM else 0
         drawn.append(of_class[:n])

@@ -12,7 +12,7 @@ from tasks.size import Context, Inputs, Size
 from tasks.sources import sources, voc_sources
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="manifest", kind="manifest", version=1, process="plain", by_content=True)
+STAGE = Stage(name="manifest", kind="manifest", version=2, process="plain", by_content=True)
 
 
 def plan_voc(config: Config) -> Request:
@@ -22,7 +22,7 @@ def plan_voc(config: Config) -> Request:
     return STAGE.request(
         settings={"hold_out": where["test"] is None},
         seed=config.seed,
-        outside={"sources": where, "max_rejected": config.data.max_rejected},
+        outside={"sources": where, "max_rejected": config.data.max_rejected, "labels": None},
     )
 
 
@@ -39,25 +39,31 @@ def plan(config: Config, only: str | None = None) -> Request:
     return STAGE.request(
         settings={"hold_out": only is None and config.data.test is None},
         seed=config.seed,
-        outside={"sources": sources(config, only), "max_rejected": config.data.max_rejected},
+        outside={
+            "sources": sources(config, only),
+            "max_rejected": config.data.max_rejected,
+            "labels": config.data.labels if only is None else None,
+        },
     )
 
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    images = run.count(request.outside["sources"], request.settings["hold_out"])
+    images = run.count(request)
     n = images.all + images.test
     return Size(n, 110 * n, images=images)
 
 
 def build(job: Job) -> Outcome:
     """List, hash and check the images. Images with a known (uri, size, mtime) are not read again."""
+    from data.held_out import read_sides, write_sides
     from data.manifest import make_manifest, read_known, write_known
     from data.schemas import MANIFEST, REJECTED
     from data.tables import write_table
 
     where = job.request.outside["sources"]
     remembered = job.store.cache("hashes") / f"{digest(where)}.parquet"
+    sides = job.store.cache("held-out") / f"{digest([where, job.seed])}.parquet"
     made = make_manifest(
         where["train"],
         where["test"],
@@ -65,15 +71,17 @@ def build(job: Job) -> Outcome:
         seed=job.seed,
         hold_out=job.settings["hold_out"],
         max_rejected=job.request.outside["max_rejected"],
+        labels=job.request.outside["labels"],
         known=read_known(remembered),
+        held_out=read_sides(sides),
         report=lambda done, total: job.report(done=done, total=total),
         workers=workers(job.compute),
     )
     write_known(remembered, made.known)
+    if made.held_out:
+        write_sides(sides, made.held_out)
     write_table(job.out / "images.parquet", _columns(made.images), MANIFEST)
     write_table(job.out / "rejected.parquet", _columns(made.rejected), REJECTED)
-    for note in made.notes:
-        job.log(note)
     # "read" depends on which images were remembered, not on the images, so it is not part of the content.
     steady = {name: n for name, n in made.counts.items() if name != "read"}
     classes = None if made.classes is None else list(made.classes)
@@ -82,6 +90,8 @@ def build(job: Job) -> Outcome:
         "counts": steady,
         "classes": classes,
         "notes": list(made.notes),
+        "guesses": list(made.guesses),
+        "understood": made.understood,
     }
     content = {**found, "rejected": made.rejected.to_pylist()}
     return Outcome(rows=made.images.num_rows, meta=found, content=content)
@@ -95,10 +105,13 @@ def stamps(request: Request) -> list[str | None]:
     Raises:
         UserError: a source is missing or is not a source.
     """
+    from data.own_labels import stamp
     from data.sources import open_source
 
     places: dict[Split, str | None] = request.outside["sources"]
-    return [open_source(place, role).stamp() for role, place in sorted(places.items()) if place]
+    found = [open_source(place, role).stamp() for role, place in sorted(places.items()) if place]
+    labels = request.outside["labels"]
+    return found if labels is None else [*found, stamp(labels)]
 
 
 def _columns(table: Any) -> dict[str, Any]:

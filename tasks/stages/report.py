@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from data.checkpoints import LogRow
     from tasks.report.content import ClusterQuality, Clusters, ClusterSheet, Counts, ModelCost, StageRow
 
-STAGE = Stage(name="report", kind="report", version=5, process="plain")
+STAGE = Stage(name="report", kind="report", version=6, process="plain")
 
 _SHEET_IMAGE = 64
 """Side of the images on contact sheets, px, unless the stored ones are smaller."""
@@ -103,9 +103,11 @@ def build(job: Job) -> Outcome:
     """Gather plain values from the artifacts and render them."""
     from data import schemas
     from data.tables import read_table
+    from tasks.overlay import resolve
     from tasks.report.content import EVALUATIONS, MODELS, Rejected, ReportData
     from tasks.report.document import render
     from tasks.report.scoreboard import Score
+    from tasks.understood import describe
 
     config, learned, not_needed = (job.settings[name] for name in ("config", "learned", "not_needed"))
     stages = {
@@ -150,6 +152,7 @@ def build(job: Job) -> Outcome:
             classes=tuple(manifest["classes"] or ()),
             rejected=Rejected(len(rejected), tuple((row["uri"], row["reason"]) for row in rejected[:10])),
             notes=tuple(manifest["notes"]),
+            understood=tuple(describe(resolve(config), manifest)) if "understood" in manifest else (),
             config=_yaml(config),
             environment=_environment(job, trained),
         )

@@ -11,7 +11,7 @@ from PIL import Image
 from data import manifest as module
 from data.decode import content_sha256
 from data.errors import DataError
-from data.manifest import HELD_OUT, KNOWN, held_out, make_manifest, read_known, write_known
+from data.manifest import KNOWN, make_manifest, read_known, write_known
 from data.schemas import MANIFEST, REJECTED
 
 # The folder that holds cifar10-train.parquet and cifar10-test.parquet.
@@ -184,17 +184,6 @@ def test_images_in_both_train_and_test_are_counted(specs, tmp_path):
 
 
 # The held-out part
-
-
-def test_held_out_is_a_fifth_and_depends_on_seed_and_uri_alone():
-    uris = [f"c{i % 10}/{i:05d}.png" for i in range(20_000)]
-    chosen = held_out(3, uris)
-    spread = np.sqrt(HELD_OUT * (1 - HELD_OUT) / 2000)
-    shares = np.array([chosen[i::10].mean() for i in range(10)])
-    assert (np.abs(shares - HELD_OUT) < 4 * spread).all()
-    assert (held_out(3, uris[::-1]) == chosen[::-1]).all()
-    assert (held_out(3, uris[500:700]) == chosen[500:700]).all()
-    assert 0.25 < (held_out(4, uris) != chosen).mean() < 0.39  # independent: 2 x 0.2 x 0.8
 
 
 def test_new_images_move_no_other(tmp_path):

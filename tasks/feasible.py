@@ -1,0 +1,116 @@
+"""Refuse what the images can't serve, right after the manifest and before any training.
+
+The same rules serve the dry run. A rule needs only the counts of a manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from data.errors import ConfigError
+from models.configs.shared import Teacher
+from tasks.config import Config
+from tasks.understood import draw_of
+
+
+def refuse(config: Config, manifest: Mapping[str, Any]) -> None:
+    """Check a configuration against the images.
+
+    Args:
+        config: the run's configuration.
+        manifest: meta.json of its manifest, or what a dry run knows of it.
+
+    Raises:
+        ConfigError: a stage would fail later. The message names each key, its value and what is allowed.
+    """
+    counts, seen = manifest["counts"], manifest.get("understood", {})
+    n = counts["train"] + counts["unlabelled"]
+    faults = [*_too_few(config, n), *_copies(config, n, seen), *_labels(config, counts, seen)]
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def _too_few(config: Config, n: int) -> Iterator[str]:
+    """Settings that need more images than there are."""
+    pretext, transfer = config.pretext, config.transfer
+    most: list[tuple[str, int | None, int, str]] = []
+    if isinstance(pretext, Teacher):
+        most += [
+            ("pretext.queue", getattr(pretext, "queue", None), n, "a queue would hold an image twice"),
+            ("pretext.clusters", getattr(pretext, "clusters", None), n, ""),
+            (
+                "pretext.prototypes",
+                getattr(pretext, "prototypes", None) if _clusters(pretext) else None,
+                n,
+                "",
+            ),
+        ]
+    if config.transfers:
+        most.append(
+            ("transfer.queue", getattr(transfer, "queue", None), n, "a queue would hold an image twice")
+        )
+        if transfer.learns_from == "assignments" and config.cluster.data is None:
+            most.append(("cluster.k", config.cluster.k, min(n, config.cluster.sample or n), ""))
+    if config.until == "distill" and config.predict.neighbours:
+        most.append(
+            ("predict.neighbours", config.predict.neighbours, n - 1, "an image is not its own neighbour")
+        )
+    for key, value, limit, why in most:
+        if value is not None and value > limit:
+            reason = f" ({why})" if why else ""
+            yield f"{key} = {value}, but there are only {n:,} training images{reason}; set at most {limit:,}"
+
+
+def _copies(config: Config, n: int, seen: Mapping[str, Any]) -> Iterator[str]:
+    """Clusters of images that are copies of few."""
+    distinct = seen.get("distinct", n)
+    clustered = (
+        config.transfers and config.transfer.learns_from == "assignments" and config.cluster.data is None
+    )
+    if clustered and distinct < config.cluster.k <= n:
+        yield (
+            f"cluster.k = {config.cluster.k}, but only {distinct:,} of the {n:,} training images differ; "
+            "set at "
+            f"most {distinct:,}"
+        )
+
+
+def _clusters(pretext: Teacher) -> bool:
+    """Whether the prototypes are centroids of the images."""
+    return getattr(pretext, "method", "") == "deepcluster-v2"
+
+
+def _labels(config: Config, counts: Mapping[str, int], seen: Mapping[str, Any]) -> Iterator[str]:
+    data, classes = config.data, seen.get("classes", [])
+    if not config.tunes:
+        return
+    asked = f"data.labels={data.labels}" if data.labels is not None else draw_of(data)
+    if not counts["labelled"]:
+        if asked:
+            yield (
+                f"{asked} asks for labels, but no training image has one; looked for one sub-folder per "
+                "class "
+                f"or a column of labels in {data.train}. Set data.labels=csv:PATH, or to train without "
+                "labels "
+                "data.labels_per_class=null and data.label_fraction=null"
+            )
+        return
+    trained = [row for row in classes if row["train"]]
+    if classes and len(trained) < 2:
+        yield (
+            f"only one class ({trained[0]['name']!r}) has training images, and a classifier needs two; give "
+            "each "
+            "class a sub-folder, or set until=transfer to train without labels"
+        )
+    if data.labels_per_class is not None and data.labels_short == "refuse":
+        short = [row for row in trained if row["train"] < data.labels_per_class]
+        if short:
+            named = ", ".join(f"{row['name']!r} has {row['train']}" for row in short[:3])
+            more = f" and {len(short) - 3} more classes have too few" if len(short) > 3 else ""
+            least = min(row["train"] for row in short)
+            yield (
+                f"data.labels_per_class = {data.labels_per_class}, but {named}{more}; set at most {least}, "
+                "or "
+                "data.labels_short=take"
+            )
