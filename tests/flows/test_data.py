@@ -303,9 +303,7 @@ CASES: dict[str, Case] = {
     "no labels, although the recipe asks for some": Case(
         lambda folder: put(folder, photos=20),
         PHOTOS,
-        (
-            "data.labels_per_class=2 asks for labels, but no training image has one; looked for one sub-folder",
-        ),
+        ("data.labels_per_class=2 asks for labels, but no training image has one; looked for one sub-f",),
         refused=True,
     ),
     "copies of one image": Case(
