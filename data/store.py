@@ -216,8 +216,8 @@ def fingerprint(
 def part_reading(manifest: Meta, parts: tuple[str, ...]) -> dict[str, object]:
     """What a stage reads of a manifest: for each part, its hash and the index at which its rows start.
 
-    The start belongs to it because artifacts store the index, and rows of `test` move when `unlabelled`
-    grows.
+    The start index is included because artifacts store row indices, and the rows of `test` move when
+    `unlabelled` grows.
     """
     counts = manifest["counts"]
     starts = {"train": 0, "unlabelled": counts["train"], "test": counts["train"] + counts["unlabelled"]}

@@ -93,7 +93,7 @@ def _teach(layout: Layout) -> None:
         if config.pretext.codes:
             layout.make("codes", codes.plan, checkpoint=layout.models["teacher"])
     else:
-        layout.leave_out("pretext", f"pretext.method {config.pretext.method}", "manifest")
+        layout.leave_out("pretext", f"pretext.method is {config.pretext.method}", "manifest")
     layout.features("embed", images, part="train")
 
 
@@ -106,7 +106,9 @@ def _transfer(layout: Layout) -> None:
         config = layout.config  # in a review, a person may have chosen another k
     else:
         because = (
-            "transfer.labels codes" if learns_from == "codes" else f"transfer.method {config.transfer.method}"
+            "transfer.labels is codes"
+            if learns_from == "codes"
+            else f"transfer.method is {config.transfer.method}"
         )
         layout.leave_out("cluster", because, "embed")
         layout.leave_out("assign", because, "cluster", "embed")
@@ -159,7 +161,9 @@ def _learn_labels(layout: Layout, facts: Facts) -> None:
     if isinstance(config.pretext, Teacher):
         layout.models["teacher-finetuned"] = tuned("teacher", layout.models["teacher"])
     else:
-        layout.leave_out("finetune-teacher", f"pretext.method {config.pretext.method}", "manifest", "labels")
+        layout.leave_out(
+            "finetune-teacher", f"pretext.method is {config.pretext.method}", "manifest", "labels"
+        )
     if config.until == "distill":
         layout.models["student"] = last = _distill(layout, draw, student, last)
     if config.finetune.baseline:
@@ -175,7 +179,7 @@ def _keep_learned(layout: Layout) -> None:
             layout.models[name] = layout.make(label, _nothing, manifest=layout.made["manifest"])
     for stage in ("labels", "predict", *(("propagate",) if layout.config.predict.neighbours else ())):
         if stage == "labels" or "distill" in layout.kept:
-            layout.leave_out(stage, "pin.enabled", "manifest")
+            layout.leave_out(stage, "the run keeps the networks of an earlier run", "manifest")
 
 
 def _distill(layout: Layout, draw: Handle, student: Handle, tuned: Handle) -> Handle:

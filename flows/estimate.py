@@ -71,7 +71,7 @@ class Estimate:
     Attributes:
         recipe: name of the recipe.
         rows: the stages.
-        not_needed: stages that the run does not need.
+        not_needed: stages that the run leaves out.
         assumptions: sentences about what the estimate assumes.
         cpu_rate: operations per second that this CPU reaches in training.
         understood: sentences about what was understood of the images.
@@ -118,7 +118,7 @@ class Estimate:
         gpu, cpu = (duration(3600 * self._hours(rate)) for rate in (GPU_RATE, self.cpu_rate))
         new = _bytes(sum(row.size for row in self.rows if not row.in_store))
         total = f"to compute: {gpu} on a GPU, or {cpu} on this CPU; to store: {new}"
-        gone = [f"{stage.stage}: not needed by {stage.because}" for stage in self.not_needed]
+        gone = [f"{stage.stage}: left out because {stage.because}" for stage in self.not_needed]
         notes = [f"- {text}" for text in self.assumptions]
         rows = [*(line.rstrip() for line in table), *gone, "", total, *notes]
         return "\n".join([*self.understood, "", *rows] if self.understood else rows)

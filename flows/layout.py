@@ -1,4 +1,4 @@
-"""The layout of a run: its stages, the stages it does not need, and the callbacks that run them. No Prefect.
+"""The layout of a run: its stages, the stages it leaves out, and the callbacks that run them. No Prefect.
 
 `flows/chain.py` lays out the trainings. `flows/measure.py` lays out the measurements and the report.
 """
@@ -46,7 +46,7 @@ class Hooks:
     Attributes:
         step: schedules a stage and returns its handle.
         look: waits for an artifact and returns its meta.json.
-        skip: gets each stage that this run does not need.
+        skip: gets each stage that this run leaves out.
         review: lets a person look at clusters and assignments. Returns another k, or None to continue.
         decided: gets the decision on what a rerun keeps from an earlier run (`flows.pin.Decision`).
         understood: gets sentences about what was understood of the images.
@@ -98,7 +98,7 @@ class Layout:
         models: name -> handle of each model to measure. The teacher's handle is None if no network is
             trained.
         sources: other source of images -> suffix of the labels of its stages.
-        not_needed: stages that the run does not need.
+        not_needed: stages that the run leaves out.
     """
 
     config: Config
@@ -117,11 +117,11 @@ class Layout:
         return self.made[label]
 
     def leave_out(self, stage: str, because: str, *reads: str) -> None:
-        """Record that a setting makes a stage unnecessary.
+        """Record that this run leaves out a stage.
 
         Args:
             stage: the stage's label in runs that have it.
-            because: the setting.
+            because: the reason, as a clause such as `pretext.method is hog`.
             *reads: labels of the stages that it would read.
         """
         self.not_needed.append(NotNeeded(stage, because, reads))

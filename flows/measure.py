@@ -99,7 +99,7 @@ def measured(
     model: str | None = None,
     checkpoint: Handle = None,
 ) -> dict[str, Handle]:
-    """Lay out a leaf stage. If the run lacks one of its inputs, report the stage as not needed.
+    """Lay out a leaf stage. If the run lacks one of its inputs, leave the stage out.
 
     Args:
         layout: the run's layout.
@@ -119,7 +119,7 @@ def measured(
         missing.append("labels of train and test images")
     if missing:
         layout.leave_out(
-            label, f"a run without {missing[0]}", *(what for what in reads if what in layout.made)
+            label, f"the run has no {missing[0]}", *(what for what in reads if what in layout.made)
         )
         return {}
     plan: Plan = (
@@ -151,7 +151,10 @@ def _readable(layout: Layout, what: Readable) -> Handle | None:
 
 
 def _on_photographs(layout: Layout, leaf: FoundLeaf, facts: Facts) -> dict[str, Handle]:
-    """Train the model without labels further on other photographs, and the same network from scratch."""
+    """Lay out a leaf that reads annotated photographs.
+
+    It runs once for the model that was trained without labels, and once for the same network from scratch.
+    """
     name = "student-transferred" if layout.config.transfers else "teacher"
     found: dict[str, Handle] = {}
     for model, start in ((name, layout.models[name]), ("scratch", None)):

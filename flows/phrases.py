@@ -64,12 +64,14 @@ def summary(result: dict[str, Any]) -> list[str]:
         else f"{cached} of them were in the store already"
     )
     lines.append(f"stages  {len(stages)}; {made}")
-    lines += [f"        {', '.join(labels)}: not needed by {because}" for because, labels in left_out(result)]
+    lines += [
+        f"        {', '.join(labels)}: left out because {because}" for because, labels in left_out(result)
+    ]
     return lines
 
 
 def left_out(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """The settings that make stages unnecessary in a run, each with these stages.
+    """The reasons for which a run leaves out stages, each with these stages.
 
     Args:
         result: the result of `Run.finish`.

@@ -43,7 +43,7 @@ class Watcher(Protocol):
 
         `event["event"]` is one of:
 
-        - skipped: the run does not need the stage. Keys: because.
+        - skipped: the run leaves out the stage. Keys: because.
         - started: the stage's inputs exist.
         - running: the stage is not cached, and its computation starts.
         - progress: keys done and total, and optionally epoch, epochs, rate (images/s), eta (s), loss,
@@ -125,11 +125,11 @@ class Run:
             watcher.event(label, event)
 
     def skip(self, label: str, because: str) -> None:
-        """Record that this run does not need a stage.
+        """Record that this run leaves out a stage.
 
         Args:
             label: the stage's name in runs that have it.
-            because: the setting that makes it unnecessary.
+            because: the reason.
         """
         with self._lock:
             self._skipped[label] = because
@@ -231,7 +231,7 @@ class Run:
 
         Returns:
             JSON values: run, folder, report (a path or None), scores (rows), headline, stages, pinned,
-            not_needed (stage -> the setting that makes it unnecessary), understood (sentences), unlabelled (a
+            not_needed (stage that the run leaves out -> the reason), understood (sentences), unlabelled (a
             sentence if the chain ended early for lack of labels, or None), warnings.
         """
         from data.tables import read_table

@@ -71,7 +71,7 @@ class Terminal:
                     earlier = f"networks are {done} {event['earlier']}: " if event["earlier"] else ""
                     self._print(f"  {label:<{WIDTH}} {escape(earlier + event['because'])}")
                 case "skipped":
-                    self._print(f"[dim]– {label:<{WIDTH}} not needed by {escape(event['because'])}[/dim]")
+                    self._print(f"[dim]– {label:<{WIDTH}} left out because {escape(event['because'])}[/dim]")
                 case "made":
                     self._finish(label)
                     took = f"{'cached' if event['cached'] else duration(event['seconds']):<13}"

@@ -4,7 +4,8 @@
 torch.
 
 Importing this module puts the packages `data`, `models`, `tasks` and `flows` of knowledge_transfer first on
-the path of the process. Methods need that, and run only in processes that knowledge_transfer starts.
+the path of the process. Plug-ins need this, because they import those packages through this module. They run
+only in processes that knowledge_transfer starts.
 """
 
 from __future__ import annotations

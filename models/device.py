@@ -29,7 +29,7 @@ def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
 def resolve_precision(requested: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
     """Choose the precision to compute in. `auto` takes bf16 if the hardware supports it natively, else fp32.
 
-    CUDA devices multiply bf16 natively from Ampere on, CPUs with AVX512-BF16 or AMX.
+    CUDA devices compute in bf16 natively from Ampere on. CPUs do if they have AVX512-BF16 or AMX.
     """
     if requested != "auto":
         return requested

@@ -1,4 +1,4 @@
-"""Find stages by name: first those in `tasks/stages`, then those of installed packages. No list names them.
+"""Find stages by name, in `tasks/stages` and in installed packages. No list has to name a stage.
 
 This module imports stages by name. A normal import would be circular, because stages import the configuration
 and the configuration needs stages.
@@ -50,7 +50,8 @@ def _modules() -> dict[str, str]:
     for point in sorted(entry_points(group=GROUP)):
         if point.name in found:
             raise TypeError(
-                f"entry point {point.value}: a stage {point.name!r} already exists; see examples/"
+                f"entry point {point.value}: a stage {point.name!r} already exists; rename the entry point "
+                "and the stage"
             )
         found[point.name] = point.module
     return found

@@ -17,7 +17,9 @@ _EITHER = (("label_fraction", "labels_per_class"),)
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Merge `over` into `base`, section by section. Another `method` drops the old method's parameters.
+    """Merge `over` into `base`, section by section.
+
+    If `over` changes a section's `method`, the parameters of the old method are dropped.
 
     Args:
         base: a configuration as nested dicts.

@@ -43,8 +43,8 @@ Readable = Literal[
 - assigned: the manifest of the images that have a cluster.
 - labels: the few labels that were drawn, in labels.parquet.
 
-data/schemas.py has the columns. `Job.meta(name)["rows"]` is the number of rows of the main table: of clusters
-all of them, empty ones too.
+data/schemas.py has the columns. `Job.meta(name)["rows"]` is the number of rows of the main table. For
+clusters, this includes empty ones.
 """
 
 
@@ -57,8 +57,8 @@ class Stage:
         kind: kind of its artifact. A new kind does not have to be declared anywhere else.
         version: raised by hand when the meaning of its result changes; part of the fingerprint.
         process: the child process that builds it.
-        by_content: whether the artifact is named by what its build finds outside of the store
-            (`Outcome.content`).
+        by_content: True if the fingerprint depends on what `build` reads outside of the store, such as the
+            images (`Outcome.content`). The fingerprint is then known only after the build.
         columns: column -> Arrow type of its main table, such as `{"index": "int64"}`, for a kind that only
             this stage makes and reads. data/schemas.py has the columns of all other kinds.
     """
@@ -107,7 +107,7 @@ class Stage:
 class Leaf(Stage):
     """A stage that only the scores and the report read: a measurement, a check or an export.
 
-    No list names the leaves. They are found by their file in `tasks/stages`, or by an entry point of the
+    A leaf is not registered anywhere. It is found by its file in `tasks/stages`, or by an entry point of the
     group `knowledge_transfer.stage`. A run includes the leaves that `evaluate.protocols` names. The command
     `list` shows the first line of the file's docstring.
 
@@ -198,11 +198,11 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class NotNeeded:
-    """A stage of other configurations that this run does not need.
+    """A stage that runs with other settings have, and that this run leaves out.
 
     Attributes:
         stage: its label in runs that have it.
-        because: the setting that makes it unnecessary.
+        because: why this run leaves it out, as a clause such as `pretext.method is hog`.
         reads: labels of the stages that it would read.
     """
 

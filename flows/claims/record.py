@@ -206,11 +206,11 @@ _INTRODUCTION = (
     "several seeds, and arms with the same seed are compared. A contrast is a weighted sum of the arms' "
     "scores, usually the difference of two. Each test states a range for the mean of its contrast. A test "
     "holds if the 95 % interval of the mean (Student's t over seeds) is inside that range. It does not hold "
-    "if the interval is outside. It can't be told if the interval crosses a bound of the range, or if there "
-    "are fewer than two seeds. Scores are percentages of the test images. Intervals are not corrected for "
-    "the number of tests: if the true contrast is exactly at a bound, about one test in twenty comes out "
-    "wrong. At cpu scale a training takes minutes, so effects that appear only in long trainings are not "
-    "visible."
+    'if the interval is outside. Its verdict is "can\'t be told" if the interval crosses a bound of the '
+    "range, or if there are fewer than two seeds. Scores are percentages of the test images. Intervals are "
+    "not corrected for the number of tests: if the true contrast is exactly at a bound, about one test in "
+    "twenty comes out wrong. At cpu scale a training takes minutes, so effects that appear only in long "
+    "trainings are not visible."
 )
 """This is one line because Prefect's pages show every line break of a text."""
 _LEGEND = (

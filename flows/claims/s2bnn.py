@@ -53,8 +53,8 @@ OPTIMIZER = Claim(
     paper=_PAPER,
     statement="With a contrastive loss in a 1-bit network, Adam with a linear schedule beats momentum SGD "
     "with a cosine schedule.",
-    figure="ImageNet, linear: 52.5 % against 46.9 %; a part of the difference comes from other views and "
-    "from training in two steps",
+    figure="ImageNet, linear: 52.5 % against 46.9 %; a part of the difference comes from different augmented "
+    "views and from training in two steps",
     score=_STUDENT,
     settings=at_both(lambda scale: _binary(scale, strategy="contrastive")),
     arms=(

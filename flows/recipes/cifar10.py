@@ -5,7 +5,7 @@ For: the whole chain on photographs, in a quarter of an hour without a GPU.
 Command: knowledge-transfer run cifar10 --set data.train=parquet:cifar10-train.parquet
     --set data.test=parquet:cifar10-test.parquet
 
-The constants were chosen on train images. docs/results.md has the results and compares them.
+The hyper-parameters were chosen on train images. docs/results.md has the results and compares them.
 """
 
 from typing import Any

@@ -5,7 +5,7 @@ labelled, and 360 test images.
 
 Command: knowledge-transfer run digits
 
-The constants were chosen on train images. docs/results.md has the results and compares them.
+The hyper-parameters were chosen on train images. docs/results.md has the results and compares them.
 """
 
 from typing import Any

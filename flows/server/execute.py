@@ -83,7 +83,7 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
 
             @task(name=gone.stage, task_run_name=gone.stage, cache_policy=NO_CACHE, persist_result=False)
             def stage() -> State[None]:
-                return Completed(name="Not needed", message=f"not needed by {gone.because}")
+                return Completed(name="Left out", message=f"left out because {gone.because}")
 
             futures.append(stage.submit())
 

@@ -85,7 +85,7 @@ class Page:
                     lambda: _markdown("rerun", _decision(event), "Whether earlier networks are kept, and why")
                 )
             case "skipped":
-                _say(f"{label}: not needed by {event['because']}")
+                _say(f"{label}: left out because {event['because']}")
             case "made":
                 took = "cached" if event["cached"] else f"made in {duration(event['seconds'])}"
                 _say(f"{label}: {took}, {amount(event)}, {event['path']}")
@@ -234,7 +234,7 @@ def _results(result: dict[str, Any], before: history.Past | None) -> None:
             f"{percent(head['scratch'])} by the same student from scratch: {100 * head['gain']:+.1f} points."
         )
     lines += [f"**Warning:** {text}" for text in result["warnings"]]
-    lines += [f"{', '.join(stages)}: not needed by {because}" for because, stages in left_out(result)]
+    lines += [f"{', '.join(stages)}: left out because {because}" for because, stages in left_out(result)]
     lines.append(f"Run folder: `{result['folder']}`")
     if result["report"]:
         lines.append(f"Report, with the clusters' images, curves and configuration: `{result['report']}`")

@@ -80,8 +80,8 @@ class S2BNNMethod(Method):
         config: the method's parameters.
         network: the student, without a classifier. In the second phase, the network that the first one
             published.
-        teacher: the teacher, on the device. An `offline` teacher is frozen. Of an `online` teacher, a copy is
-            trained.
+        teacher: the teacher, on the device. An `offline` teacher is frozen. If the teacher is `online`, a
+            copy of it is trained.
         phase: `activations` or `weights`.
         seed: seed of the projection heads and of the queues' initial rows.
 
@@ -180,8 +180,9 @@ class S2BNNMethod(Method):
     def collapsed(self, means: Mapping[str, float]) -> str | None:
         """Judge by the collapse signs, unless the student learns only from a frozen teacher.
 
-        A frozen teacher's embeddings keep the student's apart. The student's are alike only at the start,
-        when all are near the teacher's mean.
+        The targets of a frozen teacher differ between images, and this keeps the student's embeddings apart.
+        Only at the start are they alike, because all of them are still near the mean of the teacher's
+        embeddings.
         """
         return None if self.teacher is not None and self.contrast is None else super().collapsed(means)
 

@@ -215,7 +215,7 @@ class ReportData:
         seed: the run's seed.
         stages: every stage before the report; each comes after those it reads.
         counts: images and labels.
-        not_needed: the stages that this run does without.
+        not_needed: the stages that this run leaves out.
         warnings: what every reader should know, such as a training whose outputs were all alike.
         logs: stage label -> rows of its `log.parquet`.
         clusters: what the student learned.

@@ -98,7 +98,7 @@ def _drawing(data: ReportData) -> dict[str, Any]:
     """The drawing of the stages: labels on the left, then the lanes, then a few facts about each stage."""
     labels = [*(stage.label for stage in data.stages), *(gone.stage for gone in data.not_needed)]
     unneeded = {gone.stage: tuple(name for name in gone.reads if name in labels) for gone in data.not_needed}
-    # Stages that are not needed come first, so that each stands right below what it would read.
+    # Stages that are left out come first, so that each stands right below what it would read.
     drawn = graph.layout(unneeded | {stage.label: stage.inputs for stage in data.stages})
     lanes = max((CHARACTER * len(label) for label in labels), default=0)
     colours = {stage.label: KIND_COLOURS.get(stage.kind, "neutral") for stage in data.stages}
@@ -118,7 +118,7 @@ def absent(data: ReportData) -> dict[str, str]:
     unclustered = next((gone for gone in data.not_needed if gone.stage == "cluster"), None)
     no_clusters = "The run has no clusters."
     if unclustered is not None:
-        no_clusters = f"The run has no clusters: {unclustered.because} learns from the teacher itself."
+        no_clusters = f"The run has no clusters, because {unclustered.because}."
     learned = "codes" if data.codes else "clusters"
     if not (data.classes or data.counts.labelled):
         scores = "There are no labels, so the chain ended after transfer. Nothing was fine-tuned or scored."

@@ -51,7 +51,7 @@ def plan(
         assignments: the pseudo-labels from these clusters.
         codes: the pseudo-labels from the pretext method, if it gave any.
         labels: the drawn labels, if the run draws labels.
-        not_needed: stages that this run does not need, each a `NotNeeded` as JSON.
+        not_needed: stages that this run leaves out, each a `NotNeeded` as JSON.
         titles: evaluation -> its name on the page, for evaluations that the report does not know.
         **others: all other artifacts of the run, by stage label and in the run's order. An artifact from
             above may appear again under its stage's label.

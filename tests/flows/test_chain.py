@@ -90,7 +90,7 @@ def test_without_training_features_enter_at_embed_and_the_student_predicts(store
         assert layout.reads("evaluate-teacher") == {"manifest", "embed", "embed-teacher-test"}
         assert layout.reads("predict") == {"manifest", "finetune-student"}
         assert {"pretext", "finetune-teacher", "evaluate-teacher-finetuned"}.isdisjoint(layout.made)
-        because = f"pretext.method {pretext['method']}"
+        because = f"pretext.method is {pretext['method']}"
         assert layout.not_needed == [
             NotNeeded("pretext", because, ("manifest",)),
             NotNeeded("finetune-teacher", because, ("manifest", "labels")),

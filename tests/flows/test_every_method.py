@@ -125,7 +125,7 @@ def test_every_pretext_method(method: str, place: Path) -> None:
         assert read_table(ran.path("pretext") / "log.parquet").num_rows > 0
     else:
         assert ran.result["not_needed"] == dict.fromkeys(
-            ("pretext", "finetune-teacher"), f"pretext.method {method}"
+            ("pretext", "finetune-teacher"), f"pretext.method is {method}"
         )
         assert ran.inputs("predict")["checkpoint"] == ran.made["finetune-student"]
         assert "checkpoint" not in ran.inputs("evaluate-teacher")
@@ -139,7 +139,7 @@ def test_a_student_learns_the_codes_of_every_method_that_gives_some(method: str,
     config = small(place, method, transfer={"labels": "codes"})
     ran = run_chain(config, method)
     complete(ran, config)
-    assert ran.result["not_needed"] == dict.fromkeys(("cluster", "assign"), "transfer.labels codes")
+    assert ran.result["not_needed"] == dict.fromkeys(("cluster", "assign"), "transfer.labels is codes")
     assert ran.inputs("transfer")["codes"] == ran.made["codes"]
     table = read_table(ran.path("codes"), CODES)
     first = column(table, "head") == 0
@@ -185,7 +185,7 @@ def test_every_transfer_method_that_learns_from_the_teacher(method: str, place: 
     config = small(place, by=method)
     ran = run_chain(config, method)
     complete(ran, config)
-    assert ran.result["not_needed"] == dict.fromkeys(("cluster", "assign"), f"transfer.method {method}")
+    assert ran.result["not_needed"] == dict.fromkeys(("cluster", "assign"), f"transfer.method is {method}")
     *earlier, _ = labels = [*(f"transfer-{phase}" for phase in TRANSFER[method].phases[:-1]), "transfer"]
     for label in labels:
         assert ran.inputs(label)["teacher"] == ran.made["pretext"]

@@ -94,7 +94,7 @@ def test_a_run_without_clusters_leaves_it_out_and_says_so(place: Path) -> None:
     teacher = {"method": "simclr", "backbone": "smallconv", "width": 0.25, "epochs": 1, "batch_size": 32}
     by_teacher = run_chain(small(place, pretext=teacher, transfer={"method": "seed", "epochs": 1}), "seed")
     assert "outliers" not in by_teacher.made
-    assert by_teacher.result["not_needed"]["outliers"] == "a run without assignments"
+    assert by_teacher.result["not_needed"]["outliers"] == "the run has no assignments"
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:

@@ -510,7 +510,7 @@ def test_what_is_missing_says_why(changes: dict[str, object], sentence: str) -> 
     assert sentence in "".join(Page(render(run)).text)
 
 
-def test_what_is_not_needed_is_drawn_and_listed_with_the_reason(data: ReportData) -> None:
+def test_what_is_left_out_is_drawn_and_listed_with_the_reason(data: ReportData) -> None:
     from tasks.report.document import render
 
     gone = ("cluster", "assign")
@@ -522,7 +522,7 @@ def test_what_is_not_needed_is_drawn_and_listed_with_the_reason(data: ReportData
     kept = tuple(
         replace(stage, inputs=tuple(n for n in stage.inputs if n != "evaluate clusters")) for stage in kept
     )
-    because = "transfer.method seed"
+    because = "transfer.method is seed"
     not_needed = (
         NotNeeded("cluster", because, ("embed",)),
         NotNeeded("assign", because, ("cluster", "embed", "absent")),
@@ -537,14 +537,9 @@ def test_what_is_not_needed_is_drawn_and_listed_with_the_reason(data: ReportData
     assert len(drawn) == len(kept) + 2
     assert drawn.count("node gone") == 2
     for stage in gone:
-        assert f"{stage}: not needed by {because}" in "".join(page.text)
-    assert (
-        "".join(page.text).count(
-            "The run has no clusters: transfer.method seed learns from the teacher itself."
-        )
-        == 2
-    )
-    assert "2 stages are not needed." in page.words
+        assert f"{stage}: left out because {because}" in "".join(page.text)
+    assert "".join(page.text).count("The run has no clusters, because transfer.method is seed.") == 2
+    assert "2 stages are left out." in page.words
 
 
 def test_warnings_stand_above_the_scores(data: ReportData) -> None:

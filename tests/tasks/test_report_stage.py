@@ -100,7 +100,7 @@ def test_the_stages_shown_are_those_given_each_once_and_after_what_it_reads(shel
         "embed-drift": features,
         "evaluate-teacher": evaluated,
     }
-    gone = {"stage": "assign", "because": "transfer.method seed", "reads": ["embed"]}
+    gone = {"stage": "assign", "because": "transfer.method is seed", "reads": ["embed"]}
     page = shelf.page(plan(Config(), images, images, scores, not_needed=[gone], **others))
     assert table(page) == {
         "manifest": "–",
@@ -109,7 +109,7 @@ def test_the_stages_shown_are_those_given_each_once_and_after_what_it_reads(shel
         "embed": "manifest, pretext",
         "evaluate-teacher": "embed",
         "scores": "manifest, evaluate-teacher",
-        "assign": "not needed by transfer.method seed",
+        "assign": "left out because transfer.method is seed",
     }
     assert drawn(page) == [
         "manifest",
@@ -201,8 +201,8 @@ def test_codes_are_shown_only_if_the_student_learned_them(shelf: Shelf) -> None:
         assert "codes" in [stage["label"] for stage in request.settings["stages"]]
 
 
-def test_not_needed_travels_as_json(shelf: Shelf) -> None:
+def test_what_is_left_out_travels_as_json(shelf: Shelf) -> None:
     images, scores = shelf.manifest(), shelf.scores("knn")
-    gone = NotNeeded("pretext", "pretext.method hog", ("manifest",))
+    gone = NotNeeded("pretext", "pretext.method is hog", ("manifest",))
     page = shelf.page(plan(Config(), images, images, scores, not_needed=[vars(gone)]))
-    assert table(page)["pretext"] == "not needed by pretext.method hog"
+    assert table(page)["pretext"] == "left out because pretext.method is hog"
