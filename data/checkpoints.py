@@ -81,7 +81,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         ArtifactError: the file is missing, or is not JSON.
     """
     try:
-        description: dict[str, Any] = json.loads((folder / "model.json").read_text())
+        description: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder / 'model.json'} can't be read: {error}") from None
     return description

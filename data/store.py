@@ -44,7 +44,7 @@ def file_sha256(path: Path) -> str:
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file so that a reader sees the old content or the new content, but never a part of it."""
-    with replacing(path) as draft, draft.open("w") as file:
+    with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.write("\n")
 
@@ -90,7 +90,7 @@ class Store:
             ArtifactError: the artifact is missing or damaged.
         """
         try:
-            meta: Meta = json.loads((self.folder(artifact) / "meta.json").read_text())
+            meta: Meta = json.loads((self.folder(artifact) / "meta.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ArtifactError(
                 f"{artifact.path} is missing or damaged ({error}); run again to recompute it"
@@ -106,7 +106,7 @@ class Store:
         folder = self.folder(artifact)
         try:
             written = (folder / "meta.json").stat().st_mtime_ns
-            meta = json.loads((folder / "meta.json").read_text())
+            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             for name, size in meta["bytes"].items():
                 status = (folder / name).stat()
                 if status.st_size != size:

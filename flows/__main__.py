@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import signal
 import sys
@@ -47,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0 for success, 1 if the run failed, 2 if the user made a mistake, 130 if interrupted.
     """
     given = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # a terminal of another encoding must not stop a run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     terminal = Terminal()
     try:
         options = _parser().parse_args(given)

@@ -55,7 +55,7 @@ def compare(
         entry = Entry(name, parts(config))
         path = folder / "recipes" / f"{file_name(name)}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_yaml(config))
+        path.write_text(to_yaml(config), encoding="utf-8")
         for seed in range(seeds):
             result = knowledge_transfer(recipe=str(path), seed=seed, store=store)
             made = [

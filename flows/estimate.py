@@ -270,7 +270,7 @@ class _Estimator:
         records = sorted(
             (self.store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime
         )
-        for record in (json.loads(path.read_text()) for path in records):
+        for record in (json.loads(path.read_text(encoding="utf-8")) for path in records):
             config = record["config"]
             places = {role: config["data"][role] for role in wanted}
             if label == "manifest-voc":

@@ -45,7 +45,7 @@ def final_student(run: Path) -> Path:
     Raises:
         ConfigError: the run has no student, or the store no longer has it.
     """
-    rows = {row["stage"]: row for row in json.loads((run / "run.json").read_text())["stages"]}
+    rows = {row["stage"]: row for row in json.loads((run / "run.json").read_text(encoding="utf-8"))["stages"]}
     folders = [run.parent.parent / str(rows[stage]["path"]) for stage in _LAST if stage in rows]
     if folders and folders[0].exists():
         return folders[0]
@@ -61,7 +61,7 @@ def image_size(folder: Path) -> int:
         DataError: model.json has no image_size.
     """
     try:
-        return int(json.loads((folder / "model.json").read_text())["image_size"])
+        return int(json.loads((folder / "model.json").read_text(encoding="utf-8"))["image_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"model {str(folder)!r}: model.json has no image_size ({error}); this tool did not write it"

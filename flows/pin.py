@@ -86,7 +86,7 @@ def find(config: Config) -> Earlier | None:
     asked = _asked(config.model_dump(mode="json"))
     for path in sorted((store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime):
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # another run is writing it, or it is damaged
             continue
         if record["status"] != "done" or record.get("pinned"):

@@ -142,6 +142,8 @@ def _run(claim: Claim, arm: Arm, config: Config, seed: int, store: str) -> dict[
     """Run the chain as a separate flow run, from a recipe file that anybody can run again."""
     recipe = Path(store).expanduser().absolute() / "claims" / "recipes" / f"{config.recipe}.yaml"
     recipe.parent.mkdir(parents=True, exist_ok=True)
-    recipe.write_text(f"# {claim.paper}, claim {claim.name}, arm {arm.name}\n{to_yaml(config)}")
+    recipe.write_text(
+        f"# {claim.paper}, claim {claim.name}, arm {arm.name}\n{to_yaml(config)}", encoding="utf-8"
+    )
     result: dict[str, Any] = knowledge_transfer(recipe=str(recipe), seed=seed, store=store)
     return result

@@ -36,7 +36,7 @@ def rewrite_report(named: str, store: str | None) -> Path:
     """
     folder = _run_folder(named, store)
     opened = Store(folder.parent.parent)
-    record = json.loads((folder / "run.json").read_text())
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     rows = {row["stage"]: row for row in record["stages"]}
     config = resolve(record["config"])
 

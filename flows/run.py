@@ -115,7 +115,7 @@ class Run:
             "config": config.model_dump(),
             "stages": [],
         }
-        (self.folder / "config.yaml").write_text(to_yaml(config))
+        (self.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
         self._save()
         for watcher in self._watchers:
             watcher.begin(self)
@@ -155,7 +155,7 @@ class Run:
         with self._lock:
             self._record["config"] = self.config.model_dump()
             self._save()
-        (self.folder / "config.yaml").write_text(to_yaml(self.config))
+        (self.folder / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
 
     def make(self, label: str, request: Request | Artifact) -> tuple[Artifact, bool]:
         """Make a stage's artifact, unless the store has it, and add it to the record.

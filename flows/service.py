@@ -72,7 +72,7 @@ def _console(terminal: str | None, tell: Tell) -> Console:
     """Open the user's terminal. If there is none, as in a notebook, send plain lines instead."""
     try:
         if terminal is not None:
-            screen = open(terminal, "w")  # noqa: SIM115  # open as long as the console
+            screen = open(terminal, "w", encoding="utf-8")  # noqa: SIM115  # open as long as the console
             columns = os.get_terminal_size(screen.fileno()).columns
             return Console(file=screen, highlight=False, width=columns or None)
     except OSError:
@@ -117,7 +117,7 @@ _DO: dict[str, Callable[[dict[str, Any], Terminal], dict[str, Any]]] = {
 
 def _described(folder: Path) -> dict[str, Any]:
     """Describe a run's folder: its record, its headline, and its final student or why there is none."""
-    record = json.loads((folder / "run.json").read_text())
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     scores = folder / "scores.parquet"
     student, missing = None, ""
     try:

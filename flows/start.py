@@ -89,6 +89,6 @@ def explain(error: BaseException, run: Run | None) -> Failure:
     text, details = f"{type(error).__name__}: {line}", scrub("".join(traceback.format_exception(error)))
     if run is None:
         return Failure("failed", 1, text, details)
-    with run.log.open("a") as log:
+    with run.log.open("a", encoding="utf-8", errors="replace") as log:
         log.write(details)
     return Failure("failed", 1, f"{text}; this is a fault of the program, not yours; log: {run.log}")

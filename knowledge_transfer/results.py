@@ -26,7 +26,7 @@ class Model:
     @property
     def description(self) -> dict[str, Any]:
         """The content of model.json: architecture, width, image size, input mean and deviation, classes."""
-        found: dict[str, Any] = json.loads((self.folder / "model.json").read_text())
+        found: dict[str, Any] = json.loads((self.folder / "model.json").read_text(encoding="utf-8"))
         return found
 
     @property

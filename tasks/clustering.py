@@ -66,7 +66,7 @@ def read_clusters(folder: Path):  # type: ignore[no-untyped-def]  # ClusterSpace
 
     table = read_table(folder / "centroids.parquet")
     centroids: NDArray[np.float32] = read_matrix(table, "vector")[np.argsort(column(table, "cluster"))]
-    info = json.loads((folder / "clusters.json").read_text())
+    info = json.loads((folder / "clusters.json").read_text(encoding="utf-8"))
     arrays = read_arrays(folder / "transform.safetensors")
     space = ClusterSpace(mean=arrays.get("mean"), matrix=arrays.get("matrix"), normalise=info["normalise"])
     return space, centroids

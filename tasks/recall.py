@@ -37,7 +37,7 @@ class Recall:
     def made(self) -> Artifact | None:
         """The remembered artifact, if no source changed and the store still has the artifact; else None."""
         with suppress(OSError, ValueError, LookupError, TypeError):  # no record yet, or a damaged one
-            known = json.loads(self._path.read_text())
+            known = json.loads(self._path.read_text(encoding="utf-8"))
             made = Artifact(kind=self._kind, fingerprint=str(known["fingerprint"]))
             if None not in self.stamps and known["stamps"] == self.stamps and self.store.has(made):
                 return made

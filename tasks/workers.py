@@ -141,7 +141,8 @@ class Workers:
         if child is None:
             with self.log.open("ab") as log:
                 child = subprocess.Popen(
-                    [sys.executable, "-u", "-m", "tasks.child", process],
+                    # UTF-8 whatever the locale, so that every file name can be opened
+                    [sys.executable, "-X", "utf8", "-u", "-m", "tasks.child", process],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,

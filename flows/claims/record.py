@@ -115,7 +115,7 @@ def path_of(folder: Path, claim: str, scale: Scale) -> Path:
 def read(folder: Path, claim: str, scale: Scale, command: str) -> Record:
     """Read the record of a claim, or make an empty one if there is none."""
     path = path_of(folder, claim, scale)
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return Record(
         claim, scale, command, known.get("arms", {}), known.get("libraries", {}), known.get("threads")
     )
@@ -129,7 +129,7 @@ def _found(folder: Path) -> dict[tuple[str, Scale], Record]:
         for name in CLAIMS
         for scale in scales
         if (path := path_of(folder, name, scale)).exists()
-        for stored in [json.loads(path.read_text())]
+        for stored in [json.loads(path.read_text(encoding="utf-8"))]
     }
 
 
@@ -266,7 +266,7 @@ def write_page(folder: Path, target: Path, image: Path) -> None:
         image: path of the picture, in the page's folder or below it.
     """
     image.write_bytes(picture(folder))
-    target.write_text(page(folder, image.relative_to(target.parent).as_posix()))
+    target.write_text(page(folder, image.relative_to(target.parent).as_posix()), encoding="utf-8")
 
 
 if __name__ == "__main__":  # python -m flows.claims.record FOLDER docs/claims.md docs/images/claims.png

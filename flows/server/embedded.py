@@ -63,14 +63,16 @@ def _chosen() -> set[str]:
     names |= set(profiles.get("profiles", {}).get(active, {}))
     here = _toml(Path("pyproject.toml")).get("tool", {}).get("prefect", {}) | _toml(Path("prefect.toml"))
     names |= {f"PREFECT_{name}" for name in _flat(here)}
-    if Path(".env").exists():
-        names |= {line.partition("=")[0].strip() for line in Path(".env").read_text().splitlines()}
+    if Path(".env").is_file():  # it may be a virtual environment
+        names |= {
+            line.partition("=")[0].strip() for line in Path(".env").read_text(encoding="utf-8").splitlines()
+        }
     return names
 
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError):  # missing, or broken, which Prefect reports
         return {}
 

@@ -72,7 +72,7 @@ def past(store: Store, record: Mapping[str, Any]) -> list[Past]:
     found = []
     for path in sorted((store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime):
         try:
-            other = json.loads(path.read_text())
+            other = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # another run is writing it, or it is damaged
             continue
         if other["status"] == "done" and other["name"] != record["name"] and _line(other) == _line(record):
@@ -93,7 +93,7 @@ def of(store: Store, record: Mapping[str, Any], rows: list[dict[str, Any]]) -> P
     stages = record["stages"]
     images = next((row["fingerprint"] for row in stages if row["stage"] == "manifest"), None)
     meta = None if images is None else store.root / "artifacts" / "manifest" / images / "meta.json"
-    counts = {} if meta is None else json.loads(meta.read_text())["counts"]
+    counts = {} if meta is None else json.loads(meta.read_text(encoding="utf-8"))["counts"]
     cached = sum(row["cached"] for row in stages)
     return Past(
         record["name"],

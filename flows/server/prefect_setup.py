@@ -80,7 +80,7 @@ def deploy() -> str:
     if done.returncode:
         said = " ".join((done.stdout + done.stderr).split())
         raise StageError(f"prefect-setup: the deployments of {DEPLOYMENTS} could not be created: {said}")
-    names = [row["name"] for row in yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]]
+    names = [row["name"] for row in yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))["deployments"]]
     return f"deployments {', '.join(names)}: runs start in {Path.cwd()}"
 
 

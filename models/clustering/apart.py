@@ -73,7 +73,7 @@ def cluster_apart(x: NDArray[np.float32], wanted: Clustering) -> NDArray[np.int6
     with tempfile.TemporaryDirectory(prefix="clustering-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         np.save(folder / "features.npy", x)
-        (folder / "settings.json").write_text(json.dumps(asdict(wanted)))
+        (folder / "settings.json").write_text(json.dumps(asdict(wanted)), encoding="utf-8")
         with (folder / "stderr").open("w+b") as stderr:
             child = subprocess.Popen(
                 [sys.executable, "-m", __name__, name],
@@ -94,7 +94,7 @@ def cluster_apart(x: NDArray[np.float32], wanted: Clustering) -> NDArray[np.int6
             labels: NDArray[np.int64] = np.load(folder / "labels.npy")
             return labels
         if (folder / "error.json").exists():
-            error = json.loads((folder / "error.json").read_text())
+            error = json.loads((folder / "error.json").read_text(encoding="utf-8"))
             raise getattr(errors, error["kind"])(error["text"])
     last = next(filter(None, reversed([line.strip() for line in said.splitlines()])), "it said nothing")
     raise PipelineError(
@@ -133,11 +133,13 @@ def main(folder: Path) -> int:
     """Cluster the features in a folder. Returns the exit status: 0, or 1 with the error in error.json."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
-    wanted = Clustering(**json.loads((folder / "settings.json").read_text()))
+    wanted = Clustering(**json.loads((folder / "settings.json").read_text(encoding="utf-8")))
     try:
         _cluster(folder, wanted)
     except PipelineError as error:
-        (folder / "error.json").write_text(json.dumps({"kind": type(error).__name__, "text": str(error)}))
+        (folder / "error.json").write_text(
+            json.dumps({"kind": type(error).__name__, "text": str(error)}), encoding="utf-8"
+        )
         return 1
     return 0
 

@@ -84,7 +84,7 @@ def _earlier(job: Job) -> Rows | None:
     same, clusters = way(features), job.request.inputs["clusters"].model_dump()
     candidates = []
     for path in (job.store.root / "artifacts" / "assignments").glob("*/meta.json"):
-        meta = json.loads(path.read_text())
+        meta = json.loads(path.read_text(encoding="utf-8"))
         read = Artifact.model_validate(meta["inputs"]["features"])
         if (
             meta["version"] != job.request.version

@@ -239,7 +239,7 @@ def _earlier(job: Job) -> Rows | None:
     same = way(request.settings, {name: given.model_dump() for name, given in request.inputs.items()})
     candidates = []
     for path in (job.store.root / "artifacts" / "features").glob("*/meta.json"):
-        meta = json.loads(path.read_text())
+        meta = json.loads(path.read_text(encoding="utf-8"))
         version = meta["stage"], meta["version"]
         if version == (request.stage, request.version) and way(meta["config"], meta["inputs"]) == same:
             manifest = Artifact.model_validate(meta["inputs"]["manifest"])

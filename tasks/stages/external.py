@@ -66,7 +66,9 @@ def build(job: Job) -> Outcome:
     features = ExternalFeatures(job.request.outside["features"])
     stamp = features.stamp()
     remembered = job.store.cache("hashes") / f"{digest(features.spec)}.json"
-    files, known = features.content(json.loads(remembered.read_text()) if remembered.exists() else {})
+    files, known = features.content(
+        json.loads(remembered.read_text(encoding="utf-8")) if remembered.exists() else {}
+    )
     write_json(remembered, known)
     content = {"files": files}
     if job.has(content):

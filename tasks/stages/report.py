@@ -238,7 +238,7 @@ def _clusters(job: Job, learned: str) -> Clusters:
         table = read_table(job.path("codes"))
         sizes = np.bincount(column(table, "cluster")[column(table, "head") == 0])
         return Clusters(sizes, (), int(sizes.sum()), int(sizes.sum()))
-    info = json.loads((job.path("clusters") / "clusters.json").read_text())
+    info = json.loads((job.path("clusters") / "clusters.json").read_text(encoding="utf-8"))
     sizes = column(read_table(job.path("clusters") / "centroids.parquet"), "size")
     return Clusters(sizes, tuple(info["objective"]), info["trained_on"], info["of"])
 
