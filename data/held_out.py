@@ -31,9 +31,9 @@ def hold_out(
 ) -> NDArray[np.bool_]:
     """Choose the images that become test images.
 
-    An image is held out with probability `HELD_OUT`, which depends only on the seed and its uri. So new
-    images move no other image, and the number that a class gives is binomial: 200 +- 13 (standard deviation)
-    of 1,000 images. Three rules change this for few images:
+    An image is held out with probability `HELD_OUT`. The choice depends only on the seed and the image's uri,
+    so a new image does not change the side of another one. The number of images that a class loses to the
+    test is binomial: for 1,000 images, 200 with a standard deviation of 13. Three rules change this for few images:
 
     - Images of one group (twins) go to the same side.
     - A class with two groups or more has at least one of them on each side. A class with one group stays in
@@ -67,7 +67,7 @@ def hold_out(
             if label is not None:
                 of_class.setdefault(label, set()).add(number)
     for label in sorted(of_class):
-        # Where a side has to be filled, a new image is moved rather than one that has a side already.
+        # If a class has no group on one side, move a group that is new rather than one that had its side before.
         numbers = sorted(of_class[label], key=lambda number: draw[first[number]])
         new = [number for number in numbers if known[number] is None] or numbers
         there = [number for number in numbers if side[number]]

@@ -83,7 +83,8 @@ class Manifest:
     Attributes:
         images: schema `MANIFEST`, index 0..N-1. The order is train, unlabelled, test, and by uri within each.
             Widths and heights are those of the upright image.
-        rejected: schema `REJECTED`, in the same order. Images that would have been held out are under train.
+        rejected: schema `REJECTED`, in the same order. A rejected image of train is listed under train, even if
+            it would have been held out for the test.
         classes: names of the classes, or None without labels. A label is a position in this tuple.
         parts: a hash of each part that a stage may read. `train`, `unlabelled` and `test` hash uris and
             contents. `labels`, `train_labels` and `test_labels` hash split and uri with the label and its
@@ -143,7 +144,7 @@ def make_manifest(
     Raises:
         ConfigError: a source is not known.
         DataError: a source is missing or empty, too many images are broken, no train or test images are left,
-            a label's row names no image, or test has a class that train lacks.
+            a row of the table of labels names no image, or test has a class that train lacks.
     """
     asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels)
     sources = open_sources(train, test, unlabelled, hold_out=hold_out)
@@ -156,7 +157,7 @@ class Survey:
     """What a look at the sources shows without reading all images.
 
     Attributes:
-        manifest: as if all images that were not read could be decoded. Without `known`.
+        manifest: the manifest that results if all images that were not read can be decoded.
         read: number of images that were read.
         seconds: mean time to read, hash and decode one image; 0 if none was read.
     """
@@ -199,8 +200,8 @@ def survey(
         role: [Measured(f"not read: {role}/{entry.uri}", 0, 0, None) for entry in source.entries()]
         for role, source in sources.items()
     }
-    # Files that may be no images are read first, because they decide what the folders are. The others are
-    # read in batches from all over the sources.
+    # Files that may not be images are read first, because they decide which folders are taken as classes. The
+    # others are read in batches from all over the sources.
     unsure: list[tuple[Split, list[int]]] = []
     batches: list[tuple[Split, list[int]]] = []
     for role, source in sources.items():
@@ -320,7 +321,7 @@ def _assemble(
 def open_sources(
     train: str, test: str | None, unlabelled: str | None, *, hold_out: bool
 ) -> dict[Split, Source]:
-    """Open the sources by role. A split that train's source keeps apart serves a role without a source."""
+    """Open the sources by role. Without a source for test or unlabelled, that split of train's source is used."""
     specs: dict[Split, str | None] = {"train": train, "unlabelled": unlabelled, "test": test}
     sources = {role: open_source(spec, role) for role, spec in specs.items() if spec}
     own = sources["train"].splits if hold_out or test is not None else ()

@@ -1,6 +1,6 @@
-"""Refuse what the images can't serve, right after the manifest and before any training.
+"""Refuse a configuration that the images don't allow, after the manifest is made and before any training.
 
-The same rules serve the dry run. A rule needs only the counts of a manifest.
+The dry run applies the same rules. A rule needs only the counts of a manifest.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _too_few(config: Config, n: int) -> Iterator[str]:
 
 
 def _copies(config: Config, n: int, seen: Mapping[str, Any]) -> Iterator[str]:
-    """Clusters of images that are copies of few."""
+    """More clusters than different images."""
     distinct = seen.get("distinct", n)
     clustered = (
         config.transfers and config.transfer.learns_from == "assignments" and config.cluster.data is None
@@ -91,9 +91,8 @@ def _labels(config: Config, counts: Mapping[str, int], seen: Mapping[str, Any]) 
             yield (
                 f"{asked} asks for labels, but no training image has one; looked for one sub-folder per "
                 "class "
-                f"or a column of labels in {data.train}. Set data.labels=csv:PATH, or to train without "
-                "labels "
-                "data.labels_per_class=null and data.label_fraction=null"
+                f"or a column of labels in {data.train}. Set data.labels=csv:PATH. To train without "
+                "labels, set data.labels_per_class=null and data.label_fraction=null"
             )
         return
     trained = [row for row in classes if row["train"]]
@@ -107,7 +106,7 @@ def _labels(config: Config, counts: Mapping[str, int], seen: Mapping[str, Any]) 
         short = [row for row in trained if row["train"] < data.labels_per_class]
         if short:
             named = ", ".join(f"{row['name']!r} has {row['train']}" for row in short[:3])
-            more = f" and {len(short) - 3} more classes have too few" if len(short) > 3 else ""
+            more = f"; {len(short) - 3} more classes have too few" if len(short) > 3 else ""
             least = min(row["train"] for row in short)
             yield (
                 f"data.labels_per_class = {data.labels_per_class}, but {named}{more}; set at most {least}, "

@@ -8,7 +8,7 @@ from typing import Any
 from tasks.config import Config, Data
 
 SHOWN = 12
-"""Classes that are named one by one."""
+"""At most this many classes are named; the others are counted."""
 
 
 def describe(config: Config, manifest: Mapping[str, Any], *, recipes: bool = False) -> list[str]:
@@ -120,7 +120,7 @@ def _test(config: Config, counts: Mapping[str, int], seen: Mapping[str, Any]) ->
 
 
 def _fits(config: Config, counts: Mapping[str, int]) -> list[str]:
-    """What adapts to the number of images."""
+    """Notes on settings that are larger than the number of images, and what happens instead."""
     n = counts["train"] + counts["unlabelled"]
     found = []
     for key, batch in (

@@ -1,9 +1,9 @@
 """A folder of image files, given as a local path or an fsspec URL.
 
-`data.sources.layout` decides what the sub-folders mean: classes, splits, or nothing. A user can say it:
-`folder:PATH?folders=classes` (or splits, or none). Hidden files are skipped, and so are files with the
-extension of something else, the folders of tools and NAS systems, and a store of this project. A file with
-an unknown extension or none is tried, so an image with an odd name is used and a broken one is reported.
+`data.sources.layout` decides what the sub-folders mean: classes, splits, or nothing. A user can
+choose the meaning: `folder:PATH?folders=classes` (or `splits`, or `none`). These are skipped: hidden files,
+files whose extension shows that they are not images, folders of tools and NAS systems, and a store of this
+project. A file with an unknown extension or none is tried, so an image with an odd name is used and a broken one is reported.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class FolderSource(Source):
         return found
 
     def _of_role(self, entries: list[Entry]) -> tuple[list[Entry], list[str], list[str]]:
-        """The entries of the split that serves the role -> (entries, guesses, remarks)."""
+        """The entries of the split that is used for this source's role -> (entries, guesses, remarks)."""
         self._split_of = self._splits(entries)
         if not self._split_of:
             return entries, [], []
