@@ -33,7 +33,8 @@ def hold_out(
 
     An image is held out with probability `HELD_OUT`. The choice depends only on the seed and the image's uri,
     so a new image does not change the side of another one. The number of images that a class loses to the
-    test is binomial: for 1,000 images, 200 with a standard deviation of 13. Three rules change this for few images:
+    test is binomial: for 1,000 images, 200 with a standard deviation of 13. Three rules change this for few
+    images:
 
     - Images of one group (twins) go to the same side.
     - A class with two groups or more has at least one of them on each side. A class with one group stays in
@@ -67,7 +68,8 @@ def hold_out(
             if label is not None:
                 of_class.setdefault(label, set()).add(number)
     for label in sorted(of_class):
-        # If a class has no group on one side, move a group that is new rather than one that had its side before.
+        # If a class has no group on one side, move a group that is new rather than one that had its side
+        # before.
         numbers = sorted(of_class[label], key=lambda number: draw[first[number]])
         new = [number for number in numbers if known[number] is None] or numbers
         there = [number for number in numbers if side[number]]

@@ -83,8 +83,8 @@ class Manifest:
     Attributes:
         images: schema `MANIFEST`, index 0..N-1. The order is train, unlabelled, test, and by uri within each.
             Widths and heights are those of the upright image.
-        rejected: schema `REJECTED`, in the same order. A rejected image of train is listed under train, even if
-            it would have been held out for the test.
+        rejected: schema `REJECTED`, in the same order. A rejected image of train is listed under train, even
+            if it would have been held out for the test.
         classes: names of the classes, or None without labels. A label is a position in this tuple.
         parts: a hash of each part that a stage may read. `train`, `unlabelled` and `test` hash uris and
             contents. `labels`, `train_labels` and `test_labels` hash split and uri with the label and its
@@ -321,7 +321,7 @@ def _assemble(
 def open_sources(
     train: str, test: str | None, unlabelled: str | None, *, hold_out: bool
 ) -> dict[Split, Source]:
-    """Open the sources by role. Without a source for test or unlabelled, that split of train's source is used."""
+    """Open the sources by role. Without a source for test, train's own test split is used; also unlabelled."""
     specs: dict[Split, str | None] = {"train": train, "unlabelled": unlabelled, "test": test}
     sources = {role: open_source(spec, role) for role, spec in specs.items() if spec}
     own = sources["train"].splits if hold_out or test is not None else ()

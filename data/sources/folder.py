@@ -3,7 +3,8 @@
 `data.sources.layout` decides what the sub-folders mean: classes, splits, or nothing. A user can
 choose the meaning: `folder:PATH?folders=classes` (or `splits`, or `none`). These are skipped: hidden files,
 files whose extension shows that they are not images, folders of tools and NAS systems, and a store of this
-project. A file with an unknown extension or none is tried, so an image with an odd name is used and a broken one is reported.
+project. A file with an unknown extension or none is tried, so an image with an odd name is used and a broken
+one is reported.
 """
 
 from __future__ import annotations
