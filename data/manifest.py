@@ -321,7 +321,7 @@ def _assemble(
 def open_sources(
     train: str, test: str | None, unlabelled: str | None, *, hold_out: bool
 ) -> dict[Split, Source]:
-    """Open the sources by role. Without a source for test, train's own test split is used; also unlabelled."""
+    """Open the sources by role. Without a source for test or unlabelled, train's own split is used."""
     specs: dict[Split, str | None] = {"train": train, "unlabelled": unlabelled, "test": test}
     sources = {role: open_source(spec, role) for role, spec in specs.items() if spec}
     own = sources["train"].splits if hold_out or test is not None else ()

@@ -72,7 +72,8 @@ def _faults(error: ValidationError, values: dict[str, Any]) -> list[str]:
         if not isinstance(given, dict):
             continue
         known = methods(section)
-        chosen = known.get(given.get("method", ""))
+        method = given.get("method", "")
+        chosen = known.get(method) if isinstance(method, str) else None
         if "method" not in given and len(known) > 1:
             lines.append(f"{section}.method is missing; choose one of {', '.join(known)}")
         elif chosen is None and "method" in given:
