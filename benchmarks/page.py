@@ -16,6 +16,8 @@ compares ours with the peer in the same round. The page gives its median over th
 Above 1, ours is faster.
 """
 OURS, PEER = "#0b6e4f", "#8a8f98"
+GROWTH = {"growth-n": "N", "growth-k": "k", "growth-d": "d"}
+"""Name of a comparison -> what grows in it."""
 
 
 def write_page(records: Path, page: Path) -> None:
@@ -96,12 +98,15 @@ def _section(comparison: Comparison, about: dict[str, Any], machine: str, images
     if comparison.name.startswith("growth"):
         picture = images / f"{machine}-{comparison.name}.svg"
         _growth(comparison, picture)
-        slopes = ", ".join(f"{what} {comparison.extra[f'{what}_slope']:.2f}" for what in comparison.values)
+        grows = " and ".join(
+            f"as {GROWTH[comparison.name]}^{comparison.extra[f'{what}_slope']:.2f} for {what}"
+            for what in comparison.values
+        )
         return [
             *lines,
             f"![{comparison.title}](images/performance/{picture.name})",
             "",
-            f"Fitted slope: {slopes}.",
+            f"Fitted exponents (the slopes in this log-log plot): the time grows {grows}.",
             "",
         ]
     lines += [
@@ -189,7 +194,7 @@ def _curves(curves: dict[str, list[float]], path: Path) -> None:
 
 
 def _growth(comparison: Comparison, path: Path) -> None:
-    axis = {"growth-n": "N", "growth-k": "k", "growth-d": "d"}[comparison.name]
+    axis = GROWTH[comparison.name]
     figure, axes = _figure(5, 3)
     at = [point[axis] for point in comparison.extra["points"]]
     for (what, values), colour in zip(comparison.values.items(), (OURS, PEER), strict=True):

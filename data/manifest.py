@@ -258,7 +258,7 @@ def _assemble(
         good = [(entry, found) for entry, found in pairs if found.reason is None]
         ignored = [entry for entry, found in pairs if found.reason == NO_IMAGE and not source.certain(entry)]
         if ignored:
-            notes.append(f"{source.spec}: {len(ignored)} files are no images, first {ignored[0].uri!r}")
+            notes.append(f"{source.spec}: {len(ignored)} files are not images, first {ignored[0].uri!r}")
         broken += len(pairs) - len(good) - len(ignored)
         total -= len(ignored)
         named[role] = source.named([entry for entry, _ in good])

@@ -297,7 +297,7 @@ def estimate(config: Config, *, seconds: float | None = 5.0) -> Estimate:
         seconds: how long images are read, to see whether they can be decoded. None: until all are read.
 
     Raises:
-        ConfigError: the images can't serve the configuration (`tasks.feasible`).
+        ConfigError: the images do not allow the configuration (`tasks.feasible`).
         DataError: a source can't be listed, and its size is not published either.
         ConfigError: a network can't be built for the image size.
     """

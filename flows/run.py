@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Watcher(Protocol):
-    """Gets the events of a run, to display them: the terminal, or the run's page in Prefect."""
+    """Displays the events of a run, for example in the terminal or on the run's page in Prefect."""
 
     def begin(self, run: Run) -> None:
         """A run starts."""
@@ -179,7 +179,8 @@ class Run:
             if isinstance(request, Artifact):
                 made, cached = request, True
             else:
-                # The name of an artifact `by_content` is known beforehand only if its sources are unchanged.
+                # If the request is `by_content`, its artifact's name is known before the build only if the
+                # sources are unchanged.
                 recall = Recall(self.store, request) if request.by_content else None
                 wanted = request.artifact(self.store) if recall is None else recall.made()
                 if wanted is not None and self.store.has(wanted):

@@ -6,7 +6,7 @@
     def size(run: Context, request: Request, inputs: Inputs) -> Size: ...
     def build(job: Job) -> Outcome: ...
 
-`plan` runs in the flow's process. It is cheap and does not import torch. `size` serves `--dry-run`; see
+`plan` runs in the flow's process. It is cheap and does not import torch. `size` is for `--dry-run`; see
 tasks/size.py. `build` runs in a child process.
 
 The fingerprint of a request is the artifact's name. If the store has that artifact, nothing is built. The

@@ -138,7 +138,7 @@ class FolderSource(Source):
                 f"{names}{' ...' if len(self._passed) > 4 else ''}"
             )
         if self._pipes:
-            remarks.append(f"{len(self._pipes)} are no regular files and are left out: {self._pipes[0]!r}")
+            remarks.append(f"{len(self._pipes)} are not regular files and are left out: {self._pipes[0]!r}")
         if self._tables:
             example = self._tables[0]
             remarks.append(

@@ -181,15 +181,15 @@ class S2BNNMethod(Method):
         """Judge by the collapse signs, unless the student learns only from a frozen teacher.
 
         The targets of a frozen teacher differ between images, and this keeps the student's embeddings apart.
-        Only at the start are they alike, because all of them are still near the mean of the teacher's
-        embeddings.
+        The student's embeddings are alike only at the start of training, when all of them are still near the
+        mean of the teacher's embeddings.
         """
         return None if self.teacher is not None and self.contrast is None else super().collapsed(means)
 
     def passes(self) -> list[tuple[int, float]]:
-        """The student's query and, with a contrastive loss, its key.
+        """One pass for the student's query, and a third more for its key if there is a contrastive loss.
 
-        The teacher is not counted, because it is a different network.
+        The key needs no gradient. The teacher is not counted, because it is a different network.
         """
         return [(self.config.view_size or self.network.image_size, 1 if self.contrast is None else 4 / 3)]
 

@@ -150,7 +150,7 @@ def test_a_pipe_is_left_out_and_does_not_hang(folder):
     os.mkfifo(folder / "photos/dog/pipe.png")
     (folder / "photos/dog/link.png").symlink_to(folder / "photos/dog/pipe.png")
     source = check(f"folder:{folder}/photos")
-    assert "2 are no regular files" in "; ".join(source.remarks)
+    assert "2 are not regular files" in "; ".join(source.remarks)
 
 
 def test_a_store_a_virtual_environment_and_tool_folders_are_no_classes(folder):

@@ -197,7 +197,7 @@ CASES: dict[str, Case] = {
     "a licence or a chart beside the class folders": Case(
         strays,
         PHOTOS,
-        ("classes: 2, ", "note: .*1 files are no images, first 'LICENSE'", "1 images lie beside the class"),
+        ("classes: 2, ", "note: .*1 files are not images, first 'LICENSE'", "1 images lie beside the class"),
     ),
     "a folder unlabelled beside the class folders": Case(
         lambda folder: put(folder, photos__cat=8, photos__dog=8, photos__unlabelled=20),
@@ -324,7 +324,7 @@ CASES: dict[str, Case] = {
         ),
     ),
     "a named pipe among the images": Case(
-        pipe, PHOTOS, (r"note: .*1 are no regular files and are left out: 'cat/camera\.png'",)
+        pipe, PHOTOS, (r"note: .*1 are not regular files and are left out: 'cat/camera\.png'",)
     ),
     "broken images": Case(
         broken,
