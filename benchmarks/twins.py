@@ -23,6 +23,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ class Set:
 
 def measure(images: Set) -> tuple[dict[str, Any], list[twins.Twin]]:
     """Find the twins -> (the record, the pairs that were not planted)."""
-    seconds = dict.fromkeys(("decode", "pixel_sha", "thumbnail"), 0.0)
+    microseconds: dict[str, list[float]] = {"decode": [], "pixel_sha": [], "thumbnail": []}
     shas, thumbnails = [], []
     for i in range(len(images.original)):
         times = [time.perf_counter()]
@@ -106,15 +107,15 @@ def measure(images: Set) -> tuple[dict[str, Any], list[twins.Twin]]:
         thumbnails.append(twins.thumbnail(pixels))
         times.append(time.perf_counter())
         if i < images.n:
-            for name, spent in zip(seconds, np.diff(times).tolist(), strict=True):
-                seconds[name] += spent
+            for values, spent in zip(microseconds.values(), np.diff(times).tolist(), strict=True):
+                values.append(spent * 1e6)
     stacked = np.stack(thumbnails)
     started = time.perf_counter(), time.process_time()
     found = twins.twins(stacked, shas, images.read)
     spent = time.perf_counter() - started[0], time.process_time() - started[1]
     started = time.perf_counter(), time.process_time()
     proposed = len(twins.propose(stacked))
-    proposing = time.process_time() - started[1]
+    proposing = time.perf_counter() - started[0], time.process_time() - started[1]
 
     original, pairs = images.original, {(twin.first, twin.second) for twin in found}
     recall: dict[str, list[bool]] = {}
@@ -138,14 +139,28 @@ def measure(images: Set) -> tuple[dict[str, Any], list[twins.Twin]]:
             "value": sum(through) / max(1, len(involved)),
         },
         "unplanted": {
-            kind: sum(twin.kind == kind for twin in unplanted) for kind in ("equal", "near", "mirrored")
+            **{kind: sum(twin.kind == kind for twin in unplanted) for kind in ("equal", "near", "mirrored")},
+            "groups": len(np.unique(group[group != np.arange(images.n)])),
         },
         "proposed_not_mirrored": proposed,
-        "seconds": {"twins": spent[0], "twins_cpu": spent[1], "propose_cpu": proposing},
-        "microseconds_per_image": {name: value / images.n * 1e6 for name, value in seconds.items()},
+        "seconds": {
+            "twins": round(spent[0], 2),
+            "twins_cpu": round(spent[1], 2),
+            "propose": round(proposing[0], 2),
+            "propose_cpu": round(proposing[1], 2),
+        },
+        "median_microseconds": {name: round(median(values), 1) for name, values in microseconds.items()},
     }
     wrong = [twin for twin, yes in zip(involved, through, strict=True) if not yes]
     return record, wrong + unplanted
+
+
+def choose(pairs: list[twins.Twin], n: int, seed: int) -> list[twins.Twin]:
+    """Draw up to 50 pairs, no two of one group, so that a few large groups don't fill the sheet."""
+    group = twins.groups(n, np.array([twin[:2] for twin in pairs], np.int64).reshape(-1, 2))
+    shuffled = [pairs[i] for i in draws.permutation(draws.key(seed, "sheet"), len(pairs)).tolist()]
+    one_each = {int(group[twin.first]): twin for twin in shuffled}
+    return sorted(list(one_each.values())[:SHOWN], key=lambda twin: -twin.correlation)
 
 
 def draw_sheet(images: Set, pairs: list[twins.Twin], path: Path) -> None:
@@ -177,10 +192,8 @@ def main() -> None:
     options = parser.parse_args()
     images = Set(options.images, options.plants, options.seed, options.first)
     record, pairs = measure(images)
-    chosen = draws.permutation(draws.key(options.seed, "sheet"), len(pairs))[:SHOWN]
-    shown = sorted((pairs[i] for i in chosen.tolist()), key=lambda twin: -twin.correlation)
     if options.sheet:
-        draw_sheet(images, shown, options.sheet)
+        draw_sheet(images, choose(pairs, len(images.original), options.seed), options.sheet)
     record = {
         "name": options.name,
         "command": f"python -m benchmarks.twins --images SOURCE --name {options.name} "
