@@ -7,12 +7,13 @@ manifest.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +22,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data import draws
-from data.decode import content_sha256, decode
+from data.decode import content_sha256, measure
 from data.errors import DataError
 from data.files import replacing
+from data.reading import Reading
 from data.schemas import MANIFEST, REJECTED
 from data.sources import UNKNOWN_TIME, Entry, Pixels, Source, open_source
 from data.spread import spread
 from data.types import SPLITS, Split
+from data.value_range import Values, settle
+from data.wide import NeedsLibrary
 
 HELD_OUT = 0.2
 """Share of the train images that become test images if no test source is given."""
@@ -42,11 +46,13 @@ KNOWN = pa.schema(
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("quantiles", pa.binary(), nullable=False),
     ]
 )
 """What is remembered of each image that was read, with (role, uri, size, mtime) as the key.
 
-`reason` says why an image is broken; it is null for a good one.
+`reason` says why an image is broken; it is null for a good one. `kind` and `quantiles` are `Values`.
 """
 
 _BATCH = 256
@@ -64,6 +70,7 @@ class Measured(NamedTuple):
     width: int
     height: int
     reason: str | None
+    values: Values = Values(None, b"")
 
 
 class _Row(NamedTuple):
@@ -83,12 +90,17 @@ class Manifest:
         rejected: schema `REJECTED`, in the same order. Images that would have been held out are under train.
         classes: names of the classes, or None without labels. A label is a position in this tuple.
         parts: a hash of each part that a stage may read. `train`, `unlabelled` and `test` hash uris and
-            contents. `labels`, `train_labels` and `test_labels` hash split and uri with the label and its
-            name, or with the hash of the annotations. An absent part has the hash of nothing.
+            contents, and scale and bands if there are any. `labels`, `train_labels` and `test_labels` hash
+            split and uri with the label and its name, or with the hash of the annotations. An absent part has
+            the hash of nothing.
         known: schema `KNOWN`, to be passed to the next `make_manifest`.
         counts: `listed`, `read` (images that were not remembered), `rejected`, `train`, `unlabelled`, `test`,
             `labelled` (train images with a label), `test_labelled`.
         notes: sentences for the user, such as about duplicates between train and test.
+        reading: how the images are read, as JSON values. Empty if all images have 8 bits and no bands are
+            chosen. `value_range`, if images are wide: what becomes 0 and 255. `clipped`: `share` of their
+            values beyond it, and number of `images` with such values. `bands`, if some are chosen.
+            `channels`: C of the pixels.
     """
 
     images: pa.Table
@@ -98,6 +110,7 @@ class Manifest:
     known: pa.Table
     counts: dict[str, int]
     notes: list[str]
+    reading: dict[str, Any]
 
 
 def make_manifest(
@@ -111,6 +124,7 @@ def make_manifest(
     known: pa.Table | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 0,
+    reading: Reading = Reading(),  # noqa: B008  # it is immutable
 ) -> Manifest:
     """List the sources, and read and check every image that is not remembered.
 
@@ -124,6 +138,7 @@ def make_manifest(
         known: the `known` of an earlier manifest of the same sources; unchanged images are not read again.
         report: called with the number of images done and the number of all images.
         workers: number of processes that read and decode.
+        reading: bands and limits; and the scale of wide images, or None to choose it.
 
     Raises:
         ConfigError: a source is not known.
@@ -132,7 +147,7 @@ def make_manifest(
     """
     specs: dict[Split, str | None] = {"train": train, "unlabelled": unlabelled, "test": test}
     sources = {role: open_source(spec, role) for role, spec in specs.items() if spec}
-    measured, read = _measure_all(sources, known, report, workers)
+    measured, read = _measure_all(sources, known, report, workers, reading)
     total = sum(len(source.entries()) for source in sources.values())
 
     notes = [remark for source in sources.values() for remark in source.remarks]
@@ -155,6 +170,12 @@ def make_manifest(
         if not rows[split] and (split == "train" or test is not None or hold_out):
             raise DataError(_none_left(split, train, test))
     notes += _observations(rows, classes)
+    learned, tested = (
+        [row.measured.values for split in splits for row in rows[split]]
+        for splits in (("train", "unlabelled"), ("test",))
+    )
+    settled = settle(learned, tested, reading)
+    notes += settled.notes
     if rejected:
         notes.append(
             f"{len(rejected)} of {total} images can't be used and are left out; see rejected.parquet"
@@ -165,7 +186,7 @@ def make_manifest(
             [pa.array([row[i] for row in rejected], pa.string()) for i in range(3)], schema=REJECTED
         ),
         classes=classes,
-        parts=_parts(rows, classes),
+        parts=_parts(rows, classes, settled.reading.recorded()),
         known=_known_table(sources, measured),
         counts={
             "listed": total,
@@ -176,6 +197,7 @@ def make_manifest(
             "test_labelled": sum(row.label is not None for row in rows["test"]),
         },
         notes=notes,
+        reading=settled.recorded,
     )
 
 
@@ -221,7 +243,11 @@ def write_known(path: Path, known: pa.Table) -> None:
 
 
 def _measure_all(
-    sources: dict[Split, Source], known: pa.Table | None, report: Callable[[int, int], None], workers: int
+    sources: dict[Split, Source],
+    known: pa.Table | None,
+    report: Callable[[int, int], None],
+    workers: int,
+    reading: Reading,
 ) -> tuple[dict[Split, list[Measured]], int]:
     """Measure all entries, but read only those that are not remembered -> (measured, number read)."""
     found: dict[Split, list[Measured | None]] = {
@@ -236,7 +262,7 @@ def _measure_all(
         entries = [source.entries()[i] for i in position.values()]
         batches = list(source.batches(entries, _BATCH))
         alone = len(entries) < _INLINE or not source.parallel
-        tasks = ((source, batch) for batch in batches)
+        tasks = ((source, batch, reading) for batch in batches)
         for batch, results in zip(batches, spread(_measure, tasks, 0 if alone else workers), strict=True):
             for entry, measured in zip(batch, results, strict=True):
                 found[role][position[entry.uri]] = measured
@@ -250,8 +276,8 @@ def _recall(role: str, entries: Sequence[Entry], known: pa.Table | None) -> list
         return [None] * len(entries)
     own = known.filter(pc.equal(known["role"], role))
     row_of = {uri: row for row, uri in enumerate(own["uri"].to_pylist())}
-    columns = [own[name].to_pylist() for name in ("size", "mtime", "sha256", "width", "height", "reason")]
-    sizes, times, hashes, widths, heights, reasons = columns
+    columns = [own[name].to_pylist() for name in KNOWN.names[2:]]
+    sizes, times, hashes, widths, heights, reasons, kinds, quantiles = columns
     found: list[Measured | None] = []
     for entry in entries:
         row = row_of.get(entry.uri)
@@ -262,30 +288,34 @@ def _recall(role: str, entries: Sequence[Entry], known: pa.Table | None) -> list
         ):
             found.append(None)
         else:
-            found.append(Measured(hashes[row], widths[row], heights[row], reasons[row]))
+            values = Values(kinds[row], quantiles[row])
+            found.append(Measured(hashes[row], widths[row], heights[row], reasons[row], values))
     return found
 
 
-def _measure(task: tuple[Source, list[Entry]]) -> list[Measured]:
+def _measure(task: tuple[Source, list[Entry], Reading]) -> list[Measured]:
     """Read, hash and decode each image once."""
-    source, entries = task
+    source, entries, reading = task
     found: list[Measured] = []
     while len(found) < len(entries):
         try:
             for data in source.read(entries[len(found) :]):
-                found.append(_measure_one(data))
+                found.append(_measure_one(data, reading))
         except OSError as error:  # only this entry failed: continue with the next one
             found.append(Measured("", 0, 0, f"it can't be read ({error.strerror or error})"))
     return found
 
 
-def _measure_one(data: bytes | Pixels) -> Measured:
+def _measure_one(data: bytes | Pixels, reading: Reading) -> Measured:
     sha256 = content_sha256(data)
     try:
-        height, width, _ = decode(data).shape
+        found = measure(data, reading)
+    except NeedsLibrary as error:  # not remembered: the library may be there next time
+        return Measured("", 0, 0, str(error))
     except DataError as error:
         return Measured(sha256, 0, 0, str(error))
-    return Measured(sha256, width, height, None)
+    quantiles = b"" if found.quantiles is None else found.quantiles.astype("<f8").tobytes()
+    return Measured(sha256, found.width, found.height, None, Values(found.kind, quantiles))
 
 
 # Rows
@@ -393,7 +423,9 @@ def _images_table(rows: dict[Split, list[_Row]]) -> pa.Table:
     )
 
 
-def _parts(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None) -> dict[str, str]:
+def _parts(
+    rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None, reading: dict[str, Any]
+) -> dict[str, str]:
     def labels(*splits: Split) -> str:
         kept = [(split, row) for split in splits for row in rows[split]]
         labelled = [
@@ -408,7 +440,10 @@ def _parts(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None) -> di
 
     parts: dict[str, str] = {}
     for split in SPLITS:
-        parts[split] = _hash((row.entry.uri, row.measured.sha256) for row in rows[split])
+        contents = [(row.entry.uri, row.measured.sha256) for row in rows[split]]
+        if reading and contents:  # another scale gives other pixels
+            contents.append(("reading", json.dumps(reading, sort_keys=True)))
+        parts[split] = _hash(contents)
     return {
         **parts,
         "labels": labels(*SPLITS),
@@ -432,7 +467,7 @@ def _known_table(sources: dict[Split, Source], measured: dict[Split, list[Measur
     rows = list(
         chain.from_iterable(
             (
-                (role, entry.uri, entry.size, entry.mtime, *found)
+                (role, entry.uri, entry.size, entry.mtime, *found[:-1], *found.values)
                 for entry, found in zip(source.entries(), measured[role], strict=True)
                 if found.sha256 and entry.mtime != UNKNOWN_TIME
             )

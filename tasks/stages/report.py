@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import ArtifactError
 from data.types import Artifact
-from tasks.config import Config
+from tasks.config import Config, Data
 from tasks.job import Job
 from tasks.size import Context, Inputs, Size
 from tasks.sources import sources
@@ -65,6 +65,9 @@ def plan(
     elif codes is not None and config.transfers and config.transfer.learns_from == "codes":
         learned = "codes"
     shown = config.model_dump(mode="json", exclude={"store": True, "compute": {"device", "workers"}})
+    for name in ("bands", "value_range", "max_pixels"):  # reports of before these keys keep their name
+        if getattr(config.data, name) == Data.model_fields[name].default:
+            del shown["data"][name]
     stages = [{"label": label, **given.model_dump()} for given, label in _labels(named, others).items()]
     return STAGE.request(
         settings={
@@ -337,7 +340,8 @@ class _Assigned:
         table = self.manifest.take(np.searchsorted(self.manifest["index"].to_numpy(), some))
         side = min(_SHEET_IMAGE, decode.stored_size(self.job.settings["config"]["data"]["image_size"]))
         where = {role: place for role, place in self.job.request.outside["sources"].items() if place}
-        opened = images.open_images(table, where, side, cache=self.job.store.cache("sheets"))
+        reading = images.reading_of(table, self.job.meta("assigned"))
+        opened = images.open_images(table, where, side, cache=self.job.store.cache("sheets"), reading=reading)
         pixels = opened.read(np.searchsorted(some, self.index[wanted]))
         at, sheets = 0, []
         for c, reason in chosen:

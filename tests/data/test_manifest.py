@@ -259,9 +259,9 @@ def reads(monkeypatch):
     seen = []
     measure_one = module._measure_one
 
-    def counting(data):
+    def counting(data, reading):
         seen.append(data)
-        return measure_one(data)
+        return measure_one(data, reading)
 
     monkeypatch.setattr(module, "_measure_one", counting)
     return seen
