@@ -5,11 +5,11 @@ orientation says. Transparent parts become white. Values of more than 8 bits are
 way in all images (`Reading.value_range`). Only the first frame of an animation is used. simplejpeg decodes
 plain JPEG, and Pillow decodes everything else. For a file that both can decode, they give the same bytes.
 
-Memory: an image of n pixels takes at most 7n bytes here if it has 8 bits per value, and 11n if it has 16:
-Pillow's image (4n, or two of them) and the result (3n). Conversions work on strips. At the default limit of
-89,478,485 pixels these are 0.6 and 0.9 GiB, and more for formats whose decoders hold several copies (WebP,
-AVIF, HEIC, JPEG 2000: 1.5 to 2 GiB). Of images above `LARGE` pixels, the processes of a pool decode one at a
-time.
+Memory: decoding and resizing an image of n pixels takes at most 8n bytes here, or 12n if its colours have 16
+bits: Pillow's image (4n, or two of them) and the result (3n). Conversions work on strips. At the default
+limit of 89,478,485 pixels these are 0.7 and 1.0 GiB. The decoders of WebP, AVIF, HEIC and JPEG 2000 hold
+several copies, up to 20n in all (1.7 GiB). tifffile holds all bands of the file at once. Of images above
+`LARGE` pixels, the processes of a pool decode one at a time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DECODE_VERSION = 1
 """Part of packed pixels' file name. Raise it whenever `decode` or `resize_square` give different pixels."""
 
 LARGE = 1 << 24
-"""Of images with more pixels, the workers of a pool decode one at a time. Up to here one takes 112 MiB."""
+"""Of images with more pixels, the workers of a pool decode one at a time. Up to here one takes 128 MiB."""
 
 FORMATS = (
     "JPEG",
@@ -396,10 +396,11 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 def _pixels_of(opened: _Opened) -> Pixels:
     if opened.samples is not None:
         pixels = _eight_bits(opened.samples, opened.reading)
+        opened.samples.close()  # turning needs the memory
     else:
         assert opened.image is not None
         pixels = _rgb(opened.image)
-        opened.image.close()  # turning needs its memory
+        opened.image.close()
     return _upright(pixels, opened.orientation)
 
 

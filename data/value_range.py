@@ -78,7 +78,7 @@ def settle(learned: Sequence[Values], tested: Sequence[Values], reading: Reading
         )
     if images:
         notes.append(
-            f"{share:.2%} of the values of wide images, in {images} images, are outside of {low:g} to "
+            f"about {share:.2%} of the values of wide images, in {images} images, are outside of {low:g} to "
             f"{high:g} and are clipped; data.value_range=[low, high] sets another range"
         )
     if len(every) < total:

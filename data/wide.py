@@ -23,7 +23,7 @@ from PIL import Image, ImageFile
 
 from data.errors import DataError
 
-_TAILS = (0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.25)
+_TAILS = (0, *(0.25 / 1.5**i for i in range(19, -1, -1)))  # from 0.0001 on
 LEVELS = np.array([*_TAILS, 0.5, *(1 - level for level in reversed(_TAILS))])
 """The quantiles that are kept of each wide image: dense at both ends, where the scale is decided."""
 
@@ -187,6 +187,10 @@ class Samples(ABC):
     def rows(self, top: int, bottom: int) -> NDArray[Any]:
         """The rows from `top` to before `bottom`, (rows, width, bands), in the dtype of the form."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Free the memory of the values."""
+
     def strips(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """All rows in strips of about a million pixels, each with the number of its first row."""
         step = strip_rows(self.width)
@@ -211,6 +215,10 @@ class Plain(Samples):
         values = np.asarray(self._image.crop((0, top, self.width, bottom)))
         return values.reshape(bottom - top, self.width, -1).astype(self.form.dtype, copy=False)
 
+    def close(self) -> None:
+        """Free the image."""
+        self._image.close()
+
 
 class _Halves(Samples):
     """A 16-bit colour image that Pillow has decoded twice: once to its high bytes, once to its low bytes."""
@@ -223,6 +231,11 @@ class _Halves(Samples):
         """The rows from `top` to before `bottom`."""
         high, low = (half.rows(top, bottom).astype(np.uint16) for half in (self._high, self._low))
         return (high << 8) | low
+
+    def close(self) -> None:
+        """Free both images."""
+        self._high.close()
+        self._low.close()
 
 
 class _Pairs(Samples):
@@ -237,6 +250,10 @@ class _Pairs(Samples):
         quads = self._quads.rows(top, bottom).astype(np.uint16)
         return (quads[..., ::2] << 8) | quads[..., 1::2]
 
+    def close(self) -> None:
+        """Free the image."""
+        self._quads.close()
+
 
 class Loaded(Samples):
     """Values that are in memory, (height, width, bands)."""
@@ -248,6 +265,10 @@ class Loaded(Samples):
     def rows(self, top: int, bottom: int) -> NDArray[Any]:
         """The rows from `top` to before `bottom`."""
         return self._values[top:bottom]
+
+    def close(self) -> None:
+        """Free the values."""
+        self._values = self._values[:0]
 
 
 def samples_of(image: ImageFile.ImageFile, data: bytes, form: Form) -> Samples:
@@ -379,7 +400,9 @@ def sketch(samples: Samples, bands: Sequence[int]) -> NDArray[np.float64]:
             raise DataError("it has pixels that are not finite numbers")
         low, high = min(low, float(values.min())), max(high, float(values.max()))
         parts.append(values[-top % step :: step, ::step].reshape(-1))
-    found: NDArray[np.float64] = np.quantile(np.concatenate(parts).astype(np.float64), LEVELS)
+    found: NDArray[np.float64] = np.quantile(
+        np.concatenate(parts).astype(np.float64), LEVELS, method="inverted_cdf"
+    )
     found[0], found[-1] = low, high
     return found
 
