@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data.decode import DECODE_VERSION, content_sha256, decode, resize_square, resize_within
+from data.decode import DECODE_VERSION, content_sha256, decode_then, resize_square, resize_within
 from data.errors import DataError, StoreError
 from data.files import replacing
+from data.reading import MAX_PIXELS, Reading, recorded_in
 from data.sources import Entry, Pixels, Source, Unreadable, open_source
 from data.sources.spool import SpoolSource, write_spool
 from data.spread import open_pool, spread
@@ -35,9 +37,11 @@ class Images(ABC):
 
     Attributes:
         size: side of each image in pixels.
+        channels: C, 3 unless other bands are chosen.
     """
 
     size: int
+    channels: int = 3
 
     @abstractmethod
     def __len__(self) -> int:
@@ -45,7 +49,7 @@ class Images(ABC):
 
     @abstractmethod
     def read(self, index: NDArray[np.int64]) -> Pixels:
-        """(B,) int64, in any order and with repeats -> (B, size, size, 3) uint8.
+        """(B,) int64, in any order and with repeats -> (B, size, size, C) uint8.
 
         Raises:
             IndexError: an index is outside 0..N-1.
@@ -60,12 +64,12 @@ class Images(ABC):
 
 
 class PackedImages(Images):
-    """All pixels in one memory-mapped file, (N, size, size, 3) uint8."""
+    """All pixels in one memory-mapped file, (N, size, size, C) uint8."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._pixels = np.load(path, mmap_mode="r")
-        self.size = self._pixels.shape[1]
+        self.size, self.channels = self._pixels.shape[1], self._pixels.shape[3]
 
     def __reduce__(self) -> tuple[type[PackedImages], tuple[Path]]:
         return PackedImages, (self.path,)
@@ -74,17 +78,18 @@ class PackedImages(Images):
         return len(self._pixels)
 
     def read(self, index: NDArray[np.int64]) -> Pixels:
-        """(B,) int64 -> (B, size, size, 3) uint8, as a copy."""
+        """(B,) int64 -> (B, size, size, C) uint8, as a copy."""
         self._check(index)
         return np.asarray(self._pixels[index])
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """Which part of an image is kept: its central square, or the whole image fitted into a square."""
+    """How an image is read, and which part is kept: the central square, or the whole image in a square."""
 
     size: int
     whole: bool
+    reading: Reading
 
     def of(self, pixels: Pixels) -> Pixels:
         return resize_within(pixels, self.size) if self.whole else resize_square(pixels, self.size)
@@ -115,7 +120,7 @@ class StreamedImages(Images):
     """Images that `workers` processes read and decode on demand. Decoded, they would need too much disk."""
 
     def __init__(self, located: _Located, shape: _Shape, workers: int) -> None:
-        self.size, self._shape = shape.size, shape
+        self.size, self.channels, self._shape = shape.size, shape.reading.channels, shape
         self._located = located
         self._workers = workers if all(source.parallel for source in located.sources) else 0
         self._pool: ProcessPoolExecutor | None = None
@@ -127,11 +132,11 @@ class StreamedImages(Images):
         return len(self._located.entries)
 
     def read(self, index: NDArray[np.int64]) -> Pixels:
-        """(B,) int64 -> (B, size, size, 3) uint8."""
+        """(B,) int64 -> (B, size, size, C) uint8."""
         self._check(index)
         if self._workers >= 2 and self._pool is None:
             self._pool = open_pool(self._workers)
-        out = np.empty((len(index), self.size, self.size, 3), np.uint8)
+        out = np.empty((len(index), self.size, self.size, self.channels), np.uint8)
         share = max(1, -(-len(index) // max(1, 2 * self._workers)))
         positions: list[NDArray[np.int64]] = []
         tasks: list[_Work] = []
@@ -163,6 +168,7 @@ def open_images(
     whole: bool = False,
     limit_bytes: int = 8 << 30,
     report: Callable[[int, int], None] | None = None,
+    reading: Reading = Reading(),  # noqa: B008  # it is immutable
 ) -> Images:
     """Open the pixels of all images of a manifest, as squares of `size` px.
 
@@ -182,13 +188,16 @@ def open_images(
         whole: fit the whole image into the square (`resize_within`) instead of cropping the central square.
         limit_bytes: how many bytes of decoded pixels may be on disk.
         report: called with the number of images done and the number of all images while decoding.
+        reading: which bands are read, and how wide values are scaled; as the manifest records it.
 
     Raises:
         DataError: an image is gone, or has changed since the manifest was made.
         StoreError: the cache has no room.
     """
-    shape = _Shape(size, whole)
-    digest = hashlib.sha256(f"{DECODE_VERSION}\n{size}\n{'whole' if whole else ''}".encode())
+    shape = _Shape(size, whole, reading)
+    recorded = reading.recorded()
+    kept = f"{'whole' if whole else ''}{json.dumps(recorded, sort_keys=True) if recorded else ''}"
+    digest = hashlib.sha256(f"{DECODE_VERSION}\n{size}\n{kept}".encode())
     hashes: list[str] = manifest["sha256"].to_pylist()
     digest.update("\n".join(hashes).encode())
     cache.mkdir(parents=True, exist_ok=True)
@@ -197,12 +206,23 @@ def open_images(
     if path.exists():
         return PackedImages(path)
     located = _locate(manifest, sources, hashes)
-    if len(hashes) * size * size * 3 > limit_bytes:
+    if len(hashes) * size * size * reading.channels > limit_bytes:
         if not all(source.random_access for source in located.sources):
             located = _spool(located, cache / f"encoded-{digest.hexdigest()[:32]}.bin", report)
         return StreamedImages(located, shape, workers)
     _pack(located, path, shape, workers, report)
     return PackedImages(path)
+
+
+def reading_of(manifest: pa.Table, recorded: Mapping[str, Any]) -> Reading:
+    """How a manifest's images are read. No image of it is refused for its size now.
+
+    Args:
+        manifest: schema `MANIFEST`.
+        recorded: the manifest's meta.json.
+    """
+    sizes = manifest["width"].to_numpy().astype(np.int64) * manifest["height"].to_numpy()
+    return recorded_in(recorded, max(MAX_PIXELS, int(sizes.max(initial=0))))
 
 
 def _locate(manifest: pa.Table, sources: dict[str, str], hashes: list[str]) -> _Located:
@@ -267,7 +287,7 @@ def _contents(work: _Work) -> Iterator[bytes | Pixels]:
 def _squares(work: _Work) -> Iterator[Pixels]:
     for entry, data in zip(work.entries, _contents(work), strict=True):
         try:
-            yield work.shape.of(decode(data))
+            yield decode_then(data, work.shape.reading, work.shape.of)
         except DataError as error:
             raise DataError(
                 f"{entry.uri!r} of {work.source.spec} can't be decoded now ({error}), although it could be "
@@ -294,7 +314,7 @@ def _pack(
     inline = count < _INLINE or not all(source.parallel for source in located.sources)
     # If another process finishes first, it has written the same content.
     with replacing(path, durable=False) as draft:
-        _reserve(draft, (count, shape.size, shape.size, 3))
+        _reserve(draft, (count, shape.size, shape.size, shape.reading.channels))
         done = 0
         tasks = ((work, draft) for work in _tasks(located, shape))
         for packed in spread(_pack_work, tasks, 0 if inline else workers):
@@ -327,7 +347,7 @@ def _spool(located: _Located, path: Path, report: Callable[[int, int], None] | N
     count = len(located.entries)
 
     def contents() -> Iterator[tuple[int, bytes]]:
-        for done, work in _counted(_tasks(located, _Shape(0, False))):
+        for done, work in _counted(_tasks(located, _Shape(0, False, Reading()))):
             for row, data in zip(work.rows, _contents(work), strict=True):
                 assert isinstance(data, bytes), "a source that gives pixels must have random access"
                 yield row, data

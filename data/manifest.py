@@ -7,6 +7,7 @@ manifest.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,16 +21,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.decode import NO_IMAGE, content_sha256, decode
+from data.decode import NO_IMAGE, content_sha256, measure
 from data.errors import DataError
 from data.files import replacing
 from data.held_out import hold_out as choose_held_out
 from data.own_labels import OwnLabels, match, ordered, read_labels
+from data.reading import Reading
 from data.schemas import MANIFEST, REJECTED
 from data.secrets import mask
 from data.sources import UNKNOWN_TIME, Entry, Named, Pixels, Source, Unreadable, open_source
 from data.spread import spread
 from data.types import SPLITS, Split
+from data.value_range import Values, settle
+from data.wide import NeedsLibrary
 
 KNOWN = pa.schema(
     [
@@ -41,11 +45,13 @@ KNOWN = pa.schema(
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("quantiles", pa.binary(), nullable=False),
     ]
 )
 """What is remembered of each image that was read, with (role, uri, size, mtime) as the key.
 
-`reason` says why an image is broken; it is null for a good one.
+`reason` says why an image is broken; it is null for a good one. `kind` and `quantiles` are `Values`.
 """
 
 _BATCH = 256
@@ -67,6 +73,7 @@ class Measured(NamedTuple):
     width: int
     height: int
     reason: str | None
+    values: Values = Values(None, b"")
 
 
 class _Row(NamedTuple):
@@ -87,8 +94,9 @@ class Manifest:
             if it would have been held out for the test.
         classes: names of the classes, or None without labels. A label is a position in this tuple.
         parts: a hash of each part that a stage may read. `train`, `unlabelled` and `test` hash uris and
-            contents. `labels`, `train_labels` and `test_labels` hash split and uri with the label and its
-            name, or with the hash of the annotations. An absent part has the hash of nothing.
+            contents, and scale and bands if there are any. `labels`, `train_labels` and `test_labels` hash
+            split and uri with the label and its name, or with the hash of the annotations. An absent part has
+            the hash of nothing.
         known: schema `KNOWN`, to be passed to the next `make_manifest`.
         counts: `listed`, `read` (images that were not remembered), `rejected`, `train`, `unlabelled`, `test`,
             `labelled` (train images with a label), `test_labelled`.
@@ -96,6 +104,10 @@ class Manifest:
         guesses: sentences about what was guessed of the data.
         understood: what the data is, for `tasks.understood`: JSON values.
         held_out: uri -> whether it is held out, for the next `make_manifest`. Empty if nothing is held out.
+        reading: how the images are read, as JSON values. Empty if all images have 8 bits and no bands are
+            chosen. `value_range`, if images are wide: what becomes 0 and 255. `clipped`: `share` of their
+            values beyond it, and number of `images` with such values. `bands`, if some are chosen.
+            `channels`: C of the pixels.
     """
 
     images: pa.Table
@@ -108,6 +120,7 @@ class Manifest:
     guesses: list[str]
     understood: dict[str, Any]
     held_out: dict[str, bool]
+    reading: dict[str, Any]
 
 
 def make_manifest(
@@ -123,6 +136,7 @@ def make_manifest(
     held_out: Mapping[str, bool] | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 0,
+    reading: Reading = Reading(),  # noqa: B008  # it is immutable
 ) -> Manifest:
     """List the sources, and read and check every image that is not remembered.
 
@@ -140,15 +154,16 @@ def make_manifest(
         held_out: the `held_out` of an earlier manifest of the same sources and seed.
         report: called with the number of images done and the number of all images.
         workers: number of processes that read and decode.
+        reading: bands and limits; and the scale of wide images, or None to choose it.
 
     Raises:
         ConfigError: a source is not known.
         DataError: a source is missing or empty, too many images are broken, no train or test images are left,
             a row of the table of labels names no image, or test has a class that train lacks.
     """
-    asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels)
+    asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels, reading)
     sources = open_sources(train, test, unlabelled, hold_out=hold_out)
-    measured, read = _measure_all(sources, known, report, workers)
+    measured, read = _measure_all(sources, known, report, workers, reading)
     return _assemble(asked, sources, measured, read, held_out or {})
 
 
@@ -176,6 +191,7 @@ def survey(
     max_rejected: float,
     hold_out: bool = True,
     labels: str | None = None,
+    reading: Reading = Reading(),  # noqa: B008  # it is immutable
     seconds: float | None = 5.0,
 ) -> Survey:
     """List the sources, and read images for some seconds. The arguments are those of `make_manifest`.
@@ -188,13 +204,14 @@ def survey(
         max_rejected: as in `make_manifest`; it is checked only if all images are read.
         hold_out: as in `make_manifest`.
         labels: as in `make_manifest`.
+        reading: as in `make_manifest`.
         seconds: how long images are read. None: until all are read.
 
     Raises:
         ConfigError: as in `make_manifest`.
         DataError: as in `make_manifest`.
     """
-    asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels)
+    asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels, reading)
     sources = open_sources(train, test, unlabelled, hold_out=hold_out)
     found = {
         role: [Measured(f"not read: {role}/{entry.uri}", 0, 0, None) for entry in source.entries()]
@@ -216,7 +233,7 @@ def survey(
         if seconds is not None and time.monotonic() - began > seconds:
             break
         entries = [sources[role].entries()[i] for i in rows]
-        for i, measured in zip(rows, _measure((sources[role], entries)), strict=True):
+        for i, measured in zip(rows, _measure((sources[role], entries, reading)), strict=True):
             found[role][i] = measured
         read += len(rows)
     took = (time.monotonic() - began) / read if read else 0.0
@@ -234,6 +251,7 @@ class _Asked:
     max_rejected: float
     hold_out: bool
     labels: str | None
+    reading: Reading
 
 
 def _assemble(
@@ -292,6 +310,12 @@ def _assemble(
                 _none_left(split, rows, sources["train"].spec, None if test is None else mask(test))
             )
     notes += _observations(rows, classes)
+    learned, tested = (
+        [row.measured.values for split in splits for row in rows[split] if row.measured.width]
+        for splits in (TRAINED, ("test",))
+    )
+    settled = settle(learned, tested, asked.reading)
+    notes += settled.notes
     if broken:
         notes.append(f"{broken} of {total} images can't be used and are left out; see rejected.parquet")
     unlabelled_from = "source" if unlabelled is not None else "split" if "unlabelled" in sources else None
@@ -301,7 +325,7 @@ def _assemble(
             [pa.array([row[i] for row in rejected], pa.string()) for i in range(3)], schema=REJECTED
         ),
         classes=classes,
-        parts=_parts(rows, classes),
+        parts=_parts(rows, classes, settled.reading.recorded()),
         known=_known_table(sources, measured),
         counts={
             "listed": listed,
@@ -315,6 +339,7 @@ def _assemble(
         guesses=guesses,
         understood=_understood(rows, classes, rejected, test_from, unlabelled_from),
         held_out=sides,
+        reading=settled.recorded,
     )
 
 
@@ -352,7 +377,11 @@ def write_known(path: Path, known: pa.Table) -> None:
 
 
 def _measure_all(
-    sources: dict[Split, Source], known: pa.Table | None, report: Callable[[int, int], None], workers: int
+    sources: dict[Split, Source],
+    known: pa.Table | None,
+    report: Callable[[int, int], None],
+    workers: int,
+    reading: Reading,
 ) -> tuple[dict[Split, list[Measured]], int]:
     """Measure all entries, but read only those that are not remembered -> (measured, number read)."""
     found: dict[Split, list[Measured | None]] = {
@@ -367,7 +396,7 @@ def _measure_all(
         entries = [source.entries()[i] for i in position.values()]
         batches = list(source.batches(entries, _BATCH))
         alone = len(entries) < _INLINE or not source.parallel
-        tasks = ((source, batch) for batch in batches)
+        tasks = ((source, batch, reading) for batch in batches)
         for batch, results in zip(batches, spread(_measure, tasks, 0 if alone else workers), strict=True):
             for entry, measured in zip(batch, results, strict=True):
                 found[role][position[entry.uri]] = measured
@@ -381,8 +410,8 @@ def _recall(role: str, entries: Sequence[Entry], known: pa.Table | None) -> list
         return [None] * len(entries)
     own = known.filter(pc.equal(known["role"], role))
     row_of = {uri: row for row, uri in enumerate(own["uri"].to_pylist())}
-    columns = [own[name].to_pylist() for name in ("size", "mtime", "sha256", "width", "height", "reason")]
-    sizes, times, hashes, widths, heights, reasons = columns
+    columns = [own[name].to_pylist() for name in KNOWN.names[2:]]
+    sizes, times, hashes, widths, heights, reasons, kinds, quantiles = columns
     found: list[Measured | None] = []
     for entry in entries:
         row = row_of.get(entry.uri)
@@ -393,32 +422,36 @@ def _recall(role: str, entries: Sequence[Entry], known: pa.Table | None) -> list
         ):
             found.append(None)
         else:
-            found.append(Measured(hashes[row], widths[row], heights[row], reasons[row]))
+            values = Values(kinds[row], quantiles[row])
+            found.append(Measured(hashes[row], widths[row], heights[row], reasons[row], values))
     return found
 
 
-def _measure(task: tuple[Source, list[Entry]]) -> list[Measured]:
+def _measure(task: tuple[Source, list[Entry], Reading]) -> list[Measured]:
     """Read, hash and decode each image once."""
-    source, entries = task
+    source, entries, reading = task
     found: list[Measured] = []
     while len(found) < len(entries):
         try:
             for data in source.read(entries[len(found) :]):
-                found.append(_measure_one(data))
+                found.append(_measure_one(data, reading))
         except OSError as error:  # only this entry failed: continue with the next one
             found.append(Measured("", 0, 0, f"it can't be read ({error.strerror or error})"))
     return found
 
 
-def _measure_one(data: bytes | Pixels | Unreadable) -> Measured:
+def _measure_one(data: bytes | Pixels | Unreadable, reading: Reading) -> Measured:
     if isinstance(data, Unreadable):
         return Measured("", 0, 0, str(data))
     sha256 = content_sha256(data)
     try:
-        height, width, _ = decode(data).shape
+        found = measure(data, reading)
+    except NeedsLibrary as error:  # not remembered: the library may be there next time
+        return Measured("", 0, 0, str(error))
     except DataError as error:
         return Measured(sha256, 0, 0, str(error))
-    return Measured(sha256, width, height, None)
+    quantiles = b"" if found.quantiles is None else found.quantiles.astype("<f8").tobytes()
+    return Measured(sha256, found.width, found.height, None, Values(found.kind, quantiles))
 
 
 # Rows
@@ -619,7 +652,9 @@ def _images_table(rows: dict[Split, list[_Row]]) -> pa.Table:
     )
 
 
-def _parts(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None) -> dict[str, str]:
+def _parts(
+    rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None, reading: dict[str, Any]
+) -> dict[str, str]:
     def labels(*splits: Split) -> str:
         kept = [(split, row) for split in splits for row in rows[split]]
         labelled = [
@@ -634,7 +669,10 @@ def _parts(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None) -> di
 
     parts: dict[str, str] = {}
     for split in SPLITS:
-        parts[split] = _hash((row.entry.uri, row.measured.sha256) for row in rows[split])
+        contents = [(row.entry.uri, row.measured.sha256) for row in rows[split]]
+        if reading and contents:  # another scale gives other pixels
+            contents.append(("reading", json.dumps(reading, sort_keys=True)))
+        parts[split] = _hash(contents)
     return {
         **parts,
         "labels": labels(*SPLITS),
@@ -658,7 +696,7 @@ def _known_table(sources: dict[Split, Source], measured: dict[Split, list[Measur
     rows = list(
         chain.from_iterable(
             (
-                (role, entry.uri, entry.size, entry.mtime, *found)
+                (role, entry.uri, entry.size, entry.mtime, *found[:-1], *found.values)
                 for entry, found in zip(source.entries(), measured[role], strict=True)
                 if found.sha256 and entry.mtime != UNKNOWN_TIME
             )

@@ -6,7 +6,8 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from threading import Thread
+from contextlib import AbstractContextManager
+from threading import Lock, Thread
 from typing import TypeVar
 
 _Task = TypeVar("_Task")
@@ -36,14 +37,28 @@ def spread(
 
 def open_pool(workers: int) -> ProcessPoolExecutor:
     """Start new processes for several calls of `spread`. The caller must shut the pool down."""
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(context.Lock(),))
 
 
-def _end_with_parent() -> None:
-    """End this worker when its parent ends.
+_alone: AbstractContextManager[object] = Lock()
+
+
+def alone() -> AbstractContextManager[object]:
+    """A lock for work that needs much memory. The workers of a pool share it, so they take turns.
+
+    A process that is not a worker has its own. It is not reentrant.
+    """
+    return _alone
+
+
+def _begin(shared: AbstractContextManager[object]) -> None:
+    """Prepare a worker: take the pool's lock, and end when the parent ends.
 
     A killed parent does not close its queues, so without this its workers would wait forever.
     """
+    global _alone
+    _alone = shared
     parent = multiprocessing.parent_process()
     assert parent is not None, "only worker processes call this"
 

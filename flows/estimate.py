@@ -203,6 +203,7 @@ class _Estimator:
     def _survey(self, request: Request) -> Counts:
         """List the sources, and read some of the images."""
         from data.manifest import survey
+        from data.reading import recorded_in
 
         where = request.outside["sources"]
         found = survey(
@@ -213,6 +214,7 @@ class _Estimator:
             max_rejected=request.outside["max_rejected"],
             hold_out=request.settings["hold_out"],
             labels=request.outside["labels"],
+            reading=recorded_in(request.outside["reading"], request.outside["reading"]["max_pixels"]),
             seconds=self.seconds,
         )
         made = found.manifest

@@ -112,7 +112,7 @@ def lay_out(config: Config, folder: Path, hooks: Hooks) -> dict[str, Handle]:
     found: dict[str, Handle] = {}
     facts = Facts(0, 0, 0)
     if _needs_data(config):
-        images = layout.make("manifest", partial(manifest.plan, config))
+        images = layout.make("manifest", partial(manifest.plan, config), like=checkpoint)
         facts = Facts.of(hooks.look(images))
         if not facts.scorable:
             source = config.data.test or config.data.train

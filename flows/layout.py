@@ -149,7 +149,8 @@ class Layout:
         if source is None:
             return self.made["manifest"]
         label = f"manifest-{self.sources.setdefault(source, name)}"
-        return self.made.get(label) or self.make(label, partial(manifest.plan, self.config, only=source))
+        plan = partial(manifest.plan, self.config, only=source)
+        return self.made.get(label) or self.make(label, plan, like=self.made["manifest"])
 
     def features_of(self, source: str | None, name: str) -> Handle:
         """The features of another source, with `name` as suffix of its stages. None: the run's features."""

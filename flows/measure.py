@@ -137,7 +137,9 @@ def _readable(layout: Layout, what: Readable) -> Handle | None:
         case "manifest" | "labels":
             return made.get(what)
         case "photographs":
-            return made.get("manifest-voc") or layout.make("manifest-voc", partial(manifest.plan_voc, config))
+            like = {"like": made["manifest"]} if "manifest" in made else {}
+            plan = partial(manifest.plan_voc, config)
+            return made.get("manifest-voc") or layout.make("manifest-voc", plan, **like)
         case "features":
             return layout.features_of(config.cluster.data if config.transfers else None, "cluster")
         case "assigned":

@@ -132,7 +132,8 @@ def pinned_chain(config: Config, earlier: Earlier | None, hooks: Hooks) -> dict[
     if earlier is None:
         hooks.decided(Decision(False, "no earlier run of this configuration", None, {}))
         return chain(config, hooks)
-    images = hooks.step("manifest", partial(manifest.plan, config))
+    # The earlier networks need the scale that they were trained with.
+    images = hooks.step("manifest", partial(manifest.plan, config, like=earlier.manifest))
     made: dict[str, Handle] = {"manifest": images}
     made["growth"] = hooks.step("growth", partial(growth.plan, before=earlier.manifest), manifest=images)
     figures = _figures(hooks.look(made["growth"]), GROWTH)
@@ -155,6 +156,8 @@ def pinned_chain(config: Config, earlier: Earlier | None, hooks: Hooks) -> dict[
                 break
     if because:
         hooks.decided(Decision(False, because, earlier.run, figures))
+        if "value_range" in hooks.look(images) and not figures["same"]:  # today's images choose it again
+            made["manifest"] = hooks.step("manifest", partial(manifest.plan, config))
         return chain(config, hooks, made=made)
     kept = earlier.trained
     because = (

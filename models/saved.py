@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from data.checkpoints import read_arrays, read_description
+from data.reading import KEYS
 from models.network import Network
 
 
@@ -20,7 +21,8 @@ def load(folder: Path) -> Network:
         ArtifactError: one of the files can't be read.
     """
     description = read_description(folder)
-    description.pop("class_names", None)
+    for name in ("class_names", *KEYS):  # these are about the images, not about the network
+        description.pop(name, None)
     network = Network.from_description(description)
     arrays = read_arrays(folder / "model.safetensors")
     network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})

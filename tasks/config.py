@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from data.reading import MAX_PIXELS
 from data.secrets import mask
 from data.types import Frozen
 from models.configs import PRETEXT, PretextConfig, TransferConfig
@@ -20,6 +21,20 @@ from models.configs.finetune import Finetune
 from models.configs.pseudo_labels import PseudoLabels
 from models.configs.shared import Backbone, Teacher
 from models.configs.simclr import SimCLR
+
+
+def _from_text(value: Any) -> Any:
+    """1,2,3 from the command line -> [1, 2, 3]; a single number -> a list of it."""
+    if isinstance(value, str) and value.strip():
+        return [part.strip() for part in value.strip("[]() ").split(",")]
+    return [value] if isinstance(value, int | float) else value
+
+
+def _ascending(pair: list[float]) -> list[float]:
+    if not pair[0] < pair[1]:
+        raise ValueError("should be [low, high] with low < high")
+    return pair
+
 
 Source = Annotated[str, AfterValidator(mask)]
 """A source of images. Passwords and keys in its URL are masked; `data.secrets.reveal` gives them back."""
@@ -87,6 +102,37 @@ class Data(Frozen):
         ge=0,
         le=1,
         description="The run stops if more than this share of the images is unreadable (0 to 1).",
+    )
+
+    bands: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_from_text)] | None = Field(
+        None,
+        min_length=1,
+        max_length=3,
+        description="Bands to read of each image, such as 4,1,2: three of them, or one for grey. They count "
+        "from 1 as they are stored, transparency too. Empty: grey and RGB; an image with other bands is "
+        "refused.",
+    )
+    value_range: (
+        Annotated[
+            list[Annotated[float, Field(allow_inf_nan=False)]],
+            BeforeValidator(_from_text),
+            AfterValidator(_ascending),
+        ]
+        | None
+    ) = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="Values that become black and white in images with more than 8 bits per value, or with "
+        "signed or float values: low,high. Empty: all but 0.1 % of the values at either end, over train and "
+        "unlabelled. Images of 8 bits are read as they are.",
+    )
+    max_pixels: int = Field(
+        MAX_PIXELS,
+        ge=1,
+        le=4_294_836_225,
+        description="Images with more pixels are refused (1 to 4294836225). While it is decoded, an image "
+        "takes about 8 bytes per pixel, or 12 with 16 bits per value: 0.7 and 1.1 GB at 89478485.",
     )
 
     @model_validator(mode="after")

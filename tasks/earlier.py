@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.reading import recorded_in
 from data.store import Store
 from data.types import Artifact
 
@@ -58,6 +59,8 @@ def most_rows(
 ) -> Rows | None:
     """Find the artifact with the most rows to reuse among the newest ones; None if no artifact has any.
 
+    Images whose wide values were scaled differently, or of which other bands were read, are not the same.
+
     Args:
         store: the store that holds all artifacts.
         manifest: the manifest of this run's images.
@@ -77,8 +80,11 @@ def most_rows(
     asked = np.isin(split, splits)
     wanted = dict(zip(sha[asked].tolist(), here[asked].tolist(), strict=True))
     best: Rows | None = None
+    reading = recorded_in(store.meta(manifest))
     for candidate in sorted(candidates, key=lambda one: -one.meta.stat().st_mtime)[:LOOKED_AT]:
         if not (store.folder(candidate.manifest) / "images.parquet").exists():
+            continue
+        if recorded_in(store.meta(candidate.manifest)) != reading:
             continue
         theirs, their_sha, their_split = contents(candidate.manifest)
         has = np.isin(their_split, candidate.splits)

@@ -16,6 +16,7 @@ import torch
 from data.checkpoints import write_checkpoint
 from data.errors import CollapsedError, Interrupted
 from data.files import replacing
+from data.reading import recorded_in
 from data.schemas import CODES
 from data.tables import write_table
 from models.configs.shared import Optimization
@@ -151,8 +152,9 @@ def publish(job: Job, network: Network, trained: Trained) -> Outcome:
     """Write a network as the job's checkpoint, with device, speed and warnings in its meta.json."""
     history = trained.history
     arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in network.state_dict().items()}
+    reading = recorded_in(job.meta("manifest")).recorded()
     write_checkpoint(
-        job.out, arrays, {**network.description(), "class_names": class_names(job)}, history.rows
+        job.out, arrays, {**network.description(), "class_names": class_names(job), **reading}, history.rows
     )
     device = resolve_device(job.compute.device)
     resolved = {

@@ -84,6 +84,7 @@ class Job:
         known = (manifest.fingerprint, stored, whole)
         if known not in self.images_cache:
             table = tables.read_table(self.path("manifest") / "images.parquet", schemas.MANIFEST)
+            reading = images.reading_of(table, self.meta("manifest"))
             sources = {role: source for role, source in self.request.outside["sources"].items() if source}
             self.images_cache[known] = images.open_images(
                 table,
@@ -92,6 +93,7 @@ class Job:
                 cache=self.store.cache("images"),
                 workers=self.compute.workers,
                 whole=whole,
+                reading=reading,
             )
         opened: Images = self.images_cache[known]
         return opened

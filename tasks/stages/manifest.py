@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from data.reading import KEYS, Reading, recorded_in
 from data.store import digest
-from data.types import Split
+from data.types import Artifact, Split
 from tasks.config import Compute, Config
 from tasks.job import Job
 from tasks.size import Context, Inputs, Size
@@ -15,18 +17,23 @@ from tasks.stage import Outcome, Request, Stage
 STAGE = Stage(name="manifest", kind="manifest", version=2, process="plain", by_content=True)
 
 
-def plan_voc(config: Config) -> Request:
-    """Request the manifest of `evaluate.voc`. The hash of its labels includes the annotations."""
+def plan_voc(config: Config, *, like: Artifact | None = None) -> Request:
+    """Request the manifest of `evaluate.voc`. The hash of its labels includes the annotations.
+
+    Args:
+        config: the run's configuration.
+        like: as for `plan`.
+    """
     assert config.evaluate.voc is not None
     where = voc_sources(config.evaluate.voc)
     return STAGE.request(
         settings={"hold_out": where["test"] is None},
         seed=config.seed,
-        outside={"sources": where, "max_rejected": config.data.max_rejected, "labels": None},
+        outside={"sources": where, "labels": None, **_outside(config, like)},
     )
 
 
-def plan(config: Config, only: str | None = None) -> Request:
+def plan(config: Config, only: str | None = None, *, like: Artifact | None = None) -> Request:
     """Request the manifest of the run's data, or of another source.
 
     The artifact is named by the content of the images. The same images in another place make the same
@@ -35,16 +42,28 @@ def plan(config: Config, only: str | None = None) -> Request:
     Args:
         config: the run's configuration.
         only: another source to list instead; none of its images are held out for the test.
+        like: another manifest, or a checkpoint. If it has a scale of wide images and bands, they are used
+            here too, instead of choosing another scale.
     """
     return STAGE.request(
         settings={"hold_out": only is None and config.data.test is None},
         seed=config.seed,
         outside={
             "sources": sources(config, only),
-            "max_rejected": config.data.max_rejected,
             "labels": config.data.labels if only is None else None,
+            **_outside(config, like),
         },
     )
+
+
+def _outside(config: Config, like: Artifact | None) -> dict[str, Any]:
+    """What decides the content besides the sources. The artifact is named by the content, not by these."""
+    data = config.data
+    return {
+        "max_rejected": data.max_rejected,
+        "reading": data.model_dump(include={"value_range", "bands", "max_pixels"}),
+        "like": None if like is None else like.model_dump(),
+    }
 
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
@@ -61,8 +80,11 @@ def build(job: Job) -> Outcome:
     from data.schemas import MANIFEST, REJECTED
     from data.tables import write_table
 
-    where = job.request.outside["sources"]
-    remembered = job.store.cache("hashes") / f"{digest(where)}.parquet"
+    where, reading = job.request.outside["sources"], _reading(job)
+    # Which images are refused depends on bands and size. How values are scaled is not remembered.
+    measured = Reading(None, reading.bands, reading.max_pixels)
+    key = where if measured == Reading() else {**where, **asdict(measured)}
+    remembered = job.store.cache("hashes") / f"{digest(key)}.parquet"
     sides = job.store.cache("held-out") / f"{digest([where, job.seed])}.parquet"
     made = make_manifest(
         where["train"],
@@ -76,6 +98,7 @@ def build(job: Job) -> Outcome:
         held_out=read_sides(sides),
         report=lambda done, total: job.report(done=done, total=total),
         workers=workers(job.compute),
+        reading=reading,
     )
     write_known(remembered, made.known)
     if made.held_out:
@@ -92,9 +115,24 @@ def build(job: Job) -> Outcome:
         "notes": list(made.notes),
         "guesses": list(made.guesses),
         "understood": made.understood,
+        **made.reading,
     }
     content = {**found, "rejected": made.rejected.to_pylist()}
     return Outcome(rows=made.images.num_rows, meta=found, content=content)
+
+
+def _reading(job: Job) -> Reading:
+    """What the configuration says, or what `like` says of scale and bands."""
+    asked, like = job.request.outside["reading"], job.request.outside["like"]
+    told: dict[str, Any] = {}
+    if like is not None:
+        from data.checkpoints import read_description
+
+        artifact = Artifact.model_validate(like)
+        checkpoint = artifact.kind == "checkpoint"
+        told = read_description(job.store.folder(artifact)) if checkpoint else job.store.meta(artifact)
+    values = {key: told.get(key) or asked[key] for key in KEYS}
+    return recorded_in(values, asked["max_pixels"])
 
 
 def stamps(request: Request) -> list[str | None]:

@@ -340,7 +340,8 @@ class _Assigned:
         table = self.manifest.take(np.searchsorted(self.manifest["index"].to_numpy(), some))
         side = min(_SHEET_IMAGE, decode.stored_size(self.job.settings["config"]["data"]["image_size"]))
         where = {role: place for role, place in self.job.request.outside["sources"].items() if place}
-        opened = images.open_images(table, where, side, cache=self.job.store.cache("sheets"))
+        reading = images.reading_of(table, self.job.meta("assigned"))
+        opened = images.open_images(table, where, side, cache=self.job.store.cache("sheets"), reading=reading)
         pixels = opened.read(np.searchsorted(some, self.index[wanted]))
         at, sheets = 0, []
         for c, reason in chosen:

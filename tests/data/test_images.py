@@ -1,20 +1,22 @@
 """Packed and streamed images give the same pixels, and changed images and full disks are noticed."""
 
 import errno
+import hashlib
 import os
 import pickle
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from image_files import encoded, photo
+from image_files import encoded, four_bands, photo
 from PIL import Image
 
 from data import images as module
 from data.decode import content_sha256, decode, resize_square
 from data.errors import DataError, StoreError
-from data.images import PackedImages, StreamedImages, open_images
+from data.images import PackedImages, StreamedImages, open_images, reading_of
 from data.manifest import make_manifest
+from data.reading import Reading
 
 
 @pytest.fixture
@@ -168,3 +170,37 @@ def test_worker_processes_give_the_same(folder, tmp_path, monkeypatch):
     assert (streamed.read(index[:1]) == wanted[index[:1]]).all()
     streamed.close()
     assert progress[-1] == (12, 12)
+
+
+@pytest.mark.parametrize("limit", [8 << 30, 0])
+def test_wide_values_and_bands_are_read_as_the_manifest_records(tmp_path, limit):
+    values = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 4)).astype(np.uint8)
+    for number, image in enumerate(values):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / f"images/{number}.tif").write_bytes(four_bands(image))
+    spec = f"folder:{tmp_path / 'images'}"
+    for bands in ((4, 1, 2), (1, 2, 3, 4), (2,)):
+        reading = Reading(bands=bands)
+        manifest = listed(spec, reading=reading)
+        images = open_images(
+            manifest, {"train": spec}, 9, tmp_path / "cache", limit_bytes=limit, reading=reading
+        )
+        assert images.channels == reading.channels
+        expected = values[..., [band - 1 for band in (bands * 3 if len(bands) == 1 else bands)]]
+        assert (images.read(np.arange(6)) == expected).all()
+        assert (pickle.loads(pickle.dumps(images)).read(np.array([5, 1])) == expected[[5, 1]]).all()
+
+
+def test_packed_pixels_of_8_bits_have_the_name_they_always_had(folder, tmp_path):
+    spec = f"folder:{folder}"
+    manifest = listed(spec)
+    known = hashlib.sha256(b"1\n8\n")
+    known.update("\n".join(manifest["sha256"].to_pylist()).encode())
+    names = [
+        open_images(manifest, {"train": spec}, 8, tmp_path / "cache", reading=reading).path.name
+        for reading in (Reading(), Reading(max_pixels=10**9), Reading(bands=(1, 2, 3)), Reading((0.0, 9.0)))
+    ]
+    assert names[0] == names[1] == f"pixels-8-{known.hexdigest()[:32]}.npy"
+    assert len(set(names)) == 3
+    assert reading_of(manifest, {}) == Reading()
+    assert reading_of(manifest, {"bands": [2], "value_range": [1, 9]}) == Reading((1.0, 9.0), (2,))

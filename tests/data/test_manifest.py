@@ -1,5 +1,6 @@
 """What the manifest contains, and what it depends on."""
 
+import hashlib
 import io
 import os
 import shutil
@@ -12,6 +13,7 @@ from data import manifest as module
 from data.decode import content_sha256
 from data.errors import DataError
 from data.manifest import KNOWN, make_manifest, read_known, write_known
+from data.reading import Reading
 from data.schemas import MANIFEST, REJECTED
 
 # The folder that holds cifar10-train.parquet and cifar10-test.parquet.
@@ -248,9 +250,9 @@ def reads(monkeypatch):
     seen = []
     measure_one = module._measure_one
 
-    def counting(data):
+    def counting(data, reading):
         seen.append(data)
-        return measure_one(data)
+        return measure_one(data, reading)
 
     monkeypatch.setattr(module, "_measure_one", counting)
     return seen
@@ -324,3 +326,71 @@ def test_cifar10():
     assert set(made.images["width"].to_pylist()) == {32}
     assert np.bincount(made.images["label"].to_numpy()).tolist() == [6000] * 10
     assert made.notes == []
+
+
+# Wide values and bands
+
+
+def deep(root, path, low, high, seed=0, dtype=np.uint16):
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).integers(low, high + 1, (30, 40)).astype(dtype)
+    Image.fromarray(values).save(file, "TIFF" if dtype == np.float32 else "PNG")
+
+
+@pytest.fixture
+def wide_specs(tmp_path):
+    for i in range(4):
+        deep(tmp_path, f"train/{'ab'[i % 2]}/{i}.png", 300, 4000, i)
+        deep(tmp_path, f"more/{i}.png", 300, 4000, 10 + i)
+        deep(tmp_path, f"test/{'ab'[i % 2]}/{i}.png", 300, 20_000, 20 + i)
+    return [f"folder:{tmp_path}/{name}" for name in ("train", "test", "more")]
+
+
+def test_a_set_of_8_bits_has_the_parts_it_always_had(specs):
+    made = make(*specs, reading=Reading(value_range=(0.0, 9.0), max_pixels=10**9))
+    assert made.reading == {}
+    rows = [row for row in made.images.to_pylist() if row["split"] == "unlabelled"]
+    lines = "".join(f"{row['uri']}\0{row['sha256']}\n" for row in rows)
+    assert made.parts["unlabelled"] == hashlib.sha256(lines.encode()).hexdigest()
+    assert made.parts == make(*specs).parts
+
+
+def test_wide_images_have_one_scale_from_train_and_unlabelled(wide_specs, tmp_path):
+    made = make(*wide_specs)
+    assert made.reading["value_range"] == [300, 4000]
+    assert made.reading["channels"] == 3
+    assert made.reading["clipped"]["images"] == 4
+    assert made.reading["clipped"]["share"] == pytest.approx(16 / 20 / 3, rel=0.05)
+    assert any("300 becomes 0 and 4000 becomes 255" in note for note in made.notes)
+    assert any("less than a tenth of their range: 300 to 4000 of 0 to 65535" in note for note in made.notes)
+    again = make(*wide_specs, known=made.known)
+    assert again.counts["read"] == 0
+    assert (again.reading, again.parts) == (made.reading, made.parts)
+    other = make(*wide_specs, reading=Reading(value_range=(0.0, 65535.0)))
+    assert other.reading["value_range"] == [0, 65535]
+    assert other.reading["clipped"] == {"share": 0, "images": 0}
+    changed = {part for part in made.parts if made.parts[part] != other.parts[part]}
+    assert changed == {"train", "unlabelled", "test"}
+    deep(tmp_path, "test/a/9.png", 0, 65_000)
+    assert make(*wide_specs).reading["value_range"] == [300, 4000]
+    deep(tmp_path, "more/9.png", 0, 65_000)
+    assert make(*wide_specs).reading["value_range"][1] > 4000
+
+
+def test_bands_are_recorded_and_decide_the_parts(specs):
+    chosen = make(*specs, reading=Reading(bands=(3, 2, 1)))
+    assert chosen.reading == {"bands": [3, 2, 1], "channels": 3}
+    assert chosen.parts["train"] != make(*specs).parts["train"]
+    assert chosen.parts["labels"] == make(*specs).parts["labels"]
+
+
+def test_an_image_that_needs_a_library_is_tried_again(specs, tmp_path, monkeypatch):
+    put(tmp_path, "train/ape/phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    monkeypatch.setattr("data.decode._heif_installed", lambda: False)
+    first = make(*specs, max_rejected=0.1)
+    assert first.rejected["reason"].to_pylist() == [
+        "it is HEIC, as iPhones write it; install pillow-heif to read it"
+    ]
+    second = make(*specs, max_rejected=0.1, known=first.known)
+    assert (second.counts["read"], second.counts["rejected"]) == (1, 1)
