@@ -19,8 +19,9 @@ import io
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import simplejpeg
@@ -123,29 +124,40 @@ class Measure(NamedTuple):
         height: of the upright image, px.
         kind: type of the values, such as uint12 or float32; None for 8 unsigned bits.
         quantiles: `data.wide.LEVELS` of the values as (L,) float64; None for 8 unsigned bits.
+        kept: what `keep` returned.
     """
 
     width: int
     height: int
     kind: str | None = None
     quantiles: NDArray[np.float64] | None = None
+    kept: Any = None
 
 
-def measure(data: bytes | Pixels, reading: Reading = _DEFAULT) -> Measure:
+def measure(
+    data: bytes | Pixels, reading: Reading = _DEFAULT, keep: Callable[[Pixels], Any] = lambda pixels: None
+) -> Measure:
     """Check that an image can be decoded, and measure it. `reading.value_range` is not used.
+
+    Args:
+        data: as for `decode`.
+        reading: as for `decode`.
+        keep: gets the pixels as `decode` returns them. Wide values are scaled by the image's own range.
 
     Raises:
         DataError: see `decode`.
     """
+
+    def sized(pixels: Pixels) -> Measure:
+        return Measure(pixels.shape[1], pixels.shape[0], kept=keep(pixels))
+
     with ExitStack() as turn:
         if isinstance(data, np.ndarray):
-            return _size_of(_checked(data, reading))
+            return sized(_checked(data, reading))
         pixels = _decode_jpeg(data, reading, turn)
-        return _any(data, reading, turn, _measure_of) if pixels is None else _size_of(pixels)
-
-
-def _size_of(pixels: Pixels) -> Measure:
-    return Measure(pixels.shape[1], pixels.shape[0])
+        if pixels is not None:
+            return sized(pixels)
+        return cast(Measure, _any(data, reading, turn, lambda opened: _measure_of(opened, keep)))
 
 
 def _checked(pixels: Pixels, reading: Reading) -> Pixels:
@@ -407,17 +419,16 @@ def _pixels_of(opened: _Opened) -> Pixels:
     return _upright(pixels, opened.orientation)
 
 
-def _measure_of(opened: _Opened) -> Measure:
-    turned = opened.orientation >= 5
-    if opened.samples is None:
-        assert opened.image is not None
-        width, height = opened.image.size
-        return Measure(*((height, width) if turned else (width, height)))
-    samples, form = opened.samples, opened.samples.form
-    width, height = (samples.height, samples.width) if turned else (samples.width, samples.height)
-    if not form.wide:
-        return Measure(width, height)
-    return Measure(width, height, form.kind, sketch(samples, _chosen(form, opened.reading)))
+def _measure_of(opened: _Opened, keep: Callable[[Pixels], Any]) -> Measure:
+    kind, quantiles = None, None
+    if opened.samples is not None and opened.samples.form.wide:
+        form = opened.samples.form
+        kind, quantiles = form.kind, sketch(opened.samples, _chosen(form, opened.reading))
+        low, high = float(quantiles[0]), float(quantiles[-1])
+        own = (low, high if high > low else low + 1)
+        opened = opened._replace(reading=replace(opened.reading, value_range=own))
+    pixels = _pixels_of(opened)
+    return Measure(pixels.shape[1], pixels.shape[0], kind, quantiles, keep(pixels))
 
 
 def _rgb(image: Image.Image) -> Pixels:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,17 +20,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from data.decode import NO_IMAGE, content_sha256, measure
 from data.errors import DataError
 from data.files import replacing
-from data.held_out import hold_out as choose_held_out
+from data.held_out import hold_out
+from data.leaks import Leaks, Pair, Picture, conflicts, find, leaked, together
 from data.own_labels import OwnLabels, match, ordered, read_labels
 from data.reading import Reading
-from data.schemas import MANIFEST, REJECTED
+from data.schemas import MANIFEST, REJECTED, TWINS
 from data.secrets import mask
 from data.sources import UNKNOWN_TIME, Entry, Named, Pixels, Source, Unreadable, open_source
 from data.spread import spread
+from data.twins import pixel_sha, thumbnail
 from data.types import SPLITS, Split
 from data.value_range import Values, settle
 from data.wide import NeedsLibrary
@@ -45,6 +48,8 @@ KNOWN = pa.schema(
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("pixels", pa.string(), nullable=False),
+        pa.field("thumbnail", pa.binary(), nullable=False),
         pa.field("kind", pa.string()),
         pa.field("quantiles", pa.binary(), nullable=False),
     ]
@@ -67,16 +72,20 @@ class Measured(NamedTuple):
     """What is known of an image after reading it once.
 
     A broken image has a reason, and its width and height are 0. If it could not be read at all, sha256 is "".
+    `pixels` and `thumbnail` are those of `data.twins`.
     """
 
     sha256: str
     width: int
     height: int
     reason: str | None
+    pixels: str = ""
+    thumbnail: bytes = b""
     values: Values = Values(None, b"")
 
 
 class _Row(NamedTuple):
+    role: Split
     entry: Entry
     measured: Measured
     label: int | None
@@ -103,6 +112,7 @@ class Manifest:
         notes: sentences for the user, such as about duplicates between train and test.
         guesses: sentences about what was guessed of the data.
         understood: what the data is, for `tasks.understood`: JSON values.
+        twins: schema `TWINS`, all pairs of images that show the same picture.
         held_out: uri -> whether it is held out, for the next `make_manifest`. Empty if nothing is held out.
         reading: how the images are read, as JSON values. Empty if all images have 8 bits and no bands are
             chosen. `value_range`, if images are wide: what becomes 0 and 255. `clipped`: `share` of their
@@ -120,6 +130,7 @@ class Manifest:
     guesses: list[str]
     understood: dict[str, Any]
     held_out: dict[str, bool]
+    twins: pa.Table
     reading: dict[str, Any]
 
 
@@ -137,6 +148,8 @@ def make_manifest(
     report: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 0,
     reading: Reading = Reading(),  # noqa: B008  # it is immutable
+    leaks: Leaks = "keep",
+    compared: Path | None = None,
 ) -> Manifest:
     """List the sources, and read and check every image that is not remembered.
 
@@ -155,16 +168,23 @@ def make_manifest(
         report: called with the number of images done and the number of all images.
         workers: number of processes that read and decode.
         reading: bands and limits; and the scale of wide images, or None to choose it.
+        leaks: what happens to a train or unlabelled image that shows the picture of a test image.
+        compared: a folder that remembers which images show the same picture.
 
     Raises:
         ConfigError: a source is not known.
         DataError: a source is missing or empty, too many images are broken, no train or test images are left,
             a row of the table of labels names no image, or test has a class that train lacks.
     """
-    asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels, reading)
+    asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels, reading, leaks)
     sources = open_sources(train, test, unlabelled, hold_out=hold_out)
     measured, read = _measure_all(sources, known, report, workers, reading)
-    return _assemble(asked, sources, measured, read, held_out or {})
+
+    def compare(rows: list[_Row]) -> list[Pair]:
+        pictures = [Picture(row.label, row.measured.pixels, row.measured.thumbnail) for row in rows]
+        return find(pictures, lambda index: _decoded(sources, [rows[i] for i in index], reading), compared)
+
+    return _assemble(asked, sources, measured, read, held_out or {}, compare)
 
 
 @dataclass(frozen=True)
@@ -211,7 +231,7 @@ def survey(
         ConfigError: as in `make_manifest`.
         DataError: as in `make_manifest`.
     """
-    asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels, reading)
+    asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels, reading, "keep")
     sources = open_sources(train, test, unlabelled, hold_out=hold_out)
     found = {
         role: [Measured(f"not read: {role}/{entry.uri}", 0, 0, None) for entry in source.entries()]
@@ -237,7 +257,7 @@ def survey(
             found[role][i] = measured
         read += len(rows)
     took = (time.monotonic() - began) / read if read else 0.0
-    return Survey(_assemble(asked, sources, found, read, {}), read, took)
+    return Survey(_assemble(asked, sources, found, read, {}, _equal), read, took)
 
 
 @dataclass(frozen=True)
@@ -252,6 +272,7 @@ class _Asked:
     hold_out: bool
     labels: str | None
     reading: Reading
+    leaks: Leaks
 
 
 def _assemble(
@@ -260,8 +281,18 @@ def _assemble(
     measured: dict[Split, list[Measured]],
     read: int,
     held_out: Mapping[str, bool],
+    compare: Callable[[list[_Row]], list[Pair]],
 ) -> Manifest:
-    """Make the manifest of measured images."""
+    """Make the manifest of measured images.
+
+    Args:
+        asked: what decides the content.
+        sources: the open sources by role.
+        measured: one per entry of each source.
+        read: number of images that were read.
+        held_out: as in `make_manifest`.
+        compare: finds the images that show the same picture.
+    """
     own = None if asked.labels is None else read_labels(asked.labels)
     test, unlabelled = asked.test, asked.unlabelled
     total = listed = sum(len(source.entries()) for source in sources.values())
@@ -291,7 +322,7 @@ def _assemble(
         _bound_rejected(rejected, broken, total, asked.max_rejected)
     names = _class_names(sources, named, usable, own)
     classes = _classes(sources, names, notes)
-    rows: dict[Split, list[_Row]] = {split: [] for split in SPLITS}
+    every: list[_Row] = []
     for role, source in sources.items():
         told = source.annotations([entry for entry, _ in usable[role]]) if role != "unlabelled" else None
         position = {name: label for label, name in enumerate(classes or ())}
@@ -299,11 +330,17 @@ def _assemble(
             if entry.uri not in named[role].left_out:
                 name = names[role][i] if role in names else None
                 label = None if name is None else position.get(name)
-                rows[role].append(_Row(entry, found, label, told[i] if told else None))
+                every.append(_Row(role, entry, found, label, told[i] if told else None))
     test_from = "source" if test is not None else "split" if "test" in sources else None
     sides: dict[str, bool] = {}
+    splits: list[Split | None] = [row.role for row in every]
+    twins = compare(every)
+    group = together(len(every), twins)
     if test_from is None and asked.hold_out:
-        test_from, sides = "held out", _hold_out(rows, asked.seed, held_out)
+        test_from, sides = "held out", _hold_out(every, splits, group, asked.seed, held_out)
+    notes += _same_pictures(every, splits, twins, group, classes)
+    rejected += _leaks(every, splits, group, asked.leaks)
+    rows = {split: [r for r, own in zip(every, splits, strict=True) if own == split] for split in SPLITS}
     for split in ("train", "test"):
         if not rows[split] and (split == "train" or test_from is not None):
             raise DataError(
@@ -339,6 +376,7 @@ def _assemble(
         guesses=guesses,
         understood=_understood(rows, classes, rejected, test_from, unlabelled_from),
         held_out=sides,
+        twins=_twins_table(every, splits, twins),
         reading=settled.recorded,
     )
 
@@ -411,7 +449,7 @@ def _recall(role: str, entries: Sequence[Entry], known: pa.Table | None) -> list
     own = known.filter(pc.equal(known["role"], role))
     row_of = {uri: row for row, uri in enumerate(own["uri"].to_pylist())}
     columns = [own[name].to_pylist() for name in KNOWN.names[2:]]
-    sizes, times, hashes, widths, heights, reasons, kinds, quantiles = columns
+    sizes, times, hashes, widths, heights, reasons, pixels, thumbnails, kinds, quantiles = columns
     found: list[Measured | None] = []
     for entry in entries:
         row = row_of.get(entry.uri)
@@ -423,7 +461,8 @@ def _recall(role: str, entries: Sequence[Entry], known: pa.Table | None) -> list
             found.append(None)
         else:
             values = Values(kinds[row], quantiles[row])
-            found.append(Measured(hashes[row], widths[row], heights[row], reasons[row], values))
+            told = hashes[row], widths[row], heights[row], reasons[row], pixels[row], thumbnails[row]
+            found.append(Measured(*told, values))
     return found
 
 
@@ -445,13 +484,15 @@ def _measure_one(data: bytes | Pixels | Unreadable, reading: Reading) -> Measure
         return Measured("", 0, 0, str(data))
     sha256 = content_sha256(data)
     try:
-        found = measure(data, reading)
+        found = measure(data, reading, lambda pixels: (pixel_sha(pixels), thumbnail(pixels).tobytes()))
     except NeedsLibrary as error:  # not remembered: the library may be there next time
         return Measured("", 0, 0, str(error))
     except DataError as error:
         return Measured(sha256, 0, 0, str(error))
     quantiles = b"" if found.quantiles is None else found.quantiles.astype("<f8").tobytes()
-    return Measured(sha256, found.width, found.height, None, Values(found.kind, quantiles))
+    pixels, small = found.kept
+    values = Values(found.kind, quantiles)
+    return Measured(sha256, found.width, found.height, None, pixels, small, values)
 
 
 # Rows
@@ -535,18 +576,123 @@ def _bound_rejected(
     )
 
 
-def _hold_out(rows: dict[Split, list[_Row]], seed: int, before: Mapping[str, bool]) -> dict[str, bool]:
-    """Move the held-out rows from train to test -> uri -> whether it is held out."""
-    train = rows["train"]
-    uris = [row.entry.uri for row in train]
-    contents = [row.measured.sha256 for row in train]
-    groups = (
-        np.unique(contents, return_inverse=True)[1].astype(np.int64) if contents else np.zeros(0, np.int64)
-    )
-    chosen = choose_held_out(seed, uris, [row.label for row in train], groups, before)
-    rows["test"] = [row for row, out in zip(train, chosen, strict=True) if out]
-    rows["train"] = [row for row, out in zip(train, chosen, strict=True) if not out]
-    return dict(zip(uris, chosen.tolist(), strict=True))
+def _hold_out(
+    every: list[_Row],
+    splits: list[Split | None],
+    group: NDArray[np.int64],
+    seed: int,
+    before: Mapping[str, bool],
+) -> dict[str, bool]:
+    """Change the split of the held-out train images to test -> uri -> whether it is held out."""
+    train = [position for position, split in enumerate(splits) if split == "train"]
+    uris = [every[position].entry.uri for position in train]
+    labels = [every[position].label for position in train]
+    chosen = hold_out(seed, uris, labels, group[train], before).tolist()
+    for position, out in zip(train, chosen, strict=True):
+        splits[position] = "test" if out else "train"
+    return dict(zip(uris, chosen, strict=True))
+
+
+def _equal(rows: list[_Row]) -> list[Pair]:
+    """Pairs of images with equal pixels: each image with the first one."""
+    first: dict[str, int] = {}
+    pairs = []
+    for position, row in enumerate(rows):
+        owner = first.setdefault(row.measured.pixels or row.measured.sha256, position)
+        if owner != position:
+            pairs.append(Pair(owner, position, "equal", 1.0))
+    return pairs
+
+
+def _decoded(sources: dict[Split, Source], rows: list[_Row], reading: Reading) -> Iterator[Pixels]:
+    """Decode some images again, in this order."""
+    for start in range(0, len(rows), _BATCH):
+        part = rows[start : start + _BATCH]
+        pixels: dict[int, Pixels] = {}
+        for role, source in sources.items():
+            mine = sorted(
+                (i for i, row in enumerate(part) if row.role == role), key=lambda i: part[i].entry.place
+            )
+            for i, data in zip(mine, source.read([part[i].entry for i in mine]), strict=True):
+                if isinstance(data, Unreadable):
+                    raise DataError(f"{part[i].entry.uri!r} of {source.spec}: {data}; run again")
+                pixels[i] = measure(data, reading, lambda pixels: pixels).kept
+        yield from (pixels[i] for i in range(len(part)))
+
+
+def _same_pictures(
+    every: list[_Row],
+    splits: list[Split | None],
+    pairs: list[Pair],
+    group: NDArray[np.int64],
+    classes: tuple[str, ...] | None,
+) -> list[str]:
+    """Sentences about images that show the same picture."""
+    kept = [split or "train" for split in splits]
+    equal = together(len(every), [pair for pair in pairs if pair.kind == "equal"])
+    notes = []
+    tests = kept.count("test")
+    for split, where, so in (
+        ("train", "train", "so scores are too high"),
+        ("unlabelled", "data.unlabelled", "so the student trains on test images"),
+    ):
+        there, same = set(group[_at(kept, split)].tolist()), set(equal[_at(kept, split)].tolist())
+        found = [position for position in _at(kept, "test") if int(group[position]) in there]
+        exact = sum(int(equal[position]) in same for position in found)
+        if found:
+            notes.append(
+                f"{len(found)} of {tests} test images are also in {where} ({exact} with equal pixels, "
+                f"{len(found) - exact} nearly), {so}; data.leaks=drop leaves the {where} images out"
+            )
+    pictures = [Picture(row.label, "", b"") for row in every]
+    found_conflicts = conflicts(pictures, pairs)
+    if found_conflicts and classes is not None:
+        one, other = (every[i] for i in (found_conflicts[0].first, found_conflicts[0].second))
+        assert one.label is not None
+        assert other.label is not None
+        notes.append(
+            f"{len(found_conflicts)} images have two labels, because the same picture lies in two classes; "
+            f"first {one.entry.uri!r} and {other.entry.uri!r}: "
+            f"{classes[one.label]} and {classes[other.label]}"
+        )
+    trained = [*_at(kept, "train"), *_at(kept, "unlabelled")]
+    different = len(set(group[trained].tolist()))
+    if different < len(trained):
+        copies = len(trained) - different
+        notes.append(f"{copies} of {len(trained)} training images are copies of others, or nearly")
+    return notes
+
+
+def _at(splits: list[Split], wanted: str) -> list[int]:
+    return [position for position, split in enumerate(splits) if split == wanted]
+
+
+def _leaks(
+    every: list[_Row], splits: list[Split | None], group: NDArray[np.int64], leaks: Leaks
+) -> list[tuple[str, str, str]]:
+    """Refuse, or drop, train and unlabelled images that show a test image's picture -> rows of rejected.
+
+    Raises:
+        DataError: there are some, and `leaks` is refuse.
+    """
+    if leaks == "keep":
+        return []
+    found = leaked([split or "train" for split in splits], group)
+    if found and leaks == "refuse":
+        examples = "; ".join(
+            f"{every[i].entry.uri!r} ({splits[i]}) is {every[j].entry.uri!r} (test)"
+            for i, j in list(found.items())[:_EXAMPLES]
+        )
+        raise DataError(
+            f"{len(found)} training images show the picture of a test image: {examples}. Remove them, or set "
+            "data.leaks=drop or keep"
+        )
+    rejected: list[tuple[str, str, str]] = []
+    for i, j in found.items():
+        row = every[i]
+        rejected.append((row.role, row.entry.uri, f"it shows the test image {every[j].entry.uri!r}"))
+        splits[i] = None
+    return rejected
 
 
 def _none_left(split: str, rows: dict[Split, list[_Row]], train: str, test: str | None) -> str:
@@ -561,38 +707,7 @@ def _none_left(split: str, rows: dict[Split, list[_Row]], train: str, test: str 
 
 
 def _observations(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None) -> list[str]:
-    notes = []
-    train = {row.measured.sha256 for row in rows["train"]}
-    doubles = sum(row.measured.sha256 in train for row in rows["test"])
-    if doubles:
-        notes.append(
-            f"{doubles} of {len(rows['test'])} test images are also in train, byte for byte, "
-            "so scores are too high"
-        )
-    classes_of: dict[str, set[int]] = {}
-    first: dict[str, str] = {}
-    for row in (row for split in SPLITS for row in rows[split] if row.label is not None):
-        assert row.label is not None
-        classes_of.setdefault(row.measured.sha256, set()).add(row.label)
-        first.setdefault(row.measured.sha256, row.entry.uri)
-    conflicts = [content for content, labels in classes_of.items() if len(labels) > 1]
-    if conflicts and classes is not None:
-        names = " and ".join(classes[label] for label in sorted(classes_of[conflicts[0]]))
-        notes.append(
-            f"{len(conflicts)} images have two labels, because equal files lie in different classes; first "
-            f"{first[conflicts[0]]!r}: {names}"
-        )
-    unlabelled = {row.measured.sha256 for row in rows["unlabelled"]}
-    shared = sum(row.measured.sha256 in unlabelled for row in rows["test"])
-    if shared:
-        notes.append(
-            f"{shared} of {len(rows['test'])} test images are also in data.unlabelled, byte for byte, so the "
-            "student trains on test images"
-        )
-    distinct = len({row.measured.sha256 for row in (*rows["train"], *rows["unlabelled"])})
-    trained = len(rows["train"]) + len(rows["unlabelled"])
-    if 2 * distinct <= trained:
-        notes.append(f"only {distinct} of {trained} training images differ; the others are copies of them")
+    notes: list[str] = []
     per_train = Counter(row.label for row in rows["train"] if row.label is not None)
     per_test = Counter(row.label for row in rows["test"] if row.label is not None)
     if classes is not None and per_train:
@@ -629,11 +744,38 @@ def _understood(
             {"name": name, "train": counted["train"][label], "test": counted["test"][label]}
             for label, name in enumerate(classes or ())
         ],
-        "distinct": len({row.measured.sha256 for split in TRAINED for row in rows[split]}),
+        "distinct": len(
+            {row.measured.pixels or row.measured.sha256 for split in TRAINED for row in rows[split]}
+        ),
         "test_from": test_from,
         "unlabelled_from": unlabelled_from,
         "left_out": dict(Counter(reason for *_, reason in rejected).most_common(_REASONS)),
     }
+
+
+def _twins_table(every: list[_Row], splits: list[Split | None], pairs: list[Pair]) -> pa.Table:
+    """The pairs, with indices in the table of images. Pairs across test and the other splits come first."""
+    order = [i for split in SPLITS for i, own in enumerate(splits) if own == split]
+    index = {position: row for row, position in enumerate(order)}
+
+    def rank(pair: Pair) -> tuple[bool, bool, int, int]:
+        tested = {splits[pair.first] == "test", splits[pair.second] == "test"}
+        return (len(tested) == 1, pair.kind != "equal", pair.first, pair.second)
+
+    rows = [
+        {
+            "first": index.get(pair.first),
+            "second": index.get(pair.second),
+            "first_split": splits[pair.first] or every[pair.first].role,
+            "first_uri": every[pair.first].entry.uri,
+            "second_split": splits[pair.second] or every[pair.second].role,
+            "second_uri": every[pair.second].entry.uri,
+            "kind": pair.kind,
+            "correlation": pair.correlation,
+        }
+        for pair in sorted(pairs, key=rank)
+    ]
+    return pa.Table.from_pylist(rows, schema=TWINS)
 
 
 def _images_table(rows: dict[Split, list[_Row]]) -> pa.Table:

@@ -38,6 +38,16 @@ MANIFEST = pa.schema(
 REJECTED = pa.schema(
     [_column("split", pa.string()), _column("uri", pa.string()), _column("reason", pa.string())]
 )
+TWINS = pa.schema(
+    [
+        _column("first", pa.int64(), nullable=True),
+        _column("second", pa.int64(), nullable=True),
+        *(_column(name, pa.string()) for name in ("first_split", "first_uri", "second_split", "second_uri")),
+        _column("kind", pa.string()),
+        _column("correlation", pa.float32()),
+    ]
+)
+"""Pairs of images that show the same picture; `first` and `second` are indices, null for dropped images."""
 LABELS = pa.schema([_column("index", pa.int64()), _column("label", pa.int32()), _column("role", pa.string())])
 LOG = pa.schema(
     [

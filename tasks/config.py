@@ -97,6 +97,11 @@ class Data(Frozen):
     label_seed: Seed | None = Field(
         None, description="Seed of the random draw of labels. Empty: the run's seed."
     )
+    leaks: Literal["keep", "drop", "refuse"] = Field(
+        "keep",
+        description="What happens to training images that show the picture of a test image, as a copy or "
+        "nearly. keep: they are reported. drop: they are left out. refuse: the run stops.",
+    )
     max_rejected: float = Field(
         0.05,
         ge=0,

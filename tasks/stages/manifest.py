@@ -61,6 +61,7 @@ def _outside(config: Config, like: Artifact | None) -> dict[str, Any]:
     data = config.data
     return {
         "max_rejected": data.max_rejected,
+        "leaks": data.leaks,
         "reading": data.model_dump(include={"value_range", "bands", "max_pixels"}),
         "like": None if like is None else like.model_dump(),
     }
@@ -77,7 +78,7 @@ def build(job: Job) -> Outcome:
     """List, hash and check the images. Images with a known (uri, size, mtime) are not read again."""
     from data.held_out import read_sides, write_sides
     from data.manifest import make_manifest, read_known, write_known
-    from data.schemas import MANIFEST, REJECTED
+    from data.schemas import MANIFEST, REJECTED, TWINS
     from data.tables import write_table
 
     where, reading = job.request.outside["sources"], _reading(job)
@@ -99,12 +100,15 @@ def build(job: Job) -> Outcome:
         report=lambda done, total: job.report(done=done, total=total),
         workers=workers(job.compute),
         reading=reading,
+        leaks=job.request.outside["leaks"],
+        compared=job.store.cache("twins"),
     )
     write_known(remembered, made.known)
     if made.held_out:
         write_sides(sides, made.held_out)
     write_table(job.out / "images.parquet", _columns(made.images), MANIFEST)
     write_table(job.out / "rejected.parquet", _columns(made.rejected), REJECTED)
+    write_table(job.out / "twins.parquet", _columns(made.twins), TWINS)
     # "read" depends on which images were remembered, not on the images, so it is not part of the content.
     steady = {name: n for name, n in made.counts.items() if name != "read"}
     classes = None if made.classes is None else list(made.classes)
