@@ -108,7 +108,8 @@ class Manifest:
             the hash of nothing.
         known: schema `KNOWN`, to be passed to the next `make_manifest`.
         counts: `listed`, `read` (images that were not remembered), `rejected`, `train`, `unlabelled`, `test`,
-            `labelled` (train images with a label), `test_labelled`.
+            `labelled` (train images with a label), `test_labelled`, `leaked` (test images whose picture a
+            training image shows; absent if there is none).
         notes: sentences for the user, such as about duplicates between train and test.
         guesses: sentences about what was guessed of the data.
         understood: what the data is, for `tasks.understood`: JSON values.
@@ -340,6 +341,8 @@ def _assemble(
         test_from, sides = "held out", _hold_out(every, splits, group, asked.seed, held_out)
     notes += _same_pictures(every, splits, twins, group, classes)
     rejected += _leaks(every, splits, group, asked.leaks)
+    trained = {int(group[i]) for i, split in enumerate(splits) if split in TRAINED}
+    leaked_tests = sum(split == "test" and int(group[i]) in trained for i, split in enumerate(splits))
     rows = {split: [r for r, own in zip(every, splits, strict=True) if own == split] for split in SPLITS}
     for split in ("train", "test"):
         if not rows[split] and (split == "train" or test_from is not None):
@@ -371,6 +374,7 @@ def _assemble(
             **{split: len(rows[split]) for split in SPLITS},
             "labelled": sum(row.label is not None for row in rows["train"]),
             "test_labelled": sum(row.label is not None for row in rows["test"]),
+            **({"leaked": leaked_tests} if leaked_tests else {}),
         },
         notes=notes,
         guesses=guesses,

@@ -138,6 +138,7 @@ class _Estimator:
     understood: list[str] = field(default_factory=list)
     decoding: float = 0.0
     _seen: dict[str, Any] = field(default_factory=dict)
+    _leaked: int = 0
 
     def step(self, label: str, plan: Plan, /, *, after: Any = None, **inputs: Planned) -> Planned:
         request = plan(**{name: given.artifact for name, given in inputs.items()})
@@ -183,6 +184,7 @@ class _Estimator:
             "test": images.test,
             "labelled": images.labelled,
             "test_labelled": images.test_labelled,
+            "leaked": self._leaked,
         }
         return {"counts": counts, **self._seen}
 
@@ -226,6 +228,7 @@ class _Estimator:
             )
         if not self._seen:  # the run's own images come first
             self.decoding = found.seconds
+            self._leaked = n.get("leaked", 0)
             self._seen = {"understood": made.understood, "guesses": made.guesses, "notes": made.notes}
         return Counts(
             n["train"], n["unlabelled"], n["test"], n["labelled"], n["test_labelled"], len(made.classes or ())

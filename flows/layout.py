@@ -68,17 +68,20 @@ class Facts:
         images: number of train + unlabelled images.
         labelled: number of training images that have a label.
         test: number of test images that have a label.
+        leaked: number of test images whose picture a training image shows.
     """
 
     images: int
     labelled: int
     test: int
+    leaked: int = 0
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Facts:
         """Read the counts from a manifest's meta.json."""
         counts = manifest["counts"]
-        return cls(counts["train"] + counts["unlabelled"], counts["labelled"], counts["test_labelled"])
+        images = counts["train"] + counts["unlabelled"]
+        return cls(images, counts["labelled"], counts["test_labelled"], counts.get("leaked", 0))
 
     @property
     def scorable(self) -> bool:

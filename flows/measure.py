@@ -11,7 +11,7 @@ from flows.layout import Facts, Handle, Layout, Plan
 from tasks.config import Config
 from tasks.found import FoundLeaf, leaves
 from tasks.stage import Readable
-from tasks.stages import embed, evaluate, finetune, labels, manifest, report, scores
+from tasks.stages import embed, evaluate, finetune, labels, manifest, report, scores, without_leaks
 
 UNTOUCHED = ("teacher", "student-transferred")
 """Models that were trained without labels. Leaf stages measure these."""
@@ -35,6 +35,9 @@ def conclude(layout: Layout, facts: Facts, beside: Set[str] = frozenset()) -> No
     config = layout.config
     assigned = layout.images_of(layout.assigned_source, "assign")
     found = _models(layout) if facts.scorable else {}
+    if facts.leaked and found:
+        plan: Plan = partial(without_leaks.plan, config)
+        found["without-leaks"] = layout.make("without-leaks", plan, manifest=layout.made["manifest"], **found)
     asked = [leaves()[name] for name in config.evaluate.leaves]
     by_model = [
         leaf for leaf in asked if {"checkpoint", "photographs"} & set(leaf.stage.reads) == {"checkpoint"}
@@ -62,6 +65,7 @@ def conclude(layout: Layout, facts: Facts, beside: Set[str] = frozenset()) -> No
     }
     not_needed = [asdict(stage) for stage in layout.not_needed]
     titles = {leaf.stage.protocol: leaf.title for leaf in asked}
+    titles |= {without_leaks.EVALUATION: without_leaks.TITLE} if "without-leaks" in found else {}
     plan = partial(report.plan, config, not_needed=not_needed, titles=titles)
     layout.make("report", plan, **named, **others)
 

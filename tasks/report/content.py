@@ -207,6 +207,40 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class TwinRow:
+    """Two images that show the same picture.
+
+    Attributes:
+        first: split and uri of an image, such as `train cat/1.png`.
+        second: split and uri of the other image.
+        kind: equal, near or mirrored.
+        correlation: of their detail, at most 1.
+        images: both images side by side, (S, S, 3) uint8 each; empty if one was left out.
+    """
+
+    first: str
+    second: str
+    kind: str
+    correlation: float
+    images: tuple[NDArray[np.uint8], ...] = ()
+
+
+@dataclass(frozen=True)
+class Twins:
+    """How many pairs of images show the same picture, and the first of them.
+
+    Attributes:
+        count: number of pairs.
+        across: number of pairs between a test image and another split.
+        first: the first pairs; those across splits come first.
+    """
+
+    count: int
+    across: int
+    first: tuple[TwinRow, ...] = ()
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything the report shows. A run may lack the fields that have a default.
 
@@ -226,6 +260,7 @@ class ReportData:
         costs: what the models cost, in the order of the chain.
         classes: names of the classes, empty without labels.
         rejected: images that were left out.
+        twins: images that show the same picture; None if they were not compared.
         notes: sentences for the reader.
         understood: what was understood of the images, as `subject: sentence`.
         config: the resolved configuration as YAML.
@@ -252,6 +287,7 @@ class ReportData:
     costs: tuple[ModelCost, ...] = ()
     classes: tuple[str, ...] = ()
     rejected: Rejected = Rejected(0)
+    twins: Twins | None = None
     notes: tuple[str, ...] = ()
     understood: tuple[str, ...] = ()
     config: str = ""

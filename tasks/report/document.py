@@ -16,13 +16,15 @@ from markupsafe import Markup
 from data.checkpoints import LogRow
 from tasks.phrases import duration, percent
 from tasks.report import figures, graph, scoreboard, sheets, stamp, templates
-from tasks.report.content import Clusters, ClusterSheet, ReportData
+from tasks.report.content import Clusters, ClusterSheet, ReportData, TwinRow, Twins
 from tasks.report.numbers import bits, count, magnitude, narrow, number, points
 from tasks.report.scoreboard import Board, Cell, Gain
 
 SHEETS_LIMIT = 1_000_000
 """Bytes of all contact sheets together. Each gets an equal part, and at most `sheets.LIMIT`."""
 CLASSES_SHOWN = 60
+TWIN_BYTES = 12_000
+"""Bytes of the picture of two images, at most."""
 REJECTED_SHOWN = 20
 TRAININGS_SHOWN = 12
 """Trainings whose curves are visible at once. The reader unfolds the others."""
@@ -80,6 +82,7 @@ def render(data: ReportData) -> str:
         trainings_shown=TRAININGS_SHOWN,
         cluster_figures=_cluster_figures(data.clusters),
         sheets=_sheets(data.sheets),
+        twins=_twins(data.twins),
         classes_shown=CLASSES_SHOWN,
         rejected_shown=REJECTED_SHOWN,
     )
@@ -213,6 +216,17 @@ def _cluster_figures(found: Clusters | None) -> dict[str, Any] | None:
         "objective": Markup(figures.objective_svg(objective, "objective")) if len(objective) > 1 else None,
         "fall": (objective[0], objective[-1]) if objective else None,
     }
+
+
+def _twins(found: Twins | None) -> list[tuple[TwinRow, str]]:
+    """Each pair with its two images as a data URI; an empty one if an image is not there."""
+    rows = []
+    for row in found.first if found else ():
+        uri = ""
+        if row.images:
+            uri = "data:image/png;base64," + b64encode(sheets.png(row.images, limit=TWIN_BYTES)).decode()
+        rows.append((row, uri))
+    return rows
 
 
 def _sheets(chosen: Sequence[ClusterSheet]) -> list[tuple[ClusterSheet, str, bool]]:

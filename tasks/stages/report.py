@@ -15,11 +15,20 @@ from tasks.stage import NotNeeded, Outcome, Request, Stage
 
 if TYPE_CHECKING:
     from data.checkpoints import LogRow
-    from tasks.report.content import ClusterQuality, Clusters, ClusterSheet, Counts, ModelCost, StageRow
+    from tasks.report.content import (
+        ClusterQuality,
+        Clusters,
+        ClusterSheet,
+        Counts,
+        ModelCost,
+        StageRow,
+        Twins,
+    )
 
 STAGE = Stage(name="report", kind="report", version=6, process="plain")
 
 _SHEET_IMAGE = 64
+_TWINS_SHOWN = 24
 """Side of the images on contact sheets, px, unless the stored ones are smaller."""
 
 
@@ -76,7 +85,10 @@ def plan(
         },
         inputs=named | {label: given for label, given in others.items() if given not in named.values()},
         parts=("train", "unlabelled", "test", "labels"),
-        outside={"sources": sources(config, config.assign.data or config.cluster.data)},
+        outside={
+            "sources": sources(config, config.assign.data or config.cluster.data),
+            "own": sources(config),
+        },
     )
 
 
@@ -151,6 +163,7 @@ def build(job: Job) -> Outcome:
             evaluations=evaluations,
             classes=tuple(manifest["classes"] or ()),
             rejected=Rejected(len(rejected), tuple((row["uri"], row["reason"]) for row in rejected[:10])),
+            twins=_twins(job),
             notes=tuple(manifest["notes"]),
             understood=tuple(describe(resolve(config), manifest)) if "understood" in manifest else (),
             config=_yaml(config),
@@ -159,6 +172,43 @@ def build(job: Job) -> Outcome:
     )
     (job.out / "report.html").write_text(page, encoding="utf-8")
     return Outcome(rows=1)
+
+
+def _twins(job: Job) -> Twins | None:
+    """Pairs of images that show the same picture. None if the manifest was made before these were
+    compared."""
+    import numpy as np
+
+    from data import decode, images, schemas
+    from data.tables import read_table
+    from tasks.report.content import TwinRow, Twins
+
+    path = job.path("manifest") / "twins.parquet"
+    if not path.exists():
+        return None
+    rows = read_table(path, schemas.TWINS).to_pylist()
+    across = sum((row["first_split"] == "test") != (row["second_split"] == "test") for row in rows)
+    first = rows[:_TWINS_SHOWN]
+    wanted = sorted({row[side] for row in first for side in ("first", "second") if row[side] is not None})
+    where = {role: place for role, place in job.request.outside["own"].items() if place}
+    shown: dict[int, Any] = {}
+    if wanted:
+        table = read_table(job.path("manifest") / "images.parquet", schemas.MANIFEST)
+        some = table.take(np.searchsorted(table["index"].to_numpy(), wanted))
+        side = min(_SHEET_IMAGE, decode.stored_size(job.settings["config"]["data"]["image_size"]))
+        reading = images.reading_of(table, job.meta("manifest"))
+        opened = images.open_images(some, where, side, cache=job.store.cache("sheets"), reading=reading)
+        pixels = opened.read(np.arange(len(wanted)))
+        shown = dict(zip(wanted, pixels, strict=True))
+    found = []
+    for row in first:
+        pair = tuple(shown[row[side]] for side in ("first", "second") if row[side] in shown)
+        first_end, second_end = (
+            f"{row[f'{side}_split']} {row[f'{side}_uri']}" for side in ("first", "second")
+        )
+        both = pair if len(pair) == 2 else ()
+        found.append(TwinRow(first_end, second_end, row["kind"], row["correlation"], both))
+    return Twins(len(rows), across, tuple(found))
 
 
 def _stages(job: Job, stages: dict[str, Artifact]) -> tuple[StageRow, ...]:
