@@ -1,7 +1,7 @@
 """Near-duplicate images ("twins"): a difference hash proposes pairs, and aligned pixels confirm them.
 
 Each image is decoded once, and leaves two things: `pixel_sha`, which is the exact identity of its pixels, and
-`thumbnail`, 16x16 grey values. `twins` finds the pairs from these. It decodes again only the images of
+`thumbnail`, the mean green of 16x16 cells. `twins` finds the pairs from these. It decodes again only the images of
 pairs that the thumbnails can't rule out.
 
 1. Images with equal pixels form a group. Each gives one pair, with the first image of the group. Only the
@@ -45,7 +45,7 @@ SMALLEST = 16
 RADIUS = 40
 """Hashes that differ in at most this many of their 256 bits propose a pair.
 
-Of 5 % crops of photographs, 97 % are within 30 bits. Of random pairs of CIFAR-10, one in a million is within
+Of 5 % crops of photographs, 97 % are within 35 bits. Of random pairs of CIFAR-10, few in a million are within
 40.
 """
 
