@@ -1,8 +1,8 @@
 """Near-duplicate images ("twins"): a difference hash proposes pairs, and aligned pixels confirm them.
 
 Each image is decoded once, and leaves two things: `pixel_sha`, which is the exact identity of its pixels, and
-`thumbnail`, the mean green of 16x16 cells. `twins` finds the pairs from these. It decodes again only the images of
-pairs that the thumbnails can't rule out.
+`thumbnail`, the mean green of 16x16 cells. `twins` finds the pairs from these. It decodes again only the
+images of pairs that the thumbnails can't rule out.
 
 1. Images with equal pixels form a group. Each gives one pair, with the first image of the group. Only the
    first image takes part in what follows.
@@ -12,8 +12,8 @@ pairs that the thumbnails can't rule out.
 4. `confirm` aligns the pixels themselves and correlates their detail. Detail tells images apart that only
    share a layout: two cells on a plain background, two letters, two textures under the same light.
 
-A copy may be re-encoded, resized (also with another aspect ratio), shifted or cropped by up to about 10 % of
-each side, and brighter or darker. Copies that are rotated, drawn on, or recoloured to another pattern of
+A copy may be re-encoded, resized (also with another aspect ratio), shifted or cropped by up to 8 % of each
+side (at 10 %, nine in ten are found), and brighter or darker. Copies that are rotated, drawn on, or recoloured to another pattern of
 light and dark are not found.
 
 Images with a side below `SMALLEST` pixels have too few pixels to say more than "equal". The same holds for
