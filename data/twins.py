@@ -13,8 +13,8 @@ images of pairs that the thumbnails can't rule out.
    share a layout: two cells on a plain background, two letters, two textures under the same light.
 
 A copy may be re-encoded, resized (also with another aspect ratio), shifted or cropped by up to 8 % of each
-side (at 10 %, nine in ten are found), and brighter or darker. Copies that are rotated, drawn on, or recoloured to another pattern of
-light and dark are not found.
+side (at 10 %, nine in ten are found), and brighter or darker. Copies that are rotated, drawn on, or
+recoloured to another pattern of light and dark are not found.
 
 Images with a side below `SMALLEST` pixels have too few pixels to say more than "equal". The same holds for
 flat images, whose thumbnail has no contrast. For both, only equal pixels count.
