@@ -175,8 +175,7 @@ def build(job: Job) -> Outcome:
 
 
 def _twins(job: Job) -> Twins | None:
-    """Pairs of images that show the same picture. None if the manifest was made before these were
-    compared."""
+    """Pairs of images that show the same picture. None if the manifest is older than this comparison."""
     import numpy as np
 
     from data import decode, images, schemas
@@ -203,11 +202,9 @@ def _twins(job: Job) -> Twins | None:
     found = []
     for row in first:
         pair = tuple(shown[row[side]] for side in ("first", "second") if row[side] in shown)
-        first_end, second_end = (
-            f"{row[f'{side}_split']} {row[f'{side}_uri']}" for side in ("first", "second")
-        )
+        ends = [f"{row[f'{side}_split']} {row[f'{side}_uri']}" for side in ("first", "second")]
         both = pair if len(pair) == 2 else ()
-        found.append(TwinRow(first_end, second_end, row["kind"], row["correlation"], both))
+        found.append(TwinRow(ends[0], ends[1], row["kind"], row["correlation"], both))
     return Twins(len(rows), across, tuple(found))
 
 

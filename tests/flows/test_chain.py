@@ -17,7 +17,7 @@ from tasks.config import Config
 from tasks.stage import NotNeeded, Request
 
 PARTS = {"train": "a", "unlabelled": "b", "test": "c", "train_labels": "d", "test_labels": "e", "labels": "f"}
-COUNTS = {"train": 100, "unlabelled": 0, "test": 20, "labelled": 100, "test_labelled": 20}
+COUNTS = {"train": 10_000, "unlabelled": 0, "test": 20, "labelled": 10_000, "test_labelled": 20}
 
 
 class Layout:
