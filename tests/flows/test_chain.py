@@ -159,7 +159,9 @@ def test_phases_of_a_transfer_are_stages_one_after_the_other(store: Store) -> No
     ]
     assert {"transfer-activations", "transfer"} <= layout.reads("report")
     once = Layout(store, configured(), PARTS).requests["scratch"].settings["finetune"]["steps"]
-    assert layout.requests["scratch"].settings["finetune"]["steps"] == once + config.transfer.epochs
+    assert layout.requests["scratch"].settings["finetune"]["steps"] == once + (
+        config.transfer.epochs * (COUNTS["train"] // config.transfer.batch_size)
+    )
     twin = Layout(store, configured(transfer={"method": "seed"}), PARTS)
     assert twin.reads("transfer") == {"manifest", "pretext"}
     assert "phase" not in twin.requests["transfer"].settings
@@ -194,9 +196,9 @@ def test_rounds_of_distillation_propagate_over_what_the_student_sees(store: Stor
         True,
     ]
     once = Layout(store, configured(), PARTS).requests["scratch"].settings["finetune"]["steps"]
-    assert (
-        layout.requests["scratch"].settings["finetune"]["steps"] - once == 2 * configured().distill.epochs
-    )  # 1 step each
+    distill = configured().distill
+    more = layout.requests["scratch"].settings["finetune"]["steps"] - once
+    assert more == 2 * distill.epochs * (COUNTS["train"] // distill.batch_size)
 
 
 def test_rounds_that_would_learn_the_same_are_refused() -> None:
