@@ -30,9 +30,15 @@ def _from_text(value: Any) -> Any:
 
 
 def _ascending(pair: list[float]) -> list[float]:
-    if not pair[0] < pair[1]:
-        raise ValueError("should be [low, high] with low < high")
+    if len(pair) != 2 or not pair[0] < pair[1]:
+        raise ValueError("should be two numbers, low,high with low < high")
     return pair
+
+
+def _one_or_three(bands: list[int]) -> list[int]:
+    if len(bands) not in (1, 3):
+        raise ValueError(f"has {len(bands)} bands; choose one or three")
+    return bands
 
 
 Source = str
@@ -77,7 +83,12 @@ class Data(Frozen):
         description="The run stops if more than this share of the images is unreadable (0 to 1).",
     )
 
-    bands: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_from_text)] | None = Field(
+    bands: (
+        Annotated[
+            list[Annotated[int, Field(ge=1)]], BeforeValidator(_from_text), AfterValidator(_one_or_three)
+        ]
+        | None
+    ) = Field(
         None,
         min_length=1,
         max_length=3,
