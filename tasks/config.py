@@ -35,12 +35,6 @@ def _ascending(pair: list[float]) -> list[float]:
     return pair
 
 
-def _one_or_three(bands: list[int]) -> list[int]:
-    if len(bands) not in (1, 3):
-        raise ValueError(f"has {len(bands)} bands; choose one or three")
-    return bands
-
-
 Source = str
 _SOURCE = "digits, folder:PATH, parquet:PATH, torchvision:NAME or voc:PATH. PATH may be any fsspec URL"
 
@@ -83,18 +77,13 @@ class Data(Frozen):
         description="The run stops if more than this share of the images is unreadable (0 to 1).",
     )
 
-    bands: (
-        Annotated[
-            list[Annotated[int, Field(ge=1)]], BeforeValidator(_from_text), AfterValidator(_one_or_three)
-        ]
-        | None
-    ) = Field(
+    bands: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_from_text)] | None = Field(
         None,
         min_length=1,
-        max_length=3,
-        description="Bands to read of each image, such as 4,1,2: three of them, or one for grey. They count "
-        "from 1 as they are stored, transparency too. Empty: grey and RGB; an image with other bands is "
-        "refused.",
+        max_length=16,
+        description="Bands to read of each image, such as 4,1,2 (1 to 16 of them). They count from 1 as they "
+        "are stored, transparency too. Three are taken for red, green and blue, and one for grey; other "
+        "numbers have no colours. Empty: grey and RGB; an image with other bands is refused.",
     )
     value_range: (
         Annotated[
@@ -523,6 +512,16 @@ class Config(Frozen):
                 f"distill.rounds = {self.distill.rounds}, but every round would learn the same targets; set "
                 "predict.joint and predict.neighbours, so that each round finds neighbours in the features "
                 "of the last student"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bands_are_colours(self) -> Config:
+        bands, pretext = self.data.bands or [], self.pretext
+        if len(bands) not in (0, 1, 3) and isinstance(pretext, Teacher) and pretext.needs_colours:
+            raise ValueError(
+                f"data.bands has {len(bands)} bands, but pretext.method = {pretext.method} needs colours; "
+                "choose three bands, or another method"
             )
         return self
 

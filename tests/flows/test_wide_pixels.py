@@ -78,16 +78,24 @@ def scores(ran: Made) -> dict[str, float]:
     }
 
 
-@pytest.fixture(scope="module", params=[pytest.param("grey", marks=pytest.mark.slow), "infrared"])
+BANDS = {"infrared": "4,1,2", "two": "1,4", "four": "1,2,3,4"}
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("grey", "two", "four")]
+
+
+@pytest.fixture(scope="module", params=["infrared", *SLOW])
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Made, Made]:
     """The kind of images, a run that reads what tells the classes apart, and one that does not."""
     place, kind = tmp_path_factory.mktemp("wide"), request.param
     write(place / "train", kind, 40, 0)
     write(place / "test", kind, 40, 1)
-    seen, blind = (
-        ({}, {"value_range": [0, 65535]}) if kind == "grey" else ({"bands": "4,1,2"}, {"bands": "1,2,3"})
-    )
-    ran = run_chain(config(place, **seen), "seen")
+    if kind == "grey":
+        seen, blind = {}, {"value_range": [0, 65535]}
+    else:
+        seen, blind = {"bands": BANDS[kind]}, {"bands": "1,2,3"}
+    right = config(place, **seen)
+    if kind == "four":  # a network as teacher too, so that views of four bands are made
+        right = override(right, {"pretext": {"method": "simclr", **NETWORK, **QUICK}})
+    ran = run_chain(right, "seen")
     return kind, ran, run_chain(config(place, until="pretext", **blind), "blind")
 
 
@@ -108,10 +116,13 @@ def test_manifest_and_models_record_how_to_read(runs: tuple[str, Made, Made]) ->
         assert 2100 < reading.value_range[1] < 2130
         assert any("less than a tenth of their range" in note for note in manifest["notes"])
     else:
-        assert reading.bands == (4, 1, 2)
+        assert reading.bands == tuple(map(int, BANDS[kind].split(",")))
+    for label in ("pretext",) if kind == "four" else ():
+        assert json.loads((seen.path(label) / "model.json").read_text())["input"] == "bands"
     for label in ("transfer", "distill"):
         described = json.loads((seen.path(label) / "model.json").read_text())
         assert recorded_in(described) == reading
+        assert len(described["mean"]) == reading.channels
     assert seen.made["embed"] != blind.made["embed"]
 
 

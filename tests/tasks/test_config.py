@@ -26,7 +26,11 @@ BASE = Config().model_dump()
         ({"seed": "a"}, r"seed = 'a': input should be a valid integer"),
         ({"data": {"bands": "1,x"}}, r"data\.bands.* = 'x': input should be a valid integer"),
         ({"data": {"bands": [0, 1, 2]}}, r"data\.bands.* = 0: input should be greater than or equal to 1"),
-        ({"data": {"bands": "1,2"}}, r"data\.bands.* = '1,2': .*has 2 bands; choose one or three"),
+        ({"data": {"bands": list(range(1, 18))}}, r"data\.bands.*at most 16"),
+        (
+            {"data": {"bands": "1,2"}, "pretext": {"method": "colorization"}},
+            r"data\.bands has 2 bands, but pretext\.method = colorization needs colours; choose three",
+        ),
         ({"data": {"value_range": [5, 5]}}, r"data\.value_range.* = .*low < high"),
         ({"data": {"value_range": [1]}}, r"data\.value_range.* = \[1\]: .*two numbers"),
         (
