@@ -75,6 +75,7 @@ FORMATS = (
 """The Pillow formats that are tried. EPS, PDF and WMF are left out because they run other programs."""
 
 _ORIENTATION = 0x0112  # EXIF tag
+_OPAQUE = 0.9  # of a TIFF's transparency, at least this share of the values is 0 or the greatest
 
 
 _DEFAULT = Reading()
@@ -183,13 +184,18 @@ def _chosen(form: Form, reading: Reading) -> list[int]:
     if reading.bands is None:
         if form.colours in (1, 3):
             return list(range(form.colours))
-        what = "one or three" if form.bands < 3 else "three"
-        example = "1" if form.bands < 3 else "1,2,3"
-        raise DataError(f"it has {form.bands} bands; choose {what} with data.bands={example}")
+        raise _undecided(f"it has {form.bands} bands", form)
     if max(reading.bands) > form.bands:
         count = "1 band" if form.bands == 1 else f"{form.bands} bands"
         raise DataError(f"it has {count}, but data.bands asks for band {max(reading.bands)}")
     return [band - 1 for band in reading.bands]
+
+
+def _undecided(problem: str, form: Form) -> DataError:
+    few = form.bands < 3
+    return DataError(
+        f"{problem}; choose {'one' if few else 'three'} with data.bands={'1' if few else '1,2,3'}"
+    )
 
 
 def _check_pixels(pixels: int, reading: Reading, turn: ExitStack, memory: int = 0) -> None:
@@ -314,12 +320,16 @@ def _load(opened: ImageFile.ImageFile, data: bytes, reading: Reading) -> _Opened
     if form is not None and (form.wide or form.colours not in (1, 3)):
         _chosen(form, reading)  # refuse it before it is loaded
         samples = samples_of(opened, data, form)
+        if opened.format == "TIFF" and form.alpha and reading.bands is None:
+            _check_alpha(samples)
         tiff = opened.format == "TIFF"  # Pillow turns a TIFF when it loads it
         return _Opened(None, samples, samples.orientation if tiff else _orientation(image), reading)
     image.load()
     # Read the orientation after loading: loading a TIFF already turns it, and a PNG may have its EXIF at the
     # end.
     if reading.bands is None:
+        if opened.format == "TIFF" and form is not None and form.alpha:
+            _check_alpha(Plain(image.getchannel("A"), form))
         return _Opened(image, None, _orientation(image), reading)
     orientation = _orientation(image)
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
@@ -328,10 +338,33 @@ def _load(opened: ImageFile.ImageFile, data: bytes, reading: Reading) -> _Opened
     return _Opened(None, Plain(image, Form(len(bands), bands[-1] == "A")), orientation, reading)
 
 
+def _check_alpha(samples: Samples) -> None:
+    """Check that the last band of a TIFF looks like the transparency that the file declares.
+
+    tifffile and GDAL declare the fourth band to be transparency unless they are told otherwise, so infrared
+    comes with this declaration. Of a real one, nearly all values are 0 or the greatest.
+
+    Raises:
+        DataError: it looks like an image.
+    """
+    form = samples.form
+    low, high = full_range(form.kind) or (0.0, 1.0)
+    extreme = sum(
+        int(np.count_nonzero((strip[..., -1] == low) | (strip[..., -1] == high)))
+        for _, strip in samples.strips()
+    )
+    if extreme < _OPAQUE * samples.height * samples.width:
+        raise _undecided(
+            f"it has {form.bands} bands, and the last is declared transparency but looks like an image", form
+        )
+
+
 def _unopened(data: bytes, form: Form, reading: Reading, turn: ExitStack) -> _Opened:
     """A TIFF of a form that Pillow does not know, such as one of five bands."""
     _chosen(form, reading)
     samples = tiff_samples(data, form, lambda pixels, memory: _check_pixels(pixels, reading, turn, memory))
+    if form.alpha and reading.bands is None:
+        _check_alpha(samples)
     return _Opened(None, samples, samples.orientation, reading)
 
 
@@ -368,6 +401,8 @@ def _unknown(data: bytes) -> DataError:
         return DataError("it is a Git LFS pointer, not the image; run `git lfs pull`")
     if _is_heic(data) and not _heif_installed():
         return NeedsLibrary("it is HEIC, as iPhones write it; install pillow-heif to read it")
+    if _is_heic(data):
+        return DataError("it is HEIC, but damaged or of a kind that pillow-heif can't read")
     return DataError(NO_IMAGE)
 
 

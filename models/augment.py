@@ -12,7 +12,9 @@ that. Their values are then multiples of 1 / 255, as after a resize in PIL.
 Departures: rotation, crop and flip are done in a single bilinear sampling, without antialiasing. SimCLR's own
 blur pads with zeros, which darkens the border. Our blur mirrors the image at the border, as torchvision does.
 
-Shapes: B images, S the side of the stored images, s the side of a view.
+Shapes: B images, S the side of the stored images, s the side of a view. They have C channels, usually 3. If C
+is not 3, the channels are bands without a meaning as colours. Then nothing changes hue, saturation, contrast
+or brightness, makes grey, or solarises. Crops, flips, blur and noise stay.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def random_view(
     """Make one random view of each image. A view doesn't depend on the other images in the batch.
 
     Args:
-        images: (B, S, S, 3) uint8.
+        images: (B, S, S, C) uint8.
         draws: random draws of the batch, one row per image.
         name: of the view. Two names give two independent views.
         config: which changes may happen, and how strong they are.
@@ -63,15 +65,16 @@ def random_view(
         out: tensor to write the views into; None: a new one.
 
     Returns:
-        (B, 3, s, s) float32 in [0, 1], channels-last in memory. This is `out` if it was given.
+        (B, C, s, s) float32 in [0, 1], channels-last in memory. This is `out` if it was given.
     """
     size = config.view_size or size
     B, side = len(images), images.shape[1]
     drawn = _draw(draws, name, config, side, size)
     # A CPU works on a share of the batch at a time, so that the share stays in the cache.
-    share = CACHED // (3 * max(side, size) ** 2) if images.device.type == "cpu" else B
+    channels = images.shape[3]
+    share = CACHED // (channels * max(side, size) ** 2) if images.device.type == "cpu" else B
     share = share if share >= FEW else 1  # a single image need not be gathered for each operation
-    x = _room(B, size, images.device) if out is None else out
+    x = _room(B, channels, size, images.device) if out is None else out
     for start in range(0, B, share):
         rows = slice(start, start + share)
         view = _view(images[rows], {part: values[rows] for part, values in drawn.items()}, size)
@@ -88,14 +91,14 @@ def two_views(images: Tensor, draws: Draws, config: Views, size: int, second: Vi
     """Make two random views of each image, drawn independently.
 
     Args:
-        images: (N, S, S, 3) uint8.
+        images: (N, S, S, C) uint8.
         draws: random draws of the batch.
         config: how views are drawn.
         size: side of the views, px. A `view_size` in the configuration takes precedence.
         second: how the second view is drawn; None: like the first.
 
     Returns:
-        (2N, 3, s, s) float32 in [0, 1]: the first view of every image, then the second of every image.
+        (2N, C, s, s) float32 in [0, 1]: the first view of every image, then the second of every image.
     """
     return _several(
         images, draws, {"first view": config, "second view": second or config}, config.view_size or size
@@ -106,14 +109,14 @@ def multi_crop(images: Tensor, draws: Draws, config: Views, small: SmallCrops, s
     """Make two large views and `small_crops` small views of each image (SwAV, section 3.3).
 
     Args:
-        images: (N, S, S, 3) uint8.
+        images: (N, S, S, C) uint8.
         draws: random draws of the batch.
         config: how views are drawn.
         small: number of small views, and what differs in them.
         size: side s of the large views, px. A `view_size` in the configuration takes precedence.
 
     Returns:
-        (2N, 3, s, s) float32 in [0, 1] and, if L = `small_crops` is above 0, (L N, 3, s', s'). The first N
+        (2N, C, s, s) float32 in [0, 1] and, if L = `small_crops` is above 0, (L N, C, s', s'). The first N
         rows hold the first view of every image, the next N the second view, and so on.
     """
     size = config.view_size or size
@@ -138,14 +141,14 @@ def multi_crop(images: Tensor, draws: Draws, config: Views, small: SmallCrops, s
 def _several(images: Tensor, draws: Draws, views: dict[str, Views], size: int) -> Tensor:
     """Make several views of each image in one tensor. This is faster than torch.cat of separate tensors."""
     N = len(images)
-    x = _room(len(views) * N, size, images.device)
+    x = _room(len(views) * N, images.shape[3], size, images.device)
     for i, (name, config) in enumerate(views.items()):
         random_view(images, draws, name, config, size, out=x[i * N : (i + 1) * N])
     return x
 
 
-def _room(n: int, size: int, device: torch.device) -> Tensor:
-    return torch.empty(n, 3, size, size, device=device, memory_format=torch.channels_last)
+def _room(n: int, channels: int, size: int, device: torch.device) -> Tensor:
+    return torch.empty(n, channels, size, size, device=device, memory_format=torch.channels_last)
 
 
 def small_side(small: SmallCrops, size: int) -> int:
@@ -185,14 +188,16 @@ def _view(images: Tensor, drawn: dict[str, NDArray[Any]], size: int) -> Tensor:
         x = affine_crop(_planes(images), drawn["boxes"], drawn["flip"], drawn["maps"], size)
     else:
         x = resized_crop(images, drawn["boxes"], drawn["flip"], size)
-    if "jitter" in drawn:
+    colours = images.shape[3] == 3
+    if "jitter" in drawn and colours:
         rows = np.flatnonzero(drawn["jitter"])
         _change(x, rows, partial(colour_jitter, factors=drawn["factors"][rows], order=drawn["order"][rows]))
-    _change(x, np.flatnonzero(drawn["grey"]), lambda y: grey(y).expand(-1, 3, -1, -1))
+    if colours:
+        _change(x, np.flatnonzero(drawn["grey"]), lambda y: grey(y).expand(-1, 3, -1, -1))
     if "blur" in drawn:
         rows = np.flatnonzero(drawn["blur"])
         _change(x, rows, partial(gaussian_blur, sigma=drawn["sigma"][rows], radius=blur_radius(size)))
-    if "solarize" in drawn:
+    if "solarize" in drawn and colours:
         _change(x, np.flatnonzero(drawn["solarize"]), solarize)
     return x
 
@@ -201,11 +206,11 @@ def centre(images: Tensor, size: int) -> Tensor:
     """The view for evaluation: the central s x s px. A smaller image is enlarged to s x s px instead.
 
     Args:
-        images: (B, S, S, 3) uint8.
+        images: (B, S, S, C) uint8.
         size: s, px.
 
     Returns:
-        (B, 3, s, s) float32 in [0, 1], channels-last in memory.
+        (B, C, s, s) float32 in [0, 1], channels-last in memory.
     """
     side = images.shape[1]
     if side >= size:
@@ -249,7 +254,7 @@ def resized_crop(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool
     """Crop, resize with antialiasing, and mirror.
 
     Args:
-        images: (B, S, S, 3) uint8.
+        images: (B, S, S, C) uint8.
         boxes: (B, 4) top, left, height, width in px.
         flip: (B,) whether to mirror left and right.
         size: s, px.
@@ -264,16 +269,16 @@ def resized_crop(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool
 def _crop_all(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int) -> Tensor:
     """Compute Wy pixels Wx^T for each image and channel."""
     pixels = _planes(images)
-    B, _, S, _ = pixels.shape
+    B, C, S, _ = pixels.shape
     wy = _weights(boxes[:, 0], boxes[:, 2], np.zeros_like(flip), S, size, pixels.device)
     wx = _weights(boxes[:, 1], boxes[:, 3], flip, S, size, pixels.device)
-    x = torch.bmm(pixels.reshape(B, 3 * S, S), wx.transpose(1, 2)).view(B, 3, S, size)
+    x = torch.bmm(pixels.reshape(B, C * S, S), wx.transpose(1, 2)).view(B, C, S, size)
     return torch.matmul(wy[:, None], x)
 
 
 def _crop_each(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int) -> Tensor:
     """Like `_crop_all`, but with values rounded to whole uint8 values."""
-    x = np.empty((len(images), 3, size, size), dtype=np.float32)
+    x = np.empty((len(images), images.shape[3], size, size), dtype=np.float32)
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
         part = images[i : i + 1, top : top + height, left : left + width].permute(0, 3, 1, 2)
         resized = F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0].numpy()
@@ -307,7 +312,7 @@ def affine_crop(
     """Map, crop, resize and mirror in one bilinear sampling. What comes from outside the image is black.
 
     Args:
-        pixels: (B, 3, S, S) float32.
+        pixels: (B, C, S, S) float32.
         boxes: (B, 4) top, left, height, width in px, of the mapped image.
         flip: (B,) whether to mirror left and right.
         maps: (B, 2, 3), see `affine_maps`.
@@ -325,7 +330,7 @@ def affine_crop(
     linear = maps[:, :, :2] * scale[:, None]
     offset = (maps[:, :, :2] @ centre[:, :, None])[:, :, 0] + maps[:, :, 2]
     theta = _tensor(np.concatenate([linear, offset[:, :, None]], axis=2), pixels.device)
-    grid = F.affine_grid(theta, [len(pixels), 3, size, size], align_corners=False)
+    grid = F.affine_grid(theta, [*pixels.shape[:2], size, size], align_corners=False)
     return F.grid_sample(pixels, grid, align_corners=False)
 
 
@@ -486,8 +491,8 @@ def _weights(
 
 
 def _planes(images: Tensor) -> Tensor:
-    """(B, S, S, 3) uint8 -> (B, 3, S, S) float32 in [0, 1], contiguous."""
-    planes = torch.empty(len(images), 3, *images.shape[1:3], device=images.device)
+    """(B, S, S, C) uint8 -> (B, C, S, S) float32 in [0, 1], contiguous."""
+    planes = torch.empty(len(images), images.shape[3], *images.shape[1:3], device=images.device)
     torch.div(images.permute(0, 3, 1, 2), 255, out=planes)
     return planes
 

@@ -217,7 +217,7 @@ def _forward(network: Network, side: int) -> float:
 
 def _pass(network: Network, side: int) -> None:
     with torch.no_grad():
-        network.eval()(torch.empty(1, 3, side, side, device="meta"))
+        network.eval()(torch.empty(1, network.channels, side, side, device="meta"))
 
 
 def _parameters(module: torch.nn.Module) -> int:

@@ -50,7 +50,7 @@ def descriptor(images: Tensor, config: HOG) -> Tensor:
     """Compute the descriptors of a batch.
 
     Args:
-        images: (B, S, S, 3) uint8.
+        images: (B, S, S, C) uint8.
         config: cells, blocks and bins.
 
     Returns:
@@ -68,8 +68,9 @@ def descriptor(images: Tensor, config: HOG) -> Tensor:
     right[:, :, 1:-1] = x[:, :, 2:] - x[:, :, :-2]
     # Take the channel with the longest gradient, and of equal ones the first. argmax alone promises no order,
     # so the channel number breaks ties.
-    order = torch.arange(2, -1, -1, device=x.device)
-    channel = ((down**2 + right**2) * 3 + order).argmax(dim=3, keepdim=True)
+    C = x.shape[3]
+    order = torch.arange(C - 1, -1, -1, device=x.device)
+    channel = ((down**2 + right**2) * C + order).argmax(dim=3, keepdim=True)
     down, right = (g.gather(3, channel).squeeze(3) for g in (down, right))
 
     cells = S // c

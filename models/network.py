@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
@@ -31,12 +32,30 @@ from models.colour import lightness
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Mean and deviation of ImageNet's red, green and blue in [0, 1]. As usual, they are used for all data."""
-Input = Literal["rgb", "lightness"]
+Input = Literal["rgb", "lightness", "bands"]
 _SCALES: dict[Input, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "rgb": (MEAN, STD),
     "lightness": ((0.5,), (0.25,)),
+    "bands": ((0.5,), (0.25,)),
 }
-"""Mean and deviation for each kind of input. Lightness is L / 100; 0.5 is the middle of its range."""
+"""Mean and deviation for each kind of input. Lightness is L / 100; 0.5 is the middle of its range, and of the
+range of each band of images that are not RGB."""
+
+_channels: ContextVar[int] = ContextVar("channels", default=3)
+
+
+@contextmanager
+def seeing(channels: int) -> Iterator[None]:
+    """Make `build_network` build networks for images of this many channels.
+
+    It is a property of a run's images, so no method and no stage has to pass it on. Networks from a
+    description, and copies of a network, keep their own number.
+    """
+    token = _channels.set(channels)
+    try:
+        yield
+    finally:
+        _channels.reset(token)
 
 
 class Description(Frozen):
@@ -48,7 +67,7 @@ class Description(Frozen):
         image_size: side of the images that the network is for, px.
         form: side that the backbone's strides and pools are chosen for, px, such as a puzzle's tile; None:
             image_size.
-        input: what the backbone sees of an image: its colours, or only their lightness L / 100.
+        input: what the backbone sees of an image: its colours, only their lightness L / 100, or other bands.
         mean: subtracted from the input in [0, 1], one value per channel.
         std: divides the input after that, one value per channel.
         fc: whether the network has the architecture's fully connected layers.
@@ -128,6 +147,11 @@ class Network(nn.Module):
         return self._description.image_size
 
     @property
+    def channels(self) -> int:
+        """C of the images that the network takes."""
+        return 3 if self._description.input == "lightness" else len(self._description.mean)
+
+    @property
     def classes(self) -> int | None:
         """Number of classes of the classifier; None without one."""
         return self._description.classes
@@ -161,7 +185,7 @@ class Network(nn.Module):
         return self._widths[layer]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) float32 in [0, 1] -> (B, classes), or (B, output_dim) without a classifier."""
+        """(B, C, S, S) float32 in [0, 1] -> (B, classes), or (B, output_dim) without a classifier."""
         for _, output in self._outputs(x):
             x = output
         return x
@@ -170,7 +194,7 @@ class Network(nn.Module):
         """One layer's output. Maps are averaged over their places.
 
         Args:
-            x: (B, 3, S, S) float32 in [0, 1].
+            x: (B, C, S, S) float32 in [0, 1].
             layer: one of `layer_names()`, or `last` for `last_layer`.
 
         Returns:
@@ -185,11 +209,11 @@ class Network(nn.Module):
         return pooled(output) if output.ndim == 4 else output.float()
 
     def maps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """(B, 3, S, S) float32 in [0, 1] -> (name, (B, c, h, w)) of each backbone layer, on demand."""
+        """(B, C, S, S) float32 in [0, 1] -> (name, (B, c, h, w)) of each backbone layer, on demand."""
         return self.backbone.outputs(self._seen(x))
 
     def last_map(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) float32 in [0, 1] -> (B, D, h, w): the backbone's last map, before averaging."""
+        """(B, C, S, S) float32 in [0, 1] -> (B, D, h, w): the backbone's last map, before averaging."""
         return list(self.backbone.layers(self._seen(x)).values())[-1]
 
     def _seen(self, x: Tensor) -> Tensor:
@@ -317,6 +341,8 @@ def build_network(
 ) -> Network:
     """Build an untrained network. The same arguments give the same weights.
 
+    It is for images of three channels, or of as many as `seeing` says.
+
     Args:
         backbone: name in `models.backbones.BACKBONES`.
         image_size: side of the images, px.
@@ -331,9 +357,16 @@ def build_network(
 
     Raises:
         ConfigError: the backbone is unknown, the images are too small for it, or `real_weights` is True for a
-            backbone without 1-bit convolutions.
+            backbone without 1-bit convolutions; or lightness is asked of images without colours.
     """
-    mean, std = _SCALES[input]
+    channels = _channels.get()
+    if channels != 3:
+        if input != "rgb":
+            raise ConfigError(
+                f"network: {channels} bands have no {input}; choose three with data.bands=1,2,3"
+            )
+        input = "bands"
+    mean, std = (values * channels if input == "bands" else values for values in _SCALES[input])
     with seeded(seed, "network"):
         network = Network(
             Description(

@@ -31,8 +31,8 @@ def _from_text(value: Any) -> Any:
 
 
 def _ascending(pair: list[float]) -> list[float]:
-    if not pair[0] < pair[1]:
-        raise ValueError("should be [low, high] with low < high")
+    if len(pair) != 2 or not pair[0] < pair[1]:
+        raise ValueError("should be two numbers, low,high with low < high")
     return pair
 
 
@@ -112,10 +112,10 @@ class Data(Frozen):
     bands: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_from_text)] | None = Field(
         None,
         min_length=1,
-        max_length=3,
-        description="Bands to read of each image, such as 4,1,2: three of them, or one for grey. They count "
-        "from 1 as they are stored, transparency too. Empty: grey and RGB; an image with other bands is "
-        "refused.",
+        max_length=16,
+        description="Bands to read of each image, such as 4,1,2 (1 to 16 of them). They count from 1 as they "
+        "are stored, transparency too. Three are taken for red, green and blue, and one for grey; other "
+        "numbers have no colours. Empty: grey and RGB; an image with other bands is refused.",
     )
     value_range: (
         Annotated[
@@ -547,6 +547,16 @@ class Config(Frozen):
                 f"distill.rounds = {self.distill.rounds}, but every round would learn the same targets; set "
                 "predict.joint and predict.neighbours, so that each round finds neighbours in the features "
                 "of the last student"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bands_are_colours(self) -> Config:
+        bands, pretext = self.data.bands or [], self.pretext
+        if len(bands) not in (0, 1, 3) and isinstance(pretext, Teacher) and pretext.needs_colours:
+            raise ValueError(
+                f"data.bands has {len(bands)} bands, but pretext.method = {pretext.method} needs colours; "
+                "choose three bands, or another method"
             )
         return self
 

@@ -6,6 +6,7 @@ import base64
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
@@ -154,7 +155,8 @@ def run(
         job = Job(
             store, job_request, draft / "out", draft / "state", compute, tell, interrupted, images_cache
         )
-        outcome = build(job)
+        with _channels(job):
+            outcome = build(job)
         made = wanted
         if outcome.content is not None:
             made = job_request.artifact(store, outcome.content)
@@ -172,6 +174,17 @@ def run(
         }
         store.publish(made, draft, meta)
         return made, False
+
+
+def _channels(job: Job) -> AbstractContextManager[None]:
+    """Networks that the build makes are for the number of channels of the job's images."""
+    given = job.request.inputs.get("manifest")
+    channels = 3 if given is None else job.store.meta(given).get("channels", 3)
+    if channels == 3 or job.request.process != "train":
+        return nullcontext()
+    from models.network import seeing
+
+    return seeing(channels)
 
 
 _LIBRARIES = {

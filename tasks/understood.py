@@ -9,6 +9,8 @@ from tasks.config import Config, Data
 
 SHOWN = 12
 """At most this many classes are named; the others are counted."""
+REASONS = 4
+"""At most this many reasons are given why images are left out; the others are counted."""
 
 
 def describe(config: Config, manifest: Mapping[str, Any], *, recipes: bool = False) -> list[str]:
@@ -33,8 +35,10 @@ def describe(config: Config, manifest: Mapping[str, Any], *, recipes: bool = Fal
     lines.append(_test(config, counts, seen))
     lines += [f"bands: {text}" for text in seen.get("pixels", [])]
     if seen.get("left_out"):
-        reasons = [f"{n:,} because {reason}" for reason, n in seen["left_out"].items()]
-        lines.append(f"left out: {'; '.join(reasons)}")
+        reasons = [f"{n:,} because {reason}" for reason, n in list(seen["left_out"].items())[:REASONS]]
+        more = sum(list(seen["left_out"].values())[REASONS:])
+        rest = [f"{more:,} for other reasons (see rejected.parquet)"] if more else []
+        lines.append(f"left out: {'; '.join([*reasons, *rest])}")
     lines += [f"guess: {text}" for text in dict.fromkeys(manifest.get("guesses", []))]
     lines += [f"note: {text}" for text in manifest.get("notes", [])]
     lines += [f"note: {text}" for text in _fits(config, counts)]

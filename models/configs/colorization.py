@@ -25,6 +25,7 @@ class Colorization(Views, Optimization, Teacher):
     """
 
     trainer: ClassVar[str] = "models.methods.colorization:ColorizationMethod"
+    needs_colours: ClassVar[bool] = True
 
     method: Literal["colorization"] = Field("colorization", description="Pretext method.")
     crop_min: CropMin = 0.25

@@ -22,6 +22,7 @@ class Inpainting(Views, Optimization, Teacher):
     """Context encoder (Pathak et al. 2016): fill in a hole in the image, optionally against an adversary."""
 
     trainer: ClassVar[str] = "models.methods.inpainting:InpaintingMethod"
+    needs_colours: ClassVar[bool] = True
 
     method: Literal["inpainting"] = Field("inpainting", description="Pretext method.")
     crop_min: CropMin = 0.25

@@ -17,6 +17,7 @@ class Puzzle(Optimization, Teacher):
     """Fields that Jigsaw and Jigsaw++ share."""
 
     trainer: ClassVar[str] = "models.methods.jigsaw:JigsawMethod"
+    needs_colours: ClassVar[bool] = True
 
     backbone: Backbone = Field("alexnet", description="Teacher network, applied to each tile.")
     permutations: int = Field(

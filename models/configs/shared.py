@@ -312,10 +312,12 @@ class Teacher(Pretext):
         trainer: `module:class` of the `Method` that this configures, called with (config, image_size, seed).
         codes: whether the method labels the images itself. Transfer can then learn these labels instead of
             clusters.
+        needs_colours: whether the method works only on images of three channels: red, green and blue.
     """
 
     trainer: ClassVar[str]
     codes: ClassVar[bool] = False
+    needs_colours: ClassVar[bool] = False
 
     backbone: Backbone = Field("smallconv", description="Teacher network.")
     width: float = Field(
@@ -337,7 +339,7 @@ class Descriptor(Pretext):
 
     Attributes:
         descriptor: `module:function` of the form (images, config) -> features. `images` is a uint8 tensor of
-            shape (B, S, S, 3) with S = data.image_size, `config` is this configuration, and `features` is a
+            shape (B, S, S, C) with S = data.image_size, `config` is this configuration, and `features` is a
             float32 tensor of shape (B, D) on the same device. Each row depends only on its own image.
     """
 

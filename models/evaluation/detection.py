@@ -77,7 +77,7 @@ class DetectionMethod(Method):
                 rpn_post_nms_top_n_test=300,
                 box_batch_size_per_image=128,
             )
-        self.detector.transform = _Padded(1, 1, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
+        self.detector.transform = _Padded(1, 1, [0.0] * network.channels, [1.0] * network.channels)
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
         """Scale images, mirror half of them, and move their boxes: `batch.views` is (images, targets)."""

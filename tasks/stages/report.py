@@ -390,6 +390,7 @@ class _Assigned:
         reading = images.reading_of(table, self.job.meta("assigned"))
         opened = images.open_images(table, where, side, cache=self.job.store.cache("sheets"), reading=reading)
         pixels = opened.read(np.searchsorted(some, self.index[wanted]))
+        pixels = pixels[..., :3] if pixels.shape[3] >= 3 else pixels[..., [0, 0, 0]]  # of other bands
         at, sheets = 0, []
         for c, reason in chosen:
             n = len(rows[c])

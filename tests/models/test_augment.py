@@ -371,3 +371,20 @@ def test_centre_crops_keeps_or_enlarges() -> None:
     torch.testing.assert_close(centre(images, 20), tv.resize(plain, [20, 20]), rtol=0, atol=2e-6)
     for size in (8, 12, 20):
         assert centre(images, size).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 16])
+@pytest.mark.parametrize("side", [24, 80])
+def test_bands_are_cropped_and_blurred_like_colours_but_not_recoloured(channels: int, side: int) -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, side, side, 16), dtype=np.uint8))
+    plain = Views(jitter=0, grey=0, blur=0.5, solarize=0, noise=0)
+    strong = plain.model_copy(update={"jitter": 1.0, "grey": 1.0, "solarize": 1.0})
+    of_bands = random_view(images[..., :channels], draws(6), "v", strong, 24)
+    assert of_bands.shape == (6, channels, 24, 24)
+    colours = [
+        random_view(images[..., [band] * 3], draws(6), "v", plain, 24)[:, 0] for band in range(channels)
+    ]
+    torch.testing.assert_close(of_bands, torch.stack(colours, 1))
+    assert centre(images[..., :channels], 20).shape == (6, channels, 20, 20)
+    turned = plain.model_copy(update={"rotate": 20.0})
+    assert random_view(images[..., :channels], draws(6), "v", turned, 24).shape == (6, channels, 24, 24)

@@ -92,3 +92,10 @@ def test_images_below_a_block_are_refused_by_name():
     ):
         dim(HOG(), 15)
     assert dim(HOG(), 16) == 36
+
+
+def test_any_number_of_bands_gives_the_longest_gradient_of_all():
+    four = torch.cat([images(3, 32, seed=seed)[..., :2] for seed in (0, 1)], dim=3)
+    config = HOG(cell=8, block=2)
+    assert torch.equal(descriptor(four, config), descriptor(four[..., [0, 1, 2, 3, 3]], config))
+    assert torch.equal(descriptor(four[..., :1], config), descriptor(four[..., [0, 0, 0]], config))

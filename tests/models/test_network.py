@@ -226,3 +226,27 @@ def test_a_network_formed_for_tiles_takes_whole_images():
     network = build_network("vgg16", 96, seed=0, width=0.25, form=24).eval()
     assert network.backbone.layers(images(1, 24))["conv5"].shape[2] == 3
     assert network(images(2, 96)).shape == (2, network.output_dim)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 16])
+def test_networks_for_bands_take_them_and_say_so(channels):
+    from models.cost import operations
+    from models.network import seeing
+
+    with seeing(channels):
+        made = build_network("smallconv", 16, seed=0, width=0.25, classes=3)
+        with pytest.raises(ConfigError, match=f"{channels} bands have no lightness"):
+            build_network("smallconv", 16, seed=0, input="lightness")
+    assert build_network("smallconv", 16, seed=0).channels == 3  # outside, nothing has changed
+    assert made(torch.rand(2, channels, 16, 16)).shape == (2, 3)
+    described = json.loads(json.dumps(made.description()))
+    assert (described["input"], len(described["mean"])) == ("bands", channels)
+    for again in (Network.from_description(described), made.with_classifier(5, seed=1)):
+        assert again.channels == channels
+    assert operations(made).real > 0
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_takes_other_bands(name):
+    network = make_backbone(name, 64, 0.25, 5).eval()
+    assert list(network.outputs(torch.rand(1, 5, 64, 64)))[-1][1].ndim == 4

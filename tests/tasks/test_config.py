@@ -24,6 +24,15 @@ BASE = Config().model_dump()
         ({"clusters": {}}, r"unknown key clusters = \{\}; the configuration has"),
         ({"cluster": {"k": 0}}, r"cluster\.k = 0: input should be greater than or equal to 1"),
         ({"seed": "a"}, r"seed = 'a': input should be a valid integer"),
+        ({"data": {"bands": "1,x"}}, r"data\.bands.* = 'x': input should be a valid integer"),
+        ({"data": {"bands": [0, 1, 2]}}, r"data\.bands.* = 0: input should be greater than or equal to 1"),
+        ({"data": {"bands": list(range(1, 18))}}, r"data\.bands.*at most 16"),
+        (
+            {"data": {"bands": "1,2"}, "pretext": {"method": "colorization"}},
+            r"data\.bands has 2 bands, but pretext\.method = colorization needs colours; choose three",
+        ),
+        ({"data": {"value_range": [5, 5]}}, r"data\.value_range.* = .*low < high"),
+        ({"data": {"value_range": [1]}}, r"data\.value_range.* = \[1\]: .*two numbers"),
         (
             {"data": {"label_fraction": 0.1, "labels_per_class": 3}},
             "give label_fraction or labels_per_class, not both",
@@ -53,6 +62,19 @@ def test_another_method_drops_the_formers_parameters() -> None:
 def test_one_way_to_draw_labels_takes_the_other_back() -> None:
     config = resolve(merge(merge(BASE, {"data": {"labels_per_class": 2}}), {"data": {"label_fraction": 0.1}}))
     assert (config.data.label_fraction, config.data.labels_per_class) == (0.1, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "bands"),
+    [("4,1,2", [4, 1, 2]), ("[4, 1, 2]", [4, 1, 2]), ((4, 1, 2), [4, 1, 2]), (2, [2]), ("2", [2])],
+)
+def test_bands_may_be_written_as_on_the_command_line(given: object, bands: list[int]) -> None:
+    assert resolve(merge(BASE, {"data": {"bands": given}})).data.bands == bands
+
+
+def test_a_value_range_is_two_numbers() -> None:
+    for given in ("300,4000", [300, 4000], ["300", 4000.0]):
+        assert resolve(merge(BASE, {"data": {"value_range": given}})).data.value_range == [300, 4000]
 
 
 def test_a_configuration_survives_its_own_dump() -> None:
