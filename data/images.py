@@ -1,11 +1,8 @@
-"""`Images`: a manifest's pixels by index, either packed into a memory map or streamed from their sources."""
+"""`Images`: a manifest's pixels by index, either packed into memory maps or streamed from their sources."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data.decode import DECODE_VERSION, content_sha256, decode_then, resize_square, resize_within
-from data.errors import DataError, StoreError
-from data.files import replacing
+from data.decode import content_sha256, decode_then
+from data.errors import DataError
+from data.packs import Found, Shape, look, new_pack
 from data.reading import MAX_PIXELS, Reading, recorded_in
 from data.sources import Entry, Pixels, Source, Unreadable, open_source
 from data.sources.spool import SpoolSource, write_spool
@@ -64,35 +61,35 @@ class Images(ABC):
 
 
 class PackedImages(Images):
-    """All pixels in one memory-mapped file, (N, size, size, C) uint8."""
+    """All pixels in memory-mapped packs (`data.packs`).
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._pixels = np.load(path, mmap_mode="r")
-        self.size, self.channels = self._pixels.shape[1], self._pixels.shape[3]
+    Args:
+        found: where the square of each row of the manifest is; none is missing.
+    """
 
-    def __reduce__(self) -> tuple[type[PackedImages], tuple[Path]]:
-        return PackedImages, (self.path,)
+    def __init__(self, found: Found) -> None:
+        self._found = found
+        self._files = [np.load(path, mmap_mode="r") for path in found.files]
+        self.size, self.channels = self._files[0].shape[1], self._files[0].shape[3]
+
+    def __reduce__(self) -> tuple[type[PackedImages], tuple[Found]]:
+        return PackedImages, (self._found,)
 
     def __len__(self) -> int:
-        return len(self._pixels)
+        return len(self._found.row)
 
     def read(self, index: NDArray[np.int64]) -> Pixels:
         """(B,) int64 -> (B, size, size, C) uint8, as a copy."""
         self._check(index)
-        return np.asarray(self._pixels[index])
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """How an image is read, and which part is kept: the central square, or the whole image in a square."""
-
-    size: int
-    whole: bool
-    reading: Reading
-
-    def of(self, pixels: Pixels) -> Pixels:
-        return resize_within(pixels, self.size) if self.whole else resize_square(pixels, self.size)
+        row = self._found.row[index]
+        if len(self._files) == 1:
+            return np.asarray(self._files[0][row])
+        file = self._found.file[index]
+        out = np.empty((len(index), self.size, self.size, self.channels), np.uint8)
+        for number in np.unique(file).tolist():
+            mine = file == number
+            out[mine] = self._files[number][row[mine]]
+        return out
 
 
 @dataclass
@@ -113,13 +110,13 @@ class _Work:
     entries: list[Entry]
     rows: list[int]
     sha256: list[str]
-    shape: _Shape
+    shape: Shape
 
 
 class StreamedImages(Images):
     """Images that `workers` processes read and decode on demand. Decoded, they would need too much disk."""
 
-    def __init__(self, located: _Located, shape: _Shape, workers: int) -> None:
+    def __init__(self, located: _Located, shape: Shape, workers: int) -> None:
         self.size, self.channels, self._shape = shape.size, shape.reading.channels, shape
         self._located = located
         self._workers = workers if all(source.parallel for source in located.sources) else 0
@@ -172,9 +169,9 @@ def open_images(
 ) -> Images:
     """Open the pixels of all images of a manifest, as squares of `size` px.
 
-    If the decoded pixels need at most `limit_bytes`, they are decoded once into a file under `cache`. The
-    file is named by its content, so the same images are not decoded again, even if they come from another
-    place. Two processes may do this at the same time.
+    If the decoded pixels need at most `limit_bytes`, they are kept in packs under `cache`. Images are found
+    there by their content, so the same images are not decoded again, even if they come from another place.
+    Only images that no pack has are decoded now. Two processes may do this at the same time.
 
     If they need more, images are decoded each time they are read. A source that is slow to read out of order
     (Parquet) is first copied to the cache, without decoding it.
@@ -194,24 +191,21 @@ def open_images(
         DataError: an image is gone, or has changed since the manifest was made.
         StoreError: the cache has no room.
     """
-    shape = _Shape(size, whole, reading)
-    recorded = reading.recorded()
-    kept = f"{'whole' if whole else ''}{json.dumps(recorded, sort_keys=True) if recorded else ''}"
-    digest = hashlib.sha256(f"{DECODE_VERSION}\n{size}\n{kept}".encode())
+    shape = Shape(size, whole, reading)
     hashes: list[str] = manifest["sha256"].to_pylist()
-    digest.update("\n".join(hashes).encode())
     cache.mkdir(parents=True, exist_ok=True)
     _sweep(cache)
-    path = cache / f"pixels-{size}-{digest.hexdigest()[:32]}.npy"
-    if path.exists():
-        return PackedImages(path)
+    found = look(cache, shape, hashes)
+    if len(found.missing) == 0:
+        return PackedImages(found)
     located = _locate(manifest, sources, hashes)
-    if len(hashes) * size * size * reading.channels > limit_bytes:
+    if len(hashes) * shape.bytes > limit_bytes:
         if not all(source.random_access for source in located.sources):
-            located = _spool(located, cache / f"encoded-{digest.hexdigest()[:32]}.bin", report)
+            digest = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+            located = _spool(located, cache / f"encoded-{digest[:32]}.bin", report)
         return StreamedImages(located, shape, workers)
-    _pack(located, path, shape, workers, report)
-    return PackedImages(path)
+    _pack(located, found.missing, cache, shape, workers, report)
+    return PackedImages(look(cache, shape, hashes))
 
 
 def reading_of(manifest: pa.Table, recorded: Mapping[str, Any]) -> Reading:
@@ -250,16 +244,17 @@ def _role(name: str) -> Split:
     return name  # type: ignore[return-value]  # narrowed by the line above
 
 
-def _work(located: _Located, source: Source, rows: list[int], shape: _Shape) -> _Work:
+def _work(located: _Located, source: Source, rows: list[int], shape: Shape) -> _Work:
     return _Work(
         source, [located.entries[row] for row in rows], rows, [located.sha256[row] for row in rows], shape
     )
 
 
-def _tasks(located: _Located, shape: _Shape) -> Iterator[_Work]:
-    """All rows, source by source, each in the order that is fastest to read."""
+def _tasks(located: _Located, shape: Shape, only: NDArray[np.int64]) -> Iterator[_Work]:
+    """Some rows, source by source, each in the order that is fastest to read."""
     for number, source in enumerate(located.sources):
-        row_of = {located.entries[row].uri: int(row) for row in np.flatnonzero(located.owner == number)}
+        mine = only[located.owner[only] == number]
+        row_of = {located.entries[row].uri: int(row) for row in mine}
         for batch in source.batches([located.entries[row] for row in row_of.values()], _BATCH):
             yield _work(located, source, [row_of[entry.uri] for entry in batch], shape)
 
@@ -299,55 +294,43 @@ def _decode_work(work: _Work) -> Pixels:
     return np.stack(list(_squares(work)))
 
 
-def _pack_work(task: tuple[_Work, Path]) -> int:
-    work, path = task
+def _pack_work(task: tuple[_Work, Path, list[int]]) -> int:
+    work, path, rows = task
     pixels = np.load(path, mmap_mode="r+")
-    for row, square in zip(work.rows, _squares(work), strict=True):
+    for row, square in zip(rows, _squares(work), strict=True):
         pixels[row] = square
-    return len(work.rows)
+    return len(rows)
 
 
 def _pack(
-    located: _Located, path: Path, shape: _Shape, workers: int, report: Callable[[int, int], None] | None
+    located: _Located,
+    missing: NDArray[np.int64],
+    cache: Path,
+    shape: Shape,
+    workers: int,
+    report: Callable[[int, int], None] | None,
 ) -> None:
-    count = len(located.entries)
+    """Decode the missing images into a new pack."""
+    count = len(missing)
     inline = count < _INLINE or not all(source.parallel for source in located.sources)
-    # If another process finishes first, it has written the same content.
-    with replacing(path, durable=False) as draft:
-        _reserve(draft, (count, shape.size, shape.size, shape.reading.channels))
+    row_of = {position: row for row, position in enumerate(missing.tolist())}
+    with new_pack(cache, shape, count) as (path, hashes):
+        works = list(_tasks(located, shape, missing))
+        tasks = ((work, path, [row_of[position] for position in work.rows]) for work in works)
         done = 0
-        tasks = ((work, draft) for work in _tasks(located, shape))
         for packed in spread(_pack_work, tasks, 0 if inline else workers):
             done += packed
             if report is not None:
                 report(done, count)
-
-
-def _reserve(path: Path, shape: tuple[int, ...]) -> None:
-    """Create an .npy file of zeros and reserve its space on disk.
-
-    Writing to a memory map on a full disk would crash the process. Here a full disk is an ordinary error.
-    """
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
-    if not hasattr(os, "posix_fallocate"):
-        return
-    with path.open("r+b") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise StoreError(
-                    f"{path.parent}: no room for {path.stat().st_size / 1e9:.1f} GB of pixels; "
-                    "free some space, or lower data.image_size"
-                ) from None
-            # Any other error means that the file system can't reserve space.
+        for position, row in row_of.items():
+            hashes[row] = bytes.fromhex(located.sha256[position])
 
 
 def _spool(located: _Located, path: Path, report: Callable[[int, int], None] | None) -> _Located:
     count = len(located.entries)
 
     def contents() -> Iterator[tuple[int, bytes]]:
-        for done, work in _counted(_tasks(located, _Shape(0, False, Reading()))):
+        for done, work in _counted(_tasks(located, Shape(0), np.arange(count))):
             for row, data in zip(work.rows, _contents(work), strict=True):
                 assert isinstance(data, bytes), "a source that gives pixels must have random access"
                 yield row, data

@@ -11,8 +11,9 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from data.files import replacing
 from data.held_out import hold_out
 from data.leaks import Leaks, Pair, Picture, conflicts, find, leaked, together
 from data.own_labels import OwnLabels, match, ordered, read_labels
+from data.packs import Shape, new_pack
 from data.reading import Reading
 from data.schemas import MANIFEST, REJECTED, TWINS
 from data.secrets import mask
@@ -62,6 +64,7 @@ KNOWN = pa.schema(
 _BATCH = 256
 _INLINE = 2048  # below this number of images, checking takes less time than starting worker processes
 TRAINED: tuple[Split, ...] = ("train", "unlabelled")
+_PACKED = 8 << 30  # bytes of squares that the pass over the images writes at most
 _LOOK = 16  # images that a survey reads at once
 _ASK = "set data.labels="  # what a source says of a table beside its images
 _REASONS = 20  # how many different reasons of rejection are counted
@@ -151,6 +154,8 @@ def make_manifest(
     reading: Reading = Reading(),  # noqa: B008  # it is immutable
     leaks: Leaks = "keep",
     compared: Path | None = None,
+    packs: Path | None = None,
+    shape: Shape | None = None,
 ) -> Manifest:
     """List the sources, and read and check every image that is not remembered.
 
@@ -171,6 +176,8 @@ def make_manifest(
         reading: bands and limits; and the scale of wide images, or None to choose it.
         leaks: what happens to a train or unlabelled image that shows the picture of a test image.
         compared: a folder that remembers which images show the same picture.
+        packs: a folder for the squares of the images that are read (`data.packs`), or None.
+        shape: the shape of these squares; its scale of wide values is not used.
 
     Raises:
         ConfigError: a source is not known.
@@ -179,7 +186,8 @@ def make_manifest(
     """
     asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels, reading, leaks)
     sources = open_sources(train, test, unlabelled, hold_out=hold_out)
-    measured, read = _measure_all(sources, known, report, workers, reading)
+    wanted = None if packs is None or shape is None else (packs, shape)
+    measured, read = _measure_all(sources, known, report, workers, reading, wanted)
 
     def compare(rows: list[_Row]) -> list[Pair]:
         pictures = [Picture(row.label, row.measured.pixels, row.measured.thumbnail) for row in rows]
@@ -254,7 +262,7 @@ def survey(
         if seconds is not None and time.monotonic() - began > seconds:
             break
         entries = [sources[role].entries()[i] for i in rows]
-        for i, measured in zip(rows, _measure((sources[role], entries, reading)), strict=True):
+        for i, measured in zip(rows, _measure(_Task(sources[role], entries, reading)), strict=True):
             found[role][i] = measured
         read += len(rows)
     took = (time.monotonic() - began) / read if read else 0.0
@@ -424,27 +432,65 @@ def _measure_all(
     report: Callable[[int, int], None],
     workers: int,
     reading: Reading,
+    packs: tuple[Path, Shape] | None,
 ) -> tuple[dict[Split, list[Measured]], int]:
-    """Measure all entries, but read only those that are not remembered -> (measured, number read)."""
+    """Measure all entries, but read only those that are not remembered -> (measured, number read).
+
+    The squares of the images that are read go into a new pack.
+    """
     found: dict[Split, list[Measured | None]] = {
         role: _recall(role, source.entries(), known) for role, source in sources.items()
     }
     total = sum(map(len, found.values()))
     unread = sum(item is None for items in found.values() for item in items)
-    done = total - unread
+    done, row = total - unread, 0
     report(done, total)
-    for role, source in sources.items():
-        position = {entry.uri: i for i, entry in enumerate(source.entries()) if found[role][i] is None}
-        entries = [source.entries()[i] for i in position.values()]
-        batches = list(source.batches(entries, _BATCH))
-        alone = len(entries) < _INLINE or not source.parallel
-        tasks = ((source, batch, reading) for batch in batches)
-        for batch, results in zip(batches, spread(_measure, tasks, 0 if alone else workers), strict=True):
-            for entry, measured in zip(batch, results, strict=True):
-                found[role][position[entry.uri]] = measured
-            done += len(batch)
-            report(done, total)
+    with ExitStack() as stack:
+        path, shape = None, None
+        hashes: list[bytes] = []
+        if packs is not None and unread and unread * packs[1].bytes <= _PACKED:
+            shape = packs[1]
+            path, hashes = stack.enter_context(new_pack(packs[0], shape, unread))
+        for role, source in sources.items():
+            position = {entry.uri: i for i, entry in enumerate(source.entries()) if found[role][i] is None}
+            entries = [source.entries()[i] for i in position.values()]
+            batches = list(source.batches(entries, _BATCH))
+            starts = [row + start for start in accumulate((len(batch) for batch in batches), initial=0)]
+            alone = len(entries) < _INLINE or not source.parallel
+            tasks = (
+                _Task(source, batch, reading, path, shape, start)
+                for batch, start in zip(batches, starts, strict=False)
+            )
+            for batch, results in zip(batches, spread(_measure, tasks, 0 if alone else workers), strict=True):
+                for entry, measured in zip(batch, results, strict=True):
+                    found[role][position[entry.uri]] = measured
+                    if hashes and measured.reason is None and measured.values.kind is None:
+                        hashes[row] = bytes.fromhex(measured.sha256)
+                    row += 1
+                done += len(batch)
+                report(done, total)
     return {role: [item for item in items if item is not None] for role, items in found.items()}, unread
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Images of one source that are read together.
+
+    Attributes:
+        source: the source.
+        entries: the images.
+        reading: how they are decoded.
+        path: the pack that gets their squares, or None.
+        shape: the shape of the squares.
+        start: row of the first image in the pack.
+    """
+
+    source: Source
+    entries: list[Entry]
+    reading: Reading
+    path: Path | None = None
+    shape: Shape | None = None
+    start: int = 0
 
 
 def _recall(role: str, entries: Sequence[Entry], known: pa.Table | None) -> list[Measured | None]:
@@ -470,25 +516,33 @@ def _recall(role: str, entries: Sequence[Entry], known: pa.Table | None) -> list
     return found
 
 
-def _measure(task: tuple[Source, list[Entry], Reading]) -> list[Measured]:
-    """Read, hash and decode each image once."""
-    source, entries, reading = task
+def _measure(task: _Task) -> list[Measured]:
+    """Read, hash and decode each image once, and write its square."""
+    squares = None if task.path is None else np.load(task.path, mmap_mode="r+")
     found: list[Measured] = []
-    while len(found) < len(entries):
+
+    def keep(pixels: Pixels) -> tuple[str, bytes]:
+        if squares is not None and task.shape is not None:
+            squares[task.start + len(found)] = task.shape.of(pixels)
+        return pixel_sha(pixels), thumbnail(pixels).tobytes()
+
+    while len(found) < len(task.entries):
         try:
-            for data in source.read(entries[len(found) :]):
-                found.append(_measure_one(data, reading))
+            for data in task.source.read(task.entries[len(found) :]):
+                found.append(_measure_one(data, task.reading, keep))
         except OSError as error:  # only this entry failed: continue with the next one
             found.append(Measured("", 0, 0, f"it can't be read ({error.strerror or error})"))
     return found
 
 
-def _measure_one(data: bytes | Pixels | Unreadable, reading: Reading) -> Measured:
+def _measure_one(
+    data: bytes | Pixels | Unreadable, reading: Reading, keep: Callable[[Pixels], tuple[str, bytes]]
+) -> Measured:
     if isinstance(data, Unreadable):
         return Measured("", 0, 0, str(data))
     sha256 = content_sha256(data)
     try:
-        found = measure(data, reading, lambda pixels: (pixel_sha(pixels), thumbnail(pixels).tobytes()))
+        found = measure(data, reading, keep)
     except NeedsLibrary as error:  # not remembered: the library may be there next time
         return Measured("", 0, 0, str(error))
     except DataError as error:

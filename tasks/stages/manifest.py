@@ -62,6 +62,7 @@ def _outside(config: Config, like: Artifact | None) -> dict[str, Any]:
     return {
         "max_rejected": data.max_rejected,
         "leaks": data.leaks,
+        "image_size": data.image_size,
         "reading": data.model_dump(include={"value_range", "bands", "max_pixels"}),
         "like": None if like is None else like.model_dump(),
     }
@@ -76,8 +77,10 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
 
 def build(job: Job) -> Outcome:
     """List, hash and check the images. Images with a known (uri, size, mtime) are not read again."""
+    from data.decode import stored_size
     from data.held_out import read_sides, write_sides
     from data.manifest import make_manifest, read_known, write_known
+    from data.packs import Shape
     from data.schemas import MANIFEST, REJECTED, TWINS
     from data.tables import write_table
 
@@ -102,6 +105,8 @@ def build(job: Job) -> Outcome:
         reading=reading,
         leaks=job.request.outside["leaks"],
         compared=job.store.cache("twins"),
+        packs=job.store.cache("images"),
+        shape=Shape(stored_size(job.request.outside["image_size"]), reading=measured),
     )
     write_known(remembered, made.known)
     if made.held_out:

@@ -250,9 +250,9 @@ def reads(monkeypatch):
     seen = []
     measure_one = module._measure_one
 
-    def counting(data, reading):
+    def counting(data, reading, keep):
         seen.append(data)
-        return measure_one(data, reading)
+        return measure_one(data, reading, keep)
 
     monkeypatch.setattr(module, "_measure_one", counting)
     return seen

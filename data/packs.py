@@ -1,0 +1,162 @@
+"""Packs: memory-mapped files of decoded squares, found by the content of the images.
+
+An image is decoded once per size. The manifest's pass over the bytes writes the squares of all images that it
+reads, and later only new images are decoded. A pack is two files: `squares-....npy`, which is (N, size, size,
+C) uint8, and `squares-....sha`, with the 32 bytes of each image's sha256. A row without a square has a hash
+of zeros. The second file is written last, so a pack that has one is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.decode import DECODE_VERSION, resize_square, resize_within
+from data.errors import StoreError
+from data.files import replacing
+from data.reading import Reading
+from data.sources import Pixels
+
+_HASH = np.dtype("V32")
+NONE = bytes(_HASH.itemsize)
+"""The hash of a row that holds no square."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which part of an image is kept: its central square, or the whole image fitted into a square.
+
+    Attributes:
+        size: side of the square in pixels.
+        whole: whether the whole image is fitted in.
+        reading: how the image is decoded.
+    """
+
+    size: int
+    whole: bool = False
+    reading: Reading = Reading()  # noqa: RUF009  # it is immutable
+
+    def of(self, pixels: Pixels) -> Pixels:
+        """(H, W, C) uint8 -> (size, size, C) uint8."""
+        return resize_within(pixels, self.size) if self.whole else resize_square(pixels, self.size)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one square."""
+        return self.size * self.size * self.reading.channels
+
+    @property
+    def key(self) -> str:
+        """A name that differs for all squares that may differ."""
+        recorded = self.reading.recorded()
+        kept = f"{'whole' if self.whole else ''}{json.dumps(recorded, sort_keys=True) if recorded else ''}"
+        return hashlib.sha256(f"{DECODE_VERSION}\n{self.size}\n{kept}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the squares of N images are.
+
+    Attributes:
+        files: the packs.
+        file: (N,) int32, position in `files`; -1 for an image without a square.
+        row: (N,) int64, row in that file.
+    """
+
+    files: tuple[Path, ...]
+    file: NDArray[np.int32]
+    row: NDArray[np.int64]
+
+    @property
+    def missing(self) -> NDArray[np.int64]:
+        """Positions of the images without a square, ascending."""
+        return np.flatnonzero(self.file < 0)
+
+
+def look(folder: Path, shape: Shape, sha256: Sequence[str]) -> Found:
+    """Find the squares of images among the packs of a folder.
+
+    Args:
+        folder: the folder of the packs.
+        shape: the shape of the squares.
+        sha256: content hash of each of N images.
+    """
+    wanted = _hashes([bytes.fromhex(text) for text in sha256])
+    file, row = np.full(len(wanted), -1, np.int32), np.zeros(len(wanted), np.int64)
+    files: list[Path] = []
+    for index in sorted(folder.glob(f"{_stem(shape)}-*.sha")):
+        squares = index.with_suffix(".npy")
+        content = index.read_bytes()
+        if not content or len(content) % _HASH.itemsize or not squares.exists():
+            continue  # it is damaged or being deleted, so it is as if it were not there
+        there = np.frombuffer(content, _HASH)
+        order = np.argsort(there.view("S32"), kind="stable")
+        at = np.minimum(np.searchsorted(there.view("S32"), wanted.view("S32"), sorter=order), len(there) - 1)
+        mine = (there[order[at]] == wanted) & (file < 0)
+        if mine.any():
+            file[mine], row[mine] = len(files), order[at][mine]
+            files.append(squares)
+    return Found(tuple(files), file, row)
+
+
+@contextmanager
+def new_pack(folder: Path, shape: Shape, count: int) -> Iterator[tuple[Path, list[bytes]]]:
+    """Make a pack. It appears when the block ends without an error.
+
+    Args:
+        folder: the folder of the packs; it is created if missing.
+        shape: the shape of the squares.
+        count: number of rows.
+
+    Yields:
+        The .npy file to write squares to (`write_square`), and the hash of each row, to be filled in.
+
+    Raises:
+        StoreError: the disk has no room.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{_stem(shape)}-{secrets.token_hex(8)}.npy"
+    hashes = [NONE] * count
+    with replacing(path, durable=False) as draft:
+        _reserve(draft, (count, shape.size, shape.size, shape.reading.channels))
+        yield draft, hashes
+    with replacing(path.with_suffix(".sha"), durable=False) as draft:
+        draft.write_bytes(b"".join(hashes))
+
+
+def _stem(shape: Shape) -> str:
+    return f"squares-{shape.size}-{shape.key}"
+
+
+def _hashes(values: list[bytes]) -> NDArray[np.void]:
+    return np.frombuffer(b"".join(values), _HASH)
+
+
+def _reserve(path: Path, shape: tuple[int, ...]) -> None:
+    """Create an .npy file of zeros and reserve its space on disk.
+
+    Writing to a memory map on a full disk would crash the process. Here a full disk is an ordinary error.
+    """
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StoreError(
+                    f"{path.parent}: no room for {path.stat().st_size / 1e9:.1f} GB of pixels; "
+                    "free some space, or lower data.image_size"
+                ) from None
+            # Any other error means that the file system can't reserve space.
