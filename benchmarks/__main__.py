@@ -16,7 +16,18 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("views", "step", "kmeans", "assign", "vectors", "sinkhorn", "norms", "orchestration", "growth")
+NAMES = (
+    "views",
+    "step",
+    "listing",
+    "kmeans",
+    "assign",
+    "vectors",
+    "sinkhorn",
+    "norms",
+    "orchestration",
+    "growth",
+)
 ROOT = Path(__file__).parent
 
 
@@ -35,11 +46,14 @@ def main() -> int:
     parser.add_argument(
         "--kind", choices=["mixture", "features"], help="kmeans: measure only one of its two data sets"
     )
-    parser.add_argument("--images", help="kmeans: the source of images for the features")
+    parser.add_argument("--images", help="kmeans, listing: the source of images")
+    parser.add_argument(
+        "--size", type=int, default=32, help="listing: side of the images that networks see, px (default 32)"
+    )
     parser.add_argument(
         "--model", type=Path, help="kmeans: folder of the checkpoint that computes the features"
     )
-    parser.add_argument("--about", help="kmeans: a description of the features for the record")
+    parser.add_argument("--about", help="kmeans, listing: a description of the images")
     parser.add_argument(
         "--out", type=Path, help="folder of the record; default: benchmarks/records/<date>_<machine>"
     )
@@ -71,6 +85,7 @@ def main() -> int:
             f"python -m benchmarks {name} --rounds {options.rounds}"
             + (f" --kind {options.kind}" if options.kind else "")
             + (" --images SOURCE" if options.images else "")
+            + (f" --size {options.size}" if name == "listing" else "")
             + (" --model FOLDER" if options.model else ""),
         )
         return 0
@@ -79,7 +94,7 @@ def main() -> int:
         print(f"{name} ...", file=sys.stderr, flush=True)
         words = [
             w
-            for key in ("vectors", "scratch", "kind", "images", "model", "about")
+            for key in ("vectors", "scratch", "kind", "images", "size", "model", "about")
             if (given := getattr(options, key))
             for w in (f"--{key}", str(given))
         ]
