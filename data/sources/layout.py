@@ -56,8 +56,8 @@ def splits_of(paths: Sequence[str]) -> dict[str, str]:
     deep = {path.partition("/")[0] for path in paths if path.count("/") > 1}
     found = {top: split for top in tops if (split := split_of(top)) is not None}
     holds = all(top in deep or split == "unlabelled" for top, split in found.items())
-    named = len(found) == len(tops) and next(iter(set(found.values())), "unlabelled") != "unlabelled"
-    return found if named and holds else {}
+    learned = set(found.values()) - {"unlabelled"}
+    return found if learned and len(found) == len(tops) and holds else {}
 
 
 def classes_of(paths: Sequence[str], meaning: str = "auto", *, form: str = "?folders=classes") -> Classes:
