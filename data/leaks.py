@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,13 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from data.decode import measure
+from data.errors import DataError
 from data.files import replacing
-from data.sources import Pixels
-from data.types import Split
+from data.measured import Row
+from data.reading import Reading
+from data.schemas import TWINS
+from data.sources import Pixels, Source, Unreadable
+from data.types import SPLITS, Split
 
 Leaks = Literal["keep", "drop", "refuse"]
 """What happens to a train or unlabelled image that shows the picture of a test image."""
 
+_EXAMPLES = 3  # how many leaks an error names
+_BATCH = 256
 _VERSION = 1  # raised when `data.twins` finds other pairs
 _CACHED = pa.schema(
     [
@@ -133,3 +140,130 @@ def conflicts(pictures: Sequence[Picture], pairs: Sequence[Pair]) -> list[Pair]:
         if pair.kind != "mirrored" and one is not None and other is not None and one != other:
             found.append(pair)
     return found
+
+
+def equal_pixels(rows: list[Row]) -> list[Pair]:
+    """Pairs of images with equal pixels: each image with the first one."""
+    first: dict[str, int] = {}
+    pairs = []
+    for position, row in enumerate(rows):
+        owner = first.setdefault(row.measured.pixels or row.measured.sha256, position)
+        if owner != position:
+            pairs.append(Pair(owner, position, "equal", 1.0))
+    return pairs
+
+
+def decode_again(sources: dict[Split, Source], rows: list[Row], reading: Reading) -> Iterator[Pixels]:
+    """Decode some images again, in this order."""
+    for start in range(0, len(rows), _BATCH):
+        part = rows[start : start + _BATCH]
+        pixels: dict[int, Pixels] = {}
+        for role, source in sources.items():
+            mine = sorted(
+                (i for i, row in enumerate(part) if row.role == role), key=lambda i: part[i].entry.place
+            )
+            for i, data in zip(mine, source.read([part[i].entry for i in mine]), strict=True):
+                if isinstance(data, Unreadable):
+                    raise DataError(f"{part[i].entry.uri!r} of {source.spec}: {data}; run again")
+                pixels[i] = measure(data, reading, lambda pixels: pixels).kept
+        yield from (pixels[i] for i in range(len(part)))
+
+
+def same_pictures(
+    every: list[Row],
+    splits: list[Split | None],
+    pairs: list[Pair],
+    group: NDArray[np.int64],
+    classes: tuple[str, ...] | None,
+) -> list[str]:
+    """Sentences about images that show the same picture."""
+    kept = [split or "train" for split in splits]
+    equal = together(len(every), [pair for pair in pairs if pair.kind == "equal"])
+    notes = []
+    tests = kept.count("test")
+    for split, where, so in (
+        ("train", "train", "so scores are too high"),
+        ("unlabelled", "data.unlabelled", "so the student trains on test images"),
+    ):
+        there, same = set(group[_at(kept, split)].tolist()), set(equal[_at(kept, split)].tolist())
+        found = [position for position in _at(kept, "test") if int(group[position]) in there]
+        exact = sum(int(equal[position]) in same for position in found)
+        if found:
+            notes.append(
+                f"{len(found)} of {tests} test images are also in {where} ({exact} with equal pixels, "
+                f"{len(found) - exact} nearly), {so}; data.leaks=drop leaves the {where} images out"
+            )
+    pictures = [Picture(row.label, "", b"") for row in every]
+    found_conflicts = conflicts(pictures, pairs)
+    if found_conflicts and classes is not None:
+        one, other = (every[i] for i in (found_conflicts[0].first, found_conflicts[0].second))
+        assert one.label is not None
+        assert other.label is not None
+        notes.append(
+            f"{len(found_conflicts)} images have two labels, because the same picture lies in two classes; "
+            f"first {one.entry.uri!r} and {other.entry.uri!r}: "
+            f"{classes[one.label]} and {classes[other.label]}"
+        )
+    trained = [*_at(kept, "train"), *_at(kept, "unlabelled")]
+    different = len(set(group[trained].tolist()))
+    if different < len(trained):
+        copies = len(trained) - different
+        notes.append(f"{copies} of {len(trained)} training images are copies of others, or nearly")
+    return notes
+
+
+def _at(splits: list[Split], wanted: str) -> list[int]:
+    return [position for position, split in enumerate(splits) if split == wanted]
+
+
+def leave_out(
+    every: list[Row], splits: list[Split | None], group: NDArray[np.int64], leaks: Leaks
+) -> list[tuple[str, str, str]]:
+    """Refuse, or drop, train and unlabelled images that show a test image's picture -> rows of rejected.
+
+    Raises:
+        DataError: there are some, and `leaks` is refuse.
+    """
+    if leaks == "keep":
+        return []
+    found = leaked([split or "train" for split in splits], group)
+    if found and leaks == "refuse":
+        examples = "; ".join(
+            f"{every[i].entry.uri!r} ({splits[i]}) is {every[j].entry.uri!r} (test)"
+            for i, j in list(found.items())[:_EXAMPLES]
+        )
+        raise DataError(
+            f"{len(found)} training images show the picture of a test image: {examples}. Remove them, or set "
+            "data.leaks=drop or keep"
+        )
+    rejected: list[tuple[str, str, str]] = []
+    for i, j in found.items():
+        row = every[i]
+        rejected.append((row.role, row.entry.uri, f"it shows the test image {every[j].entry.uri!r}"))
+        splits[i] = None
+    return rejected
+
+
+def twins_table(every: list[Row], splits: list[Split | None], pairs: list[Pair]) -> pa.Table:
+    """The pairs, with indices in the table of images. Pairs across test and the other splits come first."""
+    order = [i for split in SPLITS for i, own in enumerate(splits) if own == split]
+    index = {position: row for row, position in enumerate(order)}
+
+    def rank(pair: Pair) -> tuple[bool, bool, int, int]:
+        tested = {splits[pair.first] == "test", splits[pair.second] == "test"}
+        return (len(tested) == 1, pair.kind != "equal", pair.first, pair.second)
+
+    rows = [
+        {
+            "first": index.get(pair.first),
+            "second": index.get(pair.second),
+            "first_split": splits[pair.first] or every[pair.first].role,
+            "first_uri": every[pair.first].entry.uri,
+            "second_split": splits[pair.second] or every[pair.second].role,
+            "second_uri": every[pair.second].entry.uri,
+            "kind": pair.kind,
+            "correlation": pair.correlation,
+        }
+        for pair in sorted(pairs, key=rank)
+    ]
+    return pa.Table.from_pylist(rows, schema=TWINS)

@@ -10,89 +10,52 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data.decode import NO_IMAGE, content_sha256, measure
+from data.decode import NO_IMAGE
 from data.errors import DataError
-from data.files import replacing
 from data.held_out import hold_out
-from data.leaks import Leaks, Pair, Picture, conflicts, find, leaked, together
-from data.own_labels import OwnLabels, match, ordered, read_labels
-from data.packs import Shape, new_pack
-from data.reading import Reading
-from data.schemas import MANIFEST, REJECTED, TWINS
-from data.secrets import mask
-from data.sources import UNKNOWN_TIME, Entry, Named, Pixels, Source, Unreadable, open_source
-from data.spread import spread
-from data.twins import pixel_sha, thumbnail
-from data.types import SPLITS, Split
-from data.value_range import Values, settle
-from data.wide import NeedsLibrary
-
-KNOWN = pa.schema(
-    [
-        pa.field("role", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("mtime", pa.int64(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("pixels", pa.string(), nullable=False),
-        pa.field("thumbnail", pa.binary(), nullable=False),
-        pa.field("kind", pa.string()),
-        pa.field("quantiles", pa.binary(), nullable=False),
-    ]
+from data.leaks import (
+    Leaks,
+    Pair,
+    Picture,
+    decode_again,
+    equal_pixels,
+    find,
+    leave_out,
+    same_pictures,
+    together,
+    twins_table,
 )
-"""What is remembered of each image that was read, with (role, uri, size, mtime) as the key.
+from data.measured import (
+    TRAINED,
+    Batch,
+    Measured,
+    Row,
+    known_table,
+    measure_all,
+    measure_batch,
+)
+from data.own_labels import OwnLabels, match, ordered, read_labels
+from data.packs import Shape
+from data.reading import Reading
+from data.schemas import MANIFEST, REJECTED
+from data.secrets import mask
+from data.sources import Entry, Named, Source, open_source
+from data.types import SPLITS, Split
+from data.value_range import settle
 
-`reason` says why an image is broken; it is null for a good one. `kind` and `quantiles` are `Values`.
-"""
-
-_BATCH = 256
-_INLINE = 2048  # below this number of images, checking takes less time than starting worker processes
-TRAINED: tuple[Split, ...] = ("train", "unlabelled")
-_PACKED = 8 << 30  # bytes of squares that the pass over the images writes at most
 _LOOK = 16  # images that a survey reads at once
 _ASK = "set data.labels="  # what a source says of a table beside its images
 _REASONS = 20  # how many different reasons of rejection are counted
 _EXAMPLES = 3  # how many rejected images an error names
-
-
-class Measured(NamedTuple):
-    """What is known of an image after reading it once.
-
-    A broken image has a reason, and its width and height are 0. If it could not be read at all, sha256 is "".
-    `pixels` and `thumbnail` are those of `data.twins`.
-    """
-
-    sha256: str
-    width: int
-    height: int
-    reason: str | None
-    pixels: str = ""
-    thumbnail: bytes = b""
-    values: Values = Values(None, b"")
-
-
-class _Row(NamedTuple):
-    role: Split
-    entry: Entry
-    measured: Measured
-    label: int | None
-    annotation: str | None
 
 
 @dataclass(frozen=True)
@@ -187,11 +150,13 @@ def make_manifest(
     asked = _Asked(train, test, unlabelled, seed, max_rejected, hold_out, labels, reading, leaks)
     sources = open_sources(train, test, unlabelled, hold_out=hold_out)
     wanted = None if packs is None or shape is None else (packs, shape)
-    measured, read = _measure_all(sources, known, report, workers, reading, wanted)
+    measured, read = measure_all(sources, known, report, workers, reading, wanted)
 
-    def compare(rows: list[_Row]) -> list[Pair]:
+    def compare(rows: list[Row]) -> list[Pair]:
         pictures = [Picture(row.label, row.measured.pixels, row.measured.thumbnail) for row in rows]
-        return find(pictures, lambda index: _decoded(sources, [rows[i] for i in index], reading), compared)
+        return find(
+            pictures, lambda index: decode_again(sources, [rows[i] for i in index], reading), compared
+        )
 
     return _assemble(asked, sources, measured, read, held_out or {}, compare)
 
@@ -262,11 +227,11 @@ def survey(
         if seconds is not None and time.monotonic() - began > seconds:
             break
         entries = [sources[role].entries()[i] for i in rows]
-        for i, measured in zip(rows, _measure(_Task(sources[role], entries, reading)), strict=True):
+        for i, measured in zip(rows, measure_batch(Batch(sources[role], entries, reading)), strict=True):
             found[role][i] = measured
         read += len(rows)
     took = (time.monotonic() - began) / read if read else 0.0
-    return Survey(_assemble(asked, sources, found, read, {}, _equal), read, took)
+    return Survey(_assemble(asked, sources, found, read, {}, equal_pixels), read, took)
 
 
 @dataclass(frozen=True)
@@ -290,7 +255,7 @@ def _assemble(
     measured: dict[Split, list[Measured]],
     read: int,
     held_out: Mapping[str, bool],
-    compare: Callable[[list[_Row]], list[Pair]],
+    compare: Callable[[list[Row]], list[Pair]],
 ) -> Manifest:
     """Make the manifest of measured images.
 
@@ -331,7 +296,7 @@ def _assemble(
         _bound_rejected(rejected, broken, total, asked.max_rejected)
     names = _class_names(sources, named, usable, own)
     classes = _classes(sources, names, notes)
-    every: list[_Row] = []
+    every: list[Row] = []
     for role, source in sources.items():
         told = source.annotations([entry for entry, _ in usable[role]]) if role != "unlabelled" else None
         position = {name: label for label, name in enumerate(classes or ())}
@@ -339,7 +304,7 @@ def _assemble(
             if entry.uri not in named[role].left_out:
                 name = names[role][i] if role in names else None
                 label = None if name is None else position.get(name)
-                every.append(_Row(role, entry, found, label, told[i] if told else None))
+                every.append(Row(role, entry, found, label, told[i] if told else None))
     test_from = "source" if test is not None else "split" if "test" in sources else None
     sides: dict[str, bool] = {}
     splits: list[Split | None] = [row.role for row in every]
@@ -347,8 +312,8 @@ def _assemble(
     group = together(len(every), twins)
     if test_from is None and asked.hold_out:
         test_from, sides = "held out", _hold_out(every, splits, group, asked.seed, held_out)
-    notes += _same_pictures(every, splits, twins, group, classes)
-    rejected += _leaks(every, splits, group, asked.leaks)
+    notes += same_pictures(every, splits, twins, group, classes)
+    rejected += leave_out(every, splits, group, asked.leaks)
     trained = {int(group[i]) for i, split in enumerate(splits) if split in TRAINED}
     leaked_tests = sum(split == "test" and int(group[i]) in trained for i, split in enumerate(splits))
     rows = {split: [r for r, own in zip(every, splits, strict=True) if own == split] for split in SPLITS}
@@ -374,7 +339,7 @@ def _assemble(
         ),
         classes=classes,
         parts=_parts(rows, classes, settled.reading.recorded()),
-        known=_known_table(sources, measured),
+        known=known_table(sources, measured),
         counts={
             "listed": listed,
             "read": read,
@@ -388,7 +353,7 @@ def _assemble(
         guesses=guesses,
         understood=_understood(rows, classes, rejected, test_from, unlabelled_from),
         held_out=sides,
-        twins=_twins_table(every, splits, twins),
+        twins=twins_table(every, splits, twins),
         reading=settled.recorded,
     )
 
@@ -402,158 +367,6 @@ def open_sources(
     own = sources["train"].splits if hold_out or test is not None else ()
     sources |= {role: open_source(train, role) for role in own if role not in sources}
     return {role: sources[role] for role in SPLITS if role in sources}
-
-
-def read_known(path: Path) -> pa.Table | None:
-    """Read what an earlier manifest remembered.
-
-    Returns None if the file is missing or not readable. Then all images are read again.
-    """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException):
-        return None
-    return table if table.schema.equals(KNOWN) else None
-
-
-def write_known(path: Path, known: pa.Table) -> None:
-    """Write what the next manifest needs to know. The file is replaced as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, durable=False) as draft:
-        pq.write_table(known, draft, compression="zstd")
-
-
-# Reading
-
-
-def _measure_all(
-    sources: dict[Split, Source],
-    known: pa.Table | None,
-    report: Callable[[int, int], None],
-    workers: int,
-    reading: Reading,
-    packs: tuple[Path, Shape] | None,
-) -> tuple[dict[Split, list[Measured]], int]:
-    """Measure all entries, but read only those that are not remembered -> (measured, number read).
-
-    The squares of the images that are read go into a new pack.
-    """
-    found: dict[Split, list[Measured | None]] = {
-        role: _recall(role, source.entries(), known) for role, source in sources.items()
-    }
-    total = sum(map(len, found.values()))
-    unread = sum(item is None for items in found.values() for item in items)
-    done, row = total - unread, 0
-    report(done, total)
-    with ExitStack() as stack:
-        path, shape = None, None
-        hashes: list[bytes] = []
-        if packs is not None and unread and unread * packs[1].bytes <= _PACKED:
-            shape = packs[1]
-            path, hashes = stack.enter_context(new_pack(packs[0], shape, unread))
-        for role, source in sources.items():
-            position = {entry.uri: i for i, entry in enumerate(source.entries()) if found[role][i] is None}
-            entries = [source.entries()[i] for i in position.values()]
-            batches = list(source.batches(entries, _BATCH))
-            starts = [row + start for start in accumulate((len(batch) for batch in batches), initial=0)]
-            alone = len(entries) < _INLINE or not source.parallel
-            tasks = (
-                _Task(source, batch, reading, path, shape, start)
-                for batch, start in zip(batches, starts, strict=False)
-            )
-            for batch, results in zip(batches, spread(_measure, tasks, 0 if alone else workers), strict=True):
-                for entry, measured in zip(batch, results, strict=True):
-                    found[role][position[entry.uri]] = measured
-                    if hashes and measured.reason is None and measured.values.kind is None:
-                        hashes[row] = bytes.fromhex(measured.sha256)
-                    row += 1
-                done += len(batch)
-                report(done, total)
-    return {role: [item for item in items if item is not None] for role, items in found.items()}, unread
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Images of one source that are read together.
-
-    Attributes:
-        source: the source.
-        entries: the images.
-        reading: how they are decoded.
-        path: the pack that gets their squares, or None.
-        shape: the shape of the squares.
-        start: row of the first image in the pack.
-    """
-
-    source: Source
-    entries: list[Entry]
-    reading: Reading
-    path: Path | None = None
-    shape: Shape | None = None
-    start: int = 0
-
-
-def _recall(role: str, entries: Sequence[Entry], known: pa.Table | None) -> list[Measured | None]:
-    if known is None:
-        return [None] * len(entries)
-    own = known.filter(pc.equal(known["role"], role))
-    row_of = {uri: row for row, uri in enumerate(own["uri"].to_pylist())}
-    columns = [own[name].to_pylist() for name in KNOWN.names[2:]]
-    sizes, times, hashes, widths, heights, reasons, pixels, thumbnails, kinds, quantiles = columns
-    found: list[Measured | None] = []
-    for entry in entries:
-        row = row_of.get(entry.uri)
-        if (
-            row is None
-            or (sizes[row], times[row]) != (entry.size, entry.mtime)
-            or entry.mtime == UNKNOWN_TIME
-        ):
-            found.append(None)
-        else:
-            values = Values(kinds[row], quantiles[row])
-            told = hashes[row], widths[row], heights[row], reasons[row], pixels[row], thumbnails[row]
-            found.append(Measured(*told, values))
-    return found
-
-
-def _measure(task: _Task) -> list[Measured]:
-    """Read, hash and decode each image once, and write its square."""
-    squares = None if task.path is None else np.load(task.path, mmap_mode="r+")
-    found: list[Measured] = []
-
-    def keep(pixels: Pixels) -> tuple[str, bytes]:
-        if squares is not None and task.shape is not None:
-            squares[task.start + len(found)] = task.shape.of(pixels)
-        return pixel_sha(pixels), thumbnail(pixels).tobytes()
-
-    while len(found) < len(task.entries):
-        try:
-            for data in task.source.read(task.entries[len(found) :]):
-                found.append(_measure_one(data, task.reading, keep))
-        except OSError as error:  # only this entry failed: continue with the next one
-            found.append(Measured("", 0, 0, f"it can't be read ({error.strerror or error})"))
-    return found
-
-
-def _measure_one(
-    data: bytes | Pixels | Unreadable, reading: Reading, keep: Callable[[Pixels], tuple[str, bytes]]
-) -> Measured:
-    if isinstance(data, Unreadable):
-        return Measured("", 0, 0, str(data))
-    sha256 = content_sha256(data)
-    try:
-        found = measure(data, reading, keep)
-    except NeedsLibrary as error:  # not remembered: the library may be there next time
-        return Measured("", 0, 0, str(error))
-    except DataError as error:
-        return Measured(sha256, 0, 0, str(error))
-    quantiles = b"" if found.quantiles is None else found.quantiles.astype("<f8").tobytes()
-    pixels, small = found.kept
-    values = Values(found.kind, quantiles)
-    return Measured(sha256, found.width, found.height, None, pixels, small, values)
-
-
-# Rows
 
 
 def _class_names(
@@ -635,7 +448,7 @@ def _bound_rejected(
 
 
 def _hold_out(
-    every: list[_Row],
+    every: list[Row],
     splits: list[Split | None],
     group: NDArray[np.int64],
     seed: int,
@@ -651,109 +464,7 @@ def _hold_out(
     return dict(zip(uris, chosen, strict=True))
 
 
-def _equal(rows: list[_Row]) -> list[Pair]:
-    """Pairs of images with equal pixels: each image with the first one."""
-    first: dict[str, int] = {}
-    pairs = []
-    for position, row in enumerate(rows):
-        owner = first.setdefault(row.measured.pixels or row.measured.sha256, position)
-        if owner != position:
-            pairs.append(Pair(owner, position, "equal", 1.0))
-    return pairs
-
-
-def _decoded(sources: dict[Split, Source], rows: list[_Row], reading: Reading) -> Iterator[Pixels]:
-    """Decode some images again, in this order."""
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
-        pixels: dict[int, Pixels] = {}
-        for role, source in sources.items():
-            mine = sorted(
-                (i for i, row in enumerate(part) if row.role == role), key=lambda i: part[i].entry.place
-            )
-            for i, data in zip(mine, source.read([part[i].entry for i in mine]), strict=True):
-                if isinstance(data, Unreadable):
-                    raise DataError(f"{part[i].entry.uri!r} of {source.spec}: {data}; run again")
-                pixels[i] = measure(data, reading, lambda pixels: pixels).kept
-        yield from (pixels[i] for i in range(len(part)))
-
-
-def _same_pictures(
-    every: list[_Row],
-    splits: list[Split | None],
-    pairs: list[Pair],
-    group: NDArray[np.int64],
-    classes: tuple[str, ...] | None,
-) -> list[str]:
-    """Sentences about images that show the same picture."""
-    kept = [split or "train" for split in splits]
-    equal = together(len(every), [pair for pair in pairs if pair.kind == "equal"])
-    notes = []
-    tests = kept.count("test")
-    for split, where, so in (
-        ("train", "train", "so scores are too high"),
-        ("unlabelled", "data.unlabelled", "so the student trains on test images"),
-    ):
-        there, same = set(group[_at(kept, split)].tolist()), set(equal[_at(kept, split)].tolist())
-        found = [position for position in _at(kept, "test") if int(group[position]) in there]
-        exact = sum(int(equal[position]) in same for position in found)
-        if found:
-            notes.append(
-                f"{len(found)} of {tests} test images are also in {where} ({exact} with equal pixels, "
-                f"{len(found) - exact} nearly), {so}; data.leaks=drop leaves the {where} images out"
-            )
-    pictures = [Picture(row.label, "", b"") for row in every]
-    found_conflicts = conflicts(pictures, pairs)
-    if found_conflicts and classes is not None:
-        one, other = (every[i] for i in (found_conflicts[0].first, found_conflicts[0].second))
-        assert one.label is not None
-        assert other.label is not None
-        notes.append(
-            f"{len(found_conflicts)} images have two labels, because the same picture lies in two classes; "
-            f"first {one.entry.uri!r} and {other.entry.uri!r}: "
-            f"{classes[one.label]} and {classes[other.label]}"
-        )
-    trained = [*_at(kept, "train"), *_at(kept, "unlabelled")]
-    different = len(set(group[trained].tolist()))
-    if different < len(trained):
-        copies = len(trained) - different
-        notes.append(f"{copies} of {len(trained)} training images are copies of others, or nearly")
-    return notes
-
-
-def _at(splits: list[Split], wanted: str) -> list[int]:
-    return [position for position, split in enumerate(splits) if split == wanted]
-
-
-def _leaks(
-    every: list[_Row], splits: list[Split | None], group: NDArray[np.int64], leaks: Leaks
-) -> list[tuple[str, str, str]]:
-    """Refuse, or drop, train and unlabelled images that show a test image's picture -> rows of rejected.
-
-    Raises:
-        DataError: there are some, and `leaks` is refuse.
-    """
-    if leaks == "keep":
-        return []
-    found = leaked([split or "train" for split in splits], group)
-    if found and leaks == "refuse":
-        examples = "; ".join(
-            f"{every[i].entry.uri!r} ({splits[i]}) is {every[j].entry.uri!r} (test)"
-            for i, j in list(found.items())[:_EXAMPLES]
-        )
-        raise DataError(
-            f"{len(found)} training images show the picture of a test image: {examples}. Remove them, or set "
-            "data.leaks=drop or keep"
-        )
-    rejected: list[tuple[str, str, str]] = []
-    for i, j in found.items():
-        row = every[i]
-        rejected.append((row.role, row.entry.uri, f"it shows the test image {every[j].entry.uri!r}"))
-        splits[i] = None
-    return rejected
-
-
-def _none_left(split: str, rows: dict[Split, list[_Row]], train: str, test: str | None) -> str:
+def _none_left(split: str, rows: dict[Split, list[Row]], train: str, test: str | None) -> str:
     left = [row.measured.sha256 for split in SPLITS for row in rows[split]]
     if test is None and len(left) > 1 and len(set(left)) == 1:
         return f"{train}: all {len(left)} images are equal, so none can be held out for test; set data.test"
@@ -764,7 +475,7 @@ def _none_left(split: str, rows: dict[Split, list[_Row]], train: str, test: str 
     return f"{train if split == 'train' else test}: no usable images for {split}; all were rejected"
 
 
-def _observations(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None) -> list[str]:
+def _observations(rows: dict[Split, list[Row]], classes: tuple[str, ...] | None) -> list[str]:
     notes: list[str] = []
     per_train = Counter(row.label for row in rows["train"] if row.label is not None)
     per_test = Counter(row.label for row in rows["test"] if row.label is not None)
@@ -783,7 +494,7 @@ def _observations(rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None
 
 
 def _understood(
-    rows: dict[Split, list[_Row]],
+    rows: dict[Split, list[Row]],
     classes: tuple[str, ...] | None,
     rejected: list[tuple[str, str, str]],
     test_from: str | None,
@@ -811,32 +522,7 @@ def _understood(
     }
 
 
-def _twins_table(every: list[_Row], splits: list[Split | None], pairs: list[Pair]) -> pa.Table:
-    """The pairs, with indices in the table of images. Pairs across test and the other splits come first."""
-    order = [i for split in SPLITS for i, own in enumerate(splits) if own == split]
-    index = {position: row for row, position in enumerate(order)}
-
-    def rank(pair: Pair) -> tuple[bool, bool, int, int]:
-        tested = {splits[pair.first] == "test", splits[pair.second] == "test"}
-        return (len(tested) == 1, pair.kind != "equal", pair.first, pair.second)
-
-    rows = [
-        {
-            "first": index.get(pair.first),
-            "second": index.get(pair.second),
-            "first_split": splits[pair.first] or every[pair.first].role,
-            "first_uri": every[pair.first].entry.uri,
-            "second_split": splits[pair.second] or every[pair.second].role,
-            "second_uri": every[pair.second].entry.uri,
-            "kind": pair.kind,
-            "correlation": pair.correlation,
-        }
-        for pair in sorted(pairs, key=rank)
-    ]
-    return pa.Table.from_pylist(rows, schema=TWINS)
-
-
-def _images_table(rows: dict[Split, list[_Row]]) -> pa.Table:
+def _images_table(rows: dict[Split, list[Row]]) -> pa.Table:
     ordered = [(split, row) for split in SPLITS for row in rows[split]]
     columns = {
         "index": np.arange(len(ordered), dtype=np.int64),
@@ -853,7 +539,7 @@ def _images_table(rows: dict[Split, list[_Row]]) -> pa.Table:
 
 
 def _parts(
-    rows: dict[Split, list[_Row]], classes: tuple[str, ...] | None, reading: dict[str, Any]
+    rows: dict[Split, list[Row]], classes: tuple[str, ...] | None, reading: dict[str, Any]
 ) -> dict[str, str]:
     def labels(*splits: Split) -> str:
         kept = [(split, row) for split in splits for row in rows[split]]
@@ -886,23 +572,3 @@ def _hash(lines: Iterable[tuple[str, ...]]) -> str:
     for line in lines:
         digest.update(("\0".join(line) + "\n").encode())
     return digest.hexdigest()
-
-
-def _known_table(sources: dict[Split, Source], measured: dict[Split, list[Measured]]) -> pa.Table:
-    """The table to remember: all images that were read and can be recognised next time.
-
-    Images that could not be read at all are left out, so they are tried again.
-    """
-    rows = list(
-        chain.from_iterable(
-            (
-                (role, entry.uri, entry.size, entry.mtime, *found[:-1], *found.values)
-                for entry, found in zip(source.entries(), measured[role], strict=True)
-                if found.sha256 and entry.mtime != UNKNOWN_TIME
-            )
-            for role, source in sources.items()
-        )
-    )
-    return pa.Table.from_arrays(
-        [pa.array([row[i] for row in rows], field.type) for i, field in enumerate(KNOWN)], schema=KNOWN
-    )

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import manifest as module
+from data import measured as module
 from data.decode import content_sha256
 from data.errors import DataError
-from data.manifest import KNOWN, make_manifest, read_known, write_known
+from data.manifest import make_manifest
+from data.measured import KNOWN, read_known, write_known
 from data.reading import Reading
 from data.schemas import MANIFEST, REJECTED
 

@@ -52,7 +52,7 @@ def decoded(monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_manifests_pass_leaves_nothing_to_decode(folder, tmp_path, decoded, workers, monkeypatch):
-    monkeypatch.setattr("data.manifest._INLINE", 1)
+    monkeypatch.setattr("data.measured._INLINE", 1)
     made = make(folder, tmp_path / "cache", workers=workers)
     opened = open_images(made.images, {"train": f"folder:{folder}/photos"}, 8, tmp_path / "cache")
     assert (opened.read(np.arange(10)) == expected(folder, made.images)).all()
