@@ -176,7 +176,7 @@ def test_more_clusters_than_images(command: Command, tmp_path: Path) -> None:
     assert not list((tmp_path / "store" / "artifacts").glob("clusters/*"))
 
 
-def test_one_class_only_is_trained_on_but_not_fine_tuned(command: Command, tmp_path: Path) -> None:
+def test_one_class_only_is_refused_before_any_training(command: Command, tmp_path: Path) -> None:
     photos(tmp_path / "images" / "cat", 12)
     done = command("run", *settings(*TINY, "data.train=folder:images", "data.test=null", "cluster.k=2"))
     assert done.returncode == 2
@@ -185,7 +185,7 @@ def test_one_class_only_is_trained_on_but_not_fine_tuned(command: Command, tmp_p
     (record,) = (tmp_path / "store" / "runs").glob("*/run.json")
     run = json.loads(record.read_text())
     assert run["status"] == "failed"
-    assert "pretext" in {row["stage"] for row in run["stages"]}
+    assert [row["stage"] for row in run["stages"]] == ["manifest"]
 
 
 def test_tiny_run_then_all_from_the_store(command: Command, tmp_path: Path) -> None:
