@@ -182,7 +182,7 @@ def same_pictures(
     notes = []
     tests = kept.count("test")
     for split, where, so in (
-        ("train", "train", "so scores are too high"),
+        ("train", "train", "so scores may be too high"),
         ("unlabelled", "data.unlabelled", "so the student trains on test images"),
     ):
         there, same = set(group[_at(kept, split)].tolist()), set(equal[_at(kept, split)].tolist())
