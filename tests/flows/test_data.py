@@ -180,6 +180,32 @@ def broken(folder: Path) -> None:
     (folder / "photos/dog/cut.png").write_bytes(png(3)[:300])
 
 
+def scans(folder: Path) -> None:
+    for i in range(20):
+        path = folder / "photos" / ("ill" if i % 2 else "well") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.random.default_rng(i).integers(0, 4096, (20, 20), np.uint16)
+        Image.fromarray(values).save(path)
+
+
+def infrared(folder: Path) -> None:
+    for i in range(20):
+        path = folder / "photos" / ("crop" if i % 2 else "wood") / f"{i}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.random.default_rng(i).integers(0, 256, (20, 20, 4), np.uint8)
+        Image.fromarray(values, "RGBX").save(path)
+
+
+def phone(folder: Path) -> None:
+    put(folder, photos__cat=8, photos__dog=8)
+    (folder / "photos/cat/IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(60))
+
+
+def large(folder: Path) -> None:
+    put(folder, photos__cat=12, photos__dog=12)
+    Image.new("L", (300, 300)).save(folder / "photos/cat/scan.png")
+
+
 PHOTOS = "data.train=folder:photos"
 NONE = "data.labels_per_class=null"
 CASES: dict[str, Case] = {
@@ -325,6 +351,21 @@ CASES: dict[str, Case] = {
     ),
     "a named pipe among the images": Case(
         pipe, PHOTOS, (r"note: .*1 are not regular files and are left out: 'cat/camera\.png'",)
+    ),
+    "scans of 12 or 16 bits, float images": Case(
+        scans, PHOTOS, ("note: 20 of 20 images have wide values .uint16.; in all of them 0 becomes 0 and 4",)
+    ),
+    "more bands, such as infrared": Case(
+        infrared, PHOTOS, ("it has 4 bands; choose three with data.bands=1,2,3",), refused=True
+    ),
+    "more bands, some of them chosen": Case(infrared, f"{PHOTOS} data.bands=4,1,2", ("classes: 2, ",)),
+    "photographs of an iPhone": Case(
+        phone, f"{PHOTOS} data.max_rejected=0.1", ("left out: 1 because it is HEIC",)
+    ),
+    "an image that is larger than the limit": Case(
+        large,
+        f"{PHOTOS} data.max_pixels=50000",
+        ("left out: 1 because it has 90,000 pixels, more than the 50,0",),
     ),
     "broken images": Case(
         broken,
