@@ -258,11 +258,6 @@ def main() -> None:
     )
     parser.add_argument("--lightly-batch", type=int, default=128)
     parser.add_argument("--lightly-draws", type=int, help="number of draws for which lightly is fine-tuned")
-    parser.add_argument(
-        "--lightly-grid",
-        action="store_true",
-        help="no effect: a validation part is used whenever there is one",
-    )
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []

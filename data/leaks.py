@@ -61,7 +61,7 @@ class Pair:
         first: position of an image.
         second: position of the other image.
         kind: equal (all pixels), near (a changed copy) or mirrored.
-        correlation: of their detail, at most 1.
+        correlation: of the fine detail of the two pictures (`data.twins.confirm`), at most 1.
     """
 
     first: int
@@ -143,7 +143,7 @@ def conflicts(pictures: Sequence[Picture], pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def equal_pixels(rows: list[Row]) -> list[Pair]:
-    """Pairs of images with equal pixels: each image with the first one."""
+    """Pair each image with the first image that has the same pixels."""
     first: dict[str, int] = {}
     pairs = []
     for position, row in enumerate(rows):
@@ -219,7 +219,10 @@ def _at(splits: list[Split], wanted: str) -> list[int]:
 def leave_out(
     every: list[Row], splits: list[Split | None], group: NDArray[np.int64], leaks: Leaks
 ) -> list[tuple[str, str, str]]:
-    """Refuse, or drop, train and unlabelled images that show a test image's picture -> rows of rejected.
+    """Drop the train and unlabelled images that show a test image's picture, or raise an error.
+
+    Returns:
+        Their rows for the table of rejected images.
 
     Raises:
         DataError: there are some, and `leaks` is refuse.

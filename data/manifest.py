@@ -53,7 +53,7 @@ from data.types import SPLITS, Split
 from data.value_range import settle
 
 _LOOK = 16  # images that a survey reads at once
-_ASK = "set data.labels="  # what a source says of a table beside its images
+_ASK = "set data.labels="  # a remark with this suggests a table of labels; not shown if the user gave one
 _REASONS = 20  # how many different reasons of rejection are counted
 _EXAMPLES = 3  # how many rejected images an error names
 
@@ -69,9 +69,9 @@ class Manifest:
             if it would have been held out for the test.
         classes: names of the classes, or None without labels. A label is a position in this tuple.
         parts: a hash of each part that a stage may read. `train`, `unlabelled` and `test` hash uris and
-            contents, and scale and bands if there are any. `labels`, `train_labels` and `test_labels` hash
-            split and uri with the label and its name, or with the hash of the annotations. An absent part has
-            the hash of nothing.
+            contents, and scale and bands if there are any. `labels`, `train_labels` and `test_labels` are
+            hashes of each image's split and uri, with its label and the label's name, or with the hash of its
+            annotations. An absent part has the hash of nothing.
         known: schema `KNOWN`, to be passed to the next `make_manifest`.
         counts: `listed`, `read` (images that were not remembered), `rejected`, `train`, `unlabelled`, `test`,
             `labelled` (train images with a label), `test_labelled`, `leaked` (test images whose picture a
@@ -82,9 +82,10 @@ class Manifest:
         twins: schema `TWINS`, all pairs of images that show the same picture.
         held_out: uri -> whether it is held out, for the next `make_manifest`. Empty if nothing is held out.
         reading: how the images are read, as JSON values. Empty if all images have 8 bits and no bands are
-            chosen. `value_range`, if images are wide: what becomes 0 and 255. `clipped`: `share` of their
-            values beyond it, and number of `images` with such values. `bands`, if some are chosen.
-            `channels`: C of the pixels.
+            chosen. `value_range` is there if images are wide (`data.wide`): the two values that become 0 and
+            255. So is `clipped`: `share` is the share of the wide images' values outside this range, and
+            `images` the number of images with such values. `bands`, if some are chosen. `channels`: C of the
+            pixels.
     """
 
     images: pa.Table
@@ -140,7 +141,7 @@ def make_manifest(
         leaks: what happens to a train or unlabelled image that shows the picture of a test image.
         compared: a folder that remembers which images show the same picture.
         packs: a folder for the squares of the images that are read (`data.packs`), or None.
-        shape: the shape of these squares; its scale of wide values is not used.
+        shape: the shape of these squares. `shape.reading.value_range` is not used.
 
     Raises:
         ConfigError: a source is not known.
@@ -454,7 +455,7 @@ def _hold_out(
     seed: int,
     before: Mapping[str, bool],
 ) -> dict[str, bool]:
-    """Change the split of the held-out train images to test -> uri -> whether it is held out."""
+    """Change the split of the held-out train images to test. Return whether each uri is held out."""
     train = [position for position, split in enumerate(splits) if split == "train"]
     uris = [every[position].entry.uri for position in train]
     labels = [every[position].label for position in train]

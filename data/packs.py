@@ -1,4 +1,4 @@
-"""Packs: memory-mapped files of decoded squares, found by the content of the images.
+"""Packs: memory-mapped files of decoded images. Each image is a square, found by the hash of its content.
 
 An image is decoded once per size. The manifest's pass over the bytes writes the squares of all images that it
 reads, and later only new images are decoded. A pack is two files: `squares-....npy`, which is (N, size, size,
@@ -57,7 +57,7 @@ class Shape:
 
     @property
     def key(self) -> str:
-        """A name that differs for all squares that may differ."""
+        """A name for all that decides the pixels. Shapes whose squares may differ have different keys."""
         recorded = self.reading.recorded()
         kept = f"{'whole' if self.whole else ''}{json.dumps(recorded, sort_keys=True) if recorded else ''}"
         return hashlib.sha256(f"{DECODE_VERSION}\n{self.size}\n{kept}".encode()).hexdigest()[:16]

@@ -101,17 +101,16 @@ def _choose_label(
         _there(schema, where, "label", wanted)
         if not _is_label(schema.field(wanted).type):
             raise DataError(
-                f"{where}: column {wanted!r} is {schema.field(wanted).type}; labels must be integers, whole "
-                "numbers or strings; set data.label_column to another one"
+                f"{where}: column {wanted!r} is {schema.field(wanted).type}; labels must be integers, "
+                "floats with whole values, or strings; set data.label_column to another one"
             )
         return wanted
     others: list[pa.Field] = [field for field in schema if field.name != image]
     if "label" in schema.names:
         if not _is_label(schema.field("label").type):
             raise DataError(
-                f"{where}: column 'label' is {schema.field('label').type}; it must be integers, whole "
-                "numbers "
-                "or strings"
+                f"{where}: column 'label' is {schema.field('label').type}; it must be integers, "
+                "floats with whole values, or strings"
             )
         return "label"
     told = [f.name for f in others if declared.get(f.name, {}).get("_type") == "ClassLabel"]
@@ -171,7 +170,7 @@ def is_binary(kind: pa.DataType) -> bool:
 def _is_image(kind: pa.DataType) -> bool:
     if types.is_struct(kind):
         position = kind.get_field_index("bytes")
-        # Without any bytes the field has no type. Then each row says that it has only a path.
+        # If no row has bytes, the field's type is null. Each row is then reported as one with only a path.
         return position >= 0 and (is_binary(inner := kind.field(position).type) or types.is_null(inner))
     return is_binary(kind)
 

@@ -18,8 +18,7 @@ MEANINGS = ("auto", "classes", "splits", "none")
 """What a user may say that sub-folders are."""
 
 _STRAY_SHARE, _STRAY_COUNT = 0.1, 3
-"""Images beside class folders are strays if they are at most this share, or at most this many and a
-minority."""
+"""Images beside class folders are strays if they are a minority, and at most this share or this many."""
 
 _DATE = re.compile(r"(19|20)\d\d([-_. ]?(0[1-9]|1[0-2])([-_. ]?(0[1-9]|[12]\d|3[01]))?)?([-_ ].*)?")
 _CAMERA = re.compile(r"\d{3}[A-Z0-9_]{5}|DCIM|Camera Roll", re.IGNORECASE)
