@@ -19,7 +19,7 @@ from models.configs.distill import Distill
 from models.configs.evaluations import Detection, MultiLabel, NonLinear, Segmentation
 from models.configs.finetune import Finetune
 from models.configs.pseudo_labels import PseudoLabels
-from models.configs.shared import Backbone, Teacher
+from models.configs.shared import Backbone, Seed, Teacher
 from models.configs.simclr import SimCLR
 
 
@@ -39,8 +39,6 @@ def _ascending(pair: list[float]) -> list[float]:
 Source = Annotated[str, AfterValidator(mask)]
 """A source of images. Passwords and keys in its URL are masked; `data.secrets.reveal` gives them back."""
 _SOURCE = "digits, folder:PATH, parquet:PATH, torchvision:NAME or voc:PATH. PATH may be any fsspec URL"
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""A seed: 0 to 2^63 - 1, so that Parquet's int64 holds it."""
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -95,7 +93,8 @@ class Data(Frozen):
         "take: the class gives all that it has.",
     )
     label_seed: Seed | None = Field(
-        None, description="Seed of the random draw of labels. Empty: the run's seed."
+        None,
+        description="Seed of the random draw of labels (0 to 9223372036854775807). Empty: the run's seed.",
     )
     leaks: Literal["keep", "drop", "refuse"] = Field(
         "keep",
@@ -197,7 +196,9 @@ class Cluster(Frozen):
     sample: int | None = Field(
         None, ge=1, description="Train K-means on this many random images. Empty: on all images."
     )
-    seed: Seed | None = Field(None, description="Seed of this stage. Empty: the run's seed.")
+    seed: Seed | None = Field(
+        None, description="Seed of this stage (0 to 9223372036854775807). Empty: the run's seed."
+    )
     data: Source | None = Field(
         None,
         description="Cluster the images of another source instead of data.train and data.unlabelled. "
@@ -503,7 +504,10 @@ class Config(Frozen):
         max_length=200,
         description="Name of the recipe that this configuration started from. It does not change results.",
     )
-    seed: Seed = Field(0, description="Seed of all random draws, unless a section sets another seed.")
+    seed: Seed = Field(
+        0,
+        description="Seed of all random draws, unless a section sets another (0 to 9223372036854775807).",
+    )
     data: Data = Data()
     pretext: PretextConfig = SimCLR()
     embed: Embed = Embed()

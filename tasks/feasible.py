@@ -35,31 +35,26 @@ def _too_few(config: Config, n: int) -> Iterator[str]:
     """Settings that need more images than there are."""
     pretext, transfer = config.pretext, config.transfer
     most: list[tuple[str, int | None, int, str]] = []
+    unfilled = "it would not be filled once"
     if isinstance(pretext, Teacher):
+        prototypes = getattr(pretext, "prototypes", None) if _clusters(pretext) else None
         most += [
-            ("pretext.queue", getattr(pretext, "queue", None), n, "a queue would hold an image twice"),
+            ("pretext.queue", getattr(pretext, "queue", None), n * pretext.epochs, unfilled),
             ("pretext.clusters", getattr(pretext, "clusters", None), n, ""),
-            (
-                "pretext.prototypes",
-                getattr(pretext, "prototypes", None) if _clusters(pretext) else None,
-                n,
-                "",
-            ),
+            ("pretext.prototypes", prototypes, n, ""),
         ]
     if config.transfers:
-        most.append(
-            ("transfer.queue", getattr(transfer, "queue", None), n, "a queue would hold an image twice")
-        )
+        most.append(("transfer.queue", getattr(transfer, "queue", None), n * transfer.epochs, unfilled))
         if transfer.learns_from == "assignments" and config.cluster.data is None:
             most.append(("cluster.k", config.cluster.k, min(n, config.cluster.sample or n), ""))
     if config.until == "distill" and config.predict.neighbours:
-        most.append(
-            ("predict.neighbours", config.predict.neighbours, n - 1, "an image is not its own neighbour")
-        )
+        why = "an image is not its own neighbour"
+        most.append(("predict.neighbours", config.predict.neighbours, n - 1, why))
     for key, value, limit, why in most:
         if value is not None and value > limit:
             reason = f" ({why})" if why else ""
-            yield f"{key} = {value}, but there are only {n:,} training images{reason}; set at most {limit:,}"
+            most_here = f"set at most {min(limit, n):,}"
+            yield f"{key} = {value}, but there are only {n:,} training images{reason}; {most_here}"
 
 
 def _copies(config: Config, n: int, seen: Mapping[str, Any]) -> Iterator[str]:

@@ -133,4 +133,12 @@ def _fits(config: Config, counts: Mapping[str, int]) -> list[str]:
     ):
         if batch > n:
             found.append(f"{key}={batch} is more than the {n:,} images, so a batch holds all of them")
+    for key, queue in (
+        ("pretext.queue", getattr(config.pretext, "queue", 0)),
+        ("transfer.queue", getattr(config.transfer, "queue", 0) if config.transfers else 0),
+    ):
+        if queue > n:
+            found.append(
+                f"{key}={queue} is more than the {n:,} images, so the queue holds images several times"
+            )
     return found

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from data.types import Frozen
-from models.configs.shared import BatchSize, Epochs, Optimization, Views
+from models.configs.shared import BatchSize, Epochs, Optimization, Seed, Views
 
 
 class SoftLabels(Frozen):
@@ -51,7 +51,9 @@ class SoftLabels(Frozen):
             "Student to start from: fine-tuned, transferred (with a new classifier) or scratch (untrained)."
         ),
     )
-    seed: int | None = Field(None, ge=0, description="Seed of this stage; empty: the run's seed.")
+    seed: Seed | None = Field(
+        None, description="Seed of this stage (0 to 9223372036854775807); empty: the run's seed."
+    )
 
 
 class Distill(Views, Optimization, SoftLabels):

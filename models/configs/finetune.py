@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from data.types import Frozen
-from models.configs.shared import BatchSize, Optimization, Views
+from models.configs.shared import BatchSize, Optimization, Seed, Views
 
 
 class FewLabels(Frozen):
@@ -64,7 +64,9 @@ class FewLabels(Frozen):
             "Also train the student from scratch on the same labels, to show how much the chain helps."
         ),
     )
-    seed: int | None = Field(None, ge=0, description="Seed of this stage; empty: the run's seed.")
+    seed: Seed | None = Field(
+        None, description="Seed of this stage (0 to 9223372036854775807); empty: the run's seed."
+    )
 
 
 class Finetune(Views, Optimization, FewLabels):

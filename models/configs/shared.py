@@ -51,6 +51,8 @@ Backbone = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum
 OptimizerName = Literal["sgd", "lars", "adamw", "muon"]
 
 
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""A seed: 0 to 9223372036854775807, so that Parquet's int64 holds it."""
 CropMin = Annotated[
     float,
     Field(

@@ -92,7 +92,9 @@ def test_a_second_run_takes_it_from_the_store(ran: Made, place: Path) -> None:
 
 def test_a_run_without_clusters_leaves_it_out_and_says_so(place: Path) -> None:
     teacher = {"method": "simclr", "backbone": "smallconv", "width": 0.25, "epochs": 1, "batch_size": 32}
-    by_teacher = run_chain(small(place, pretext=teacher, transfer={"method": "seed", "epochs": 1}), "seed")
+    by_teacher = run_chain(
+        small(place, pretext=teacher, transfer={"method": "seed", "epochs": 1, "queue": 64}), "seed"
+    )
     assert "outliers" not in by_teacher.made
     assert by_teacher.result["not_needed"]["outliers"] == "the run has no assignments"
 
