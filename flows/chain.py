@@ -72,8 +72,9 @@ def chain(
     if images is None:
         images = layout.make("manifest", partial(manifest.plan, config))
     seen = hooks.look(images)
-    hooks.understood(describe(config, seen, recipes=keeps_draw(config)))
-    refuse(config, seen)
+    recipes = keeps_draw(config)
+    hooks.understood(describe(config, seen, recipes=recipes))
+    refuse(config, seen, recipes=recipes)
     facts = Facts.of(seen)
     _teach(layout)
     if config.transfers:

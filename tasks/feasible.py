@@ -14,19 +14,20 @@ from tasks.config import Config
 from tasks.understood import draw_of
 
 
-def refuse(config: Config, manifest: Mapping[str, Any]) -> None:
+def refuse(config: Config, manifest: Mapping[str, Any], *, recipes: bool = False) -> None:
     """Check a configuration against the images.
 
     Args:
         config: the run's configuration.
         manifest: meta.json of its manifest, or what a dry run knows of it.
+        recipes: whether the draw of labels is the recipe's. Only a draw that the user asks for needs labels.
 
     Raises:
         ConfigError: a stage would fail later. The message names each key, its value and what is allowed.
     """
     counts, seen = manifest["counts"], manifest.get("understood", {})
     n = counts["train"] + counts["unlabelled"]
-    faults = [*_too_few(config, n), *_copies(config, n, seen), *_labels(config, counts, seen)]
+    faults = [*_too_few(config, n), *_copies(config, n, seen), *_labels(config, counts, seen, recipes)]
     if faults:
         raise ConfigError("; ".join(faults))
 
@@ -76,11 +77,15 @@ def _clusters(pretext: Teacher) -> bool:
     return getattr(pretext, "method", "") == "deepcluster-v2"
 
 
-def _labels(config: Config, counts: Mapping[str, int], seen: Mapping[str, Any]) -> Iterator[str]:
+def _labels(
+    config: Config, counts: Mapping[str, int], seen: Mapping[str, Any], recipes: bool
+) -> Iterator[str]:
     data, classes = config.data, seen.get("classes", [])
     if not config.tunes:
         return
-    asked = f"data.labels={data.labels}" if data.labels is not None else draw_of(data)
+    asked = "" if recipes else draw_of(data)
+    if data.labels is not None:
+        asked = f"data.labels={data.labels}"
     if not counts["labelled"]:
         if asked:
             yield (
