@@ -52,6 +52,7 @@ class PlannedStage:
         rows: rows of the artifact's table; for a checkpoint the number of parameters.
         size: approximate size of the artifact, bytes.
         operations: floating point operations.
+        seconds: measured time on this CPU, besides the operations.
         in_store: whether the store already has the artifact; None if this is unknown.
     """
 
@@ -62,6 +63,7 @@ class PlannedStage:
     size: float
     operations: float
     in_store: bool | None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Estimate:
     understood: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """The estimate as JSON values, with the total hours."""
+        """The estimate as JSON values, with the total hours of all operations."""
         return {**asdict(self), "hours": {"gpu": self._hours(GPU_RATE), "cpu": self._hours(self.cpu_rate)}}
 
     def as_text(self) -> str:
@@ -100,7 +102,7 @@ class Estimate:
                 _bytes(row.size),
                 f"{row.operations:.1e}",
                 duration(row.operations / GPU_RATE),
-                duration(row.operations / self.cpu_rate),
+                duration(row.operations / self.cpu_rate + row.seconds),
                 known[row.in_store],
                 ", ".join(row.reads),
             )
@@ -118,6 +120,9 @@ class Estimate:
         gpu, cpu = (duration(3600 * self._hours(rate)) for rate in (GPU_RATE, self.cpu_rate))
         new = _bytes(sum(row.size for row in self.rows if not row.in_store))
         total = f"to compute: {gpu} on a GPU, or {cpu} on this CPU; to store: {new}"
+        reading = sum(row.seconds for row in self.rows if not row.in_store)
+        if reading:
+            total += f"; to read and decode the images once: {duration(reading)}"
         gone = [f"{stage.stage}: left out because {stage.because}" for stage in self.not_needed]
         notes = [f"- {text}" for text in self.assumptions]
         rows = [*(line.rstrip() for line in table), *gone, "", total, *notes]
@@ -162,7 +167,9 @@ class _Estimator:
         )
         reads = tuple(dict.fromkeys(given.label for given in inputs.values()))
         self.rows.append(
-            PlannedStage(label, request.kind, reads, size.rows, size.bytes, size.operations, there)
+            PlannedStage(
+                label, request.kind, reads, size.rows, size.bytes, size.operations, there, size.seconds
+            )
         )
         return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width)
 
@@ -320,7 +327,7 @@ def estimate(config: Config, *, seconds: float | None = 5.0) -> Estimate:
         f"CPU: this machine, {CPU_SHARE * rate / 1e9:.0f} GFLOP/s reached (a quarter of the speed of a "
         f"convolution in {precision}, measured just now)"
     )
-    estimator.assume("the time to read, decode and augment images is not counted; vectors are float32")
+    estimator.assume("the time to augment images and to read them again is not counted; vectors are float32")
     return Estimate(
         config.recipe,
         estimator.rows,

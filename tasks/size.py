@@ -80,6 +80,7 @@ class Size:
         images: counts of a manifest's images, for the stages that read it.
         cost: cost of the network in a checkpoint.
         width: length of the vectors, or the number of classes or clusters.
+        seconds: measured time on this machine's CPU, besides the operations.
     """
 
     rows: int
@@ -88,12 +89,15 @@ class Size:
     images: Counts | None = None
     cost: Cost | None = None
     width: int = 0
+    seconds: float = 0.0
 
 
 class Context(Protocol):
     """The dry run that a stage is part of."""
 
     config: Config
+    decoding: float
+    """Seconds in which this CPU reads and decodes one image; 0 if none was read."""
 
     def assume(self, text: str) -> None:
         """Record an assumption of the estimate."""

@@ -72,7 +72,8 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     images = run.count(request)
     n = images.all + images.test
-    return Size(n, 110 * n, images=images)
+    cores = workers(run.config.compute) if n >= 2048 else 1  # few images are read by one process
+    return Size(n, 110 * n, images=images, seconds=n * run.decoding / cores)
 
 
 def build(job: Job) -> Outcome:
