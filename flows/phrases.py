@@ -39,7 +39,8 @@ def summary(result: dict[str, Any]) -> list[str]:
     head, stages = result["headline"], result["stages"]
     lines = []
     if "student" in head:
-        lines.append(f"score   {percent(head['student'])} of the test images right: the final student")
+        right = f"{percent(head['student'])} of {tested(result['scores']):,} test images right"
+        lines.append(f"score   {right}: the final student")
     if "gain" in head:
         lines.append(
             f"        {percent(head['scratch'])} from scratch on the same labels: "
@@ -68,6 +69,13 @@ def summary(result: dict[str, Any]) -> list[str]:
         f"        {', '.join(labels)}: left out because {because}" for because, labels in left_out(result)
     ]
     return lines
+
+
+def tested(rows: list[dict[str, Any]]) -> int:
+    """The number of test images behind the headline, from rows of a scores table."""
+    return max(
+        (row["n"] for row in rows if (row["evaluation"], row["metric"]) == ("few-label", "top1")), default=0
+    )
 
 
 def left_out(result: dict[str, Any]) -> list[tuple[str, list[str]]]:

@@ -100,7 +100,8 @@ class Run:
     def __repr__(self) -> str:
         lines = [f"Run {self.name}: {self.status}"]
         if "student" in self.headline:
-            lines.append(f"  student   {100 * self.headline['student']:.1f} % of the test images right")
+            of = self.scores.query("evaluation == 'few-label' and metric == 'top1'")["n"].max()
+            lines.append(f"  student   {100 * self.headline['student']:.1f} % of {of:,} test images right")
         if "gain" in self.headline:
             scratch, gain = (100 * self.headline[name] for name in ("scratch", "gain"))
             lines.append(f"  scratch   {scratch:.1f} % with the same labels alone: {gain:+.1f} points")

@@ -24,7 +24,7 @@ from prefect.logging import get_run_logger
 
 from data.store import Meta
 from data.types import Artifact
-from flows.phrases import amount, left_out, status
+from flows.phrases import amount, left_out, status, tested
 from flows.run import Run
 from flows.server import events, history
 from tasks.phrases import duration, percent
@@ -228,7 +228,8 @@ def _results(result: dict[str, Any], before: history.Past | None) -> None:
     if all(row["cached"] for row in result["stages"]):
         lines.append(f"**Nothing had to be computed**: all {stages} stages were in the store.")
     if "student" in head:
-        lines.append(f"**{percent(head['student'])}** of the test images right: the final student.")
+        n = tested(result["scores"])
+        lines.append(f"**{percent(head['student'])}** of {n:,} test images right: the final student.")
     if "gain" in head:
         lines.append(
             f"{percent(head['scratch'])} by the same student from scratch: {100 * head['gain']:+.1f} points."
