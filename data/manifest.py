@@ -282,7 +282,7 @@ def _assemble(
         good = [(entry, found) for entry, found in pairs if found.reason is None]
         ignored = [entry for entry, found in pairs if found.reason == NO_IMAGE and not source.certain(entry)]
         if ignored:
-            notes.append(f"{source.spec}: {len(ignored)} files are not images, first {ignored[0].uri!r}")
+            notes.append(f"{role}: {len(ignored)} files are not images, first {ignored[0].uri!r}")
         broken += len(pairs) - len(good) - len(ignored)
         total -= len(ignored)
         named[role] = source.named([entry for entry, _ in good])
@@ -291,8 +291,8 @@ def _assemble(
         rejected += [(role, entry.uri, reasons[entry.uri]) for entry, _ in pairs if entry.uri in reasons]
         usable[role] = good
         of_classes = named[role].guesses if role != "unlabelled" and own is None else ()
-        guesses += [f"{source.spec}: {text}" for text in (*source.guesses, *of_classes)]
-        notes += [f"{source.spec}: {text}" for text in source.remarks if own is None or _ASK not in text]
+        guesses += [f"{role}: {text}" for text in (*source.guesses, *of_classes)]
+        notes += [f"{role}: {text}" for text in source.remarks if own is None or _ASK not in text]
     if not any(found.width == 0 and found.reason is None for items in measured.values() for found in items):
         _bound_rejected(rejected, broken, total, asked.max_rejected)
     names = _class_names(sources, named, usable, own)
@@ -407,13 +407,13 @@ def _classes(
     train, test = sources["train"], sources.get("test")
     own = _ordered(train, names.get("train"))
     if own is not None and len(own) < 2:
-        notes.append(f"{train.spec}: only one class ({own[0]}), so nothing can be learned from the labels")
+        notes.append(f"train: only one class ({own[0]}), so nothing can be learned from the labels")
     if test is None or "test" not in names:
         if test is not None and own is not None:
-            notes.append(f"{test.spec}: test images have no labels, so nothing can be scored on them")
+            notes.append("test: the images have no labels, so nothing can be scored on them")
         return own
     if own is None:
-        notes.append(f"{train.spec}: no labels; the labels of test are used only for scoring")
+        notes.append("train: no labels; the labels of test are used only for scoring")
         return _ordered(test, names["test"])
     unknown = sorted({name for name in names["test"] if name is not None} - set(own))
     if unknown:

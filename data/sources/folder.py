@@ -158,8 +158,7 @@ class FolderSource(Source):
         splits = bool(self._split_of)
         paths = [entry.uri.partition("/")[2] if splits else entry.uri for entry in usable]
         meaning = "auto" if self.meaning == "splits" else self.meaning
-        query = f"{self.spec.partition('?folders=')[0]}?folders=classes"
-        found = classes_of(paths, meaning, form=query)
+        found = classes_of(paths, meaning)
         classes = tuple(sorted({name for name in found.names if name is not None}))
         position = {name: label for label, name in enumerate(classes)}
         labels = [None if name is None else position[name] for name in found.names]

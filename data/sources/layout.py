@@ -59,13 +59,12 @@ def splits_of(paths: Sequence[str]) -> dict[str, str]:
     return found if learned and len(found) == len(tops) and holds else {}
 
 
-def classes_of(paths: Sequence[str], meaning: str = "auto", *, form: str = "?folders=classes") -> Classes:
+def classes_of(paths: Sequence[str], meaning: str = "auto") -> Classes:
     """Decide whether the top folders are classes, and name the class of each image.
 
     Args:
         paths: paths of the images, relative to the source, with "/" between folders.
         meaning: what the user says that sub-folders are; see `MEANINGS`.
-        form: what a user appends to the source to say that sub-folders are classes after all.
     """
     none: list[str | None] = [None] * len(paths)
     if meaning == "none" or not any("/" in path for path in paths):
@@ -77,18 +76,18 @@ def classes_of(paths: Sequence[str], meaning: str = "auto", *, form: str = "?fol
         if len(beside) > max(_STRAY_COUNT, _STRAY_SHARE * len(paths)) or 2 * len(beside) >= len(paths):
             text = (
                 f"{len(beside):,} of {len(paths):,} images are not in a sub-folder, so sub-folders are not "
-                f"taken as classes: no labels; if they are classes, write {form}"
+                f"taken as classes: no labels; if they are classes, write folder:PATH?folders=classes"
             )
             return Classes(none, guesses=(text,))
         if all(_DATE.fullmatch(top) or _CAMERA.fullmatch(top) for top in tops):
             text = (
                 f"the sub-folders ({_some(tops)}) are dates or a camera's folders, so they are not taken as "
-                f"classes: no labels; if they are classes, write {form}"
+                f"classes: no labels; if they are classes, write folder:PATH?folders=classes"
             )
             return Classes(none, guesses=(text,))
         if len(tops) == 1:
             (top,) = tops
-            below = _below(paths, top, form)
+            below = _below(paths, top)
             if len(set(below.names) - {None}) > 1:
                 return below
     names = [composed(path.partition("/")[0]) if "/" in path else None for path in paths]
@@ -123,10 +122,10 @@ def classes_of(paths: Sequence[str], meaning: str = "auto", *, form: str = "?fol
     return Classes(names, left_out, tuple(guesses))
 
 
-def _below(paths: Sequence[str], top: str, form: str) -> Classes:
+def _below(paths: Sequence[str], top: str) -> Classes:
     """The classes inside the only top folder."""
     inner = [position for position, path in enumerate(paths) if "/" in path]
-    below = classes_of([paths[position].partition("/")[2] for position in inner], form=form)
+    below = classes_of([paths[position].partition("/")[2] for position in inner])
     names: list[str | None] = [None] * len(paths)
     for position, name in zip(inner, below.names, strict=True):
         names[position] = name

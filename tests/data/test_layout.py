@@ -67,7 +67,7 @@ def test_a_user_overrules_the_guess():
     assert found(dates, "classes") == ({"2024-01-11": 3, "2024-02-11": 3}, 0, 0)
     assert found(paths(cat=5, dog=4), "none") == ({}, 9, 0)
     assert found(paths(_=8, cat=5, dog=4), "classes") == ({"cat": 5, "dog": 4}, 8, 0)
-    assert "write folder:x?folders=classes" in classes_of(dates, form="folder:x?folders=classes").guesses[0]
+    assert "write folder:PATH?folders=classes" in classes_of(dates).guesses[0]
 
 
 @pytest.mark.parametrize(

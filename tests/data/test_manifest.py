@@ -241,6 +241,8 @@ def test_where_the_images_lie_changes_nothing(specs, tmp_path):
     moved = make(*(spec.replace(tmp_path.name, f"{tmp_path.name}-copy") for spec in specs))
     assert moved.images.equals(base.images)
     assert moved.parts == base.parts
+    assert (moved.guesses, moved.notes, moved.understood) == (base.guesses, base.notes, base.understood)
+    assert "train: sub-folders are taken as classes ('ape', 'bee')" in base.guesses
 
 
 # What is remembered
