@@ -76,13 +76,13 @@ def classes_of(paths: Sequence[str], meaning: str = "auto") -> Classes:
         if len(beside) > max(_STRAY_COUNT, _STRAY_SHARE * len(paths)) or 2 * len(beside) >= len(paths):
             text = (
                 f"{len(beside):,} of {len(paths):,} images are not in a sub-folder, so sub-folders are not "
-                f"taken as classes: no labels; if they are classes, write folder:PATH?folders=classes"
+                "taken as classes: no labels; if they are classes, write folder:PATH?folders=classes"
             )
             return Classes(none, guesses=(text,))
         if all(_DATE.fullmatch(top) or _CAMERA.fullmatch(top) for top in tops):
             text = (
                 f"the sub-folders ({_some(tops)}) are dates or a camera's folders, so they are not taken as "
-                f"classes: no labels; if they are classes, write folder:PATH?folders=classes"
+                "classes: no labels; if they are classes, write folder:PATH?folders=classes"
             )
             return Classes(none, guesses=(text,))
         if len(tops) == 1:
@@ -94,8 +94,10 @@ def classes_of(paths: Sequence[str], meaning: str = "auto") -> Classes:
     left_out = {}
     if meaning == "auto":
         left_out = dict.fromkeys(beside, "it lies beside the class folders, so it has no class")
-    without = [top for top in tops if split_of(top) == "unlabelled" and len(tops) > 2]
-    if without and meaning == "auto":
+    without = [top for top in tops if split_of(top) == "unlabelled"] if meaning == "auto" else []
+    if without and len(without) == len(tops):
+        return Classes(none, left_out, (f"the folder {_some(without)} is not taken as a class: no labels",))
+    if without:
         unlabelled = {composed(top) for top in without}
         count = sum(tops[top] for top in without)
         names = [None if name in unlabelled else name for name in names]

@@ -42,6 +42,8 @@ def found(given, meaning="auto"):
         ([f"20210{m}01 beach/{i}.jpg" for m in (3, 4) for i in range(2)], ({}, 4, 0), "are dates"),
         ([f"10{i}CANON/IMG_{i}.jpg" for i in range(4)], ({}, 4, 0), "a camera's folders"),
         (paths(cat=5, dog=4, unlabelled=7), ({"cat": 5, "dog": 4}, 7, 0), "7 images are taken as unlabelled"),
+        (paths(cat=5, unlabelled=7), ({"cat": 5}, 7, 0), "7 images are taken as unlabelled"),
+        (paths(unlabelled=7), ({}, 7, 0), "is not taken as a class"),
         (paths(cat=5, dog=4, Unlabeled=7), ({"cat": 5, "dog": 4}, 7, 0), "'Unlabeled' lies beside"),
         # Numbers that are no dates are classes.
         (paths(**{str(n): 3 for n in range(10)}), ({str(n): 3 for n in range(10)}, 0, 0), "taken as classes"),
