@@ -63,13 +63,8 @@ def _choose_image(
     schema: pa.Schema, where: str, wanted: str | None, declared: Mapping[str, Mapping[str, Any]]
 ) -> str:
     if wanted is not None:
-        _there(schema, where, "image", wanted)
-        if not _is_image(schema.field(wanted).type):
-            raise DataError(
-                f"{where}: column {wanted!r} is {schema.field(wanted).type}, not binary or a struct of bytes "
-                "and path; set data.image_column to another one"
-            )
-        return wanted
+        rule = "images must be binary, or a struct of bytes and path"
+        return _wanted(schema, where, "image", wanted, _is_image, rule)
     if "image" in schema.names and not _is_image(schema.field("image").type):
         raise DataError(
             f"{where}: column 'image' is {schema.field('image').type}, not binary or a struct of bytes and "
@@ -98,13 +93,8 @@ def _choose_label(
     guesses: list[str],
 ) -> str | None:
     if wanted is not None:
-        _there(schema, where, "label", wanted)
-        if not _is_label(schema.field(wanted).type):
-            raise DataError(
-                f"{where}: column {wanted!r} is {schema.field(wanted).type}; labels must be integers, "
-                "floats with whole values, or strings; set data.label_column to another one"
-            )
-        return wanted
+        rule = "labels must be integers, floats with whole values, or strings"
+        return _wanted(schema, where, "label", wanted, _is_label, rule)
     others: list[pa.Field] = [field for field in schema if field.name != image]
     if "label" in schema.names:
         if not _is_label(schema.field("label").type):
@@ -141,11 +131,18 @@ def _only(candidates: list[list[str]], refusal: Callable[[list[str]], DataError]
     return found[0]
 
 
-def _there(schema: pa.Schema, where: str, what: str, name: str) -> None:
+def _wanted(
+    schema: pa.Schema, where: str, what: str, name: str, able: Callable[[pa.DataType], bool], rule: str
+) -> str:
+    """The column that the user named, if it is there and has a type that can be used."""
     if name not in schema.names:
         raise DataError(
             f"{where} has no column {name!r} (data.{what}_column), only {', '.join(schema.names)}"
         )
+    kind = schema.field(name).type
+    if not able(kind):
+        raise DataError(f"{where}: column {name!r} is {kind}; {rule}; set data.{what}_column to another one")
+    return name
 
 
 def _declared(schema: pa.Schema) -> dict[str, dict[str, Any]]:

@@ -7,29 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from config_fields import fields
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from in_process import photographs, run_chain
 from pydantic.fields import FieldInfo
 
 from data.errors import UserError
-from data.types import Frozen
 from tasks.config import Config
 from tasks.overlay import merge, resolve
 
 BASE = Config().model_dump()
-
-
-def fields(model: Any, above: str = "") -> dict[str, FieldInfo]:
-    """All fields below a configuration: dotted key -> field."""
-    found: dict[str, FieldInfo] = {}
-    for name, field in type(model).model_fields.items():
-        value = getattr(model, name)
-        if isinstance(value, Frozen):
-            found |= fields(value, f"{above}{name}.")
-        else:
-            found[f"{above}{name}"] = field
-    return found
 
 
 TINY: dict[str, Any] = {
