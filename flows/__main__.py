@@ -20,7 +20,7 @@ from data.errors import ConfigError, Interrupted
 from data.secrets import mask_all
 from data.store import Store
 from flows.phrases import summary
-from flows.recipes import NAMES, override, parse_settings, recipe
+from flows.recipes import NAMES, nest, override, parse_settings, recipe
 from flows.run import WATCHERS, to_yaml
 from flows.start import chain_parameters, explain, load_flow
 from flows.terminal import Terminal
@@ -115,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
         default="digits",
         metavar="RECIPE",
         help="a name that `list` shows, or a YAML file (default: digits)",
+    )
+    sub.add_argument(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="minutes that a run of the recipe photos may take (same as --set plan.minutes=N)",
     )
     configurable(sub)
     storing(sub)
@@ -218,6 +224,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, terminal: Terminal) -> int:
     over = parse_settings(options.settings) | ({"store": options.store} if options.store else {})
+    if options.minutes is not None:
+        nest(over, "plan.minutes", options.minutes)
     if options.dry_run:
         from flows.estimate import estimate
 

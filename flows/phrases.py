@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tasks.phrases import duration, percent
@@ -38,9 +39,11 @@ def summary(result: dict[str, Any]) -> list[str]:
     """
     head, stages = result["headline"], result["stages"]
     lines = []
+    shipped, of = result.get("shipped"), f"of {tested(result['scores']):,} test images right"
     if "student" in head:
-        right = f"{percent(head['student'])} of {tested(result['scores']):,} test images right"
-        lines.append(f"score   {right}: the final student")
+        lines.append(f"score   {percent(head['student'])} {of}: the final student")
+    if shipped and shipped["model"] != "student" and "shipped" in head:
+        lines.append(f"score   {percent(head['shipped'])} {of}: {shipped['model']}, which is shipped")
     if "gain" in head:
         lines.append(
             f"        {percent(head['scratch'])} from scratch on the same labels: "
@@ -55,6 +58,9 @@ def summary(result: dict[str, Any]) -> list[str]:
     if result.get("unlabelled"):
         lines.append(f"labels  {result['unlabelled']}")
     lines += [f"warning {text}" for text in result["warnings"]]
+    if shipped:
+        place = Path(result["folder"]).parent.parent / shipped["path"]
+        lines += [f"model   {place}", f"        {shipped['model']}: {shipped['because']}"]
     lines.append(f"run     {result['folder']}")
     if result["report"]:
         lines.append(f"report  {result['report']}")

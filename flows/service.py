@@ -83,7 +83,7 @@ def _console(terminal: str | None, tell: Tell) -> Console:
 def _run(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
     over: dict[str, Any] = {}
     for key, value in request["settings"].items():
-        nest(over, key, value)
+        nest(over, "plan.minutes" if key == "minutes" else key, value)
     parameters = chain_parameters(request["recipe"], over)
     flow = load_flow("flows.knowledge_transfer", "knowledge_transfer", terminal.note)
     return _described(Path(flow(**parameters)["folder"]))

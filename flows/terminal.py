@@ -66,6 +66,9 @@ class Terminal:
                 case "understood":
                     for line in event["lines"]:
                         self._print(f"  {escape(line)}")
+                case "planned":
+                    for line in event["lines"]:
+                        self._print(f"  plan: {escape(line)}")
                 case "decided":
                     done = "kept from" if event["pinned"] else "not kept from"
                     earlier = f"networks are {done} {event['earlier']}: " if event["earlier"] else ""

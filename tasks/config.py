@@ -278,6 +278,29 @@ class Predict(Frozen):
     )
 
 
+class Ship(Frozen):
+    """Which of the trained classifiers is shipped."""
+
+    compare: bool = Field(
+        False,
+        description="Compare all classifiers on the drawn labels, out of fold: the fine-tuned networks, "
+        "linear classifiers on the frozen ones, labels spread over neighbours, and networks from scratch. "
+        "The final student learns from their mixture, weighted by what the labels say of each, and the best "
+        "one is shipped. Off: the final student is shipped.",
+    )
+    folds: int = Field(
+        4,
+        ge=2,
+        le=20,
+        description="compare: number of parts of the drawn labels (2 to 20). Each network is trained once "
+        "more per part, without its labels, and judged on them.",
+    )
+    teacher: bool = Field(
+        True,
+        description="compare: fine-tune the teacher, too. It is the largest network, so this takes longest.",
+    )
+
+
 PROTOCOLS: dict[str, str] = {
     "knn": "classifies each test image by its nearest neighbours among all labelled training images",
     "linear": "trains a linear probe on frozen features with all training labels",
@@ -448,6 +471,26 @@ class Evaluate(Frozen):
         return self
 
 
+class Plan(Frozen):
+    """How long a run may take. The recipe photos fits its settings to the images, the machine and this time.
+
+    Other recipes have fixed settings.
+    """
+
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        le=100_000,
+        allow_inf_nan=False,
+        description="Minutes that the run may take on this machine (above 0, up to 100000). Sizes, steps and "
+        "augmentations follow from it. Empty: there is no plan, and all settings count as they are.",
+    )
+    keep: list[str] = Field(
+        [],
+        description="Keys that the plan leaves as they are, because you set them. The run fills this in.",
+    )
+
+
 class Pin(Frozen):
     """Whether a rerun keeps the networks of an earlier run of this configuration if few images changed."""
 
@@ -508,6 +551,7 @@ class Config(Frozen):
         0,
         description="Seed of all random draws, unless a section sets another (0 to 9223372036854775807).",
     )
+    plan: Plan = Plan()
     data: Data = Data()
     pretext: PretextConfig = SimCLR()
     embed: Embed = Embed()
@@ -518,6 +562,7 @@ class Config(Frozen):
     finetune: Finetune = Finetune()
     predict: Predict = Predict()
     distill: Distill = Distill()
+    ship: Ship = Ship()
     evaluate: Evaluate = Evaluate()
     pin: Pin = Pin()
     compute: Compute = Compute()

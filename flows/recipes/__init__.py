@@ -6,6 +6,7 @@ Each file defines `CONFIG`. Its docstring says what the recipe is for and what i
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tasks.overlay import merge, resolve
 
 NAMES: tuple[str, ...] = (
     "digits",
+    "photos",
     "cifar10",
     "bccd",
     "penn-fudan",
@@ -26,6 +28,8 @@ NAMES: tuple[str, ...] = (
     "swav-imagenet",
     "s2bnn-imagenet",
 )
+PLANNED = "photos"
+"""The recipe whose settings follow from `plan.minutes`."""
 
 
 def recipe(name: str) -> Config:
@@ -61,7 +65,33 @@ def override(config: Config, over: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a key or value is not allowed; the message names the key, the value and what is allowed.
     """
-    return resolve(merge(config.model_dump(), _all_labels(over)))
+    merged = merge(config.model_dump(), _all_labels(over))
+    if merged["plan"]["minutes"] is not None:
+        if config.recipe in NAMES and config.recipe != PLANNED:
+            raise ConfigError(
+                f"plan.minutes = {merged['plan']['minutes']}, but the settings of the recipe {config.recipe} "
+                f"are fixed; use the recipe {PLANNED}, which is planned for the minutes given"
+            )
+        own = {key for key in leaves(over) if not key.startswith("plan.")}
+        merged["plan"] = {**merged["plan"], "keep": sorted(own | set(merged["plan"]["keep"]))}
+    return resolve(merged)
+
+
+def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the dotted keys of nested dicts."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
+
+
+def planned(config: Config, settings: Mapping[str, Any]) -> Config:
+    """Apply a part of a plan: settings by dotted key."""
+    over: dict[str, Any] = {}
+    for key, value in settings.items():
+        nest(over, key, value)
+    return resolve(merge(config.model_dump(), over))
 
 
 def keeps_draw(config: Config) -> bool:

@@ -41,6 +41,13 @@ class FewLabels(Frozen):
             "learning_rates (above 0, up to 100); empty: learning_rate."
         ),
     )
+    head_first: bool = Field(
+        False,
+        description=(
+            "Start with a logistic regression on the frozen network as the classifier, instead of an "
+            "untrained one. Then small rates keep what the network has learned."
+        ),
+    )
     freeze: bool = Field(False, description="Train only the new layers and freeze the rest.")
     keep_fc: bool = Field(
         False,

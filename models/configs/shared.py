@@ -6,7 +6,7 @@ A configuration lists its most general base last, because forms show the fields 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -301,13 +301,52 @@ class Optimization(Frozen):
     schedule: Schedule = "cosine"
 
 
+class Lasting(Frozen):
+    """How long a training takes: passes over the images, or steps. The classes below add `epochs`."""
+
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="Optimisation steps (1 to 100000000), in place of epochs. Empty: epochs count.",
+    )
+
+    def asked(self, *without: str) -> dict[str, Any]:
+        """The fields for a stage's settings, without those named. `steps` is among them only if given."""
+        unset = {"steps"} if self.steps is None else set()
+        return self.model_dump(exclude=unset | set(without))
+
+    def length(self, images: int) -> tuple[int, int]:
+        """Divide the training into epochs.
+
+        Args:
+            images: number of images N.
+
+        Returns:
+            Number of epochs, and of steps in each. With `steps` set, an epoch is at most one pass over the
+            images, and all together are at most that many steps.
+        """
+        settings: Any = self
+        whole = max(1, images // settings.batch_size)
+        if self.steps is None:
+            return settings.epochs, whole
+        epochs = -(-self.steps // whole)
+        return epochs, max(1, self.steps // epochs)
+
+    def seen(self, images: int) -> int:
+        """The number of images that the training sees, repeats counted, of N different ones."""
+        epochs, steps = self.length(images)
+        settings: Any = self
+        return epochs * (images if self.steps is None else steps * settings.batch_size)
+
+
 class Pretext(Frozen):
     """Base class of the configurations of all pretext methods. Their names tell them apart."""
 
     method: str
 
 
-class Teacher(Pretext):
+class Teacher(Pretext, Lasting):
     """Base class of the configurations of pretext methods that train a network.
 
     Attributes:
@@ -348,7 +387,7 @@ class Descriptor(Pretext):
     descriptor: ClassVar[str]
 
 
-class Transfer(Frozen):
+class Transfer(Lasting):
     """Base class of the configurations of all transfer methods.
 
     Attributes:

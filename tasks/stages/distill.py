@@ -35,7 +35,7 @@ def plan(
         round: number of the round, from 1. From the second round on the student keeps its classifier.
     """
     settings: dict[str, Any] = {
-        "distill": config.distill.model_dump(exclude={"seed", "init", "rounds"}),
+        "distill": config.distill.asked("seed", "init", "rounds"),
         "student": config.student.model_dump(),
         "fine_tuned": round > 1 or config.distill.init == "finetuned",
         "round": round,
@@ -61,7 +61,8 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     images, student = images_of(inputs), request.settings["student"]
     cost = classifier(student["backbone"], student["width"], request.settings["image_size"], images.classes)
-    return trained(cost, cost.step * images.all * request.settings["distill"]["epochs"])
+    config = Distill.model_validate(request.settings["distill"])
+    return trained(cost, cost.step * config.seen(images.all))
 
 
 def build(job: Job) -> Outcome:
@@ -98,6 +99,7 @@ def build(job: Job) -> Outcome:
             labels[torch.from_numpy(rows)] = torch.from_numpy(label)
     method = DistillMethod(config, network, labels)
     stage = f"distill-{job.settings['round']}"
-    order = Shuffled(index, config.batch_size)
+    epochs, steps = config.length(len(index))
+    order = Shuffled(index, config.batch_size, steps=steps)
     feed = ImageFeed(job.images(size), order, index, probability.astype(np.float32), order_key(job, stage))
-    return train_and_publish(job, method, feed, config, epochs=config.epochs, stage=stage)
+    return train_and_publish(job, method, feed, config, epochs=epochs, stage=stage)

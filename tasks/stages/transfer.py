@@ -36,7 +36,7 @@ def plan(
         **learned: what the student learns from: `assignments`, `codes` or `teacher` (a checkpoint).
     """
     settings = {
-        "transfer": config.transfer.model_dump(exclude={"labels"}),  # the inputs already say which labels
+        "transfer": config.transfer.asked("labels"),  # the inputs already say which labels
         "student": config.student.model_dump(),
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
@@ -55,16 +55,17 @@ def plan(
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     student, size = request.settings["student"], request.settings["image_size"]
-    epochs = request.settings["transfer"]["epochs"]
+    given = request.settings["transfer"]
+    lasting: Any = TRANSFER[given["method"]].model_validate(given)
     if "teacher" in inputs:
         from models.cost import transfer_cost
 
         config: Any = run.config
         cost = transfer_cost(config.transfer, student["backbone"], student["width"], size, config.pretext)
-        return trained(cost, cost.step * images_of(inputs).all * epochs)
+        return trained(cost, cost.step * lasting.seen(images_of(inputs).all))
     learned = inputs.get("assignments") or inputs["codes"]
     cost = classifier(student["backbone"], student["width"], size, learned.width)
-    return trained(cost, cost.step * learned.rows * epochs)
+    return trained(cost, cost.step * lasting.seen(learned.rows))
 
 
 def build(job: Job) -> Outcome:
@@ -94,13 +95,15 @@ def build(job: Job) -> Outcome:
     frozen, options = [], {} if phase is None else {"phase": phase}
     if "teacher" in inputs:
         index, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
-        order = Shuffled(index, config.batch_size)
+        epochs, steps = config.length(len(index))
+        order = Shuffled(index, config.batch_size, steps=steps)
         teacher = load(job.path("teacher")).to(resolve_device(job.compute.device))
         frozen, options = [teacher.eval().requires_grad_(False)], options | {"seed": job.seed}
     else:
         index, label = _labels(job)
         used, target = np.unique(label, return_inverse=True)
-        order, classes = UniformOverClusters(index, target, config.batch_size), len(used)
+        epochs, steps = config.length(len(index))
+        order, classes = UniformOverClusters(index, target, config.batch_size, steps), len(used)
     if "checkpoint" in inputs:
         network = load(job.path("checkpoint"))
     else:
@@ -108,7 +111,7 @@ def build(job: Job) -> Outcome:
         network = build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
     method = resolve_name(config.trainer)(config, network, *frozen, **options)
     feed = ImageFeed(job.images(size), order, index, target, order_key(job, name))
-    return train_and_publish(job, method, feed, config, epochs=config.epochs, stage=name)
+    return train_and_publish(job, method, feed, config, epochs=epochs, stage=name)
 
 
 def _labels(job: Job) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
