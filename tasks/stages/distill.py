@@ -8,7 +8,7 @@ from data.types import Artifact
 from models.configs.distill import Distill
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, classifier, images_of, trained
+from tasks.size import Context, Inputs, Size, classifier, decoded, images_of, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -59,9 +59,14 @@ def plan(
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    images, student = images_of(inputs), request.settings["student"]
+    images, student, given = images_of(inputs), request.settings["student"], request.settings["distill"]
     cost = classifier(student["backbone"], student["width"], request.settings["image_size"], images.classes)
-    return trained(cost, cost.step * images.all * request.settings["distill"]["epochs"])
+    n, epochs = images.all, given["epochs"]
+    batch = max(1, min(given["batch_size"], n))
+    count = epochs * max(1, n // batch)
+    size = trained(cost, cost.step * n * epochs, steps(run, "distill", given, cost, batch, count))
+    size.seconds = decoded(run, images, count * batch)
+    return size
 
 
 def build(job: Job) -> Outcome:

@@ -6,7 +6,7 @@ from data.types import Artifact
 from models.configs.shared import Views
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, cost_of, images_of
+from tasks.size import Context, Inputs, Size, cost_of, decoded, images_of, passes
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -47,7 +47,14 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     images, cost = images_of(inputs), cost_of(inputs)
     n, classes = images.all, images.classes
-    return Size(n, n * (4 * classes + 8), n * cost.forward * request.settings["views"], width=classes)
+    asked = request.settings
+    seen = n * (2 if asked["mirror"] and asked["views"] == 1 else asked["views"])
+    networks = [cost_of(inputs, name) for name in ("checkpoint", "student") if name in inputs]
+    work = tuple(passes(run, each, seen, asked["view"]) for each in networks)
+    return Size(
+        n, n * (4 * classes + 8), n * cost.forward * asked["views"], width=classes,
+        seconds=decoded(run, images, n), work=work,
+    )
 
 
 def build(job: Job) -> Outcome:

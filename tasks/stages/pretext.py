@@ -9,7 +9,7 @@ from data.types import Artifact
 from models.configs import PRETEXT
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, images_of, trained
+from tasks.size import Context, Inputs, Size, decoded, images_of, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -39,8 +39,14 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     given = request.settings["pretext"]
     config: Any = PRETEXT[given["method"]].model_validate(given)
     cost = pretext_cost(config, request.settings["image_size"])
-    size = trained(cost, cost.step * images_of(inputs).all * given["epochs"])
-    size.images = images_of(inputs)
+    images, epochs = images_of(inputs), given["epochs"]
+    n = images.all
+    batch = max(1, min(config.batch_size, n))
+    count, swept = epochs * max(1, n // batch), n * epochs
+    size = trained(
+        cost, cost.step * n * epochs, steps(run, "pretext", given, cost, batch, count, swept=swept)
+    )
+    size.seconds, size.images = decoded(run, images, count * batch), images
     return size
 
 

@@ -12,7 +12,7 @@ from data.types import Artifact
 from models.configs import TRANSFER
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, classifier, images_of, trained
+from tasks.size import Context, Inputs, Size, classifier, cost_of, decoded, images_of, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -54,17 +54,35 @@ def plan(
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    student, size = request.settings["student"], request.settings["image_size"]
-    epochs = request.settings["transfer"]["epochs"]
+    given, student, size = (request.settings[name] for name in ("transfer", "student", "image_size"))
+    epochs, phase = given["epochs"], request.settings.get("phase")
+    teacher = None
     if "teacher" in inputs:
         from models.cost import transfer_cost
 
         config: Any = run.config
         cost = transfer_cost(config.transfer, student["backbone"], student["width"], size, config.pretext)
-        return trained(cost, cost.step * images_of(inputs).all * epochs)
-    learned = inputs.get("assignments") or inputs["codes"]
-    cost = classifier(student["backbone"], student["width"], size, learned.width)
-    return trained(cost, cost.step * learned.rows * epochs)
+        n, teacher = images_of(inputs).all, cost_of(inputs, "teacher").shape
+        batch = max(1, min(given["batch_size"], n))
+    else:
+        learned = inputs.get("assignments") or inputs["codes"]
+        cost = classifier(student["backbone"], student["width"], size, learned.width)
+        n, batch = learned.rows, given["batch_size"]
+    count = epochs * max(1, n // batch)
+    work = steps(
+        run,
+        "transfer",
+        given,
+        cost,
+        batch,
+        count,
+        swept=0 if teacher is None else n * epochs,
+        teacher=teacher,
+        phase=phase,
+    )
+    found = trained(cost, cost.step * n * epochs, work)
+    found.seconds = decoded(run, images_of(inputs), count * batch)
+    return found
 
 
 def build(job: Job) -> Outcome:
