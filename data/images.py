@@ -26,6 +26,8 @@ from data.types import Split
 
 _INLINE = 2048  # below this number of images, decoding takes less time than starting worker processes
 _BATCH = 256
+KEPT = 8 << 30
+"""Decoded pixels are kept on disk if they need at most this many bytes."""
 _STALE = 24 * 3600.0  # a temporary file older than this many seconds has lost its writer
 
 
@@ -163,7 +165,7 @@ def open_images(
     cache: Path,
     workers: int = 0,
     whole: bool = False,
-    limit_bytes: int = 8 << 30,
+    limit_bytes: int = KEPT,
     report: Callable[[int, int], None] | None = None,
     reading: Reading = Reading(),  # noqa: B008  # it is immutable
 ) -> Images:

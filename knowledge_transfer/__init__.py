@@ -30,9 +30,10 @@ def run(recipe: str | os.PathLike[str] = "digits", /, **settings: Any) -> Run:
 
     Args:
         recipe: a name in `recipes()`, or a YAML file.
-        settings: what differs from the recipe. `minutes` is the time that a run of the recipe photos may take. A section is a dict, such as `cluster={"k": 50}`. A single key
-            may be given as `**{"cluster.k": 50}`. `store` is the folder that everything is written to. By
-            default it is `store` in the current folder.
+        settings: what differs from the recipe. A section is a dict, such as `cluster={"k": 50}`. A single key
+            may be given as `**{"cluster.k": 50}`. `minutes` is the time that a run of the recipe photos may
+            take. `store` is the folder that everything is written to. By default it is `store` in the current
+            folder.
 
     Returns:
         The finished run.

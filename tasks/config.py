@@ -7,6 +7,7 @@ file.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
@@ -532,6 +533,11 @@ class Compute(Frozen):
     workers: int = Field(
         0, ge=0, le=256, description="Number of processes that decode images (0 to 256). 0: one per core."
     )
+
+    @property
+    def decoders(self) -> int:
+        """The number of decoding processes: as configured, or one per core that this process may use."""
+        return self.workers or len(os.sched_getaffinity(0))
 
 
 Until = Literal["pretext", "transfer", "finetune", "distill"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from data.types import Artifact, Frozen
 from tasks.config import Config
-from tasks.size import Context, Inputs, Size, classifier, images_of, scored
+from tasks.size import Context, Inputs, Size, classifier, images_of, passes, scored, steps
 from tasks.sources import voc_sources
 from tasks.stage import Request, Stage
 
@@ -55,6 +55,7 @@ def size_further(run: Context, request: Request, inputs: Inputs) -> Size:
     cost = classifier(network.backbone, network.width, image_size, 2)
     area = (asked.get("side", image_size) / image_size) ** 2
     images = images_of(inputs, "photographs")
-    passes = asked["steps"] * asked["batch_size"] * cost.step + images.test * cost.forward
+    count, batch = asked["steps"], asked["batch_size"]
     run.assume("detection, segmentation: only the backbone is counted, not the heads")
-    return scored(10, passes * area)
+    work = (steps(run, "finetune", {}, cost, batch, count * area), passes(run, cost, images.test * area))
+    return scored(10, (count * batch * cost.step + images.test * cost.forward) * area, *work)

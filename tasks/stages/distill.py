@@ -8,7 +8,7 @@ from data.types import Artifact
 from models.configs.distill import Distill
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, classifier, images_of, trained
+from tasks.size import Context, Inputs, Size, classifier, decoded, images_of, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -59,10 +59,14 @@ def plan(
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    images, student = images_of(inputs), request.settings["student"]
+    images, student, given = images_of(inputs), request.settings["student"], request.settings["distill"]
     cost = classifier(student["backbone"], student["width"], request.settings["image_size"], images.classes)
-    config = Distill.model_validate(request.settings["distill"])
-    return trained(cost, cost.step * config.seen(images.all))
+    n, config = images.all, Distill.model_validate(given)
+    batch, (epochs, each) = max(1, min(config.batch_size, n)), config.length(n)
+    work = steps(run, "distill", given, cost, batch, epochs * each)
+    size = trained(cost, cost.step * config.seen(n), work)
+    size.seconds = decoded(run, images, epochs * each * batch)
+    return size
 
 
 def build(job: Job) -> Outcome:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from data.types import Artifact
 from models.configs.finetune import Finetune
 from models.configs.shared import Views
+from models.work import timed
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, classifier, images_of, trained
+from tasks.size import Context, Inputs, Size, classifier, decoded, images_of, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -108,13 +110,18 @@ SELECTION = 0.25
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     config, asked = run.config, request.settings["finetune"]
-    network: Any = config.pretext if request.settings["role"] == "teacher" else config.student
-    cost = classifier(
-        network.backbone, network.width, request.settings["image_size"], images_of(inputs).classes
-    )
-    folds = request.settings.get("folds", 0)
-    tries = 1 + (folds or SELECTION * len(asked["learning_rates"]))
-    return trained(cost, cost.step * asked["steps"] * asked["batch_size"] * tries)
+    of_teacher, images = request.settings["role"] == "teacher", images_of(inputs)
+    network: Any = config.pretext if of_teacher else config.student
+    cost = classifier(network.backbone, network.width, request.settings["image_size"], images.classes)
+    if of_teacher:
+        pretext = timed(config.pretext.model_dump())
+        cost = replace(cost, shape=cost.shape.model_copy(update={"pretext": pretext}))
+    folds, rates = request.settings.get("folds", 0), len(asked["learning_rates"])
+    tries = 1 + (folds or SELECTION * (rates if rates > 1 else 0))
+    count, batch = asked["steps"] * tries, asked["batch_size"]
+    size = trained(cost, cost.step * count * batch, steps(run, "finetune", asked, cost, batch, count))
+    size.seconds = decoded(run, images, count * batch)
+    return size
 
 
 def build(job: Job) -> Outcome:

@@ -96,9 +96,9 @@ def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
     from time import perf_counter
 
     import numpy as np
+    from data.kind import suggest
 
     from data.draws import key, permutation
-    from data.kind import suggest
     from data.schemas import MANIFEST
     from data.tables import column, read_table
 
@@ -119,7 +119,7 @@ def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
 
 def _speed(job: Job, pace: Pace, size: int, classes: int, images: int) -> Speed:
     """Measure one image size on this machine."""
-    from models.configs import PRETEXT, TRANSFER
+    from models.configs import PRETEXT
     from models.cost import classifier_cost, pretext_cost
     from models.work import Pass, Step, timed
     from tasks.planning import Speed, batch_size

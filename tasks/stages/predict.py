@@ -6,7 +6,7 @@ from data.types import Artifact
 from models.configs.shared import Views
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, cost_of, images_of
+from tasks.size import Context, Inputs, Size, cost_of, decoded, images_of, passes, products
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -57,8 +57,20 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     images, cost = images_of(inputs), cost_of(inputs)
     n, classes = images.all, images.classes
     if "features" in request.inputs:
-        return Size(n, n * (4 * classes + 8), 2.0 * n * inputs["features"].width * classes, width=classes)
-    return Size(n, n * (4 * classes + 8), n * cost.forward * request.settings["views"], width=classes)
+        operations = 2.0 * n * inputs["features"].width * classes
+        return Size(n, n * (4 * classes + 8), operations, width=classes, work=(products(operations),))
+    asked = request.settings
+    seen = n * (2 if asked["mirror"] and asked["views"] == 1 else asked["views"])
+    networks = [cost_of(inputs, name) for name in ("checkpoint", "student") if name in inputs]
+    work = tuple(passes(run, each, seen, asked["view"]) for each in networks)
+    return Size(
+        n,
+        n * (4 * classes + 8),
+        n * cost.forward * asked["views"],
+        width=classes,
+        seconds=decoded(run, images, n),
+        work=work,
+    )
 
 
 def build(job: Job) -> Outcome:

@@ -10,7 +10,7 @@ from models.configs import PRETEXT
 from models.configs.shared import Teacher
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, images_of, trained
+from tasks.size import Context, Inputs, Size, decoded, images_of, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -41,8 +41,12 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     given = request.settings["pretext"]
     config: Any = PRETEXT[given["method"]].model_validate(given)
     cost = pretext_cost(config, request.settings["image_size"])
-    size = trained(cost, cost.step * config.seen(images_of(inputs).all))
-    size.images = images_of(inputs)
+    images = images_of(inputs)
+    n, (epochs, each) = images.all, config.length(images.all)
+    batch = max(1, min(config.batch_size, n))
+    work = steps(run, "pretext", given, cost, batch, epochs * each, swept=n * epochs)
+    size = trained(cost, cost.step * config.seen(n), work)
+    size.seconds, size.images = decoded(run, images, epochs * each * batch), images
     return size
 
 

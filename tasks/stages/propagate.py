@@ -15,7 +15,7 @@ from data.types import Artifact
 from tasks.clustering import graph_points
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size
+from tasks.size import Context, Inputs, Size, chores, products
 from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="propagate", kind="probabilities", version=2, process="plain")
@@ -56,6 +56,8 @@ def plan(
 
 PROBE_WEIGHT = 1 / 3
 """Weight of the probe's probabilities; the fine-tuned networks' probabilities have the rest."""
+PROBE_ITERATIONS = 100
+"""Iterations of the probe's fit, about."""
 PROBE_C = 0.03
 """scikit-learn's C of the probe on standardised features. Few labels need a strong penalty (a small C)."""
 
@@ -86,8 +88,13 @@ def probe(
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    n, classes = inputs["features"].rows, inputs["probabilities"].width
-    return Size(n, n * (4 * classes + 8), 2.0 * n * n * inputs["features"].width, width=classes)
+    features, classes, asked = inputs["features"], inputs["probabilities"].width, request.settings
+    n, d = features.rows, features.width
+    compared = 2.0 * n * n * (d + (inputs["second"].width if "second" in inputs else 0))
+    work = [products(compared), chores(0.3)]
+    if asked["probe"]:
+        work += [products(4.0 * PROBE_ITERATIONS * inputs["labels"].rows * d * classes), chores(2)]
+    return Size(n, n * (4 * classes + 8), 2.0 * n * n * d, width=classes, work=tuple(work))
 
 
 def build(job: Job) -> Outcome:

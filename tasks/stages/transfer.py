@@ -12,7 +12,7 @@ from data.types import Artifact
 from models.configs import TRANSFER
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, classifier, images_of, trained
+from tasks.size import Context, Inputs, Size, classifier, cost_of, decoded, images_of, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -54,18 +54,28 @@ def plan(
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    student, size = request.settings["student"], request.settings["image_size"]
-    given = request.settings["transfer"]
+    given, student, size = (request.settings[name] for name in ("transfer", "student", "image_size"))
     lasting: Any = TRANSFER[given["method"]].model_validate(given)
+    phase, teacher = request.settings.get("phase"), None
     if "teacher" in inputs:
         from models.cost import transfer_cost
 
         config: Any = run.config
         cost = transfer_cost(config.transfer, student["backbone"], student["width"], size, config.pretext)
-        return trained(cost, cost.step * lasting.seen(images_of(inputs).all))
-    learned = inputs.get("assignments") or inputs["codes"]
-    cost = classifier(student["backbone"], student["width"], size, learned.width)
-    return trained(cost, cost.step * lasting.seen(learned.rows))
+        n, teacher = images_of(inputs).all, cost_of(inputs, "teacher").shape
+        batch = max(1, min(given["batch_size"], n))
+    else:
+        learned = inputs.get("assignments") or inputs["codes"]
+        cost = classifier(student["backbone"], student["width"], size, learned.width)
+        n, batch = learned.rows, given["batch_size"]
+    epochs, each = lasting.length(n)
+    swept = 0 if teacher is None else n * epochs
+    work = steps(
+        run, "transfer", given, cost, batch, epochs * each, swept=swept, teacher=teacher, phase=phase
+    )
+    found = trained(cost, cost.step * lasting.seen(n), work)
+    found.seconds = decoded(run, images_of(inputs), epochs * each * batch)
+    return found
 
 
 def build(job: Job) -> Outcome:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
 from models.evaluation.contenders import (
     OutOfFold,
     folds_of,
@@ -12,8 +15,6 @@ from models.evaluation.contenders import (
     temperature,
     tempered,
 )
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
 
 
 def _logits(n: int, classes: int, seed: int = 0, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
