@@ -14,7 +14,7 @@ from functools import partial
 from data.types import Artifact
 from flows.layout import Facts, Handle, Hooks, Layout, Plan
 from flows.measure import conclude
-from flows.recipes import keeps_draw
+from flows.recipes import keeps_draw, switched
 from models.configs.shared import Teacher
 from tasks.config import Config
 from tasks.feasible import refuse
@@ -73,7 +73,7 @@ def chain(
         images = layout.make("manifest", partial(manifest.plan, config))
     seen = hooks.look(images)
     recipes = keeps_draw(config)
-    hooks.understood(describe(config, seen, recipes=recipes))
+    hooks.understood([*describe(config, seen, recipes=recipes), *switched(config)])
     refuse(config, seen, recipes=recipes)
     facts = Facts.of(seen)
     _teach(layout)

@@ -12,8 +12,10 @@ from typing import Any
 import yaml
 
 from data.errors import ConfigError
+from models.configs.kinds import FAMILIES
 from tasks.config import Config
-from tasks.overlay import merge, resolve
+from tasks.overlay import TOGETHER, given, merge, resolve, shared, suit_kind
+from tasks.scales import refuse
 
 NAMES: tuple[str, ...] = (
     "digits",
@@ -52,7 +54,8 @@ def recipe(name: str) -> Config:
     strange = [key for key in values if not isinstance(key, str)]
     if strange:
         raise ConfigError(f"recipe file {name!r}: the key {strange[0]!r} is not a name")
-    return resolve(values if values.get("recipe") else {**values, "recipe": path.stem})
+    named = values if values.get("recipe") else {**values, "recipe": path.stem}
+    return resolve(suit_kind(named, named))
 
 
 def override(config: Config, over: dict[str, Any]) -> Config:
@@ -61,7 +64,41 @@ def override(config: Config, over: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a key or value is not allowed; the message names the key, the value and what is allowed.
     """
-    return resolve(merge(config.model_dump(), _all_labels(over)))
+    return _checked(resolve(suit_kind(merge(given(config), _all_labels(over)), over)))
+
+
+def _checked(config: Config) -> Config:
+    """Refuse what no images could make right.
+
+    Raises:
+        ConfigError: test and training would see objects at different scales, or the kind of pictures is to
+            be chosen by a plan and there is none.
+    """
+    if config.data.kind == "auto":
+        known = ", ".join(FAMILIES)
+        raise ConfigError(f"data.kind = auto: recipe {config.recipe!r} makes no plan; choose one of {known}")
+    refuse(config)
+    return config
+
+
+def switched(config: Config) -> list[str]:
+    """Sentences on methods that differ from the recipe's: what they keep of it, and what is their own."""
+    if config.recipe not in NAMES:
+        return []
+    lines, own = [], recipe(config.recipe)
+    for section in ("pretext", "transfer"):
+        old, new = getattr(own, section), getattr(config, section)
+        if old.method == new.method:
+            continue
+        same = [name for name in shared(type(old), type(new)) if name in old.model_fields_set]
+        kept = [name for name in same if getattr(old, name) == getattr(new, name)]
+        usual = type(new).model_fields
+        default = [name for name in TOGETHER if name in usual and getattr(new, name) == usual[name].default]
+        phrases = [f"keeps the recipe's {', '.join(kept)}"] if kept else []
+        phrases += [f"{', '.join(default)} are the defaults of {new.method}"] if default else []
+        if phrases:
+            lines.append(f"note: {section}.method={new.method} {'; '.join(phrases)}")
+    return lines
 
 
 def keeps_draw(config: Config) -> bool:

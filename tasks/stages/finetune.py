@@ -46,7 +46,9 @@ def plan(
         steps: number of steps, instead of `finetune.steps`. The baseline gets as many steps as all trainings
             of the student together.
     """
-    tuned = config.finetune.model_dump(exclude={"seed", "baseline", "baseline_learning_rate"})
+    tuned = config.finetune.settings(
+        config.data.image_size, exclude=frozenset({"seed", "baseline", "baseline_learning_rate"})
+    )
     if role == "scratch":
         tuned |= {"steps": steps or tuned["steps"], "head_learning_rate": None, "freeze": False}
         tuned["learning_rate"] = config.finetune.baseline_learning_rate or tuned["learning_rate"]

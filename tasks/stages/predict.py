@@ -27,9 +27,10 @@ def plan(
         student: the fine-tuned student, if its probabilities are averaged with the teacher's.
     """
     views = config.predict.views
+    tuned = frozenset(type(config.finetune).model_fields) - frozenset(Views.model_fields)
     settings = {
         "views": views,
-        "view": config.finetune.model_dump(include=set(Views.model_fields)) if views > 1 else None,
+        "view": config.finetune.settings(config.data.image_size, exclude=tuned) if views > 1 else None,
         "mirror": config.predict.mirror,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,

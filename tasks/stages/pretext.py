@@ -19,7 +19,7 @@ STAGE = Stage(name="pretext", kind="checkpoint", version=2, process="train")
 def plan(config: Config, manifest: Artifact) -> Request:
     """Request the teacher."""
     settings = {
-        "pretext": config.pretext.model_dump(),
+        "pretext": config.pretext.settings(config.data.image_size),
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
     }
