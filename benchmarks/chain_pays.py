@@ -72,8 +72,8 @@ class Images:
     """Pixels and labels of a run's manifest, read once with our decoder."""
 
     def __init__(self, result: dict[str, Any], store: Path) -> None:
-        from data.decode import stored_size
         from data.images import open_images
+        from data.reading import stored_size
         from data.schemas import MANIFEST
         from data.tables import column, read_table
 

@@ -19,6 +19,7 @@ from models.configs import PRETEXT, PretextConfig, TransferConfig
 from models.configs.distill import Distill
 from models.configs.evaluations import Detection, MultiLabel, NonLinear, Segmentation
 from models.configs.finetune import Finetune
+from models.configs.kinds import KindName
 from models.configs.pseudo_labels import PseudoLabels
 from models.configs.shared import Backbone, Seed, Teacher
 from models.configs.simclr import SimCLR
@@ -73,6 +74,12 @@ class Data(Frozen):
     )
     image_size: int = Field(
         32, ge=8, le=1024, description="Side of the square images that the networks see, px (8 to 1024)."
+    )
+    kind: KindName | Literal["auto"] | None = Field(
+        None,
+        description="Kind of pictures, which chooses the views of all stages, except for the keys that you "
+        "set: photographs, symbols (no flips, no changes of colour), microscopy, satellite (all quarter "
+        "turns), grey (such as X-rays), drawings. auto: a plan chooses it. Empty: the recipe's own views.",
     )
     label_fraction: float | None = Field(
         None,

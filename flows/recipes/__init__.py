@@ -13,8 +13,10 @@ from typing import Any
 import yaml
 
 from data.errors import ConfigError
+from models.configs.kinds import FAMILIES
 from tasks.config import Config
-from tasks.overlay import merge, resolve
+from tasks.overlay import TOGETHER, given, merge, resolve, shared, suit_kind
+from tasks.scales import refuse
 
 NAMES: tuple[str, ...] = (
     "digits",
@@ -56,7 +58,8 @@ def recipe(name: str) -> Config:
     strange = [key for key in values if not isinstance(key, str)]
     if strange:
         raise ConfigError(f"recipe file {name!r}: the key {strange[0]!r} is not a name")
-    return resolve(values if values.get("recipe") else {**values, "recipe": path.stem})
+    named = values if values.get("recipe") else {**values, "recipe": path.stem}
+    return resolve(suit_kind(named, named))
 
 
 def override(config: Config, over: dict[str, Any]) -> Config:
@@ -65,16 +68,18 @@ def override(config: Config, over: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a key or value is not allowed; the message names the key, the value and what is allowed.
     """
-    merged = merge(config.model_dump(), _all_labels(over))
-    if merged["plan"]["minutes"] is not None:
+    base = given(config)
+    merged = merge(base, _all_labels(over))
+    plan = merged.get("plan", {})
+    if isinstance(plan, dict) and plan.get("minutes") is not None:
         if config.recipe in NAMES and config.recipe != PLANNED:
             raise ConfigError(
-                f"plan.minutes = {merged['plan']['minutes']}, but the settings of the recipe {config.recipe} "
-                f"are fixed; use the recipe {PLANNED}, which is planned for the minutes given"
+                f"plan.minutes = {plan['minutes']}, but the recipe {config.recipe} has fixed settings; "
+                f"use the recipe {PLANNED}, which is planned for the minutes given"
             )
         own = {key for key in leaves(over) if not key.startswith("plan.")}
-        merged["plan"] = {**merged["plan"], "keep": sorted(own | set(merged["plan"]["keep"]))}
-    return resolve(merged)
+        merged["plan"] = {**plan, "keep": sorted(own | set(config.plan.keep))}
+    return _checked(resolve(suit_kind(merged, over)))
 
 
 def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
@@ -87,11 +92,56 @@ def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
 
 
 def planned(config: Config, settings: Mapping[str, Any]) -> Config:
-    """Apply a part of a plan: settings by dotted key."""
+    """Apply a part of a plan. Keys that the user set stay as they are.
+
+    Args:
+        config: the configuration, whose `plan.keep` names the user's keys.
+        settings: the plan's settings by dotted key.
+
+    Raises:
+        ConfigError: a planned value does not fit to one of the user's.
+    """
     over: dict[str, Any] = {}
     for key, value in settings.items():
         nest(over, key, value)
-    return resolve(merge(config.model_dump(), over))
+    by_hand: dict[str, Any] = {}
+    for key in (*config.plan.keep, *settings):
+        nest(by_hand, key, settings.get(key))
+    return _checked(resolve(suit_kind(merge(given(config), over), by_hand)))
+
+
+def _checked(config: Config) -> Config:
+    """Refuse what no images could make right.
+
+    Raises:
+        ConfigError: test and training would see objects at different scales, or the kind of pictures is to
+            be chosen by a plan and there is none.
+    """
+    if config.data.kind == "auto" and config.plan.minutes is None:
+        known = ", ".join(FAMILIES)
+        raise ConfigError(f"data.kind = auto: recipe {config.recipe!r} makes no plan; choose one of {known}")
+    refuse(config)
+    return config
+
+
+def switched(config: Config) -> list[str]:
+    """Sentences on methods that differ from the recipe's: what they keep of it, and what is their own."""
+    if config.recipe not in NAMES:
+        return []
+    lines, own = [], recipe(config.recipe)
+    for section in ("pretext", "transfer"):
+        old, new = getattr(own, section), getattr(config, section)
+        if old.method == new.method:
+            continue
+        same = [name for name in shared(type(old), type(new)) if name in old.model_fields_set]
+        kept = [name for name in same if getattr(old, name) == getattr(new, name)]
+        usual = type(new).model_fields
+        default = [name for name in TOGETHER if name in usual and getattr(new, name) == usual[name].default]
+        phrases = [f"keeps the recipe's {', '.join(kept)}"] if kept else []
+        phrases += [f"{', '.join(default)} are the defaults of {new.method}"] if default else []
+        if phrases:
+            lines.append(f"note: {section}.method={new.method} {'; '.join(phrases)}")
+    return lines
 
 
 def keeps_draw(config: Config) -> bool:

@@ -35,7 +35,9 @@ def plan(
         round: number of the round, from 1. From the second round on the student keeps its classifier.
     """
     settings: dict[str, Any] = {
-        "distill": config.distill.asked("seed", "init", "rounds"),
+        "distill": config.distill.settings(
+            config.data.image_size, exclude=frozenset({"seed", "init", "rounds"})
+        ),
         "student": config.student.model_dump(),
         "fine_tuned": round > 1 or config.distill.init == "finetuned",
         "round": round,

@@ -52,14 +52,15 @@ def plan(
         steps: number of steps, instead of `finetune.steps`. The baseline gets as many steps as all trainings
             of the student together.
     """
-    tuned = config.finetune.model_dump(exclude={"seed", "baseline", "baseline_learning_rate", "head_first"})
+    tuned = config.finetune.settings(
+        config.data.image_size, exclude=frozenset({"seed", "baseline", "baseline_learning_rate"})
+    )
     if role in UNTRAINED:
         tuned |= {"steps": steps or tuned["steps"], "head_learning_rate": None, "freeze": False}
         tuned["learning_rate"] = config.finetune.baseline_learning_rate or tuned["learning_rate"]
-    elif config.finetune.head_first:  # absent otherwise, as in artifacts of before
-        tuned["head_first"] = True
+        tuned.pop("head_first", None)
     if role == "plain":
-        tuned |= _plain(config.finetune)
+        tuned |= _plain(config.finetune).settings(config.data.image_size)
     settings: dict[str, Any] = {
         "finetune": tuned,
         "role": role,
@@ -79,8 +80,8 @@ def plan(
     )
 
 
-def _plain(config: Finetune) -> dict[str, Any]:
-    """The views' fields that leave crops and flips alone. Crops keep at least half of the image."""
+def _plain(config: Finetune) -> Views:
+    """Views that only crop and flip. Crops keep at least half of the image."""
     return Views(
         view_size=config.view_size,
         flip=config.flip,
@@ -88,7 +89,7 @@ def _plain(config: Finetune) -> dict[str, Any]:
         jitter=0,
         jitter_probability=0,
         grey=0,
-    ).model_dump()
+    )
 
 
 def baseline_steps(config: Config, images: int) -> int:

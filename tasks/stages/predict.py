@@ -33,9 +33,10 @@ def plan(
             known. Then only the classifier is computed, on the centre views.
     """
     views = config.predict.views
+    tuned = frozenset(type(config.finetune).model_fields) - frozenset(Views.model_fields)
     settings = {
         "views": views,
-        "view": config.finetune.model_dump(include=set(Views.model_fields)) if views > 1 else None,
+        "view": config.finetune.settings(config.data.image_size, exclude=tuned) if views > 1 else None,
         "mirror": config.predict.mirror,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,

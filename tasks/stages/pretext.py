@@ -21,7 +21,7 @@ def plan(config: Config, manifest: Artifact) -> Request:
     """Request the teacher. The method must train one."""
     assert isinstance(config.pretext, Teacher)
     settings = {
-        "pretext": config.pretext.asked(),
+        "pretext": config.pretext.settings(config.data.image_size),
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
     }

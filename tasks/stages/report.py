@@ -178,7 +178,8 @@ def _twins(job: Job) -> Twins | None:
     """Pairs of images that show the same picture. None if the manifest is older than this comparison."""
     import numpy as np
 
-    from data import decode, images, schemas
+    from data import images, schemas
+    from data.reading import stored_size
     from data.tables import read_table
     from tasks.report.content import TwinRow, Twins
 
@@ -194,7 +195,7 @@ def _twins(job: Job) -> Twins | None:
     if wanted:
         table = read_table(job.path("manifest") / "images.parquet", schemas.MANIFEST)
         some = table.take(np.searchsorted(table["index"].to_numpy(), wanted))
-        side = min(_SHEET_IMAGE, decode.stored_size(job.settings["config"]["data"]["image_size"]))
+        side = min(_SHEET_IMAGE, stored_size(job.settings["config"]["data"]["image_size"]))
         reading = images.reading_of(table, job.meta("manifest"))
         opened = images.open_images(some, where, side, cache=job.store.cache("sheets"), reading=reading)
         pixels = opened.read(np.arange(len(wanted)))
@@ -370,7 +371,8 @@ class _Assigned:
         """Images of about a dozen clusters, in each cluster the nearest to the centroid first."""
         import numpy as np
 
-        from data import decode, images
+        from data import images
+        from data.reading import stored_size
         from tasks.report.content import ClusterSheet
         from tasks.report.sheets import choose, nearest
 
@@ -385,7 +387,7 @@ class _Assigned:
         wanted = np.concatenate([rows[c] for c, _ in chosen])
         some = np.unique(self.index[wanted])
         table = self.manifest.take(np.searchsorted(self.manifest["index"].to_numpy(), some))
-        side = min(_SHEET_IMAGE, decode.stored_size(self.job.settings["config"]["data"]["image_size"]))
+        side = min(_SHEET_IMAGE, stored_size(self.job.settings["config"]["data"]["image_size"]))
         where = {role: place for role, place in self.job.request.outside["sources"].items() if place}
         reading = images.reading_of(table, self.job.meta("assigned"))
         opened = images.open_images(table, where, side, cache=self.job.store.cache("sheets"), reading=reading)

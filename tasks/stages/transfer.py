@@ -36,7 +36,8 @@ def plan(
         **learned: what the student learns from: `assignments`, `codes` or `teacher` (a checkpoint).
     """
     settings = {
-        "transfer": config.transfer.asked("labels"),  # the inputs already say which labels
+        # the inputs already say which labels
+        "transfer": config.transfer.settings(config.data.image_size, exclude=frozenset({"labels"})),
         "student": config.student.model_dump(),
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
