@@ -18,7 +18,7 @@ from models.configs.simclr import SimCLR
 from tasks.config import Cluster, Config, Data, Embed, Evaluate, Plan, Predict, Ship, Student
 
 MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0, "warmup": 0.1}
-VIEWS: dict[str, Any] = {"view_size": 0.75, "flip": 0.5, "jitter": 0.5, "jitter_probability": 0.8, "grey": 0.2}
+VIEWS: dict[str, Any] = {"view_size": 0.75, "flip": 0.5, "jitter": 0.5, "grey": 0.2}
 
 CONFIG = Config(
     plan=Plan(minutes=20),

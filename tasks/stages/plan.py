@@ -112,29 +112,38 @@ def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
     chosen = job.settings["data"]["kind"]
     if chosen not in (None, "auto"):
         return int(np.median(shorter)), (chosen, "you set it"), reading
-    kind, because, sure = suggest(pixels)
-    said = because if sure else f"{because}, but this is uncertain; data.kind chooses another"
-    return int(np.median(shorter)), (kind, said), reading
+    found = suggest(pixels)
+    said = found.because if found.sure else f"{found.because}, but this is uncertain; data.kind chooses"
+    return int(np.median(shorter)), (found.kind, said), reading
 
 
 def _speed(job: Job, pace: Pace, size: int, classes: int, images: int) -> Speed:
     """Measure one image size on this machine."""
-    from models.configs import PRETEXT
+    from models.configs import PRETEXT, TRANSFER
+    from models.configs.distill import Distill
+    from models.configs.finetune import Finetune
+    from models.configs.shared import Sized
     from models.cost import classifier_cost, pretext_cost
     from models.work import Pass, Step, timed
     from tasks.planning import Speed, batch_size
 
     asked = job.settings["config"]
     pretext: Any = PRETEXT[asked["pretext"]["method"]].model_validate(asked["pretext"])
+    transfer: Any = TRANSFER[asked["transfer"]["method"]].model_validate(asked["transfer"])
+    sections: dict[str, Sized] = {
+        "pretext": pretext,
+        "transfer": transfer,
+        "finetune": Finetune.model_validate(asked["finetune"]),
+        "distill": Distill.model_validate(asked["distill"]),
+    }
     student, precision, batch = asked["student"], job.settings["precision"], batch_size(images)
     teacher = pretext_cost(pretext, size)
     small = classifier_cost(student["backbone"], student["width"], size, classes)
 
     def step(section: Any, cost: Any, batch: int) -> float:
-        settings = timed(asked[section])
         work = Step(
             section=section,
-            settings=settings,
+            settings=timed(sections[section].settings(size)),
             network=cost.shape.model_copy(update={"pretext": None}) if section == "pretext" else cost.shape,
             batch_size=batch,
             precision=precision,
