@@ -6,6 +6,7 @@ Each file defines `CONFIG`. Its docstring says what the recipe is for and what i
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,17 @@ NAMES: tuple[str, ...] = (
 )
 
 
+QUICK: dict[str, Any] = {"evaluate.protocols": ["few-label"], "finetune.baseline": False}
+"""What `--quick` sets: no evaluations beyond the accuracy of the networks that the chain trains on the few
+labels, and no baseline from scratch.
+"""
+
+
 def recipe(name: str) -> Config:
     """Load a recipe by name, or a configuration from a YAML file.
+
+    If the file's key `recipe` is a name in `NAMES`, the file's other keys are laid over this recipe. Any
+    other text is a label, and keys that the file lacks have their defaults.
 
     Raises:
         ConfigError: there is no such recipe or file, or the file is not a configuration.
@@ -52,6 +62,8 @@ def recipe(name: str) -> Config:
     strange = [key for key in values if not isinstance(key, str)]
     if strange:
         raise ConfigError(f"recipe file {name!r}: the key {strange[0]!r} is not a name")
+    if values.get("recipe") in NAMES:
+        return override(recipe(values["recipe"]), values)
     return resolve(values if values.get("recipe") else {**values, "recipe": path.stem})
 
 
@@ -61,7 +73,12 @@ def override(config: Config, over: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a key or value is not allowed; the message names the key, the value and what is allowed.
     """
-    return resolve(merge(config.model_dump(), _all_labels(over)))
+    return resolve(laid_over(config, over))
+
+
+def laid_over(config: Config, over: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with other values for the given keys, before it is checked, as nested dicts."""
+    return merge(config.model_dump(), _all_labels(over))
 
 
 def keeps_draw(config: Config) -> bool:
@@ -107,6 +124,25 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         except ConfigError as error:
             raise ConfigError(f"--set {setting!r}: {error}") from None
     return out
+
+
+def quick(over: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Add the settings of `QUICK` to a user's own, which win.
+
+    Args:
+        over: the user's settings, as nested dicts.
+
+    Returns:
+        All settings, and a line that names the added ones.
+    """
+    out, added = dict(over), []
+    for key, value in QUICK.items():
+        section, _, name = key.partition(".")
+        given = out.get(section, {})
+        if isinstance(given, dict) and name not in given:
+            out[section] = {**given, name: value}
+            added.append(f"{key}={json.dumps(value)}")
+    return out, f"quick: sets {' and '.join(added)}" if added else "quick: your settings have all its keys"
 
 
 class _Loader(yaml.SafeLoader):
