@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ class Setting:
     @property
     def allowed(self) -> str:
         """What the key accepts, for the table."""
-        parts = [", ".join(self.values) if self.values else self.kind, self.range]
+        listed = self.kind.startswith("list")  # other packages and new stages extend the names in lists
+        parts = [", ".join(self.values) if self.values and not listed else self.kind, self.range]
         return ", ".join(part for part in parts if part) + (", or empty" if self.nullable else "")
 
     @property
@@ -89,7 +91,8 @@ class Setting:
         return " ".join([text, *self.further])
 
 
-def settings(model: type[Frozen], above: str = "") -> dict[str, Setting]:
+@cache
+def settings(model: type[Frozen], above: str = "") -> Mapping[str, Setting]:
     """The keys of a model by name, without those of models below it.
 
     Args:
@@ -103,7 +106,7 @@ def settings(model: type[Frozen], above: str = "") -> dict[str, Setting]:
             continue
         schema, nullable = _not_null(properties[name])
         section = above.removesuffix(".")
-        values = tuple(map(str, schema.get("enum", ())))
+        values = tuple(map(str, schema.get("items", schema).get("enum", ())))
         if name == "method" and section in METHOD_SECTIONS:
             values = tuple(methods(section))
         found[name] = Setting(
@@ -168,11 +171,9 @@ def _of_list(schema: Mapping[str, Any], description: str) -> Iterator[str]:
     """The limits of a list that its description does not have: of each value, and of their number."""
     if schema.get("type") != "array":
         return
-    each, values = _range(schema["items"]), schema["items"].get("enum", ())
+    each = _range(schema["items"])
     if each and not _has(description, each):
         yield f"Each value: {each}."
-    if not all(_has(description, value) for value in values):
-        yield f"Values: {', '.join(values)}."
     least, most = schema.get("minItems", 0), schema.get("maxItems")
     if most is not None:
         number = str(most) if least == most else f"{least} to {most}" if least else f"at most {most}"
