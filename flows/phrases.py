@@ -16,6 +16,16 @@ def amount(row: dict[str, Any]) -> str:
 
 def status(event: dict[str, Any]) -> str:
     """One line about a stage's progress, with the values that the progress event has."""
+    return ", ".join(part for part in (progress(event), left(event)) if part)
+
+
+def left(event: dict[str, Any]) -> str:
+    """The time that a stage still needs; empty if the progress event does not have it."""
+    return f"{duration(event['eta'])} left" if event.get("eta") is not None else ""
+
+
+def progress(event: dict[str, Any]) -> str:
+    """One line about what a stage has done and how fast. The time left is in `left`."""
     known = event.get
     parts = [f"{event['done']:,} of {event['total']:,}"]
     if known("epochs", 1) > 1 and known("epoch") is not None:
@@ -26,8 +36,6 @@ def status(event: dict[str, Any]) -> str:
         parts.append(f"{event['rate']:,.0f} images/s")
     if known("data_share") is not None:
         parts.append(f"{100 * event['data_share']:.0f} % on data")
-    if known("eta") is not None:
-        parts.append(f"{duration(event['eta'])} left")
     return ", ".join(parts)
 
 

@@ -6,7 +6,6 @@ an artifact's files are missing or damaged, the stage runs again, even if Prefec
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 import time
@@ -17,11 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import yaml
-
 from data.errors import Interrupted
 from data.store import Store, write_json
 from data.types import Artifact
+from flows.as_yaml import plain
 from tasks.config import Config
 from tasks.recall import Recall
 from tasks.stage import Request
@@ -118,7 +116,7 @@ class Run:
             "config": config.model_dump(),
             "stages": [],
         }
-        (self.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        (self.folder / "config.yaml").write_text(plain(config), encoding="utf-8")
         self._save()
         for watcher in self._watchers:
             watcher.begin(self)
@@ -189,7 +187,7 @@ class Run:
         with self._lock:
             self._record["config"] = self.config.model_dump()
             self._save()
-        (self.folder / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
+        (self.folder / "config.yaml").write_text(plain(self.config), encoding="utf-8")
 
     def make(self, label: str, request: Request | Artifact) -> tuple[Artifact, bool]:
         """Make a stage's artifact, unless the store has it, and add it to the record.
@@ -349,14 +347,6 @@ def _new_folder(runs: Path, name: str) -> Path:
             number += 1
         else:
             return folder
-
-
-def to_yaml(config: Config) -> str:
-    """The configuration as YAML that the command `run` accepts."""
-    text: str = yaml.safe_dump(
-        json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True, width=120
-    )
-    return text
 
 
 def stopped(error: BaseException) -> bool:

@@ -227,7 +227,9 @@ class Assign(Frozen):
 class Student(Frozen):
     """The final network. It is trained from scratch on the pseudo-labels."""
 
-    backbone: Backbone = Field("alexnet", description="Student network.")
+    backbone: Backbone = Field(
+        "alexnet", description="Student network, by name. timm:NAME is one of the package timm."
+    )
     width: float = Field(
         1.0, gt=0, le=8, description="Factor on the backbone's number of channels (above 0, up to 8)."
     )
@@ -558,7 +560,8 @@ class Config(Frozen):
         "",
         pattern=r"^[^/\\\x00]*$",
         max_length=200,
-        description="Name of the recipe that this configuration started from. It does not change results.",
+        description="Recipe that this configuration started from. A YAML file takes the keys that it lacks "
+        "from the recipe of this name. A name that `list` does not show is only a label.",
     )
     seed: Seed = Field(
         0,

@@ -178,6 +178,8 @@ def resolve(values: dict[str, Any]) -> Config:
 
 
 _METHODS: dict[str, Mapping[str, type[Sized]]] = {"pretext": PRETEXT, "transfer": TRANSFER}
+METHOD_SECTIONS = tuple(_METHODS)
+"""Sections whose keys depend on their `method`."""
 
 
 def methods(section: str) -> Mapping[str, type[Sized]]:

@@ -6,7 +6,8 @@ Each file defines `CONFIG`. Its docstring says what the recipe is for and what i
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,17 @@ PLANNED = "photos"
 """The recipe whose settings follow from `plan.minutes`."""
 
 
+QUICK: dict[str, Any] = {"evaluate.protocols": ["few-label"], "finetune.baseline": False}
+"""What `--quick` sets: no evaluations beyond the accuracy of the networks that the chain trains on the few
+labels, and no baseline from scratch.
+"""
+
+
 def recipe(name: str) -> Config:
     """Load a recipe by name, or a configuration from a YAML file.
+
+    If the file's key `recipe` is a name in `NAMES`, the file's other keys are laid over this recipe. Any
+    other text is a label, and keys that the file lacks have their defaults.
 
     Raises:
         ConfigError: there is no such recipe or file, or the file is not a configuration.
@@ -58,8 +68,12 @@ def recipe(name: str) -> Config:
     strange = [key for key in values if not isinstance(key, str)]
     if strange:
         raise ConfigError(f"recipe file {name!r}: the key {strange[0]!r} is not a name")
-    named = values if values.get("recipe") else {**values, "recipe": path.stem}
-    return resolve(suit_kind(named, named))
+    base = values.get("recipe")
+    if base in NAMES:
+        own = recipe(base)
+        return _checked(resolve(laid_over(own, values, _differing(own.model_dump(mode="json"), values))))
+    named = values if base else {**values, "recipe": path.stem}
+    return _checked(resolve(suit_kind(named, named)))
 
 
 def override(config: Config, over: dict[str, Any]) -> Config:
@@ -68,8 +82,21 @@ def override(config: Config, over: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a key or value is not allowed; the message names the key, the value and what is allowed.
     """
-    base = given(config)
-    merged = merge(base, _all_labels(over))
+    return _checked(resolve(laid_over(config, over)))
+
+
+def laid_over(config: Config, over: dict[str, Any], by_hand: Iterable[str] | None = None) -> dict[str, Any]:
+    """A configuration with other values for the given keys, before it is checked, as nested dicts.
+
+    Args:
+        config: the configuration.
+        over: the keys that change, as nested dicts.
+        by_hand: dotted keys that a plan must leave as they are; None: all of `over`.
+
+    Raises:
+        ConfigError: there are minutes for a plan, but the recipe has fixed settings.
+    """
+    merged = merge(given(config), _all_labels(over))
     plan = merged.get("plan", {})
     if isinstance(plan, dict) and plan.get("minutes") is not None:
         if config.recipe in NAMES and config.recipe != PLANNED:
@@ -77,9 +104,9 @@ def override(config: Config, over: dict[str, Any]) -> Config:
                 f"plan.minutes = {plan['minutes']}, but the recipe {config.recipe} has fixed settings; "
                 f"use the recipe {PLANNED}, which is planned for the minutes given"
             )
-        own = {key for key in leaves(over) if not key.startswith("plan.")}
-        merged["plan"] = {**plan, "keep": sorted(own | set(config.plan.keep))}
-    return _checked(resolve(suit_kind(merged, over)))
+        own = {key for key in (leaves(over) if by_hand is None else by_hand) if not key.startswith("plan.")}
+        merged["plan"] = {**plan, "keep": sorted(own | set(plan.get("keep", ())) | set(config.plan.keep))}
+    return suit_kind(merged, over)
 
 
 def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
@@ -89,6 +116,19 @@ def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
             yield from leaves(value, f"{above}{name}.")
         else:
             yield f"{above}{name}"
+
+
+def _differing(base: Mapping[str, Any], values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the dotted keys whose values differ from the recipe's.
+
+    A file that `show` has written names every key. Those that nobody changed are not set by hand.
+    """
+    for name, value in values.items():
+        usual = base.get(name)
+        if isinstance(value, Mapping) and isinstance(usual, Mapping):
+            yield from _differing(usual, value, f"{above}{name}.")
+        elif value != usual:
+            yield from leaves({name: value}, above)
 
 
 def planned(config: Config, settings: Mapping[str, Any]) -> Config:
@@ -187,6 +227,25 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         except ConfigError as error:
             raise ConfigError(f"--set {setting!r}: {error}") from None
     return out
+
+
+def quick(over: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Add the settings of `QUICK` to a user's own, which win.
+
+    Args:
+        over: the user's settings, as nested dicts.
+
+    Returns:
+        All settings, and a line that names the added ones.
+    """
+    out, added = dict(over), []
+    for key, value in QUICK.items():
+        section, _, name = key.partition(".")
+        given = out.get(section, {})
+        if isinstance(given, dict) and name not in given:
+            out[section] = {**given, name: value}
+            added.append(f"{key}={json.dumps(value)}")
+    return out, f"quick: sets {' and '.join(added)}" if added else "quick: your settings have all its keys"
 
 
 class _Loader(yaml.SafeLoader):

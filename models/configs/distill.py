@@ -47,7 +47,7 @@ class SoftLabels(Lasting):
     init: Literal["finetuned", "transferred", "scratch"] = Field(
         "finetuned",
         description=(
-            "Student to start from: fine-tuned, transferred (with a new classifier) or scratch (untrained)."
+            "Student to start from: finetuned, transferred (with a new classifier) or scratch (untrained)."
         ),
     )
     seed: Seed | None = Field(

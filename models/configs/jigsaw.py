@@ -23,7 +23,9 @@ class Puzzle(Optimization, Teacher):
     trainer: ClassVar[str] = "models.methods.jigsaw:JigsawMethod"
     needs_colours: ClassVar[bool] = True
 
-    backbone: Backbone = Field("alexnet", description="Teacher network, applied to each tile.")
+    backbone: Backbone = Field(
+        "alexnet", description="Teacher network, applied to each tile. timm:NAME is one of the package timm."
+    )
     permutations: int = Field(
         100, ge=2, le=10_000, description="Number of permutations to tell apart (2 to 10000)."
     )
@@ -97,7 +99,9 @@ class JigsawPlusPlus(Puzzle):
     """Jigsaw++ (Noroozi et al. 2018): Jigsaw in which some tiles are replaced by tiles of another image."""
 
     method: Literal["jigsaw++"] = Field("jigsaw++", description="Pretext method.")
-    backbone: Backbone = Field("vgg16", description="Teacher network, applied to each tile.")
+    backbone: Backbone = Field(
+        "vgg16", description="Teacher network, applied to each tile. timm:NAME is one of the package timm."
+    )
     permutations: int = Field(
         701, ge=2, le=10_000, description="Number of permutations to tell apart (2 to 10000)."
     )

@@ -457,7 +457,9 @@ class Teacher(Pretext, Lasting):
     needs_colours: ClassVar[bool] = False
     invariant: ClassVar[bool] = True
 
-    backbone: Backbone = Field("smallconv", description="Teacher network.")
+    backbone: Backbone = Field(
+        "smallconv", description="Teacher network, by name. timm:NAME is one of the package timm."
+    )
     width: float = Field(
         1.0, gt=0, le=8, description="Factor on the number of channels of the backbone (above 0, up to 8)."
     )

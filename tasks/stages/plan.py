@@ -96,9 +96,9 @@ def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
     from time import perf_counter
 
     import numpy as np
-    from data.kind import suggest
 
     from data.draws import key, permutation
+    from data.kind import suggest
     from data.schemas import MANIFEST
     from data.tables import column, read_table
 

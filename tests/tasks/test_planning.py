@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from data.errors import ConfigError
 from tasks.planning import (
     ENOUGH,
