@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -52,6 +51,8 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     Raises:
         ArtifactError: the file is missing, or a column of the schema is missing or has another type.
     """
+    import pyarrow.dataset as ds  # imports pandas, which takes most of a second
+
     files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
     try:
         table = ds.dataset([str(file) for file in files], format="parquet").to_table()
