@@ -21,7 +21,7 @@ from data.packs import Shape, new_pack
 from data.reading import Reading
 from data.sources import UNKNOWN_TIME, Entry, Pixels, Source, Unreadable
 from data.spread import spread
-from data.twins import pixel_sha, thumbnail
+from data.thumbnails import pixel_sha, thumbnail
 from data.types import Split
 from data.value_range import Values
 from data.wide import NeedsLibrary
@@ -57,7 +57,7 @@ class Measured(NamedTuple):
     """What is known of an image after reading it once.
 
     A broken image has a reason, and its width and height are 0. If it could not be read at all, sha256 is "".
-    `pixels` and `thumbnail` are those of `data.twins`.
+    `pixels` and `thumbnail` are those of `data.thumbnails`.
     """
 
     sha256: str
