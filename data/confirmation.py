@@ -78,15 +78,14 @@ def confirm_at(places: Places, first: Sequence[Image.Image], second: Sequence[Im
     for size in np.unique(sizes).tolist():
         chosen = np.flatnonzero(sizes == size)
         for side, steps in ((min(size, 32), 4), (size, 3)):
-            pairs = [(ones[i], others[i]) for i in chosen.tolist()]
-            a, b = _square([one for one, _ in pairs], side), _square([other for _, other in pairs], side)
+            one, other = ([images[i] for i in chosen.tolist()] for images in (ones, others))
             at = Places(places.scale[chosen], places.shift[chosen])
-            at, _ = refine(a, b, at, steps)
+            at, _ = refine(_square(one, side), _square(other, side), at, steps)
             places.scale[chosen], places.shift[chosen] = at
             boxes = [_common(scale, shift) for scale, shift in zip(at.scale, at.shift, strict=True)]
-            a = _square([one for one, _ in pairs], side, [box for box, _ in boxes])
-            b = _square([other for _, other in pairs], side, [box for _, box in boxes])
-            correlation[chosen], twins[chosen] = _compare(a, b)
+            correlation[chosen], twins[chosen] = _compare(
+                _square(one, side, [box for box, _ in boxes]), _square(other, side, [box for _, box in boxes])
+            )
             chosen = chosen[correlation[chosen] >= _WORTH_A_CLOSER_LOOK]
             if not len(chosen):
                 break
@@ -107,9 +106,14 @@ def _square(images: list[Image.Image], side: int, boxes: list[_Box] | None = Non
     """Resize images, or boxes (left, top, right, bottom in 0..1) of them, to (P, side, side) float32."""
     found = np.empty((len(images), side, side), np.float32)
     for i, image in enumerate(images):
-        left, top, right, bottom = boxes[i] if boxes else (0.0, 0.0, 1.0, 1.0)
-        box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
-        found[i] = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box))
+        width, height = image.size
+        if boxes:
+            left, top, right, bottom = boxes[i]
+            box = (left * width, top * height, right * width, bottom * height)
+            image = image.resize((side, side), Image.Resampling.BICUBIC, box)
+        elif (width, height) != (side, side):
+            image = image.resize((side, side), Image.Resampling.BICUBIC)
+        found[i] = np.frombuffer(image.tobytes(), np.float32).reshape(side, side)  # half of asarray's time
     return found
 
 

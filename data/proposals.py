@@ -229,16 +229,15 @@ def _same_keys(
     hashes: NDArray[np.uint64], searches: list[_Search], threads: Threads
 ) -> Iterator[tuple[_Search, _Compared]]:
     """Compare (9, N, 4) hashes with the images whose key is equal in one of the tables."""
+    whole = hashes[0]
     for number in range(_TABLES):
         columns = draws.permutation(draws.key(0, "table", number), _BYTES)[:8]
-        table = _Table(hashes[0], columns)
+        table = _Table(whole, columns)
         for query in hashes:
-            tasks = [
-                (search, query, asked[start : start + _ASKED])
-                for search in searches
-                for asked in (np.flatnonzero(~search.nearest.full),)
-                for start in range(0, len(asked), _ASKED)
-            ]
+            # The results of one part must not decide what the next part asks.
+            asking = [(search, ~search.nearest.full) for search in searches]
+            parts = [slice(start, start + _ASKED) for start in range(0, len(whole), _ASKED)]
+            tasks = [(search, query, asks, part) for part in parts for search, asks in asking]
             yield from threads.map(table.compare, tasks)
 
 
@@ -254,36 +253,47 @@ class _Table:
 
     def __init__(self, whole: NDArray[np.uint64], columns: NDArray[np.int64]) -> None:
         self._whole, self._columns = whole, columns
-        self._own = _starts(whole, columns)
+        self._start = _starts(whole, columns)
         keys = _keys(whole, columns)
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
-        self._start = self._own[self._order]
-        # Most starts occur in no other image. This finds out faster than a search.
+        starts = self._start[self._order]
+        begins = np.flatnonzero(np.diff(starts, prepend=~starts[:1]))
+        sizes = np.diff(begins, append=len(starts))
+        # Where the images with the same start are, for each place in the order.
+        self._low, self._high = np.repeat(begins, sizes), np.repeat(begins + sizes, sizes)
+        # Most starts occur in no other image. To look here is faster than to search.
         self._count = np.zeros(1 << 24, np.uint8)  # of images with a start: 0, 1, or 2 for more
-        self._count[self._start] = 1
-        self._count[self._start[1:][self._start[1:] == self._start[:-1]]] = 2
+        self._count[starts[begins]] = np.minimum(sizes, 2)
 
-    def compare(self, task: tuple[_Search, NDArray[np.uint64], NDArray[np.int64]]) -> tuple[_Search, _Compared]:
-        """Compare the (N, 4) hashes of some images with the images that they meet."""
-        search, query, asked = task
+    def compare(
+        self, task: tuple[_Search, NDArray[np.uint64], NDArray[np.bool_], slice]
+    ) -> tuple[_Search, _Compared]:
+        """Compare images with those that they meet.
+
+        Args:
+            task: the search, (N, 4) hashes, (N,) whether an image asks, and a part of the images.
+        """
+        search, query, asks, part = task
+        start = _starts(query[part], self._columns) ^ _starts(search.inverted[None], self._columns)
+        others = self._count[start] > (start == self._start[part])  # an image also meets itself
+        asked = np.flatnonzero(others & asks[part]) + part.start
         hashes = query[asked] ^ search.inverted
-        start = _starts(hashes, self._columns)
-        meets = np.flatnonzero(self._count[start] > (start == self._own[asked]))
-        asked, hashes, start = asked[meets], hashes[meets], start[meets]
-        place = np.searchsorted(self._keys, _keys(hashes, self._columns))
-        low = np.maximum(np.searchsorted(self._start, start), place - _STEPS)
-        high = np.minimum(np.searchsorted(self._start, start, "right"), place + _STEPS)
+        keys = _keys(hashes, self._columns)
+        place = np.searchsorted(self._keys, keys)
+        at = np.minimum(place, len(self._keys) - 1)
+        at -= (self._keys[at] ^ keys) >> np.uint64(40) != 0
+        low, high = np.maximum(self._low[at], place - _STEPS), np.minimum(self._high[at], place + _STEPS)
         count = high - low
-        query_of = np.repeat(np.arange(len(asked)), count)
-        at = np.arange(len(query_of)) + np.repeat(low - (np.cumsum(count) - count), count)
-        one, other = asked[query_of], self._order[at]
-        different = np.bitwise_count(hashes[query_of] ^ self._whole[other])
+        one = np.repeat(np.arange(len(asked)), count)
+        met = np.arange(len(one)) + np.repeat(low - (np.cumsum(count) - count), count)
+        other = self._order[met]
+        different = np.bitwise_count(hashes[one] ^ self._whole[other])
         distance = different[:, 0].astype(np.uint16)
         for word in (1, 2, 3):
             distance += different[:, word]
         near = distance <= RADIUS
-        return search, _of_two(one[near], other[near], distance[near])
+        return search, _of_two(asked[one[near]], other[near], distance[near])
 
 
 def _of_two(

@@ -41,7 +41,7 @@ from data.spread import Threads
 Kind = Literal["equal", "near", "mirrored"]
 
 _THUMBNAILS_AGREE = 0.75  # correlation
-_BATCH = 512  # pairs that are aligned at once
+_BATCH = 128  # pairs that are aligned at once: their arrays fit into a cache
 _ROUND = 8192  # pairs whose images are in memory at once: at most 256 MiB
 
 
