@@ -96,9 +96,7 @@ def find(
 
     thumbnails = np.frombuffer(b"".join(picture.thumbnail for picture in pictures), np.uint8)
     hashes = [picture.pixels for picture in pictures]
-    found = [
-        Pair(*twin) for twin in twins(thumbnails.reshape(-1, 16, 16), hashes, read, workers=workers)
-    ]
+    found = [Pair(*twin) for twin in twins(thumbnails.reshape(-1, 16, 16), hashes, read, workers=workers)]
     if path is not None:
         columns = {name: [getattr(pair, name) for pair in found] for name in _CACHED.names}
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -155,9 +155,7 @@ def make_manifest(
 
     def compare(rows: list[Row]) -> list[Pair]:
         pictures = [Picture(row.label, row.measured.pixels, row.measured.thumbnail) for row in rows]
-        return find(
-            pictures, lambda wanted: decode_again(sources, rows, wanted, reading), compared, workers
-        )
+        return find(pictures, lambda wanted: decode_again(sources, rows, wanted, reading), compared, workers)
 
     return _assemble(asked, sources, measured, read, held_out or {}, compare)
 

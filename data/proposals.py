@@ -13,7 +13,7 @@ from scipy.special import ndtri
 
 from data import draws
 from data.sources import Pixels
-from data.spread import Threads
+from data.spread import INLINE, Threads
 from data.thumbnails import SIDE
 
 RADIUS = 40
@@ -38,7 +38,9 @@ _TABLES = 32
 _STEPS = 32  # neighbours on each side that an image is compared with in a table
 _ASKED = 1 << 15  # images whose neighbours in a table are looked up at once
 _CLOSE = 8  # bits
-_MIRROR = np.array([0, 0, ~0, ~0], np.int64).view(np.uint64)  # the bits that differ in a mirrored image's hash
+_MIRROR = np.array([0, 0, ~0, ~0], np.int64).view(
+    np.uint64
+)  # the bits that differ in a mirrored image's hash
 
 
 class Proposals(NamedTuple):
@@ -57,7 +59,7 @@ class Proposals(NamedTuple):
 
 
 def difference_hash(
-    thumbnails: Pixels, *, crops: bool = False, threads: Threads = Threads()
+    thumbnails: Pixels, *, crops: bool = False, threads: Threads = INLINE
 ) -> NDArray[np.uint64]:
     """Hash thumbnails. Similar images have hashes that differ in few bits.
 
@@ -122,7 +124,7 @@ _Compared = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]
 """Positions of images and of other images, and how many bits differ: at most `RADIUS`."""
 
 
-def propose(thumbnails: Pixels, *, mirrored: bool = True, threads: Threads = Threads()) -> Proposals:
+def propose(thumbnails: Pixels, *, mirrored: bool = True, threads: Threads = INLINE) -> Proposals:
     """Find pairs whose hashes differ in at most `RADIUS` bits, with a crop of one image or without.
 
     Up to 2,048 images, all pairs are compared. Beyond, only those are that have 3 given bytes of the hash in
@@ -296,9 +298,7 @@ class _Table:
         return search, _of_two(asked[one[near]], other[near], distance[near])
 
 
-def _of_two(
-    one: NDArray[np.int64], other: NDArray[np.int64], distance: NDArray[np.uint16]
-) -> _Compared:
+def _of_two(one: NDArray[np.int64], other: NDArray[np.int64], distance: NDArray[np.uint16]) -> _Compared:
     """Leave out the pairs of an image with itself."""
     two = one != other
     return one[two], other[two], distance[two]

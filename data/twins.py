@@ -1,16 +1,17 @@
 """Near-duplicate images ("twins"): a difference hash proposes pairs, and aligned pixels confirm them.
 
 Each image is decoded once, and leaves two things: `pixel_sha`, which is the exact identity of its pixels, and
-`thumbnail`, the mean green of 16x16 cells. `twins` finds the pairs from these. It decodes again only the
-images of pairs that the thumbnails can't rule out (`data.thumbnails`).
+`thumbnail`, the mean green of 16x16 cells (`data.thumbnails`). `twins` finds the pairs from these. It decodes
+again only the images of pairs that the thumbnails can't rule out.
 
 1. Images with equal pixels form a group. Each gives one pair, with the first image of the group. Only the
    first image takes part in what follows.
-2. `data.proposals` compares difference hashes. A bit of the hash says which of two weighted parts of the image is
-   brighter. To survive a crop, each image is also hashed without its first or last 5 % in each direction.
-3. The thumbnails of a proposed pair are aligned (`data.alignment`). Most pairs are ruled out here, without decoding.
-4. `data.confirmation` aligns the pixels themselves and correlates their detail. Detail tells images apart that only
-   share a layout: two cells on a plain background, two letters, two textures under the same light.
+2. `data.proposals` compares difference hashes. A bit of the hash says which of two weighted parts of the
+   image is brighter. To survive a crop, each image is also hashed without its first or last 5 % in each
+   direction.
+3. `data.alignment` aligns the thumbnails of a proposed pair. Many pairs are ruled out here, without decoding.
+4. `data.confirmation` aligns the pixels themselves and correlates their detail. Detail tells images apart
+   that only share a layout: two cells on a plain background, two letters, two textures under the same light.
 
 A copy may be re-encoded, resized (also with another aspect ratio), shifted or cropped by up to 8 % of each
 side (at 10 %, nine in ten are found), and brighter or darker. Copies that are rotated, drawn on, or
@@ -19,7 +20,6 @@ recoloured to another pattern of light and dark are not found.
 Images with a side below `SMALLEST` pixels have too few pixels to say more than "equal". The same holds for
 flat images, whose thumbnail has no contrast. For both, only equal pixels count.
 """
-
 
 from __future__ import annotations
 
