@@ -97,6 +97,17 @@ OUTCOMES = pa.schema(
     ]
 )
 """Whether a model is right about each test image. With this, models can be compared image by image."""
+ANSWERS = pa.schema(
+    [
+        _column("index", pa.int64()),
+        _column("label", pa.int32(), nullable=True),
+        _column("predicted", pa.int32()),
+        _column("confidence", pa.float32()),
+        _column("runner_up", pa.int32()),
+        _column("runner_up_confidence", pa.float32()),
+    ]
+)
+"""What a classifier says of each image: its two most probable classes, with their probabilities."""
 LEADERBOARD = pa.schema(
     [
         *(_column(name, pa.string()) for name in ("entry", "pretext", "teacher", "transfer", "student")),
