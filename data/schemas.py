@@ -117,11 +117,13 @@ LEADERBOARD = pa.schema(
         _column("seeds", pa.int64()),
         _column("n", pa.int64()),
         *(_column(name, pa.float64(), nullable=True) for name in ("behind", "low", "high")),
+        _column("test_set", pa.int64()),
     ]
 )
 """Scores of several runs: `value` is the mean over seeds and `spread` the standard deviation.
 
-`behind` is the difference to the best run, and `low` and `high` are its 95 % interval.
+`behind` is the difference to the best run of the same test set, and `low` and `high` are its 95 % interval.
+`test_set` counts from 1; only entries of the same number have the same test images.
 """
 
 

@@ -21,7 +21,8 @@ def load(folder: Path) -> Network:
         ArtifactError: one of the files can't be read.
     """
     description = read_description(folder)
-    for name in ("class_names", *KEYS):  # these are about the images, not about the network
+    # These are about the images, or about what is made of the logits.
+    for name in ("class_names", "temperature", *KEYS):
         description.pop(name, None)
     network = Network.from_description(description)
     arrays = read_arrays(folder / "model.safetensors")

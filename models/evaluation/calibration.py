@@ -117,7 +117,7 @@ def calibration_error(found: list[Bin]) -> float:
     c, a and n are the mean confidence, the accuracy and the number of images of an image's bin. A negative
     square counts as 0. The variance of a bin of one image is unknown, so nothing is subtracted.
     """
-    return _debiased(*_columns(found))
+    return _root(_debiased(*_columns(found)))
 
 
 def expected_calibration_error(found: list[Bin]) -> float:
@@ -131,8 +131,9 @@ def calibration_interval(
 ) -> tuple[float, float]:
     """Bootstrap interval of `calibration_error` over the choice of test images, in [0, 1].
 
-    The images of a resample keep their bins. What the debiased error of a resample is away from the plain
-    error of the sample is taken for what the debiased error of the sample is away from the truth.
+    It is the basic bootstrap of the squared error: by how much the debiased square of a resample differs from
+    the plain square of the sample is taken for the difference of the sample's own from the truth. The images
+    of a resample keep their bins.
 
     Args:
         confidence: (N,) in [0, 1], N >= 1.
@@ -150,12 +151,10 @@ def calibration_interval(
         some = np.maximum(n, 1)
         c, a = (np.add.reduceat(weight * values, starts) / some for values in (sure, good))
         drawn.append(_debiased(n, c, a))
-    found = bins(confidence, right)
-    n, c, a = _columns(found)
-    plain, estimate = float(np.sqrt((n * (c - a) ** 2).sum() / n.sum())), calibration_error(found)
-    above, below = np.quantile(drawn, ((1 + level) / 2, (1 - level) / 2))
-    low, high = plain + estimate - float(above), plain + estimate - float(below)
-    return float(np.clip(low, 0, estimate)), float(np.clip(high, estimate, 1))
+    n, c, a = _columns(bins(confidence, right))
+    estimate, plain = _debiased(n, c, a), float((n * (c - a) ** 2).sum() / n.sum())
+    above, below = np.quantile(drawn, ((1 + level) / 2, (1 - level) / 2)).tolist()
+    return min(1.0, _root(estimate + plain - above)), min(1.0, _root(estimate + plain - below))
 
 
 def answered(
@@ -199,7 +198,10 @@ def _columns(found: list[Bin]) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 
 def _debiased(n: NDArray[np.float64], c: NDArray[np.float64], a: NDArray[np.float64]) -> float:
-    """`calibration_error` from the number of images, mean confidence and accuracy of each bin, (B,) each."""
+    """The debiased square from the images, mean confidence and accuracy of each bin; it may be negative."""
     variance = np.where(n > 1, a * (1 - a) / np.maximum(n - 1, 1), 0.0)
-    square = (n * ((c - a) ** 2 - variance)).sum() / n.sum()
+    return float((n * ((c - a) ** 2 - variance)).sum() / n.sum())
+
+
+def _root(square: float) -> float:
     return float(np.sqrt(max(square, 0.0)))

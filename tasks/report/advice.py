@@ -170,7 +170,9 @@ def confused_pairs(data: ReportData) -> str | None:
     often = [pair for pair in data.answers.pairs if pair[2] >= max(AT_LEAST, OFTEN * wrong)]
     if not often:
         return None
-    named = "; ".join(f"“{first}” and “{second}” ({_count(times)})" for first, second, times in often[:LISTED])
+    named = "; ".join(
+        f"“{first}” and “{second}” ({_count(times)})" for first, second, times in often[:LISTED]
+    )
     share = sum(times for *_, times in often[:LISTED]) / wrong
     return (
         f"Look at the classes that are taken for each other: {named}. That is {_percent(share)} of the "

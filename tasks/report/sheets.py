@@ -24,9 +24,8 @@ SMALLEST_SIDE = 8
 def choose(
     sizes: NDArray[np.int64],
     purity: NDArray[np.float64] | None,
-    labelled: NDArray[np.int64] | None = None,
-    *,
     count: int = 12,
+    labelled: NDArray[np.int64] | None = None,
 ) -> list[tuple[int, str]]:
     """Choose the clusters to show. No cluster comes twice, and empty ones never.
 
@@ -37,8 +36,8 @@ def choose(
     Args:
         sizes: (k,) number of images in each cluster.
         purity: (k,) share of the majority class in [0, 1], or None without labels.
-        labelled: (k,) number of images behind each purity; None: all of the cluster.
         count: how many to choose at most.
+        labelled: (k,) number of images behind each purity; None: all of the cluster.
 
     Returns:
         (cluster, reason) of each.

@@ -519,7 +519,7 @@ class _Assigned:
         if known.any():
             np.add.at(votes, (self.cluster[known], self.label[known]), 1)
         purity = votes.max(1) / np.maximum(votes.sum(1), 1) if known.any() else None
-        chosen = choose(sizes, purity, votes.sum(1))
+        chosen = choose(sizes, purity, labelled=votes.sum(1))
         rows = nearest(self.cluster, self.distance, [c for c, _ in chosen])
         wanted = np.concatenate([rows[c] for c, _ in chosen])
         some = np.unique(self.index[wanted])
