@@ -107,6 +107,17 @@ CONTENDERS = pa.schema(
     ]
 )
 """What the drawn labels say of each classifier, from held-out predictions, and its weight in the mixture."""
+ANSWERS = pa.schema(
+    [
+        _column("index", pa.int64()),
+        _column("label", pa.int32(), nullable=True),
+        _column("predicted", pa.int32()),
+        _column("confidence", pa.float32()),
+        _column("runner_up", pa.int32()),
+        _column("runner_up_confidence", pa.float32()),
+    ]
+)
+"""What a classifier says of each image: its two most probable classes, with their probabilities."""
 LEADERBOARD = pa.schema(
     [
         *(_column(name, pa.string()) for name in ("entry", "pretext", "teacher", "transfer", "student")),
@@ -116,11 +127,13 @@ LEADERBOARD = pa.schema(
         _column("seeds", pa.int64()),
         _column("n", pa.int64()),
         *(_column(name, pa.float64(), nullable=True) for name in ("behind", "low", "high")),
+        _column("test_set", pa.int64()),
     ]
 )
 """Scores of several runs: `value` is the mean over seeds and `spread` the standard deviation.
 
-`behind` is the difference to the best run, and `low` and `high` are its 95 % interval.
+`behind` is the difference to the best run of the same test set, and `low` and `high` are its 95 % interval.
+`test_set` counts from 1; only entries of the same number have the same test images.
 """
 
 

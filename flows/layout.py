@@ -18,6 +18,9 @@ from tasks.sources import Part
 from tasks.stage import NotNeeded, Request
 from tasks.stages import embed, external, manifest
 
+SHIPS = ("shipped", "student", "student-finetuned", "student-transferred", "teacher")
+"""Names of models. The first one that a run has is the model that ships."""
+
 Handle = Any
 """Stands for an artifact that may not exist yet: a future in the flow, a plan in a dry run."""
 Plan = Callable[..., Request | Artifact]
@@ -131,6 +134,12 @@ class Layout:
         """
         self.not_needed.append(NotNeeded(stage, because, reads))
         self.hooks.skip(self.not_needed[-1])
+
+    @property
+    def ships(self) -> tuple[str, Handle] | None:
+        """The model that ships, as (name, handle); None if the run trains no network."""
+        found = ((name, self.models.get(name)) for name in SHIPS)
+        return next(((name, model) for name, model in found if model is not None), None)
 
     def having(self, *labels: str) -> dict[str, Handle]:
         """The stages among `labels` that are laid out, as label -> handle."""

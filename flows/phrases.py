@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks.phrases import duration, percent
+from tasks.phrases import UNITS, duration, percent
+from tasks.stages.answers import EVALUATION as SHIPPED
 
 
 def amount(row: dict[str, Any]) -> str:
     """A stage's `rows` with their unit, which depends on its `kind`: 1797 -> `1,797 images`."""
-    unit = {"checkpoint": "parameters", "manifest": "images", "clusters": "clusters", "labels": "labels"}
-    return f"{row['rows']:,} {unit.get(row['kind'], 'rows')}"
+    return f"{row['rows']:,} {UNITS.get(row['kind'], 'rows')}"
 
 
 def status(event: dict[str, Any]) -> str:
@@ -61,7 +61,7 @@ def summary(result: dict[str, Any]) -> list[str]:
         lines += [
             f"score   {_score(row)}"
             for row in result["scores"]
-            if row["split"] == "test" or row["metric"] == "nmi"
+            if (row["split"] == "test" or row["metric"] == "nmi") and row["evaluation"] != SHIPPED
         ]
     if result.get("unlabelled"):
         lines.append(f"labels  {result['unlabelled']}")
