@@ -191,8 +191,11 @@ def _faults(error: ValidationError, values: dict[str, Any]) -> list[str]:
     """One readable phrase per fault: the key as in `--set`, the value, what is allowed."""
     lines: list[str] = []
     for section in _METHODS:  # a union's errors name every branch, so check against the chosen one only
-        given = values.get(section)
+        if section not in values:
+            continue
+        given = values[section]
         if not isinstance(given, dict):
+            lines.append(f"{section} = {given!r}: a section has keys, such as {section}.method")
             continue
         known = methods(section)
         method = given.get("method", "")
