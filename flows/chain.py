@@ -94,10 +94,16 @@ def chain(
         _transfer(layout)
     if config.tunes and facts.labelled:
         if config.plan.minutes is not None:
-            trained = layout.having("manifest", "plan", "pretext", "embed", "cluster", "transfer")
+            trained = layout.having("manifest", "pretext", "embed", "cluster", "transfer")
             used = drawn(config.data, [row["train"] for row in seen["understood"]["classes"]])
             _follow(
-                layout, layout.make("plan-labels", partial(plan_labels.plan, config, labels=used), **trained)
+                layout,
+                layout.make(
+                    "plan-labels",
+                    partial(plan_labels.plan, config, labels=used),
+                    first=layout.made["plan"],
+                    **trained,
+                ),
             )
         _learn_labels(layout, facts)
     conclude(layout, facts, beside=(made or {}).keys() - {"manifest"})

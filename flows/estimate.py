@@ -7,6 +7,7 @@ the same sources.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,6 +155,7 @@ class _Estimator:
     config: Config
     store: Store | None
     seconds: float | None
+    pace: Pace
     rows: list[tuple[PlannedStage, Process, Size]] = field(default_factory=list)
     not_needed: list[NotNeeded] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
@@ -187,7 +189,8 @@ class _Estimator:
             label, request.kind, reads, size.rows, size.bytes, size.operations, size.seconds, there
         )
         self.rows.append((row, request.process, size))
-        return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width)
+        meta = self.store.meta(artifact) if there and self.store is not None else size.meta
+        return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width, meta)
 
     def _size(self, request: Request, inputs: dict[str, Planned]) -> Size:
         """Call the `size` function of the stage's file. If there is none, the stage is not counted."""
@@ -198,9 +201,20 @@ class _Estimator:
         found: Size = size(self, request, inputs)
         return found
 
-    def look(self, manifest: Planned) -> dict[str, Any]:
-        images = manifest.images
-        assert images is not None
+    @property
+    def seen(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._seen.get("understood", {})
+        return found
+
+    def follow(self, config: Config, plan: Mapping[str, Any]) -> None:
+        self.config = config
+        self.understood += [f"plan: {line}" for line in plan["because"]]
+
+    def look(self, made: Planned) -> Mapping[str, Any]:
+        images = made.images
+        if images is None:
+            assert made.meta is not None, f"{made.label}: a dry run knows nothing of its content"
+            return made.meta
         counts = {
             "train": images.train,
             "unlabelled": images.unlabelled,
@@ -335,9 +349,13 @@ def estimate(config: Config, *, seconds: float | None = 5.0, pace: Pace | None =
 
     pace = pace or Pace()
     root = Path(config.store).expanduser()
-    estimator = _Estimator(config, Store(root) if (root / "artifacts").exists() else None, seconds)
+    estimator = _Estimator(config, Store(root) if (root / "artifacts").exists() else None, seconds, pace)
     hooks = Hooks(
-        estimator.step, estimator.look, estimator.not_needed.append, understood=estimator.understood.extend
+        estimator.step,
+        estimator.look,
+        estimator.not_needed.append,
+        understood=estimator.understood.extend,
+        planned=estimator.follow,
     )
     chain(config, hooks)
     new = [row for row in estimator.rows if not row[0].in_store]

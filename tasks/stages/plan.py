@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size
+from tasks.size import Context, Inputs, Size, chores, images_of
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 STAGE = Stage(name="plan", kind="plan", version=1, process="train")
 
+MEASURING = 12.0
+"""Seconds of chores that measuring is taken to last in a dry run."""
 SAMPLE = 500
 """Number of images that are looked at, to suggest the kind of pictures."""
 LOOKED_AT = 64
@@ -46,44 +49,81 @@ def plan(config: Config, manifest: Artifact) -> Request:
 
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
-    """Estimate the artifact and its cost for a dry run."""
-    return Size(1, 3e3, seconds=15.0)
+    """Estimate the artifact and its cost for a dry run, and make the plan.
+
+    A dry run does not look at the images, so their kind stays open unless the user says it.
+    """
+    images, seen = images_of(inputs), run.seen
+    (left, right), (low, high) = seen.get("width", (256, 256)), seen.get("height", (256, 256))
+    kind = request.settings["data"]["kind"]
+    told = ("photographs", "taken as given here; the run looks at the images")
+    meta = _plan(
+        request.settings,
+        images.all,
+        seen.get("distinct", images.all),
+        images.classes,
+        min(left + right, low + high) // 2,
+        told if kind in (None, "auto") else (kind, "you set it"),
+        images.all * run.decoding,
+        run.pace,
+    )
+    run.assume("plan: this machine, as busy as it is now; the run measures it again")
+    return Size(1, 3e3, work=(chores(MEASURING),), meta=meta)
 
 
 def build(job: Job) -> Outcome:
     """Measure this machine on real steps, look at some images, and plan."""
     from data.store import write_json
     from models.pace import Pace
-    from tasks.planning import ENOUGH, FIXED, from_images, sizes
 
-    settings = job.settings
-    kept = set(settings["keep"])
     manifest = job.meta("manifest")
     n = manifest["counts"]["train"] + manifest["counts"]["unlabelled"]
     side, kind, reading = _look(job, n)
+    distinct = manifest.get("understood", {}).get("distinct", n)
+    classes = len(manifest["classes"] or [])
+    meta = _plan(job.settings, n, distinct, classes, side, kind, reading, Pace(), job.log)
+    write_json(job.out / "plan.json", meta)
+    return Outcome(rows=len(meta["settings"]), meta=meta)
+
+
+def _plan(
+    settings: dict[str, Any],
+    images: int,
+    distinct: int,
+    classes: int,
+    side: int,
+    kind: tuple[str, str],
+    reading: float,
+    pace: Pace,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Plan from what is known: settings by dotted key, reasons, and the speed at the chosen size.
+
+    Args:
+        settings: the stage's settings.
+        images: number of train + unlabelled images.
+        distinct: number of different images among them.
+        classes: number of classes.
+        side: median of the images' shorter sides, px.
+        kind: kind of pictures, and why.
+        reading: seconds in which all images are read.
+        pace: measures this machine.
+        say: gets a line per size that was measured.
+    """
+    from tasks.planning import ENOUGH, FIXED, SHARES, from_images, sizes
+
+    kept, minutes = set(settings["keep"]), settings["minutes"]
     own = settings["data"]["image_size"] if "data.image_size" in kept else None
     speeds: dict[int, Speed] = {}
-    pace = Pace()
     for size in [own] if own else sizes(side):
-        speeds[size] = _speed(job, pace, size, max(2, len(manifest["classes"] or [])), n)
-        steps = 60 * settings["minutes"] / 2 / speeds[size].teacher
-        job.log(f"{size} px: {speeds[size].teacher:.2g} s per step of the teacher")
-        if steps < ENOUGH:  # larger images would take even longer
-            break
-    found = from_images(
-        settings["minutes"],
-        n,
-        speeds,
-        distinct=manifest.get("understood", {}).get("distinct", n),
-        fixed=FIXED,
-        reading=reading,
-        kind=kind,
-    )
+        speeds[size] = _speed(settings, pace, size, max(2, classes), images)
+        say(f"{size} px: {speeds[size].teacher:.2g} s per step of the teacher")
+        if SHARES["pretext"] * 60 * minutes / speeds[size].teacher < ENOUGH:
+            break  # larger images would take even longer
+    found = from_images(minutes, images, speeds, distinct=distinct, fixed=FIXED, reading=reading, kind=kind)
     size = found.settings["data.image_size"]
     chosen = {key: value for key, value in found.settings.items() if key not in kept}
-    meta = {"settings": chosen, "because": found.because, "speed": vars(speeds[size])}
-    write_json(job.out / "plan.json", meta)
-    return Outcome(rows=len(chosen), meta=meta)
+    return {"settings": chosen, "because": found.because, "speed": vars(speeds[size])}
 
 
 def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
@@ -117,7 +157,7 @@ def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
     return int(np.median(shorter)), (found.kind, said), reading
 
 
-def _speed(job: Job, pace: Pace, size: int, classes: int, images: int) -> Speed:
+def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images: int) -> Speed:
     """Measure one image size on this machine."""
     from models.configs import PRETEXT, TRANSFER
     from models.configs.distill import Distill
@@ -127,7 +167,7 @@ def _speed(job: Job, pace: Pace, size: int, classes: int, images: int) -> Speed:
     from models.work import Pass, Step, timed
     from tasks.planning import Speed, batch_size
 
-    asked = job.settings["config"]
+    asked = settings["config"]
     pretext: Any = PRETEXT[asked["pretext"]["method"]].model_validate(asked["pretext"])
     transfer: Any = TRANSFER[asked["transfer"]["method"]].model_validate(asked["transfer"])
     sections: dict[str, Sized] = {
@@ -136,7 +176,7 @@ def _speed(job: Job, pace: Pace, size: int, classes: int, images: int) -> Speed:
         "finetune": Finetune.model_validate(asked["finetune"]),
         "distill": Distill.model_validate(asked["distill"]),
     }
-    student, precision, batch = asked["student"], job.settings["precision"], batch_size(images)
+    student, precision, batch = asked["student"], settings["precision"], batch_size(images)
     teacher = pretext_cost(pretext, size)
     small = classifier_cost(student["backbone"], student["width"], size, classes)
 
