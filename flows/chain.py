@@ -86,7 +86,7 @@ def chain(
     hooks.understood([*describe(config, seen, recipes=recipes), *switched(config)])
     refuse_labels(config, seen, recipes=recipes)
     if config.plan.minutes is not None:
-        _follow(layout, layout.make("plan", partial(plan.plan, config), manifest=images))
+        _follow(layout, layout.make("plan-images", partial(plan.plan, config), manifest=images))
     refuse(layout.config, seen)
     facts = Facts.of(seen)
     _teach(layout)
@@ -101,7 +101,7 @@ def chain(
                 layout.make(
                     "plan-labels",
                     partial(plan_labels.plan, config, labels=used),
-                    first=layout.made["plan"],
+                    first=layout.made["plan-images"],
                     **trained,
                 ),
             )

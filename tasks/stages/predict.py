@@ -99,7 +99,7 @@ def build(job: Job) -> Outcome:
         assert classifier is not None
         with torch.no_grad(), VectorWriter(job.out, schemas.probabilities(classes)) as out:
             for at, x in iterate_vectors(job.path("features")):
-                out.write(at, torch.softmax(classifier(torch.from_numpy(x)), dim=1).numpy())
+                out.write(at, torch.softmax(classifier(torch.from_numpy(x.copy())), dim=1).numpy())
         return Outcome(rows=out.rows, meta={"classes": job.meta("manifest")["classes"], "device": "cpu"})
     device = resolve_device(job.compute.device)
     views = mirrored(size) if settings["mirror"] else None
