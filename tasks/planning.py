@@ -25,7 +25,7 @@ ENOUGH = 400
 LEAST = 60
 """Steps of the teacher below which a budget is refused."""
 FEW, MANY = 30, 300
-"""Fewest and most steps in which a network learns the few labels."""
+"""Fewest and most steps in which a network learns the few labels. The student gets at least the fewest, too."""
 OTHERS = 3
 """Networks that learn the few labels, besides the teacher: the student from transfer, and twice from
 scratch."""
@@ -121,9 +121,9 @@ def from_images(
     why_size = (
         f"at {larger} px the teacher would have only {steps[larger]} steps"
         if larger is not None
-        else "the images are not larger"
-        if size == max(sizes(size)) and len(steps) > 1
-        else "smaller than this, little is left of an image"
+        else f"the smallest; even so the teacher has only {steps[size]} steps"
+        if steps[size] < ENOUGH
+        else "as large as the images"
     )
     seen = steps[size] * batch / images
     return Planned(
@@ -165,7 +165,7 @@ def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: i
     teacher = share / each >= FEW
     steps = int(min(MANY, max(FEW, share / (each if teacher else alone))))
     spent = steps * (each if teacher else alone)
-    distill = max(1, int((seconds - spent) / speed.distill))
+    distill = max(FEW, int((seconds - spent) / speed.distill))
     why = (
         f"{folds + 1} trainings of each network, to judge it by the labels"
         if steps < MANY
