@@ -197,7 +197,7 @@ class _Nearest:
         if not len(self._code):
             return np.zeros(len(code), np.bool_)
         at = np.minimum(np.searchsorted(self._code, code), len(self._code) - 1)
-        return (self._code[at] == code) & (self._distance[at] <= distance)
+        return np.asarray((self._code[at] == code) & (self._distance[at] <= distance), np.bool_)
 
     def pairs(self) -> NDArray[np.int64]:
         """(P, 2), first < second, ascending."""
@@ -307,7 +307,8 @@ def _of_two(one: NDArray[np.int64], other: NDArray[np.int64], distance: NDArray[
 def _starts(hashes: NDArray[np.uint64], columns: NDArray[np.int64]) -> NDArray[np.uint32]:
     """(N, 4) hashes -> (N,) uint32, the first 3 bytes of their keys."""
     first, second, third = (hashes.view(np.uint8)[:, column] for column in columns[:3])
-    return first.astype(np.uint32) << 16 | second.astype(np.uint32) << 8 | third
+    shifted = first.astype(np.uint32) << 16 | second.astype(np.uint32) << 8 | third
+    return np.asarray(shifted, np.uint32)
 
 
 def _keys(hashes: NDArray[np.uint64], columns: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -105,19 +105,19 @@ class _Pairs(NamedTuple):
     """P pairs of images.
 
     Attributes:
-        index: (P, 2) int64.
+        images: (P, 2) int64, their indices.
         turned: (P,) bool, whether the second image is mirrored.
         places: where the second image, so turned, lies in the first.
     """
 
-    index: NDArray[np.int64]
+    images: NDArray[np.int64]
     turned: NDArray[np.bool_]
     places: Places
 
     def at(self, chosen: NDArray[np.int64] | NDArray[np.bool_] | slice) -> _Pairs:
         """Some of the pairs."""
         places = Places(self.places.scale[chosen], self.places.shift[chosen])
-        return _Pairs(self.index[chosen], self.turned[chosen], places)
+        return _Pairs(self.images[chosen], self.turned[chosen], places)
 
 
 def _likely(
@@ -134,29 +134,35 @@ def _likely(
 
     none = _Pairs(index[:0], turned[:0], Places(*np.empty((2, 0, 2), np.float32)))
     parts = [none, *threads.map(aligned, range(0, len(index), _BATCH))]
-    places = Places(*(np.concatenate([part.places[i] for part in parts]) for i in (0, 1)))
-    found = _Pairs(*(np.concatenate([part[i] for part in parts]) for i in (0, 1)), places)
-    return found.at(np.lexsort((found.turned, *found.index.T[::-1])))
+    found = _Pairs(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.turned for part in parts]),
+        Places(
+            np.concatenate([part.places.scale for part in parts]),
+            np.concatenate([part.places.shift for part in parts]),
+        ),
+    )
+    return found.at(np.lexsort((found.turned, *found.images.T[::-1])))
 
 
 def _confirmed(pairs: _Pairs, read: Read, threads: Threads) -> Iterator[Twin]:
     """The pairs that are twins."""
-    for start in range(0, len(pairs.index), _ROUND):
+    for start in range(0, len(pairs.images), _ROUND):
         part = pairs.at(slice(start, start + _ROUND))
-        images = {i: grey(pixels) for i, pixels in read(np.unique(part.index))}
+        images = {i: grey(pixels) for i, pixels in read(np.unique(part.images))}
 
         def confirm(begin: int, part: _Pairs = part, images: dict[int, Image.Image] = images) -> Confirmed:
             batch = part.at(slice(begin, begin + _BATCH))
             others = [
                 images[i].transpose(Image.Transpose.FLIP_LEFT_RIGHT) if turned else images[i]
-                for i, turned in zip(batch.index[:, 1].tolist(), batch.turned, strict=True)
+                for i, turned in zip(batch.images[:, 1].tolist(), batch.turned, strict=True)
             ]
-            return confirm_at(batch.places, [images[i] for i in batch.index[:, 0].tolist()], others)
+            return confirm_at(batch.places, [images[i] for i in batch.images[:, 0].tolist()], others)
 
-        results = list(threads.map(confirm, range(0, len(part.index), _BATCH)))
+        results = list(threads.map(confirm, range(0, len(part.images), _BATCH)))
         correlation = np.concatenate([result.correlation for result in results])
         for at in np.flatnonzero(np.concatenate([result.twins for result in results])).tolist():
-            first, second = part.index[at].tolist()
+            first, second = part.images[at].tolist()
             yield Twin(first, second, "mirrored" if part.turned[at] else "near", float(correlation[at]))
 
 
