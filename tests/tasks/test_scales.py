@@ -20,7 +20,6 @@ from models.configs.shared import Views, px
 from models.configs.swav import SwAV
 from tasks.config import Config
 from tasks.scales import NOTED, REFUSED, notes, ratio
-from tasks.stages import finetune
 from tasks.understood import describe
 
 COUNTS = {"train": 10, "unlabelled": 0, "test": 0, "labelled": 0, "test_labelled": 0}
@@ -87,7 +86,6 @@ def test_a_recipe_follows_another_image_size(name: str, size: int) -> None:
         if isinstance(old, Views):
             assert 0.8 < ratio(new, size) / ratio(old, before.data.image_size) < 1.25
     assert notes(config) == []
-    assert finetune.plan  # the plans read the same sections
 
 
 def test_cifar10_at_64_px_is_what_a_stranger_asks_for() -> None:
@@ -103,7 +101,7 @@ def test_views_of_another_scale_are_refused_with_the_figure(tmp_path: Path) -> N
         **{s: {"view_size": 24} for s in ("pretext", "transfer", "finetune", "distill")},
     }
     with pytest.raises(
-        ConfigError, match=r"finetune\.view_size: .*at 24 px, .* 2\.5 times larger .*set finetune"
+        ConfigError, match=r"finetune\.view_size: .*at 24 px, .* 2\.45 times the size .*set finetune"
     ) as error:
         override(recipe("cifar10"), over)
     assert "\n" not in str(error.value)
@@ -112,7 +110,7 @@ def test_views_of_another_scale_are_refused_with_the_figure(tmp_path: Path) -> N
     for section in ("pretext", "transfer", "finetune", "distill"):
         values[section]["view_size"] = 24
     path.write_text(yaml.safe_dump({**values, "data": {**values["data"], "image_size": 64}}))
-    with pytest.raises(ConfigError, match=r"pretext\.view_size: .*2\.4 times larger"):
+    with pytest.raises(ConfigError, match=r"pretext\.view_size: .*2\.36 times the size"):
         override(recipe(str(path)), {})
     shares = {s: {"view_size": 0.92} for s in ("pretext", "transfer", "finetune", "distill")}
     assert notes(override(recipe(str(path)), shares)) == []
@@ -129,11 +127,11 @@ def test_the_advice_that_a_refusal_gives_is_followed_without_a_note() -> None:
 
 def test_a_scale_that_is_somewhat_off_is_said() -> None:
     config = override(recipe("cifar10"), {"finetune": {"view_size": 16}})
-    assert NOTED < ratio(config.finetune, 32) < REFUSED
-    said = [line for line in describe(config, {"counts": COUNTS}) if "times larger" in line]
+    assert NOTED[1] < ratio(config.finetune, 32) < REFUSED[1]
+    said = [line for line in describe(config, {"counts": COUNTS}) if "times the size" in line]
     assert len(said) == 1
     assert said[0].startswith("note: finetune.view_size:")
-    assert "1.6 times larger" in said[0]
+    assert "1.61 times the size" in said[0]
 
 
 def test_stages_that_a_run_leaves_out_are_not_checked() -> None:
