@@ -2,22 +2,24 @@
 
 Each test asks for a property of a kind, not of a data set:
 
-- Strokes: most of an image is black or white background, and the rest is narrow. Wide strokes are symbols, and
-  thin ones are drawings.
-- Colours: images without any are grey.
-- Directions: can a linear classifier tell where an image is dark, coloured or rich in edges from where its
-  turned copy is? If not, no direction is special, as in images from a satellite or a microscope. If the centre
+- Strokes: most of an image is black or white background, and the rest is narrow. Wide strokes are symbols,
+  and thin ones are drawings.
+- Colours: images without any are grey. If most of what is coloured absorbs green before a light background,
+  it is stained, as tissue is under a microscope.
+- Directions: can a linear classifier tell an image from its turned copy, by where it is dark, coloured or
+  rich in edges? If not, no direction is special, as in images from a satellite or a microscope. If the centre
   differs from the border, the images show single objects, as a microscope does.
 - Sides: can it tell an image from its mirror image? If so, left and right have a meaning (Lin et al. 2020,
   "Visual chirality").
 
-The classifier is linear, has few weights and is tested on other images than it is fitted on, so it can't learn
-single images by heart.
+The classifier is linear, has few weights and is tested on other images than it is fitted on, so it can't
+learn single images by heart.
 
-If the tests are not clear, the suggestion is the kind whose views destroy least. A view that changes too little
-costs some accuracy. A view that destroys what tells the classes apart costs most of it. So images are turned
-only if their directions clearly have no meaning. They are not mirrored if two of three can be told from their
-mirror image. And colours stay as they are unless the images are photographs or come from a satellite.
+If the tests are not clear, the suggestion is the kind whose views destroy least. A view that changes too
+little costs some accuracy. A view that destroys what tells the classes apart costs most of it. So images are
+turned only if their directions clearly have no meaning, or if they are stained. They are not mirrored if two
+of three can be told from their mirror image. And if directions have no meaning but the images show single
+objects, colours are changed only slightly.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ class Signs:
         mirrored: the same for the mirror image.
         centred: how far the centre differs from the border in brightness, colour or edges, in standard
             deviations between images.
-        purple: share of the coloured pixels that have less green than red and blue, as stains do.
+        stained: share of the coloured pixels that absorb mostly green, relative to the image's lightest
+            pixels.
     """
 
     images: int
@@ -84,7 +87,7 @@ class Signs:
     turned: float
     mirrored: float
     centred: float
-    purple: float
+    stained: float
 
 
 def suggest(pixels: NDArray[np.uint8]) -> Suggestion:
@@ -101,20 +104,22 @@ def suggest(pixels: NDArray[np.uint8]) -> Suggestion:
         return strokes._replace(sure=strokes.sure and tested)
     if found.coloured < 0.05:
         return Suggestion("grey", f"{1 - found.coloured:.0%} of the images have no colours", tested)
-    purple = found.purple > 0.6
+    stained = found.stained > 0.6
     clear = 0.53 + 1 / np.sqrt(found.images)  # two standard errors above chance, and a little
     if tested and found.turned < clear:
         because = f"no direction is special: {found.turned:.0%} can be told from a turned copy (chance: 50 %)"
-        if purple or found.centred > 0.3:
-            shape = f"{found.purple:.0%} of the colours are those of stains" if purple else "they show single"
-            shape += "" if purple else " objects in the centre"
-            return Suggestion("microscopy", f"{because}, and {shape}", purple)
+        if stained:
+            return Suggestion(
+                "microscopy", f"{because}, and {found.stained:.0%} of the colours are stains", True
+            )
+        if found.centred > 0.3:
+            return Suggestion("microscopy", f"{because}, and the images show single objects", False)
         return Suggestion("satellite", f"{because}, and the centre is like the border", found.turned < 0.56)
-    if purple and found.paper > 0.6:
-        because = f"{found.purple:.0%} of the colours are those of stains, on a light or dark background"
-        return Suggestion("microscopy", because, False)
+    if stained and found.paper > 0.6:
+        because = f"{found.stained:.0%} of the colours are stains on a light background"
+        return Suggestion("microscopy", because, tested and found.stained > 0.75)
     sides = f"{found.mirrored:.0%} can be told from their mirror image (chance: 50 %)"
-    if tested and found.mirrored > 0.65:
+    if tested and found.mirrored > max(0.65, 0.5 + 1.5 / np.sqrt(found.images)):  # three standard errors
         return Suggestion("symbols", f"left and right have a meaning: {sides}", found.mirrored > 0.75)
     because = f"there are colours, up and down differ, and left and right hardly do: {sides}"
     return Suggestion("photographs", because, tested and found.mirrored < 0.58)
@@ -123,11 +128,13 @@ def suggest(pixels: NDArray[np.uint8]) -> Suggestion:
 def _strokes(found: Signs) -> Suggestion | None:
     """Symbols or drawings, if the images are strokes on a background."""
     narrow = 0.25 if found.coloured < 0.05 else 0.06
-    least = 0.5 if found.coloured < 0.05 and found.mirrored > 0.65 else _SPARSE
+    least = 0.45 if found.coloured < 0.05 and found.mirrored > 0.65 else _SPARSE
     if found.paper < 0.9 or found.background < least or found.stroke > narrow:
         return None
     kind = "drawings" if found.stroke < 0.035 else "symbols"
-    because = f"{found.background:.0%} of an image is background, and strokes are {found.stroke:.1%} of the side wide"
+    because = (
+        f"{found.background:.0%} of an image is background, and strokes have {found.stroke:.1%} of its side"
+    )
     return Suggestion(kind, because, found.background > _SPARSE and not 0.025 < found.stroke < 0.045)
 
 
@@ -138,13 +145,15 @@ def signs(pixels: NDArray[np.uint8]) -> Signs:
     chroma = x.max(3) - x.min(3)
     coloured = ((chroma > _CHROMA / 2).mean((1, 2)) > 0.02).mean()
     share, level = _background(grey)
-    colours = chroma > _CHROMA
-    least = x[..., 1] + _CHROMA / 4 < np.minimum(x[..., 0], x[..., 2])
+    light = np.quantile(x, 0.95, axis=(1, 2), keepdims=True)
+    passing = x / np.maximum(1, light)  # the share of the light that passes, whatever the lamp's colour
+    colours = passing.max(3) - passing.min(3) > _CHROMA / 255
+    green = passing[..., 1] < np.minimum(passing[..., 0], passing[..., 2])
     coarse = _shrunk(x, _SIDE // 2)
     turned, mirrored = 1.0, 0.5
     if n >= FEWEST:
-        turned = max(_told(coarse, _layout, lambda y, k=k: np.rot90(y, k, axes=(1, 2))) for k in (1, 2))
-        mirrored = _told(coarse, _described, lambda y: y[:, :, ::-1])
+        turned = max(_told(coarse, _layout, turn) for turn in (_quarter, _half))
+        mirrored = _told(coarse, _described, _mirror)
     return Signs(
         images=n,
         coloured=float(coloured),
@@ -154,7 +163,7 @@ def signs(pixels: NDArray[np.uint8]) -> Signs:
         turned=turned,
         mirrored=mirrored,
         centred=_centred(coarse),
-        purple=float((least & colours).sum() / max(1, colours.sum())),
+        stained=float((green & colours).sum() / max(1, colours.sum())),
     )
 
 
@@ -196,10 +205,12 @@ def _stroke(grey: _Floats, level: _Floats) -> _Floats:
 def _layout(x: _Floats) -> _Floats:
     """(n, S, S, 3) -> (n, 64): colour and amount of edges in 4 x 4 fields, relative to the image's mean."""
     gy, gx = np.gradient(x @ _LUMA, axis=(1, 2))
-    stacked = np.concatenate([x, np.hypot(gx, gy)[..., None]], axis=3)
-    edges = np.linspace(0, x.shape[1], _FIELDS + 1).round().astype(int)[:-1]
-    sums = np.add.reduceat(np.add.reduceat(stacked, edges, axis=1), edges, axis=2)
-    fields = sums.reshape(len(x), _FIELDS**2, 4) * (_FIELDS / x.shape[1]) ** 2
+    # At the border, gradients are one-sided and so larger. Leave it out.
+    stacked = np.concatenate([x, np.hypot(gx, gy)[..., None]], axis=3)[:, 1:-1, 1:-1]
+    edges = np.linspace(0, stacked.shape[1], _FIELDS + 1).round().astype(int)
+    sums = np.add.reduceat(np.add.reduceat(stacked, edges[:-1], axis=1), edges[:-1], axis=2)
+    area = np.outer(np.diff(edges), np.diff(edges))[:, :, None]
+    fields = (sums / area).reshape(len(x), _FIELDS**2, 4)
     relative: _Floats = fields / (fields.mean(1, keepdims=True) + 8)
     return relative.reshape(len(x), -1)
 
@@ -215,6 +226,18 @@ def _described(x: _Floats) -> _Floats:
     votes = np.bincount((place * _DIRECTIONS + bins).ravel(), size.ravel(), n * _FIELDS**2 * _DIRECTIONS)
     edges = np.sqrt(votes.reshape(n, -1) / (size.sum((1, 2))[:, None] + 1e-6))
     return np.concatenate([_layout(x), edges.astype(np.float32)], axis=1)
+
+
+def _quarter(x: _Floats) -> _Floats:
+    return np.rot90(x, axes=(1, 2))
+
+
+def _half(x: _Floats) -> _Floats:
+    return x[:, ::-1, ::-1]
+
+
+def _mirror(x: _Floats) -> _Floats:
+    return x[:, :, ::-1]
 
 
 def _told(x: _Floats, describe: Callable[[_Floats], _Floats], change: Callable[[_Floats], _Floats]) -> float:

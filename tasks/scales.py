@@ -20,10 +20,10 @@ from data.reading import stored_size
 from models.configs.shared import Sized, Views
 from tasks.config import Config
 
-NOTED = math.sqrt(2)
-"""A training is warned of if objects in the test are larger or smaller by more than this factor."""
-REFUSED = 2.0
-"""A training is refused beyond this factor. docs/decisions/0017-scales-and-kinds.md has the measurements."""
+NOTED = (0.7, 1.25)
+"""Outside of these ratios a run says so. docs/decisions/0017-scales-and-kinds.md has the measurements."""
+REFUSED = (0.5, 2.0)
+"""Outside of these ratios a run is refused."""
 
 
 def ratio(views: Views, image_size: int) -> float:
@@ -71,19 +71,18 @@ def _trainings(config: Config) -> Iterator[tuple[str, Views]]:
     return ((key, views) for key, views in sections.items() if isinstance(views, Views))
 
 
-def _phrase(config: Config, key: str, views: Views, limit: float) -> str:
+def _phrase(config: Config, key: str, views: Views, limits: tuple[float, float]) -> str:
     """What is wrong with the scale of a training, and a size of views that fits; empty if nothing is."""
     size = config.data.image_size
     factor = ratio(views, size)
-    if 1 / limit <= factor <= limit:
+    if limits[0] <= factor <= limits[1]:
         return ""
     share = views.side(size) / size * factor  # objects are then equally large
-    smaller = f"{1 / factor:.1f} times smaller" if factor < 1 else f"{factor:.1f} times larger"
     way = f"set {key}.view_size={min(1.0, share):.2g}, a share of data.image_size"
     if factor < 1:
         way += f", or a {key}.crop_max of up to 1" if views.crop_max < 1 else f", or a larger {key}.crop_min"
     return (
         f"{key}.view_size: training crops {views.crop_min:g} to {views.crop_max:g} of an image and shows it "
-        f"at {views.side(size)} px, so objects are {smaller} in the test at data.image_size={size} than in "
-        f"training (at most {limit:.1f} times fits); {way}"
+        f"at {views.side(size)} px, so objects in the test at data.image_size={size} have {factor:.2f} times "
+        f"the size that they have in training ({limits[0]:g} to {limits[1]:g} fits); {way}"
     )

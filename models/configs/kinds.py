@@ -99,15 +99,15 @@ FAMILIES: dict[KindName, Family] = {
         mild=_PLAIN | _SHARP | {"crop_min": 0.5, "rotate": 5.0, "uncovered": "edge", "jitter": 0.25},
     ),
     "drawings": Family(
-        "left-right flips, shifts, small rotations and distortions; no crops and no changes of colour",
+        "shifts, zooms and small rotations; no flips, no crops, no changes of colour",
         strong=_PLAIN
         | _SHARP
         | _WHOLE
-        | {"flip": 0.5, "rotate": 20.0, "shear": 10.0, "shift": 0.15, "zoom": 1.5, "stretch": 1.25},
+        | {"rotate": 20.0, "shear": 10.0, "shift": 0.15, "zoom": 1.5, "stretch": 1.25},
         mild=_PLAIN
         | _SHARP
         | _WHOLE
-        | {"flip": 0.5, "rotate": 10.0, "shear": 5.0, "shift": 0.1, "zoom": 1.25, "stretch": 1.1},
+        | {"rotate": 10.0, "shear": 5.0, "shift": 0.1, "zoom": 1.25, "stretch": 1.1},
     ),
 }
 """The family of views of each kind."""

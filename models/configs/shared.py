@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from data.types import Frozen
 
@@ -55,7 +55,7 @@ SMALLEST, LARGEST = 8, 1024
 """Limits of a length in px."""
 
 
-def _share_or_px(value: float) -> float:
+def _share_or_px(value: int | float) -> int | float:
     if 0 < value <= 1:
         return value
     if SMALLEST <= value <= LARGEST and value == int(value):
@@ -63,7 +63,7 @@ def _share_or_px(value: float) -> float:
     raise ValueError(f"should be a share (above 0, up to 1) or whole px ({SMALLEST} to {LARGEST})")
 
 
-Length = Annotated[float, AfterValidator(_share_or_px)]
+Length = Annotated[int | float, AfterValidator(_share_or_px), WithJsonSchema({"type": "number"})]
 """A length: a share of another length (above 0, up to 1), or px (an int from 8 to 1024)."""
 
 
