@@ -21,9 +21,10 @@ TINY = {"backbone": "smallconv", "width": 0.25}
 ALL = {
     "manifest", "pretext", "embed", "cluster", "assign", "transfer", "labels", "finetune-student",
     "finetune-teacher", "predict", "distill", "evaluate-teacher", "evaluate-student-transferred",
-    "evaluate-student-finetuned", "evaluate-teacher-finetuned", "evaluate-student", "scores", "report",
+    "evaluate-student-finetuned", "evaluate-teacher-finetuned", "evaluate-student", "answers",
+    "scores", "report",
 }  # fmt: skip
-EVALUATED = {name for name in ALL if name.startswith("evaluate-")} | {"scores", "report"}
+EVALUATED = {name for name in ALL if name.startswith("evaluate-")} | {"answers", "scores", "report"}
 DRIFTED = {"growth", "embed-drift", "assign-drift", "drift"}
 SKIPPED = {"labels", "predict"}
 """Stages that a pinned run skips."""
