@@ -39,8 +39,7 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str
             "precision": config.compute.precision,
         },
         inputs={"manifest": manifest, "checkpoint": checkpoint},
-        # The number of training images decides the index of each test image.
-        parts=("train", "unlabelled", "test", "test_labels"),
+        parts=("test", "test_labels"),
         seed=config.seed,
         outside={"sources": sources(config)},
     )
