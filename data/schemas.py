@@ -97,6 +97,16 @@ OUTCOMES = pa.schema(
     ]
 )
 """Whether a model is right about each test image. With this, models can be compared image by image."""
+CONTENDERS = pa.schema(
+    [
+        _column("model", pa.string()),
+        *(_column(name, pa.float64(), nullable=True) for name in ("accuracy", "low", "high", "log_loss")),
+        _column("temperature", pa.float64()),
+        _column("weight", pa.float64()),
+        _column("n", pa.int64()),
+    ]
+)
+"""What the drawn labels say of each classifier, from held-out predictions, and its weight in the mixture."""
 ANSWERS = pa.schema(
     [
         _column("index", pa.int64()),
@@ -140,6 +150,13 @@ def centroids(dim: int) -> pa.Schema:
     """
     return pa.schema(
         [_column("cluster", pa.int32()), _column("size", pa.int64()), _column("vector", _vector(dim))]
+    )
+
+
+def out_of_fold(classes: int) -> pa.Schema:
+    """Out-of-fold predictions: index, label, and logits of a classifier that did not learn this label."""
+    return pa.schema(
+        [_column("index", pa.int64()), _column("label", pa.int32()), _column("logit", _vector(classes))]
     )
 
 

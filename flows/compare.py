@@ -14,8 +14,8 @@ from pydantic import Field
 from data.errors import DataError
 from data.store import Store, digest
 from data.types import Artifact
+from flows.as_yaml import plain
 from flows.knowledge_transfer import Recipe, knowledge_transfer
-from flows.run import to_yaml
 from flows.server.declare import our_flow, timed
 from flows.variants import configurations, file_name, parts
 
@@ -58,7 +58,7 @@ def compare(
         entry = Entry(name, parts(config))
         path = folder / "recipes" / f"{file_name(name)}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_yaml(config), encoding="utf-8")
+        path.write_text(plain(config), encoding="utf-8")
         for seed in range(seeds):
             result = knowledge_transfer(recipe=str(path), seed=seed, store=store)
             made = [

@@ -7,9 +7,10 @@ the same sources.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.sources import open_source
 from data.store import Store
@@ -22,12 +23,20 @@ from tasks.config import Config
 from tasks.found import stage_module
 from tasks.phrases import duration
 from tasks.recall import Recall
-from tasks.size import Counts, Planned, Size
-from tasks.stage import NotNeeded, Request
+from tasks.size import Counts, Planned, Size, chores, products
+from tasks.stage import NotNeeded, Process, Request
+
+if TYPE_CHECKING:
+    from models.pace import Pace
+    from models.work import Portion
 
 GPU, GPU_RATE = "one NVIDIA H100, 250 TFLOP/s reached (a quarter of its bf16 peak)", 250e12
-CPU_SHARE = 0.25
-"""Share of a plain convolution's speed that a whole training reaches."""
+START, END, STAGE = 9.0, 1.0, 0.1
+"""Seconds of a run's start with Prefect's server, of its end, and of each stage besides its build.
+
+All of these are chores (`tasks.size.chores`): measured on a machine, and scaled to others by their pace."""
+CHILDREN: dict[Process, float] = {"train": 4.0, "plain": 1.5}
+"""Seconds in which a child process starts, imports included."""
 
 PUBLISHED: dict[str, tuple[int, int, int, int]] = {
     "CIFAR10": (50_000, 0, 10_000, 10),
@@ -52,7 +61,7 @@ class PlannedStage:
         rows: rows of the artifact's table; for a checkpoint the number of parameters.
         size: approximate size of the artifact, bytes.
         operations: floating point operations.
-        seconds: measured time on this CPU, besides the operations.
+        seconds: time on this machine's CPU.
         in_store: whether the store already has the artifact; None if this is unknown.
     """
 
@@ -62,8 +71,8 @@ class PlannedStage:
     rows: int
     size: float
     operations: float
+    seconds: float
     in_store: bool | None
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class Estimate:
         rows: the stages.
         not_needed: stages that the run leaves out.
         assumptions: sentences about what the estimate assumes.
-        cpu_rate: operations per second that this CPU reaches in training.
+        starting: seconds on this machine's CPU besides the stages: the start of the run and its processes.
         understood: sentences about what was understood of the images.
     """
 
@@ -83,12 +92,22 @@ class Estimate:
     rows: list[PlannedStage]
     not_needed: list[NotNeeded]
     assumptions: list[str]
-    cpu_rate: float
+    starting: float
     understood: list[str] = field(default_factory=list)
 
+    @property
+    def seconds(self) -> float:
+        """How long the run takes on this machine's CPU, from the command to its end."""
+        return self.starting + sum(row.seconds for row in self._to_compute())
+
+    @property
+    def gpu_seconds(self) -> float:
+        """How long the operations take on a GPU."""
+        return sum(row.operations for row in self._to_compute()) / GPU_RATE
+
     def as_json(self) -> dict[str, Any]:
-        """The estimate as JSON values, with the total hours of all operations."""
-        return {**asdict(self), "hours": {"gpu": self._hours(GPU_RATE), "cpu": self._hours(self.cpu_rate)}}
+        """The estimate as JSON values, with the total hours on a GPU and on this machine's CPU."""
+        return {**asdict(self), "hours": {"gpu": self.gpu_seconds / 3600, "cpu": self.seconds / 3600}}
 
     def as_text(self) -> str:
         """The estimate as text: a table, its totals and the assumptions."""
@@ -102,7 +121,7 @@ class Estimate:
                 _bytes(row.size),
                 f"{row.operations:.1e}",
                 duration(row.operations / GPU_RATE),
-                duration(row.operations / self.cpu_rate + row.seconds),
+                duration(row.seconds),
                 known[row.in_store],
                 ", ".join(row.reads),
             )
@@ -117,19 +136,18 @@ class Estimate:
             )
             for line in lines
         ]
-        gpu, cpu = (duration(3600 * self._hours(rate)) for rate in (GPU_RATE, self.cpu_rate))
-        new = _bytes(sum(row.size for row in self.rows if not row.in_store))
-        total = f"to compute: {gpu} on a GPU, or {cpu} on this CPU; to store: {new}"
-        reading = sum(row.seconds for row in self.rows if not row.in_store)
-        if reading:
-            total += f"; to read and decode the images once: {duration(reading)}"
+        new = _bytes(sum(row.size for row in self._to_compute()))
+        total = (
+            f"to compute: {duration(self.gpu_seconds)} on a GPU, or {duration(self.seconds)} on this CPU, of "
+            f"which {duration(self.starting)} to start; to store: {new}"
+        )
         gone = [f"{stage.stage}: left out because {stage.because}" for stage in self.not_needed]
         notes = [f"- {text}" for text in self.assumptions]
         rows = [*(line.rstrip() for line in table), *gone, "", total, *notes]
         return "\n".join([*self.understood, "", *rows] if self.understood else rows)
 
-    def _hours(self, rate: float) -> float:
-        return sum(row.operations for row in self.rows if not row.in_store) / rate / 3600
+    def _to_compute(self) -> list[PlannedStage]:
+        return [row for row in self.rows if not row.in_store]
 
 
 @dataclass
@@ -137,7 +155,8 @@ class _Estimator:
     config: Config
     store: Store | None
     seconds: float | None
-    rows: list[PlannedStage] = field(default_factory=list)
+    pace: Pace
+    rows: list[tuple[PlannedStage, Process, Size]] = field(default_factory=list)
     not_needed: list[NotNeeded] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
     understood: list[str] = field(default_factory=list)
@@ -166,12 +185,12 @@ class _Estimator:
             else False
         )
         reads = tuple(dict.fromkeys(given.label for given in inputs.values()))
-        self.rows.append(
-            PlannedStage(
-                label, request.kind, reads, size.rows, size.bytes, size.operations, there, size.seconds
-            )
+        row = PlannedStage(
+            label, request.kind, reads, size.rows, size.bytes, size.operations, size.seconds, there
         )
-        return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width)
+        self.rows.append((row, request.process, size))
+        meta = self.store.meta(artifact) if there and self.store is not None else size.meta
+        return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width, meta)
 
     def _size(self, request: Request, inputs: dict[str, Planned]) -> Size:
         """Call the `size` function of the stage's file. If there is none, the stage is not counted."""
@@ -182,9 +201,20 @@ class _Estimator:
         found: Size = size(self, request, inputs)
         return found
 
-    def look(self, manifest: Planned) -> dict[str, Any]:
-        images = manifest.images
-        assert images is not None
+    @property
+    def seen(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._seen.get("understood", {})
+        return found
+
+    def follow(self, config: Config, plan: Mapping[str, Any]) -> None:
+        self.config = config
+        self.understood += [f"plan: {line}" for line in plan["because"]]
+
+    def look(self, made: Planned) -> Mapping[str, Any]:
+        images = made.images
+        if images is None:
+            assert made.meta is not None, f"{made.label}: a dry run knows nothing of its content"
+            return made.meta
         counts = {
             "train": images.train,
             "unlabelled": images.unlabelled,
@@ -301,41 +331,80 @@ class _Estimator:
         return None
 
 
-def estimate(config: Config, *, seconds: float | None = 5.0) -> Estimate:
+def estimate(config: Config, *, seconds: float | None = 5.0, pace: Pace | None = None) -> Estimate:
     """Estimate a run without running anything.
 
     Args:
         config: the run's configuration.
         seconds: how long images are read, to see whether they can be decoded. None: until all are read.
+        pace: what is known about this machine's pace; what matters and is not known is measured and added.
+            None: nothing is known.
 
     Raises:
         ConfigError: the images do not allow the configuration (`tasks.feasible`).
         DataError: a source can't be listed, and its size is not published either.
         ConfigError: a network can't be built for the image size.
     """
-    from models.cost import convolution_rate
+    from models.pace import Pace
 
+    pace = pace or Pace()
     root = Path(config.store).expanduser()
-    estimator = _Estimator(config, Store(root) if (root / "artifacts").exists() else None, seconds)
+    estimator = _Estimator(config, Store(root) if (root / "artifacts").exists() else None, seconds, pace)
     hooks = Hooks(
-        estimator.step, estimator.look, estimator.not_needed.append, understood=estimator.understood.extend
+        estimator.step,
+        estimator.look,
+        estimator.not_needed.append,
+        understood=estimator.understood.extend,
+        planned=estimator.follow,
     )
     chain(config, hooks)
+    new = [row for row in estimator.rows if not row[0].in_store]
+    starts = _starts({process for _, process, _ in new}, len(estimator.rows))
+    before = pace.measuring
+    pace.measure([starts, *(portion for _, _, size in new for portion in _portions(size))])
+    rows = [
+        replace(row, seconds=size.seconds + sum(map(pace.seconds, _portions(size))))
+        for row, _, size in estimator.rows
+    ]
     estimator.assume(f"GPU: {GPU}")
-    precision, rate = convolution_rate(config.compute.precision)
     estimator.assume(
-        f"CPU: this machine, {CPU_SHARE * rate / 1e9:.0f} GFLOP/s reached (a quarter of the speed of a "
-        f"convolution in {precision}, measured just now)"
+        f"CPU: this machine, as busy as it is now; measuring its pace took {duration(pace.measuring - before)}"
     )
-    estimator.assume("the time to augment images and to read them again is not counted; vectors are float32")
+    guessed = [row for row, (_, _, size) in zip(rows, estimator.rows, strict=True) if _guessed(size, pace)]
+    share = sum(row.seconds for row in guessed if not row.in_store)
+    if share:
+        estimator.assume(
+            f"CPU: {duration(share)} of it are not measured but estimated from operations, at the pace of "
+            "the most similar work that was measured"
+        )
+    estimator.assume("vectors are float32")
     return Estimate(
         config.recipe,
-        estimator.rows,
+        rows,
         estimator.not_needed,
         estimator.assumptions,
-        CPU_SHARE * rate,
+        pace.seconds(starts),
         estimator.understood,
     )
+
+
+def _starts(processes: set[Process], stages: int) -> Portion:
+    """What a run takes besides its stages.
+
+    Args:
+        processes: kinds of child processes that it starts.
+        stages: number of its stages.
+    """
+    return chores(START + END + STAGE * stages + sum(CHILDREN[process] for process in processes))
+
+
+def _portions(size: Size) -> tuple[Portion, ...]:
+    """The work of a stage. If the stage names none, its operations are taken for products of matrices."""
+    return size.work or ((products(size.operations),) if size.operations else ())
+
+
+def _guessed(size: Size, pace: Pace) -> bool:
+    return not all(pace.measured(portion.work) for portion in _portions(size))
 
 
 def estimate_claims(
@@ -353,12 +422,14 @@ def estimate_claims(
     Returns:
         One row per claim with claim, runs, gpu_hours and cpu_hours.
     """
-    rows = []
+    from models.pace import Pace
+
+    rows, pace = [], Pace()
     for claim in claims:
         alike = {"recipe": claim.name, "store": store}
         asked = [resolved(claim, arm, scale, sources).model_copy(update=alike) for arm in claim.arms]
         configs = {config.model_dump_json(): config for config in asked}.values()  # arms may share one run
-        found = [estimate(config).as_json()["hours"] for config in configs]
+        found = [estimate(config, pace=pace).as_json()["hours"] for config in configs]
         hours = {f"{name}_hours": seeds * sum(each[name] for each in found) for name in ("gpu", "cpu")}
         rows.append({"claim": claim.name, "runs": seeds * len(configs), **hours})
     return rows

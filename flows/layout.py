@@ -53,6 +53,7 @@ class Hooks:
         review: lets a person look at clusters and assignments. Returns another k, or None to continue.
         decided: gets the decision on what a rerun keeps from an earlier run (`flows.pin.Decision`).
         understood: gets sentences about what was understood of the images.
+        planned: gets the configuration with a part of a plan, and the plan's meta.json.
     """
 
     step: Step
@@ -61,6 +62,7 @@ class Hooks:
     review: Callable[[Config, Handle, Handle], int | None] = lambda config, clusters, assignments: None
     decided: Callable[[Any], None] = lambda decision: None
     understood: Callable[[list[str]], None] = lambda lines: None
+    planned: Callable[[Config, Mapping[str, Any]], None] = lambda config, plan: None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ UNTOUCHED = ("teacher", "student-transferred")
 """Models that were trained without labels. Leaf stages measure these."""
 FEATURES = frozenset({"knn", "linear"})
 """Protocols that read a model's features of all images."""
+CLASSIFIERS = frozenset({"teacher-linear", "student-linear", "plain", "shipped"})
+"""Models of which only the classifier is measured. Most have the features of another model."""
 
 
 CLUSTERED = {"clusters": "cluster", "assignments": "assign"}
@@ -79,7 +81,7 @@ def _models(layout: Layout) -> dict[str, Handle]:
     found = {}
     for name, model in layout.models.items():
         inputs = {"manifest": images} | ({"checkpoint": model} if model is not None else {})
-        if FEATURES & set(config.evaluate.protocols):
+        if FEATURES & set(config.evaluate.protocols) and name not in CLASSIFIERS:
             if name == "teacher":
                 train = layout.made["embed"]
                 test = layout.features(f"embed-{name}-test", images, part="test", after=last)

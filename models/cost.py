@@ -12,7 +12,7 @@ from functools import cache
 from math import inf
 from pkgutil import resolve_name
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from models.configs.shared import Descriptor, Teacher, Transfer
 from models.device import Precision, resolve_precision
 from models.method import make_pretext
 from models.network import Network, build_network
+from models.work import Shape, timed
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Cost:
         forward: operations of a forward pass on one whole image.
         step: operations per image of one training step of this network, forward and backward.
         widths: layer name -> length of its feature vector.
+        shape: how to build such a network, to measure how long it takes.
     """
 
     parameters: int
     forward: float
     step: float
     widths: dict[str, int]
+    shape: Shape
 
 
 BACKWARD = 2.0
@@ -57,8 +60,7 @@ def classifier_cost(backbone: str, width: float, image_size: int, classes: int) 
     """
     with torch.device("meta"):
         network = build_network(backbone, image_size, seed=0, width=width, classes=classes)
-    forward = _forward(network, image_size)
-    return Cost(_parameters(network), forward, (1 + BACKWARD) * forward, _widths(network))
+    return _cost(network, (1 + BACKWARD) * _forward(network, image_size), backbone, width)
 
 
 def pretext_cost(config: Teacher, image_size: int) -> Cost:
@@ -73,9 +75,8 @@ def pretext_cost(config: Teacher, image_size: int) -> Cost:
     network = method.network
     seen = sum(count * _forward(network, side) for side, count in method.passes())
     head = 2.0 * (_parameters(method) - _parameters(network))  # linear layers: one multiply-add per weight
-    return Cost(
-        _parameters(network), _forward(network, image_size), (1 + BACKWARD) * (seen + head), _widths(network)
-    )
+    step, settings = (1 + BACKWARD) * (seen + head), timed(config.model_dump())
+    return _cost(network, step, config.backbone, config.width, settings)
 
 
 def transfer_cost(config: Transfer, backbone: str, width: float, image_size: int, teacher: Teacher) -> Cost:
@@ -96,8 +97,7 @@ def transfer_cost(config: Transfer, backbone: str, width: float, image_size: int
     seen = sum(count * _forward(student, side) for side, count in views)
     shown = sum(count * _forward(frozen, side) for side, count in views)
     head = 2.0 * (_parameters(method) - _parameters(student))
-    step = (1 + BACKWARD) * (seen + head) + shown
-    return Cost(_parameters(student), _forward(student, image_size), step, _widths(student))
+    return _cost(student, (1 + BACKWARD) * (seen + head) + shown, backbone, width)
 
 
 def descriptor_width(config: Descriptor, image_size: int) -> int:
@@ -207,6 +207,22 @@ def weight_bits(network: Network) -> int:
         tensor.numel() for tensor in network.state_dict().values() if tensor.is_floating_point()
     )
     return signs + FLOAT * (scales + stored - signs)
+
+
+def _cost(
+    network: Network, step: float, backbone: str, width: float, pretext: dict[str, Any] | None = None
+) -> Cost:
+    parameters, forward = _parameters(network), _forward(network, network.image_size)
+    shape = Shape(
+        backbone=backbone,
+        width=width,
+        image_size=network.image_size,
+        pretext=pretext,
+        classes=network.classes,
+        parameters=parameters,
+        forward=forward,
+    )
+    return Cost(parameters, forward, step, _widths(network), shape)
 
 
 def _forward(network: Network, side: int) -> float:

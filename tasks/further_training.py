@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from data.types import Artifact, Frozen
+from data.types import Artifact
+from models.configs.shared import Sized
 from tasks.config import Config
-from tasks.size import Context, Inputs, Size, classifier, images_of, scored
+from tasks.size import Context, Inputs, Size, classifier, images_of, passes, scored, steps
 from tasks.sources import voc_sources
 from tasks.stage import Request, Stage
 
 
 def ask_further(
     stage: Stage,
-    training: Frozen,
+    training: Sized,
     config: Config,
     photographs: Artifact,
     checkpoint: Artifact | None,
@@ -31,7 +32,7 @@ def ask_further(
     """
     assert config.evaluate.voc is not None
     settings = {
-        "training": training.model_dump(),
+        "training": training.settings(config.data.image_size),
         "model": model,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
@@ -55,6 +56,7 @@ def size_further(run: Context, request: Request, inputs: Inputs) -> Size:
     cost = classifier(network.backbone, network.width, image_size, 2)
     area = (asked.get("side", image_size) / image_size) ** 2
     images = images_of(inputs, "photographs")
-    passes = asked["steps"] * asked["batch_size"] * cost.step + images.test * cost.forward
+    count, batch = asked["steps"], asked["batch_size"]
     run.assume("detection, segmentation: only the backbone is counted, not the heads")
-    return scored(10, passes * area)
+    work = (steps(run, "finetune", {}, cost, batch, count * area), passes(run, cost, images.test * area))
+    return scored(10, (count * batch * cost.step + images.test * cost.forward) * area, *work)

@@ -1,7 +1,8 @@
-"""What a dry run knows about a stage's artifact before it exists: rows, bytes, operations.
+"""What a dry run knows about a stage's artifact before it exists: rows, bytes, operations, and the work.
 
 Each stage's file has a function `size(run, request, inputs) -> Size`. `flows/estimate.py` calls these
-functions in the order of the chain and adds up the results.
+functions in the order of the chain and adds up the results. The operations give the time on a GPU, and the
+work gives the time on this machine's CPU.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from data.types import Artifact
+from models.work import Chores, Pass, Portion, Products, Shape, Step, timed
 from tasks.config import Config
 from tasks.sources import Part
 
 if TYPE_CHECKING:
     from models.cost import Cost
+    from models.pace import Pace
     from tasks.stage import Request
 
 
@@ -58,6 +61,7 @@ class Planned:
         images: as in `Size`.
         cost: as in `Size`.
         width: as in `Size`.
+        meta: as in `Size`.
     """
 
     label: str
@@ -67,6 +71,7 @@ class Planned:
     images: Counts | None = None
     cost: Cost | None = None
     width: int = 0
+    meta: dict[str, Any] | None = None
 
 
 @dataclass
@@ -80,7 +85,9 @@ class Size:
         images: counts of a manifest's images, for the stages that read it.
         cost: cost of the network in a checkpoint.
         width: length of the vectors, or the number of classes or clusters.
-        seconds: measured time on this machine's CPU, besides the operations.
+        seconds: time on this machine's CPU, besides `work`.
+        work: work whose time on this machine's CPU `models.pace` measures or estimates.
+        meta: what meta.json will hold, for a plan; the layout needs it to go on.
     """
 
     rows: int
@@ -90,6 +97,8 @@ class Size:
     cost: Cost | None = None
     width: int = 0
     seconds: float = 0.0
+    work: tuple[Portion, ...] = ()
+    meta: dict[str, Any] | None = None
 
 
 class Context(Protocol):
@@ -98,6 +107,10 @@ class Context(Protocol):
     config: Config
     decoding: float
     """Seconds in which this CPU reads and decodes one image; 0 if none was read."""
+    seen: dict[str, Any]
+    """What was understood of the images: `understood` of the manifest's meta.json."""
+    pace: Pace
+    """The pace of this machine."""
 
     def assume(self, text: str) -> None:
         """Record an assumption of the estimate."""
@@ -138,11 +151,101 @@ def classifier(backbone: str, width: float, image_size: int, classes: int) -> Co
     return classifier_cost(backbone, width, image_size, classes)
 
 
-def trained(cost: Cost, operations: float) -> Size:
+def trained(cost: Cost, operations: float, *work: Portion) -> Size:
     """The size of a checkpoint with float32 weights."""
-    return Size(cost.parameters, 4 * cost.parameters, operations, cost=cost)
+    return Size(cost.parameters, 4 * cost.parameters, operations, cost=cost, work=work)
 
 
-def scored(rows: int, operations: float = 0.0) -> Size:
+def scored(rows: int, operations: float = 0.0, *work: Portion) -> Size:
     """The size of a table of scores."""
-    return Size(rows, 3e3, operations)
+    return Size(rows, 3e3, operations, work=work)
+
+
+Section = Literal["pretext", "transfer", "finetune", "distill", "nonlinear"]
+
+
+def steps(
+    run: Context,
+    section: Section,
+    settings: Mapping[str, Any],
+    cost: Cost,
+    batch_size: int,
+    times: float,
+    *,
+    swept: float = 0.0,
+    teacher: Shape | None = None,
+    phase: str | None = None,
+) -> Portion:
+    """Steps of a training.
+
+    Args:
+        run: the dry run.
+        section: the section of the configuration that has the method's settings.
+        settings: these settings.
+        cost: of the network that is trained.
+        batch_size: images per step.
+        times: number of steps.
+        swept: number of images times number of epochs, for a method that works between epochs.
+        teacher: the network that a student learns from; None if it learns labels.
+        phase: name of the training, if the method has several.
+    """
+    network = cost.shape.model_copy(update={"pretext": None}) if section == "pretext" else cost.shape
+    step = Step(
+        section=section,
+        settings=timed(settings),
+        network=network,
+        teacher=teacher,
+        phase=phase,
+        batch_size=batch_size,
+        precision=run.config.compute.precision,
+        operations=cost.step * batch_size,
+    )
+    return Portion(step, times, swept)
+
+
+def passes(run: Context, cost: Cost, times: float, views: Mapping[str, Any] | None = None) -> Portion:
+    """Forward passes.
+
+    Args:
+        run: the dry run.
+        cost: of the network.
+        times: number of images.
+        views: settings of the random view that is made of each image; None: its centre.
+    """
+    given = Pass(
+        network=cost.shape,
+        views=None if views is None else dict(views),
+        batch_size=run.config.embed.batch_size,
+        precision=run.config.compute.precision,
+        operations=cost.forward,
+    )
+    return Portion(given, times)
+
+
+def products(operations: float) -> Portion:
+    """Operations of products of matrices, and of what takes as long as these."""
+    return Portion(Products(), operations)
+
+
+def chores(seconds: float) -> Portion:
+    """What Python does, such as imports, tables and pages.
+
+    Args:
+        seconds: on the machine on which `models.pace.CHORES` was measured.
+    """
+    return Portion(Chores(), seconds)
+
+
+def decoded(run: Context, images: Counts, read: float) -> float:
+    """Seconds in which the images of a training are decoded, if there are too many to keep their pixels.
+
+    Args:
+        run: the dry run.
+        images: all images of the manifest.
+        read: number of images that are read, each counted as often as it is read.
+    """
+    from data.images import KEPT
+    from data.reading import stored_size
+
+    pixels = (images.all + images.test) * 3 * stored_size(run.config.data.image_size) ** 2
+    return 0.0 if pixels <= KEPT else read * run.decoding / run.config.compute.decoders

@@ -7,7 +7,7 @@ import numpy as np
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size
+from tasks.size import Context, Inputs, Size, chores, products
 from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="cluster", kind="clusters", version=4, process="plain")
@@ -25,7 +25,10 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     asked, features = request.settings, inputs["features"]
     n, d = min(asked["sample"] or features.rows, features.rows), asked["pca"] or features.width
     rounds = asked["iterations"] * asked["restarts"]
-    return Size(asked["k"], asked["k"] * (4 * d + 12), 2.0 * n * d * asked["k"] * rounds, width=d)
+    operations = 2.0 * n * d * asked["k"] * rounds
+    return Size(
+        asked["k"], asked["k"] * (4 * d + 12), operations, width=d, work=(products(operations), chores(1))
+    )
 
 
 def build(job: Job) -> Outcome:

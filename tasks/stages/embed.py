@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from data.errors import ConfigError
 from data.types import Artifact
 from models.configs import PRETEXT
+from models.work import Describe, Portion
 from tasks.config import Config
 from tasks.earlier import Candidate, Rows, most_rows
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, cost_of, rows_of_part
+from tasks.size import Context, Inputs, Size, cost_of, decoded, images_of, passes, rows_of_part
 from tasks.sources import SPLITS_OF, Part, sources
 from tasks.stage import Outcome, Request, Stage, require
 
@@ -72,7 +73,7 @@ def plan_described(config: Config, manifest: Artifact, *, part: Part, only: str 
         only: the manifest's source, if it differs from the run's.
     """
     settings = {
-        "pretext": config.pretext.model_dump(),
+        "pretext": config.pretext.settings(config.data.image_size),
         "layer": config.pretext.method,
         "part": part,
         "image_size": config.data.image_size,
@@ -88,19 +89,24 @@ def plan_described(config: Config, manifest: Artifact, *, part: Part, only: str 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     n, forward = rows_of_part(inputs, request.settings["part"]), 0.0
+    work: Portion
     if "checkpoint" in inputs:
         cost, layer = cost_of(inputs), request.settings["layer"]
         if layer not in cost.widths:
             known = ", ".join(cost.widths)
             raise ConfigError(f"embed.layer = {layer}: the teacher has no such layer; choose one of {known}")
         width, forward = cost.widths[layer], cost.forward
+        work = passes(run, cost, n)
     else:
         from models.cost import descriptor_width
 
-        run.assume("the cost of descriptors is not counted")
+        run.assume("GPU: the cost of descriptors is not counted")
         descriptor: Any = run.config.pretext
-        width = descriptor_width(descriptor, request.settings["image_size"])
-    return Size(n, n * (4 * width + 8), n * forward, width=width)
+        size = request.settings["image_size"]
+        width = descriptor_width(descriptor, size)
+        work = Portion(Describe(settings=request.settings["pretext"], image_size=size), n)
+    seconds = decoded(run, images_of(inputs), n)
+    return Size(n, n * (4 * width + 8), n * forward, width=width, seconds=seconds, work=(work,))
 
 
 def build(job: Job) -> Outcome:

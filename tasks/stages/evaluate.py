@@ -7,9 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact, Split
+from models.configs.shared import Views
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, cost_of, images_of, scored
+from tasks.size import Context, Inputs, Size, chores, cost_of, images_of, passes, products, scored
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 ALIGNED = 2048
 """Maximum number of images that are compared in two views."""
+FITS = 300
+"""Iterations of all fits of a linear probe together, about."""
 STAGE = Stage(name="evaluate", kind="scores", version=4, process="train")
 
 
@@ -69,9 +72,19 @@ def plan(
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    images, width = images_of(inputs), inputs["train"].width if "train" in inputs else 0
+    images, d = images_of(inputs), inputs["train"].width if "train" in inputs else 0
+    n, m, protocols = images.labelled, images.test_labelled, request.settings["protocols"]
     forward = cost_of(inputs).forward if "checkpoint" in inputs else 0.0
-    return scored(7, images.test * (forward + 2.0 * images.train * width))
+    work = []
+    if "checkpoint" in inputs:
+        cost = cost_of(inputs)
+        work.append(passes(run, cost, m if cost.shape.classes == images.classes else 0))
+        if d:
+            work.append(passes(run, cost, 2 * min(images.train, ALIGNED), Views().model_dump()))
+    compared = 2.0 * n * m * d if "knn" in protocols else 0.0
+    fitted = FITS * 4.0 * n * d * images.classes if "linear" in protocols else 0.0
+    work += [products(compared + fitted + 4.0 * n * d * d + 20.0 * d**3), chores(0.3)]
+    return scored(7, images.test * (forward + 2.0 * images.train * d), *work)
 
 
 def build(job: Job) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, cost_of, images_of, scored
+from tasks.size import Context, Inputs, Size, cost_of, images_of, passes, products, scored
 from tasks.sources import sources
 from tasks.stage import Leaf, Outcome, Request
 
@@ -50,7 +50,9 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     images, cost, asked = images_of(inputs), cost_of(inputs), request.settings
     maps = len([name for name in cost.widths if name not in ("features", "logits")])
     probes = 6.0 * 9216 * 5 * images.classes * maps  # five rates, forward and backward
-    return scored(maps, images.labelled * asked["epochs"] * (cost.forward + probes))
+    seen = images.labelled * asked["epochs"]
+    work = (passes(run, cost, seen + images.test), products(seen * probes))
+    return scored(maps, seen * (cost.forward + probes), *work)
 
 
 def build(job: Job) -> Outcome:

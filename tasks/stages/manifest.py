@@ -8,9 +8,9 @@ from typing import Any
 from data.reading import KEYS, Reading, recorded_in
 from data.store import digest
 from data.types import Artifact, Split
-from tasks.config import Compute, Config
+from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size
+from tasks.size import Context, Inputs, Size, chores
 from tasks.sources import sources, voc_sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -72,17 +72,18 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     images = run.count(request)
     n = images.all + images.test
-    cores = workers(run.config.compute) if n >= 2048 else 1  # few images are read by one process
-    return Size(n, 110 * n, images=images, seconds=n * run.decoding / cores)
+    processes = run.config.compute.decoders if n >= 2048 else 1  # few images are read by one process
+    seconds = n * run.decoding / processes
+    return Size(n, 110 * n, images=images, seconds=seconds, work=(chores(0.5 + 1e-4 * n),))
 
 
 def build(job: Job) -> Outcome:
     """List, hash and check the images. Images with a known (uri, size, mtime) are not read again."""
-    from data.decode import stored_size
     from data.held_out import read_sides, write_sides
     from data.manifest import make_manifest
     from data.measured import read_known, write_known
     from data.packs import Shape
+    from data.reading import stored_size
     from data.schemas import MANIFEST, REJECTED, TWINS
     from data.tables import write_table
 
@@ -103,7 +104,7 @@ def build(job: Job) -> Outcome:
         known=read_known(remembered),
         held_out=read_sides(sides),
         report=lambda done, total: job.report(done=done, total=total),
-        workers=workers(job.compute),
+        workers=job.compute.decoders,
         reading=reading,
         leaks=job.request.outside["leaks"],
         compared=job.store.cache("twins"),
@@ -165,10 +166,3 @@ def stamps(request: Request) -> list[str | None]:
 
 def _columns(table: Any) -> dict[str, Any]:
     return {name: table[name].combine_chunks() for name in table.column_names}
-
-
-def workers(compute: Compute) -> int:
-    """The number of decoding processes: as configured, or one per core that this process may use."""
-    import os
-
-    return compute.workers or len(os.sched_getaffinity(0))

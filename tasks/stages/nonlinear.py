@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, cost_of, images_of, scored
+from tasks.size import Context, Inputs, Size, cost_of, images_of, passes, products, scored, steps
 from tasks.sources import sources
 from tasks.stage import Leaf, Outcome, Request
 
@@ -31,7 +33,7 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str
     """
     return STAGE.request(
         settings={
-            "nonlinear": config.evaluate.nonlinear.model_dump(),
+            "nonlinear": config.evaluate.nonlinear.settings(config.data.image_size),
             "model": model,
             "image_size": config.data.image_size,
             "precision": config.compute.precision,
@@ -47,7 +49,15 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     images, cost, asked = images_of(inputs), cost_of(inputs), request.settings["nonlinear"]
     trainings = max(1, len(asked["layers"]))
-    return scored(1 + trainings, 3 * cost.forward * images.labelled * asked["epochs"] * trainings)
+    n, batch = images.labelled, asked["batch_size"]
+    shape = cost.shape.model_copy(update={"classes": images.classes})
+    count = asked["epochs"] * max(1, n // batch) * trainings
+    work = (
+        steps(run, "nonlinear", asked, replace(cost, shape=shape, step=3 * cost.forward), batch, count),
+        passes(run, cost, n + images.test * (1 + trainings)),
+        products(6.0 * n * asked["epochs"] * asked["hidden"] * cost.widths["features"]),
+    )
+    return scored(1 + trainings, 3 * cost.forward * n * asked["epochs"] * trainings, *work)
 
 
 def build(job: Job) -> Outcome:

@@ -6,20 +6,17 @@ fewer wrong neighbours.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.types import Artifact
-from tasks.clustering import read_clusters
+from tasks.clustering import graph_points
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size
+from tasks.size import Context, Inputs, Size, chores, products
 from tasks.stage import Outcome, Request, Stage
-
-if TYPE_CHECKING:
-    from models.clustering.space import ClusterSpace
 
 STAGE = Stage(name="propagate", kind="probabilities", version=2, process="plain")
 
@@ -59,23 +56,10 @@ def plan(
 
 PROBE_WEIGHT = 1 / 3
 """Weight of the probe's probabilities; the fine-tuned networks' probabilities have the rest."""
+PROBE_ITERATIONS = 100
+"""Iterations of the probe's fit, about."""
 PROBE_C = 0.03
 """scikit-learn's C of the probe on standardised features. Few labels need a strong penalty (a small C)."""
-
-
-def space_of(job: Job, name: str) -> ClusterSpace:
-    """The clustering space of one of the inputs.
-
-    For `features` it is the clusters' space if there are clusters. Otherwise a space is fitted with the same
-    settings.
-    """
-    from data.tables import iterate_vectors
-    from models.clustering.space import fit_space
-
-    if name == "features" and "clusters" in job.request.inputs:
-        space: ClusterSpace = read_clusters(job.path("clusters"))[0]
-        return space
-    return fit_space(lambda: (x for _, x in iterate_vectors(job.path(name))), **job.settings["space"])
 
 
 def probe(
@@ -104,8 +88,13 @@ def probe(
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    n, classes = inputs["features"].rows, inputs["probabilities"].width
-    return Size(n, n * (4 * classes + 8), 2.0 * n * n * inputs["features"].width, width=classes)
+    features, classes, asked = inputs["features"], inputs["probabilities"].width, request.settings
+    n, d = features.rows, features.width
+    compared = 2.0 * n * n * (d + (inputs["second"].width if "second" in inputs else 0))
+    work = [products(compared), chores(0.3)]
+    if asked["probe"]:
+        work += [products(4.0 * PROBE_ITERATIONS * inputs["labels"].rows * d * classes), chores(2)]
+    return Size(n, n * (4 * classes + 8), 2.0 * n * n * d, width=classes, work=tuple(work))
 
 
 def build(job: Job) -> Outcome:
@@ -117,12 +106,7 @@ def build(job: Job) -> Outcome:
     from data.tables import VectorWriter, column, positions, read_table, read_vectors
     from models.clustering.propagation import knn_graph, propagate
 
-    index, x = read_vectors(job.path("features"))
-    places = space_of(job, "features").apply(x)
-    if "second" in job.request.inputs:
-        second_index, second = read_vectors(job.path("second"))
-        assert np.array_equal(index, second_index), "the two networks' features are of different images"
-        places = np.concatenate([places, space_of(job, "second").apply(second)], axis=1)
+    index, places, x = graph_points(job)
     prior_index, prior = read_vectors(job.path("probabilities"))
     assert np.array_equal(index, prior_index), "features and probabilities are of different images"
     labels = read_table(job.path("labels") / "labels.parquet", schemas.LABELS)

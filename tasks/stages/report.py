@@ -9,7 +9,7 @@ from data.errors import ArtifactError
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size
+from tasks.size import Context, Inputs, Size, chores
 from tasks.sources import sources
 from tasks.stage import NotNeeded, Outcome, Request, Stage
 
@@ -127,7 +127,7 @@ def _labels(named: dict[str, Artifact], others: dict[str, Artifact]) -> dict[Art
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    return Size(1, 1e6)
+    return Size(1, 1e6, work=(chores(3),))
 
 
 def build(job: Job) -> Outcome:
@@ -302,7 +302,8 @@ def _pixels(job: Job, wanted: list[int]) -> dict[int, tuple[str, Any]]:
     """Read some of the run's images: ascending indices -> index -> (uri, (h, w, 3) uint8)."""
     import numpy as np
 
-    from data import decode, images, schemas
+    from data import images, schemas
+    from data.reading import stored_size
     from data.tables import read_table
 
     if not wanted:
@@ -310,7 +311,7 @@ def _pixels(job: Job, wanted: list[int]) -> dict[int, tuple[str, Any]]:
     table = read_table(job.path("manifest") / "images.parquet", schemas.MANIFEST)
     some = table.take(np.searchsorted(table["index"].to_numpy(), wanted))
     where = {role: place for role, place in job.request.outside["own"].items() if place}
-    side = min(_SHEET_IMAGE, decode.stored_size(job.settings["config"]["data"]["image_size"]))
+    side = min(_SHEET_IMAGE, stored_size(job.settings["config"]["data"]["image_size"]))
     reading = images.reading_of(table, job.meta("manifest"))
     opened = images.open_images(some, where, side, cache=job.store.cache("sheets"), reading=reading)
     pixels = _colours(opened.read(np.arange(len(wanted))))
@@ -509,7 +510,8 @@ class _Assigned:
         """Images of about a dozen clusters, in each cluster the nearest to the centroid first."""
         import numpy as np
 
-        from data import decode, images
+        from data import images
+        from data.reading import stored_size
         from tasks.report.content import ClusterSheet
         from tasks.report.sheets import choose, nearest
 
@@ -524,7 +526,7 @@ class _Assigned:
         wanted = np.concatenate([rows[c] for c, _ in chosen])
         some = np.unique(self.index[wanted])
         table = self.manifest.take(np.searchsorted(self.manifest["index"].to_numpy(), some))
-        side = min(_SHEET_IMAGE, decode.stored_size(self.job.settings["config"]["data"]["image_size"]))
+        side = min(_SHEET_IMAGE, stored_size(self.job.settings["config"]["data"]["image_size"]))
         where = {role: place for role, place in self.job.request.outside["sources"].items() if place}
         reading = images.reading_of(table, self.job.meta("assigned"))
         opened = images.open_images(table, where, side, cache=self.job.store.cache("sheets"), reading=reading)

@@ -7,7 +7,7 @@ from typing import Any
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size
+from tasks.size import Context, Inputs, Size, chores
 from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="scores", kind="scores", version=1, process="plain")
@@ -47,7 +47,8 @@ def plan(
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    return Size(sum(given.rows for given in inputs.values() if given.artifact.kind == "scores"), 5e3)
+    rows = sum(given.rows for given in inputs.values() if given.artifact.kind == "scores")
+    return Size(rows, 5e3, work=(chores(0.1),))
 
 
 def build(job: Job) -> Outcome:

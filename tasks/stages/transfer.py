@@ -12,7 +12,7 @@ from data.types import Artifact
 from models.configs import TRANSFER
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, classifier, images_of, trained
+from tasks.size import Context, Inputs, Size, classifier, cost_of, decoded, images_of, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -36,7 +36,8 @@ def plan(
         **learned: what the student learns from: `assignments`, `codes` or `teacher` (a checkpoint).
     """
     settings = {
-        "transfer": config.transfer.model_dump(exclude={"labels"}),  # the inputs already say which labels
+        # the inputs already say which labels
+        "transfer": config.transfer.settings(config.data.image_size, exclude=frozenset({"labels"})),
         "student": config.student.model_dump(),
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
@@ -54,17 +55,28 @@ def plan(
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    student, size = request.settings["student"], request.settings["image_size"]
-    epochs = request.settings["transfer"]["epochs"]
+    given, student, size = (request.settings[name] for name in ("transfer", "student", "image_size"))
+    lasting: Any = TRANSFER[given["method"]].model_validate(given)
+    phase, teacher = request.settings.get("phase"), None
     if "teacher" in inputs:
         from models.cost import transfer_cost
 
         config: Any = run.config
         cost = transfer_cost(config.transfer, student["backbone"], student["width"], size, config.pretext)
-        return trained(cost, cost.step * images_of(inputs).all * epochs)
-    learned = inputs.get("assignments") or inputs["codes"]
-    cost = classifier(student["backbone"], student["width"], size, learned.width)
-    return trained(cost, cost.step * learned.rows * epochs)
+        n, teacher = images_of(inputs).all, cost_of(inputs, "teacher").shape
+        batch = max(1, min(given["batch_size"], n))
+    else:
+        learned = inputs.get("assignments") or inputs["codes"]
+        cost = classifier(student["backbone"], student["width"], size, learned.width)
+        n, batch = learned.rows, given["batch_size"]
+    epochs, each = lasting.length(n)
+    swept = 0 if teacher is None else n * epochs
+    work = steps(
+        run, "transfer", given, cost, batch, epochs * each, swept=swept, teacher=teacher, phase=phase
+    )
+    found = trained(cost, cost.step * lasting.seen(n), work)
+    found.seconds = decoded(run, images_of(inputs), epochs * each * batch)
+    return found
 
 
 def build(job: Job) -> Outcome:
@@ -94,13 +106,15 @@ def build(job: Job) -> Outcome:
     frozen, options = [], {} if phase is None else {"phase": phase}
     if "teacher" in inputs:
         index, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
-        order = Shuffled(index, config.batch_size)
+        epochs, steps = config.length(len(index))
+        order = Shuffled(index, config.batch_size, steps=steps)
         teacher = load(job.path("teacher")).to(resolve_device(job.compute.device))
         frozen, options = [teacher.eval().requires_grad_(False)], options | {"seed": job.seed}
     else:
         index, label = _labels(job)
         used, target = np.unique(label, return_inverse=True)
-        order, classes = UniformOverClusters(index, target, config.batch_size), len(used)
+        epochs, steps = config.length(len(index))
+        order, classes = UniformOverClusters(index, target, config.batch_size, steps), len(used)
     if "checkpoint" in inputs:
         network = load(job.path("checkpoint"))
     else:
@@ -108,7 +122,7 @@ def build(job: Job) -> Outcome:
         network = build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
     method = resolve_name(config.trainer)(config, network, *frozen, **options)
     feed = ImageFeed(job.images(size), order, index, target, order_key(job, name))
-    return train_and_publish(job, method, feed, config, epochs=config.epochs, stage=name)
+    return train_and_publish(job, method, feed, config, epochs=epochs, stage=name)
 
 
 def _labels(job: Job) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

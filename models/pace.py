@@ -1,0 +1,432 @@
+"""How long work takes on this machine's CPU: measured by doing a little of it with the product's own code.
+
+A `Pace` measures each piece of work once and keeps the result, also as JSON. Work that is too large to try
+is estimated by its operations, at the speed of the most similar work that was measured. Images are random,
+because the time of a step doesn't depend on what they show.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from math import ceil, inf, log
+from pkgutil import resolve_name
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from data.errors import PipelineError
+from data.reading import stored_size
+from models.configs import PRETEXT, TRANSFER
+from models.configs.distill import Distill
+from models.configs.evaluations import NonLinear
+from models.configs.finetune import Finetune
+from models.configs.shared import Views
+from models.cost import convolution_rate
+from models.device import resolve_precision
+from models.engine import train
+from models.evaluation.nonlinear import AboveLayer, middle_layer
+from models.inference import augmented, run
+from models.method import Batch, Method, make_pretext
+from models.methods.distill import DistillMethod
+from models.methods.finetune import FinetuneMethod
+from models.network import Network, build_network
+from models.work import Chores, Describe, Pass, Portion, Products, Shape, Step, Work, key_of
+
+CPU = torch.device("cpu")
+CHORES = 0.2
+"""Seconds of `_chores` on two quiet cores of an AMD EPYC, the machine on which `flows.estimate` got the times of
+starts and stages."""
+UNMEASURED = 0.25
+"""Share of a plain convolution's speed that work reaches, as long as nothing like it has been measured."""
+LARGEST = 100_000_000
+"""Networks with more parameters than this are not built."""
+LONGEST = 4.0
+"""Seconds. Work is not tried if the trial is expected to take longer."""
+TRIAL = 0.7
+"""Seconds that a trial's timed steps take, about."""
+FEW = 16
+"""Images of the first, small trial, which decides how many images the second one has."""
+IGNORED = 0.05
+"""Measuring ends when what is not measured takes at most this share of the time, as far as known."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measured time of some work.
+
+    Attributes:
+        work: what was done.
+        seconds: per step, per image or per operation.
+        between: seconds per image and epoch that the method of a step takes between epochs.
+    """
+
+    work: Work
+    seconds: float
+    between: float = 0.0
+
+
+class Pace:
+    """The pace of this machine.
+
+    Args:
+        trial: measures some work; None if it is too large to try. Tests pass one that needs no time.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        trial: Callable[[Work], Measured | None] | None = None,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._trial = trial or self._try
+        self._clock = clock
+        self._known: dict[str, Measured] = {}
+        self._too_large: set[str] = set()
+        self.measuring = 0.0
+        """Seconds spent on measuring so far."""
+
+    def measure(self, portions: Iterable[Portion], seconds: float = 12.0) -> None:
+        """Measure the work that takes most of the time, until the rest does not matter.
+
+        Args:
+            portions: all that will be done.
+            seconds: no measurement begins later than this.
+        """
+        began = self._clock()
+        wanted = list(portions)
+        while self._clock() - began < seconds:
+            taken: dict[str, tuple[float, Work]] = {}
+            for portion in wanted:
+                key = key_of(portion.work)
+                taken[key] = (taken.get(key, (0.0, None))[0] + self.seconds(portion), portion.work)
+            open_ = {k: v for k, v in taken.items() if k not in self._known and k not in self._too_large}
+            if sum(s for s, _ in open_.values()) <= IGNORED * sum(s for s, _ in taken.values()):
+                break
+            self.know(max(open_.values(), key=lambda given: given[0])[1])
+        self.measuring += self._clock() - began
+
+    def know(self, work: Work) -> Measured | None:
+        """Measure work that is not measured yet. None: it is too large to try."""
+        key = key_of(work)
+        if key not in self._known and key not in self._too_large:
+            found = self._trial(work)
+            if found is None:
+                self._too_large.add(key)
+            else:
+                self._known[key] = found
+        return self._known.get(key)
+
+    def seconds(self, portion: Portion) -> float:
+        """Seconds that some work takes. If it is not measured, it is estimated; nothing is measured now."""
+        work = portion.work
+        found = self._known.get(key_of(work))
+        if found is not None:
+            return portion.times * found.seconds + portion.swept * found.between
+        if isinstance(work, Chores):
+            return portion.times
+        if isinstance(work, Describe):
+            return 0.0
+        operations = 1.0 if isinstance(work, Products) else work.operations
+        return portion.times * operations / self._rate(work)
+
+    def measured(self, work: Work) -> bool:
+        """Whether the work is measured."""
+        return key_of(work) in self._known
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values, from which `from_json` makes a pace that knows the same and measures nothing again."""
+        return {
+            "measured": [
+                {"work": each.work.model_dump(mode="json"), "seconds": each.seconds, "between": each.between}
+                for each in self._known.values()
+            ],
+            "too_large": [json.loads(key) for key in sorted(self._too_large)],
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Pace:
+        """The pace of which `as_json` returned the values."""
+        parse: TypeAdapter[Work] = TypeAdapter(Work)
+        pace = cls()
+        for row in values["measured"]:
+            work = parse.validate_python(row["work"])
+            pace._known[key_of(work)] = Measured(work, row["seconds"], row["between"])
+        pace._too_large = {key_of(parse.validate_python(work)) for work in values["too_large"]}
+        return pace
+
+    def _rate(self, work: Step | Pass | Products) -> float:
+        """Operations per second of the measured work that is most like this work."""
+        if isinstance(work, Products):
+            return UNMEASURED * convolution_rate("fp32")[1]
+
+        def distance(other: Step | Pass) -> tuple[bool, bool, float]:
+            return (
+                other.network.backbone != work.network.backbone,
+                other.kind != work.kind,
+                abs(log(max(other.network.forward, 1.0) / max(work.network.forward, 1.0))),
+            )
+
+        like = [each for each in self._known.values() if isinstance(each.work, Step | Pass)]
+        if not like:
+            return UNMEASURED * convolution_rate(work.precision)[1]
+        nearest = min(like, key=lambda each: distance(each.work))  # type: ignore[arg-type]
+        assert isinstance(nearest.work, Step | Pass)
+        return nearest.work.operations / nearest.seconds
+
+    def _try(self, work: Work) -> Measured | None:
+        _keep_memory()
+        match work:
+            case Chores():
+                return Measured(work, _chores() / CHORES)
+            case Products():
+                return Measured(work, _products())
+            case Describe():
+                return Measured(work, _describe(work))
+            case Step() | Pass():
+                few = self.seconds(Portion(work, 3 * FEW / (work.batch_size if work.kind == "step" else 1)))
+                if work.network.parameters > LARGEST or few > LONGEST:
+                    return None
+                try:
+                    return _step(work) if isinstance(work, Step) else Measured(work, _pass(work))
+                except PipelineError:  # random images don't suit the method
+                    return None
+
+
+def network_of(shape: Shape) -> Network:
+    """An untrained network of this shape."""
+    if shape.pretext is None:
+        return build_network(
+            shape.backbone, shape.image_size, seed=0, width=shape.width, classes=shape.classes
+        )
+    network = make_pretext(_pretext(shape.pretext), shape.image_size, seed=0).network
+    return network if shape.classes is None else network.with_classifier(shape.classes, seed=0)
+
+
+def method_of(step: Step, images: int) -> Method:
+    """The untrained method of a step.
+
+    Args:
+        step: the step.
+        images: number of images that it will be trained on.
+    """
+    given, shape = step.settings, step.network
+    match step.section:
+        case "pretext":
+            return make_pretext(_pretext(given), shape.image_size, seed=0)
+        case "transfer":
+            config: Any = TRANSFER[given["method"]].model_validate(given)
+            told = {} if step.phase is None else {"phase": step.phase}
+            if step.teacher is None:
+                return _made(config.trainer, config, network_of(shape), **told)
+            teacher = network_of(step.teacher).eval().requires_grad_(False)
+            return _made(config.trainer, config, network_of(shape), teacher, seed=0, **told)
+        case "finetune":
+            tuned = Finetune.model_validate(given)
+            assert shape.classes is not None
+            bare = network_of(shape.model_copy(update={"classes": None}))
+            network = bare.with_classifier(
+                shape.classes, seed=0, keep_fc=tuned.keep_fc, keep_head=tuned.keep_head
+            )
+            return FinetuneMethod(tuned, network)
+        case "distill":
+            labels = torch.zeros(images, dtype=torch.int64)
+            return DistillMethod(Distill.model_validate(given), network_of(shape), labels)
+        case "nonlinear":
+            network = network_of(shape.model_copy(update={"classes": None}))
+            above = NonLinear.model_validate(given)
+            layer = above.layers[0] if above.layers else middle_layer(network)
+            return AboveLayer(above, network, layer, shape.classes or 2, seed=0)
+
+
+class RandomImages:
+    """A feed of random images.
+
+    Args:
+        images: number of different images.
+        side: of the stored images, px.
+        classes: labels are 0 to classes - 1; None: no labels.
+        soft: labels are probabilities.
+    """
+
+    def __init__(self, images: int, side: int, classes: int | None = None, soft: bool = False) -> None:
+        self._draw = np.random.default_rng(0)
+        self._pixels = self._draw.integers(0, 256, (images, side, side, 3), dtype=np.uint8)
+        self._target: torch.Tensor | None = None
+        if classes is not None:
+            self._target = torch.arange(images) % classes
+            if soft:
+                self._target = torch.nn.functional.one_hot(self._target, classes).float()
+        self.batch_size, self.steps_per_epoch, self.sweeping = images, 1, False
+
+    def read(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(B,) int64 -> (B, side, side, 3) uint8."""
+        return self._pixels[index % len(self._pixels)]
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Some of the images, in random order."""
+        index = self._draw.permutation(len(self._pixels))[: self.batch_size]
+        target = None if self._target is None else self._target[index]
+        return Batch(torch.from_numpy(self.read(index)), torch.from_numpy(index), target)
+
+    def sweep(self, at_once: int = 512) -> Iterator[Batch]:
+        """All images once."""
+        self.sweeping = True
+        for start in range(0, len(self._pixels), at_once):
+            index = np.arange(start, min(start + at_once, len(self._pixels)))
+            yield Batch(torch.from_numpy(self.read(index)), torch.from_numpy(index))
+        self.sweeping = False
+
+
+def _step(work: Step) -> Measured:
+    """Time steps of a training: a few images at first, then as many as fit into the trial.
+
+    If they are fewer than the batch, the time of a whole batch is extrapolated from the two batches. A part
+    of the time does not depend on the images, such as that of the optimizer.
+    """
+    images = max(work.batch_size, *(work.settings.get(key) or 0 for key in ("clusters", "prototypes")))
+    small = min(FEW, work.batch_size)
+    method = method_of(work, images)
+    sweeps = type(method).before_epoch is not Method.before_epoch
+    classes = work.network.classes if work.section != "pretext" and work.teacher is None else None
+    feed = RandomImages(
+        images if sweeps else work.batch_size,
+        stored_size(work.network.image_size),
+        classes,
+        soft=work.section == "distill",
+    )
+    first = _steps(work, method, feed, small, steps=4)[0].min()
+    large = max(small, min(work.batch_size, int(small * TRIAL / first)))
+    steps = 1 + max(2, min(10, ceil(TRIAL / (first * large / small))))
+    spent, between = _steps(work, method, feed, large, steps=steps, epochs=2 if sweeps else 1)
+    seconds = float(spent.mean())
+    if large < work.batch_size:
+        each = (seconds - first) / (large - small) if large > small else seconds / large
+        # Short trials are uncertain: at least half of the time is taken to be that of the images.
+        seconds += (work.batch_size - large) * min(max(each, 0.5 * seconds / large), seconds / large)
+    return Measured(work, seconds, between / images)
+
+
+def _steps(
+    work: Step, method: Method, feed: RandomImages, batch_size: int, steps: int, epochs: int = 1
+) -> tuple[NDArray[np.float64], float]:
+    """Train, and return the seconds of each step and those between two epochs.
+
+    The first step of an epoch is not counted. It prepares what later steps use again.
+    """
+    ended: list[float] = []
+
+    def tick() -> bool:
+        if not feed.sweeping:
+            ended.append(perf_counter())
+        return False
+
+    feed.batch_size, feed.steps_per_epoch = batch_size, steps
+    train(
+        method,
+        feed,
+        epochs=epochs,
+        seed=0,
+        stage="pace",
+        schedule=lambda step, steps: 1e-3,  # random images must not make it diverge
+        device=CPU,
+        precision=resolve_precision(work.precision, CPU),
+        sweep=feed.sweep,
+        interrupted=tick,
+    )
+    spent = np.diff(ended)
+    inside = np.ones(len(spent), bool)
+    inside[steps - 1 :: steps] = False
+    step = float(spent[inside].mean())
+    between = float(spent[~inside].mean()) - step if epochs > 1 else 0.0
+    return spent[inside], between if between > step / 2 else 0.0
+
+
+def _pass(work: Pass) -> float:
+    """Time forward passes: a few images at first, then as many as fit into the trial."""
+    network = network_of(work.network)
+    feed = RandomImages(min(work.batch_size, 512), stored_size(work.network.image_size))
+
+    def timed(batch_size: int, batches: int) -> float:
+        ended = []
+        for _ in run(
+            network,
+            partial(network.features, layer="features"),
+            feed.read,
+            np.arange(batch_size * batches),
+            batch_size=batch_size,
+            device=CPU,
+            precision=resolve_precision(work.precision, CPU),
+            size=work.network.image_size,
+            views=None
+            if work.views is None
+            else augmented(Views.model_validate(work.views), 1, 0, "pace", work.network.image_size),
+        ):
+            ended.append(perf_counter())
+        return float(np.diff(ended).mean()) / batch_size
+
+    small = min(FEW, work.batch_size)
+    first = min(timed(small, 2) for _ in range(2))
+    large = max(small, min(work.batch_size, 512, int(TRIAL / 2 / first)))
+    return timed(large, 3)
+
+
+def _describe(work: Describe) -> float:
+    config: Any = _pretext(work.settings)
+    descriptor = resolve_name(config.descriptor)
+    feed = RandomImages(64, work.image_size)
+    pixels = torch.from_numpy(feed.read(np.arange(64)))
+    descriptor(pixels, config)
+    began = perf_counter()
+    descriptor(pixels, config)
+    return (perf_counter() - began) / 64
+
+
+def _products() -> float:
+    """Seconds per operation of a product of float32 matrices, the fastest of a few."""
+    a, b = torch.ones(2048, 512), torch.ones(512, 512)
+    fastest = inf
+    for _ in range(10):
+        began = perf_counter()
+        a @ b
+        fastest = min(fastest, perf_counter() - began)
+    return fastest / (2 * 2048 * 512 * 512)
+
+
+def _chores() -> float:
+    """Seconds of a fixed piece of Python's own work, as in imports, tables and pages."""
+    began = perf_counter()
+    values = {str(n): [n, n / 7, {"name": f"row {n}", "fine": n % 2 == 0}] for n in range(4000)}
+    for _ in range(10):
+        values = json.loads(json.dumps(values))
+    return perf_counter() - began
+
+
+def _keep_memory() -> None:
+    """Let glibc keep memory between steps, as in the children that build stages (`tasks.workers`)."""
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    with suppress(OSError, AttributeError):  # another C library
+        c = ctypes.CDLL(None)
+        for option, value in (
+            (mmap_threshold, 1 << 30),
+            (trim_threshold, (1 << 31) - 1),
+            (top_pad, 1 << 28),
+        ):
+            c.mallopt(option, value)
+
+
+def _pretext(settings: dict[str, Any]) -> Any:
+    return PRETEXT[settings["method"]].model_validate(settings)
+
+
+def _made(trainer: str, *given: Any, **told: Any) -> Method:
+    method: Method = resolve_name(trainer)(*given, **told)
+    return method

@@ -1,0 +1,162 @@
+"""Descriptions of work whose time depends on the machine. `models.pace` measures such work. No torch here.
+
+Equal descriptions stand for equal work, so a measured time can be kept and used again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from data.types import Frozen
+
+IDLE = frozenset(
+    {
+        "baseline",
+        "baseline_learning_rate",
+        "batch_size",
+        "epochs",
+        "head_learning_rate",
+        "init",
+        "labels",
+        "learning_rate",
+        "learning_rates",
+        "rounds",
+        "schedule",
+        "seed",
+        "steps",
+        "stop_on_collapse",
+        "temperature",
+        "warmup",
+        "weight_decay",
+    }
+)
+"""Settings of a method that don't change how long a step takes. Steps that differ only in these settings have
+equal descriptions, and are measured once."""
+
+Precision = Literal["auto", "fp32", "bf16"]
+"""As in `compute.precision`."""
+
+
+def timed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a method that change how long its step takes."""
+    return {name: value for name, value in settings.items() if name not in IDLE}
+
+
+class Shape(Frozen):
+    """How to build a network like one of a run, untrained.
+
+    Attributes:
+        backbone: name of the backbone.
+        width: factor on its channels.
+        image_size: side of the images, px.
+        pretext: settings of the pretext method that makes this network; None: the backbone alone.
+        classes: number of classes of a classifier on top; None without one.
+        parameters: number of its parameters.
+        forward: operations of a forward pass on one image.
+    """
+
+    backbone: str
+    width: float
+    image_size: int
+    pretext: dict[str, Any] | None = None
+    classes: int | None = None
+    parameters: int
+    forward: float
+
+
+class Step(Frozen):
+    """One step of a training, with its views.
+
+    Attributes:
+        section: the section of the configuration that has the method's settings.
+        settings: these settings, without the `IDLE` ones.
+        network: the network that is trained; for pretext, the one that the method makes.
+        teacher: the network that a student learns from; None if it learns labels.
+        phase: name of the training, if the method has several.
+        batch_size: images per step.
+        precision: as the user wrote it.
+        operations: operations of the step.
+    """
+
+    kind: Literal["step"] = "step"
+    section: Literal["pretext", "transfer", "finetune", "distill", "nonlinear"]
+    settings: dict[str, Any]
+    network: Shape
+    teacher: Shape | None = None
+    phase: str | None = None
+    batch_size: int
+    precision: Precision
+    operations: float
+
+
+class Pass(Frozen):
+    """A forward pass of one image in a large batch, without gradient.
+
+    Attributes:
+        network: the network.
+        views: settings of the random view that is made first; None: the centre of the image.
+        batch_size: largest number of images at a time.
+        precision: as the user wrote it.
+        operations: operations of the pass.
+    """
+
+    kind: Literal["pass"] = "pass"
+    network: Shape
+    views: dict[str, Any] | None = None
+    batch_size: int
+    precision: Precision
+    operations: float
+
+
+class Describe(Frozen):
+    """A descriptor's features of one image.
+
+    Attributes:
+        settings: settings of the pretext method, which is a `Descriptor`.
+        image_size: side of the images, px.
+    """
+
+    kind: Literal["describe"] = "describe"
+    settings: dict[str, Any]
+    image_size: int
+
+
+class Products(Frozen):
+    """One operation of a large product of float32 matrices."""
+
+    kind: Literal["products"] = "products"
+
+
+class Chores(Frozen):
+    """What takes one second of Python's time on the machine on which `models.pace.CHORES` was measured."""
+
+    kind: Literal["chores"] = "chores"
+
+
+Work = Annotated[Step | Pass | Describe | Products | Chores, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class Portion:
+    """An amount of work.
+
+    Attributes:
+        work: what is done.
+        times: how often.
+        swept: number of images times number of epochs, for the time that a step's method takes between
+            epochs.
+    """
+
+    work: Work
+    times: float
+    swept: float = 0.0
+
+
+def key_of(work: Work) -> str:
+    """A string that is equal for equal work, whatever the order of its settings."""
+    return json.dumps(work.model_dump(mode="json"), sort_keys=True)
