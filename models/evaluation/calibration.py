@@ -113,7 +113,7 @@ def bins(
 def calibration_error(found: list[Bin]) -> float:
     """The debiased root mean squared gap between confidence and accuracy, in [0, 1].
 
-    Kumar et al. (2019), definition 5.2: the square is the mean over images of (c - a)² - a (1 - a) / (n - 1).
+    Kumar et al. (2019), section 5: the square is the mean over images of (c - a)² - a (1 - a) / (n - 1).
     c, a and n are the mean confidence, the accuracy and the number of images of an image's bin. A negative
     square counts as 0. The variance of a bin of one image is unknown, so nothing is subtracted.
     """

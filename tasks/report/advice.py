@@ -77,6 +77,23 @@ def few_test_images(data: ReportData) -> str | None:
     )
 
 
+def guessing(data: ReportData) -> str | None:
+    """Fires if the model that ships is hardly better than a guess."""
+    if data.answers is None:
+        return None
+    found, classes = data.answers, len(data.answers.names)
+    largest = max(found.classes, key=lambda row: row.n)
+    low, _ = wilson(found.accuracy, found.n)
+    if low > largest.n / found.n or found.balanced >= 2 / classes:
+        return None
+    return (
+        f"The model is hardly better than a guess: it is right for {_percent(found.accuracy)} of the test "
+        f"images, and always naming “{largest.name}” for {_percent(largest.n / found.n)}. Its mean recall is "
+        f"{_percent(found.balanced)}; a guess has {_percent(1 / classes)}. Label more images, and train "
+        "every stage longer, before you change anything else."
+    )
+
+
 def pretext_near_chance(data: ReportData) -> str | None:
     """Fires if nearest neighbours in the teacher's features are no better than always naming one class."""
     found = _score(data, "knn", "teacher")
@@ -201,6 +218,7 @@ RULES: tuple[Rule, ...] = (
     unmeasured,
     leaked_tests,
     few_test_images,
+    guessing,
     scratch_ahead,
     pretext_near_chance,
     transfer_lost,

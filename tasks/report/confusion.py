@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 
 LARGEST = 50
 """Most classes of a matrix that can be read. With more, the page lists the most confused pairs instead."""
-LONGEST = 22
-"""Most characters of a class's name in the drawing. Longer ones are cut, but not in the cells' titles."""
+SIDES = ((12, 38, 22), (25, 28, 22), (36, 20, 18), (LARGEST, 15, 18))
+"""Up to a number of classes: the side of a cell in px, and the most characters of a name.
+
+With these, the drawing is at most 998 px wide, which is what a page of 1280 px has room for.
+"""
 CHARACTER = 6.6
 """Width of a character of a name, px."""
 DIGIT = 5.8
@@ -50,7 +53,7 @@ class Drawing:
         top: height of the names above, px.
         slanted: whether the names above are too long to stand level.
         size: side of the matrix, px.
-        names: names of the classes, cut to LONGEST.
+        names: names of the classes. Long ones are cut; the cells' titles have them whole.
         cells: cells that are not 0.
     """
 
@@ -83,8 +86,8 @@ def draw(matrix: NDArray[np.int64], names: tuple[str, ...]) -> Drawing | None:
     classes = len(names)
     if classes > LARGEST:
         return None
-    side = 38 if classes <= 12 else 28 if classes <= 25 else 19
-    short = tuple(name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in names)
+    side, most = next((side, most) for upto, side, most in SIDES if classes <= upto)
+    short = tuple(name if len(name) <= most else name[: most - 1] + "…" for name in names)
     longest = CHARACTER * max(map(len, short), default=0)
     cells = []
     of = np.maximum(matrix.sum(axis=1), 1)

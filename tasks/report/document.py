@@ -56,6 +56,7 @@ KIND_COLOURS = {
     "clusters": "second",
     "assignments": "second",
     "scores": "ink",
+    "answers": "ink",
 }
 """Kind of artifact -> colour in the drawing of stages. All others are neutral."""
 CHARACTER, FACTS = 8.4, 190.0

@@ -16,6 +16,7 @@ from tasks.report.advice import (
     confused_pairs,
     few_labels,
     few_test_images,
+    guessing,
     leaked_tests,
     pretext_near_chance,
     scratch_ahead,
@@ -77,6 +78,11 @@ FIRES: list[tuple[Rule, ReportData, tuple[str, ...]]] = [
     (leaked_tests, run(counts=Counts(5000, 0, 200, leaked=7)), ("7 of the 200", "3.5 %", "data.leaks=drop")),
     (few_test_images, run(answers=plain(60, 48)), ("60 test images", "68.2 % to 88.2 %", "±5")),
     (
+        guessing,
+        run(answers=plain(right=260)),
+        ("26.0 % of the test", "“ant” for 25.0 %", "mean recall is 26.0 %; a guess has 25.0 %"),
+    ),
+    (
         pretext_near_chance,
         run(score("knn", "teacher", 0.26)),
         ("26.0 %", "naming the largest class for 25.0 %", "pretext.epochs"),
@@ -131,6 +137,8 @@ QUIET: list[tuple[Rule, ReportData]] = [
     (unmeasured, run(answers=None)),  # there are test images, without labels
     (unmeasured, run(answers=None, counts=Counts(9, 0, 0), ships=replace(SHIPS, classes=0))),
     (few_test_images, run(answers=plain(400, 360))),
+    (guessing, run(answers=plain(right=300))),
+    (guessing, run(answers=plain(right=260, balanced=0.6))),  # uneven classes, each of them often right
     (pretext_near_chance, run(score("knn", "teacher", 0.3))),
     (pretext_near_chance, run(score("knn", "student", 0.2))),
     (transfer_lost, run(score("knn", "teacher", 0.9), score("knn", "student-transferred", 0.87))),

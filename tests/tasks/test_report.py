@@ -84,7 +84,7 @@ def test_page_can_be_read_without_seeing_it(page: str) -> None:
     assert len(parsed.all("caption")) == len(parsed.all("table")) == 7
     labelled = [a for _, a in parsed.tags if a.get("role") == "img"]
     assert all(attributes.get("aria-label") for attributes in labelled)
-    assert len(labelled) == 1 + 1 + 6 + 2
+    assert len(labelled) == 3 + 1 + 1 + 6 + 2  # matrix, confidence; scores, stages, trainings, clusters
 
 
 def test_equal_data_give_equal_bytes(data: ReportData, page: str) -> None:

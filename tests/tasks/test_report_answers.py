@@ -59,7 +59,7 @@ def test_balanced_accuracy_is_shown_where_the_classes_are_uneven(
     data: ReportData, smallest: int, shown: bool
 ) -> None:
     assert data.answers is not None
-    rows = (replace(data.answers.classes[0], n=smallest), *data.answers.classes[1:])
+    rows = (replace(data.answers.classes[0], n=smallest, right=9), *data.answers.classes[1:])
     words = section(
         render(replace(data, answers=replace(data.answers, classes=rows, balanced=0.765))), "model"
     )
@@ -119,13 +119,12 @@ def test_many_classes_are_folded_and_their_matrix_is_a_list_of_pairs(data: Repor
 
 
 def test_the_drawn_matrix_has_every_number_and_fits_a_page_up_to_50_classes() -> None:
-    for classes, letters in ((2, 1), (10, 5), (25, 40), (50, 40)):
+    for classes, letters in ((2, 1), (10, 5), (25, 40), (36, 40), (50, 40)):
         names = tuple(f"{i}" + "x" * letters for i in range(classes))
         found = answers(names, images=12)
         drawn = confusion.draw(found.matrix, names)
         assert drawn is not None
-        assert drawn.width < 998 + 260  # the box scrolls; the matrix itself never needs it
-        assert drawn.left + drawn.size <= 1180
+        assert drawn.width <= 998
         assert sum(cell.n for cell in drawn.cells) == found.n
         for cell in drawn.cells:
             row, col = int(cell.y // drawn.side), int(cell.x // drawn.side)
@@ -134,7 +133,6 @@ def test_the_drawn_matrix_has_every_number_and_fits_a_page_up_to_50_classes() ->
             assert cell.share == pytest.approx(cell.n / 12)
             assert cell.text == str(cell.n)
             assert names[row] in cell.title
-        assert max(map(len, drawn.names)) <= confusion.LONGEST
     huge = np.diag([123456, 1])
     assert [cell.text for cell in confusion.draw(huge, ("a", "b")).cells] == ["123456", "1"]  # type: ignore[union-attr]
     tight = np.diag([123456] * 30)
@@ -153,7 +151,7 @@ def test_wrong_images_are_shown_with_both_names_and_the_confidence(data: ReportD
     assert [each.uri for each in data.answers.mistakes] == [
         alt for alt in alts if alt and alt.endswith(".png")
     ]
-    perfect = replace(data.answers, right=360, mistakes=())
+    perfect = replace(data.answers, right=360, mistakes=(), pairs=())
     assert "right about all 360 test images" in section(render(replace(data, answers=perfect)), "mistakes")
 
 
