@@ -7,6 +7,8 @@ the same sources.
 from __future__ import annotations
 
 import json
+import sys
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ from tasks.config import Config
 from tasks.found import stage_module
 from tasks.phrases import duration
 from tasks.recall import Recall
-from tasks.size import Counts, Planned, Size, chores, products
+from tasks.size import Counts, Planned, Size, chores, imports, products
 from tasks.stage import NotNeeded, Process, Request
 
 if TYPE_CHECKING:
@@ -30,12 +32,12 @@ if TYPE_CHECKING:
     from models.work import Portion
 
 GPU, GPU_RATE = "one NVIDIA H100, 250 TFLOP/s reached (a quarter of its bf16 peak)", 250e12
-START, END, STAGE = 9.0, 1.0, 0.1
-"""Seconds of a run's start with Prefect's server, of its end, and of each stage besides its build.
+START, STAGE = 8.0, 0.1
+"""Seconds of a run's start with Prefect's server, and of each stage besides its build.
 
-All of these are chores (`tasks.size.chores`): measured on a machine, and scaled to others by their pace."""
-CHILDREN: dict[Process, float] = {"train": 4.0, "plain": 1.5}
-"""Seconds in which a child process starts, imports included."""
+They were measured on the machine of `models.work.IMPORTS` and `models.pace.CHORES`."""
+CHILDREN: dict[Process, float] = {"train": 4.5, "plain": 1.0}
+"""Seconds in which a child process starts, with its imports, on the same machine."""
 
 PUBLISHED: dict[str, tuple[int, int, int, int]] = {
     "CIFAR10": (50_000, 0, 10_000, 10),
@@ -331,9 +333,7 @@ def estimate(config: Config, *, seconds: float | None = 5.0, pace: Pace | None =
         DataError: a source can't be listed, and its size is not published either.
         ConfigError: a network can't be built for the image size.
     """
-    from models.pace import Pace
-
-    pace = pace or Pace()
+    pace = pace or first_pace()
     root = Path(config.store).expanduser()
     estimator = _Estimator(config, Store(root) if (root / "artifacts").exists() else None, seconds)
     hooks = Hooks(
@@ -343,7 +343,7 @@ def estimate(config: Config, *, seconds: float | None = 5.0, pace: Pace | None =
     new = [row for row in estimator.rows if not row[0].in_store]
     starts = _starts({process for _, process, _ in new}, len(estimator.rows))
     before = pace.measuring
-    pace.measure([starts, *(portion for _, _, size in new for portion in _portions(size))])
+    pace.measure([*starts, *(portion for _, _, size in new for portion in _portions(size))])
     rows = [
         replace(row, seconds=size.seconds + sum(map(pace.seconds, _portions(size))))
         for row, _, size in estimator.rows
@@ -365,19 +365,31 @@ def estimate(config: Config, *, seconds: float | None = 5.0, pace: Pace | None =
         rows,
         estimator.not_needed,
         estimator.assumptions,
-        pace.seconds(starts),
+        sum(map(pace.seconds, starts)),
         estimator.understood,
     )
 
 
-def _starts(processes: set[Process], stages: int) -> Portion:
+def first_pace() -> Pace:
+    """A pace that knows at most how long the imports took just now."""
+    loaded = "torch" in sys.modules
+    began = time.perf_counter()
+    from models.pace import Pace
+
+    pace = Pace()
+    if not loaded:
+        pace.imported(time.perf_counter() - began)
+    return pace
+
+
+def _starts(processes: set[Process], stages: int) -> tuple[Portion, Portion]:
     """What a run takes besides its stages.
 
     Args:
         processes: kinds of child processes that it starts.
         stages: number of its stages.
     """
-    return chores(START + END + STAGE * stages + sum(CHILDREN[process] for process in processes))
+    return imports(START + sum(CHILDREN[process] for process in processes)), chores(STAGE * stages)
 
 
 def _portions(size: Size) -> tuple[Portion, ...]:
@@ -404,9 +416,7 @@ def estimate_claims(
     Returns:
         One row per claim with claim, runs, gpu_hours and cpu_hours.
     """
-    from models.pace import Pace
-
-    rows, pace = [], Pace()
+    rows, pace = [], first_pace()
     for claim in claims:
         alike = {"recipe": claim.name, "store": store}
         asked = [resolved(claim, arm, scale, sources).model_copy(update=alike) for arm in claim.arms]

@@ -39,7 +39,7 @@ from models.method import Batch, Method, make_pretext
 from models.methods.distill import DistillMethod
 from models.methods.finetune import FinetuneMethod
 from models.network import Network, build_network
-from models.work import Chores, Describe, Pass, Portion, Products, Shape, Step, Work, key_of
+from models.work import IMPORTS, Chores, Describe, Imports, Pass, Portion, Products, Shape, Step, Work, key_of
 
 CPU = torch.device("cpu")
 CHORES = 0.2
@@ -125,12 +125,21 @@ class Pace:
                 self._known[key] = found
         return self._known.get(key)
 
+    def imported(self, seconds: float) -> None:
+        """Tell how long this process took to import this module and torch.
+
+        Imports can be timed only once in a process. Otherwise they are estimated from other chores.
+        """
+        self._known[key_of(Imports())] = Measured(Imports(), seconds / IMPORTS)
+
     def seconds(self, portion: Portion) -> float:
         """Seconds that some work takes. If it is not measured, it is estimated; nothing is measured now."""
         work = portion.work
         found = self._known.get(key_of(work))
         if found is not None:
             return portion.times * found.seconds + portion.swept * found.between
+        if isinstance(work, Imports):
+            return self.seconds(Portion(Chores(), portion.times))
         if isinstance(work, Chores):
             return portion.times
         if isinstance(work, Describe):
@@ -185,6 +194,8 @@ class Pace:
     def _try(self, work: Work) -> Measured | None:
         _keep_memory()
         match work:
+            case Imports():
+                return None
             case Chores():
                 return Measured(work, _chores() / CHORES)
             case Products():

@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from data.types import Artifact
-from models.work import Chores, Pass, Portion, Products, Shape, Step, timed
+from models.work import Chores, Imports, Pass, Portion, Products, Shape, Step, timed
 from tasks.config import Config
 from tasks.sources import Part
 
@@ -225,6 +225,15 @@ def chores(seconds: float) -> Portion:
         seconds: on the machine on which `models.pace.CHORES` was measured.
     """
     return Portion(Chores(), seconds)
+
+
+def imports(seconds: float) -> Portion:
+    """Imports of libraries.
+
+    Args:
+        seconds: on the machine on which `models.work.IMPORTS` was measured.
+    """
+    return Portion(Imports(), seconds)
 
 
 def decoded(run: Context, images: Counts, read: float) -> float:
