@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -43,8 +43,7 @@ from models.work import IMPORTS, Chores, Describe, Imports, Pass, Portion, Produ
 
 CPU = torch.device("cpu")
 CHORES = 0.2
-"""Seconds of `_chores` on two quiet cores of an AMD EPYC, the machine on which `flows.estimate` got the times of
-starts and stages."""
+"""Seconds of `_chores` on two quiet cores of an AMD EPYC. Stages state their chores as on that machine."""
 UNMEASURED = 0.25
 """Share of a plain convolution's speed that work reaches, as long as nothing like it has been measured."""
 LARGEST = 100_000_000
@@ -78,49 +77,53 @@ class Pace:
     """The pace of this machine.
 
     Args:
-        trial: measures some work; None if it is too large to try. Tests pass one that needs no time.
+        budget: seconds to spend on measuring. No measurement begins later than this.
+        trial: measures some work; None if it can't be tried. Tests pass one that needs no time.
         clock: seconds.
+
+    Attributes:
+        spent: seconds spent on measuring so far.
     """
 
     def __init__(
         self,
+        budget: float = 12.0,
         trial: Callable[[Work], Measured | None] | None = None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
+        self.budget, self.spent = budget, 0.0
         self._trial = trial or self._try
         self._clock = clock
         self._known: dict[str, Measured] = {}
-        self._too_large: set[str] = set()
-        self.measuring = 0.0
-        """Seconds spent on measuring so far."""
+        self._untried: dict[str, Work] = {}
 
-    def measure(self, portions: Iterable[Portion], seconds: float = 12.0) -> None:
-        """Measure the work that takes most of the time, until the rest does not matter.
+    def measure(self, portions: Iterable[Portion]) -> None:
+        """Measure the work that takes most of the time first, until the rest does not matter.
 
         Args:
             portions: all that will be done.
-            seconds: no measurement begins later than this.
         """
-        began = self._clock()
         wanted = list(portions)
-        while self._clock() - began < seconds:
-            taken: dict[str, tuple[float, Work]] = {}
+        while self.spent < self.budget:
+            taken: dict[str, float] = {}
             for portion in wanted:
                 key = key_of(portion.work)
-                taken[key] = (taken.get(key, (0.0, None))[0] + self.seconds(portion), portion.work)
-            open_ = {k: v for k, v in taken.items() if k not in self._known and k not in self._too_large}
-            if sum(s for s, _ in open_.values()) <= IGNORED * sum(s for s, _ in taken.values()):
+                taken[key] = taken.get(key, 0.0) + self.seconds(portion)
+            works = {key_of(portion.work): portion.work for portion in wanted}
+            left = {key: s for key, s in taken.items() if key not in self._known | self._untried}
+            if not left or sum(left.values()) <= IGNORED * sum(taken.values()):
                 break
-            self.know(max(open_.values(), key=lambda given: given[0])[1])
-        self.measuring += self._clock() - began
+            self.know(works[max(left, key=left.__getitem__)])
 
     def know(self, work: Work) -> Measured | None:
-        """Measure work that is not measured yet. None: it is too large to try."""
+        """Measure work, unless this was done before. None: it can't be tried."""
         key = key_of(work)
-        if key not in self._known and key not in self._too_large:
+        if key not in self._known | self._untried:
+            began = self._clock()
             found = self._trial(work)
+            self.spent += self._clock() - began
             if found is None:
-                self._too_large.add(key)
+                self._untried[key] = work
             else:
                 self._known[key] = found
         return self._known.get(key)
@@ -152,25 +155,28 @@ class Pace:
         return key_of(work) in self._known
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values, from which `from_json` makes a pace that knows the same and measures nothing again."""
+        """JSON values for `learn`. A pace that learns them measures nothing of it again."""
         return {
             "measured": [
                 {"work": each.work.model_dump(mode="json"), "seconds": each.seconds, "between": each.between}
                 for each in self._known.values()
             ],
-            "too_large": [json.loads(key) for key in sorted(self._too_large)],
+            "untried": [work.model_dump(mode="json") for work in self._untried.values()],
         }
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Pace:
-        """The pace of which `as_json` returned the values."""
+    def learn(self, values: Mapping[str, Any]) -> None:
+        """Take over what another pace knew, on the same machine.
+
+        Args:
+            values: what `as_json` returned.
+        """
         parse: TypeAdapter[Work] = TypeAdapter(Work)
-        pace = cls()
         for row in values["measured"]:
             work = parse.validate_python(row["work"])
-            pace._known[key_of(work)] = Measured(work, row["seconds"], row["between"])
-        pace._too_large = {key_of(parse.validate_python(work)) for work in values["too_large"]}
-        return pace
+            self._known[key_of(work)] = Measured(work, row["seconds"], row["between"])
+        for given in values["untried"]:
+            work = parse.validate_python(given)
+            self._untried[key_of(work)] = work
 
     def _rate(self, work: Step | Pass | Products) -> float:
         """Operations per second of the measured work that is most like this work."""
@@ -318,12 +324,29 @@ def _step(work: Step) -> Measured:
     large = max(small, min(work.batch_size, int(small * TRIAL / first)))
     steps = 1 + max(2, min(10, ceil(TRIAL / (first * large / small))))
     spent, between = _steps(work, method, feed, large, steps=steps, epochs=2 if sweeps else 1)
-    seconds = float(spent.mean())
-    if large < work.batch_size:
-        each = (seconds - first) / (large - small) if large > small else seconds / large
-        # Short trials are uncertain: at least half of the time is taken to be that of the images.
-        seconds += (work.batch_size - large) * min(max(each, 0.5 * seconds / large), seconds / large)
-    return Measured(work, seconds, between / images)
+    return Measured(
+        work,
+        whole_batch(work.batch_size, (small, float(first)), (large, float(spent.mean()))),
+        between / images,
+    )
+
+
+def whole_batch(images: int, small: tuple[int, float], large: tuple[int, float]) -> float:
+    """Extrapolate the time of a step, as a part that does not depend on the images plus a part for each.
+
+    Short trials are uncertain, so at least half of the larger trial's time is taken to be that of its images.
+
+    Args:
+        images: images of the step, at least as many as in the larger trial.
+        small: images and seconds of the smaller trial.
+        large: images and seconds of the larger trial.
+
+    Returns:
+        Seconds.
+    """
+    n, seconds = large
+    each = (seconds - small[1]) / (n - small[0]) if n > small[0] else seconds / n
+    return seconds + (images - n) * min(max(each, 0.5 * seconds / n), seconds / n)
 
 
 def _steps(

@@ -102,6 +102,8 @@ class Context(Protocol):
     config: Config
     decoding: float
     """Seconds in which this CPU reads and decodes one image; 0 if none was read."""
+    listing: float
+    """Seconds in which the images of the manifest that was counted last are listed and compared."""
 
     def assume(self, text: str) -> None:
         """Record an assumption of the estimate."""

@@ -26,7 +26,13 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     n, d = min(asked["sample"] or features.rows, features.rows), asked["pca"] or features.width
     rounds = asked["iterations"] * asked["restarts"]
     operations = 2.0 * n * d * asked["k"] * rounds
-    return Size(asked["k"], asked["k"] * (4 * d + 12), operations, width=d, work=(products(operations), imports(0.5), chores(0.3)))
+    return Size(
+        asked["k"],
+        asked["k"] * (4 * d + 12),
+        operations,
+        width=d,
+        work=(products(operations), imports(0.5), chores(0.3)),
+    )
 
 
 def build(job: Job) -> Outcome:

@@ -73,8 +73,8 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     images = run.count(request)
     n = images.all + images.test
     processes = run.config.compute.decoders if n >= 2048 else 1  # few images are read by one process
-    seconds = n * run.decoding / processes
-    return Size(n, 110 * n, images=images, seconds=seconds, work=(chores(0.2 + 2e-4 * n),))
+    seconds = run.listing + n * run.decoding / processes
+    return Size(n, 110 * n, images=images, seconds=seconds, work=(chores(0.2 + 1e-4 * n),))
 
 
 def build(job: Job) -> Outcome:

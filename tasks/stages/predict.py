@@ -52,8 +52,12 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     networks = [cost_of(inputs, name) for name in ("checkpoint", "student") if name in inputs]
     work = tuple(passes(run, each, seen, asked["view"]) for each in networks)
     return Size(
-        n, n * (4 * classes + 8), n * cost.forward * asked["views"], width=classes,
-        seconds=decoded(run, images, n), work=work,
+        n,
+        n * (4 * classes + 8),
+        n * cost.forward * asked["views"],
+        width=classes,
+        seconds=decoded(run, images, n),
+        work=work,
     )
 
 

@@ -108,7 +108,7 @@ def _labels(named: dict[str, Artifact], others: dict[str, Artifact]) -> dict[Art
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    return Size(1, 1e6, work=(imports(1), chores(1)))
+    return Size(1, 1e6, work=(imports(2), chores(1)))
 
 
 def build(job: Job) -> Outcome:
