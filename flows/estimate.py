@@ -88,7 +88,7 @@ class Estimate:
         rows: the stages.
         not_needed: stages that the run leaves out.
         assumptions: sentences about what the estimate assumes.
-        starting: seconds on this machine's CPU besides the stages: the start of the run and its processes.
+        starting: seconds on this machine's CPU before the first stage.
         understood: sentences about what was understood of the images.
     """
 
@@ -311,17 +311,13 @@ class _Estimator:
     def work(self) -> list[Portion]:
         """The work that is left to do, with that of starting the run."""
         left = [portion for row, portions, _ in self._worked() if not row.in_store for portion in portions]
-        return [*self._starts(), *left]
-
-    def _starts(self) -> list[Portion]:
-        """The run's start, and what all of its stages take besides their builds."""
-        return [imports(START), chores(STAGE * len(self.rows))]
+        return [imports(START), *left]
 
     def _worked(self) -> Iterator[tuple[PlannedStage, list[Portion], float]]:
         """Each stage with its work and with further seconds. The first one of a process also starts it."""
         started: set[Process] = set()
         for row, process, size in self.rows:
-            portions = [*_portions(size)]
+            portions = [*_portions(size), chores(STAGE)]
             if not row.in_store and process not in started:
                 started.add(process)
                 portions.append(imports(CHILDREN[process]))
@@ -339,7 +335,7 @@ class _Estimator:
                 f"CPU: {duration(guessed)} of it are not measured but estimated from operations, at the pace "
                 "of the most similar work that was measured"
             )
-        starting = sum(map(pace.seconds, self._starts()))
+        starting = pace.seconds(imports(START))
         return Estimate(
             self.config.recipe, rows, self.not_needed, self.assumptions, starting, self.understood
         )

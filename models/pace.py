@@ -46,6 +46,8 @@ CHORES = 0.2
 """Seconds of `_chores` on two quiet cores of an AMD EPYC. Stages state their chores as on that machine."""
 UNMEASURED = 0.25
 """Share of a plain convolution's speed that work reaches, as long as nothing like it has been measured."""
+DESCRIBED = 2e-7
+"""Seconds per pixel that a descriptor takes, as long as it has not been measured."""
 LARGEST = 100_000_000
 """Networks with more parameters than this are not built."""
 LONGEST = 4.0
@@ -146,7 +148,7 @@ class Pace:
         if isinstance(work, Chores):
             return portion.times
         if isinstance(work, Describe):
-            return 0.0
+            return portion.times * DESCRIBED * work.image_size**2
         operations = 1.0 if isinstance(work, Products) else work.operations
         return portion.times * operations / self._rate(work)
 

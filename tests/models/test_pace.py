@@ -15,7 +15,7 @@ from models.configs.shared import Teacher
 from models.cost import Cost, classifier_cost, pretext_cost, transfer_cost
 from models.method import make_pretext
 from models.pace import IGNORED, LARGEST, Measured, Pace, method_of, network_of, whole_batch
-from models.work import Chores, Imports, Pass, Portion, Products, Shape, Step, Work, timed
+from models.work import Chores, Describe, Imports, Pass, Portion, Products, Shape, Step, Work, timed
 
 
 def shape(backbone: str = "smallconv", forward: float = 1e6, parameters: int = 1000) -> Shape:
@@ -103,11 +103,10 @@ def test_work_that_cannot_be_tried_has_the_pace_of_the_same_backbone() -> None:
 
 
 def test_without_any_measurement_there_is_still_a_figure() -> None:
-    trials = Trials(lambda work: None)
-    pace = trials.pace()
-    portions = [
-        Portion(each, 10) for each in (step(shape()), passed(shape()), Products(), Chores(), Imports())
-    ]
+    pace = Trials(lambda work: None).pace()
+    described = Describe(settings={"method": "hog"}, image_size=16)
+    works = (step(shape()), passed(shape()), described, Products(), Chores(), Imports())
+    portions = [Portion(work, 10) for work in works]
     pace.measure(portions)
     assert all(pace.seconds(portion) > 0 for portion in portions)
     assert pace.seconds(Portion(Imports(), 7)) == 7
@@ -222,6 +221,14 @@ def test_trainings_on_labels_are_tried() -> None:
         ("nonlinear", NonLinear()),
     ):
         found = Pace().know(of(cost, section, config.model_dump()))
+        assert found is not None
+        assert found.seconds > 0
+
+
+def test_descriptors_products_and_chores_are_tried() -> None:
+    pace = Pace()
+    for work in (Describe(settings={"method": "hog"}, image_size=16), Products(), Chores()):
+        found = pace.know(work)
         assert found is not None
         assert found.seconds > 0
 
