@@ -11,11 +11,11 @@ import ctypes
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from math import ceil, inf, log
 from pkgutil import resolve_name
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import numpy as np
@@ -52,10 +52,14 @@ LARGEST = 100_000_000
 """Networks with more parameters than this are not built."""
 LONGEST = 4.0
 """Seconds. Work is not tried if the trial is expected to take longer."""
-TRIAL = 0.7
+TRIAL = 0.5
 """Seconds that a trial's timed steps take, about."""
 FEW = 16
 """Images of the first, small trial, which decides how many images the second one has."""
+LABELLED = {"transfer", "finetune", "distill"}
+"""Sections of methods whose students learn labels or probabilities of one view, if they have no teacher."""
+SHARED = ("freeze", "optimizer", *Views.model_fields)
+"""Settings that matter to the time of a step that learns labels."""
 IGNORED = 0.05
 """Measuring ends when what is not measured takes at most this share of the time, as far as known."""
 
@@ -67,11 +71,14 @@ class Measured:
     Attributes:
         work: what was done.
         seconds: per step, per image or per operation.
+        fixed: the part of a step's seconds that does not depend on the number of images, such as that of the
+            optimizer.
         between: seconds per image and epoch that the method of a step takes between epochs.
     """
 
     work: Work
     seconds: float
+    fixed: float = 0.0
     between: float = 0.0
 
 
@@ -81,7 +88,8 @@ class Pace:
     Args:
         budget: seconds to spend on measuring. No measurement begins later than this.
         trial: measures some work; None if it can't be tried. Tests pass one that needs no time.
-        clock: seconds.
+        clock: seconds. The default counts those in which this thread runs, so that a busy machine lengthens
+            the measurements instead of leaving work unmeasured.
 
     Attributes:
         spent: seconds spent on measuring so far.
@@ -91,7 +99,7 @@ class Pace:
         self,
         budget: float = 12.0,
         trial: Callable[[Work], Measured | None] | None = None,
-        clock: Callable[[], float] = perf_counter,
+        clock: Callable[[], float] = thread_time,
     ) -> None:
         self.budget, self.spent = budget, 0.0
         self._trial = trial or self._try
@@ -112,7 +120,7 @@ class Pace:
                 key = key_of(portion.work)
                 taken[key] = taken.get(key, 0.0) + self.seconds(portion)
             works = {key_of(portion.work): portion.work for portion in wanted}
-            left = {key: s for key, s in taken.items() if key not in self._known | self._untried}
+            left = {k: s for k, s in taken.items() if k not in self._untried and not self.measured(works[k])}
             if not left or sum(left.values()) <= IGNORED * sum(taken.values()):
                 break
             self.know(works[max(left, key=left.__getitem__)])
@@ -143,25 +151,29 @@ class Pace:
         found = self._known.get(key_of(work))
         if found is not None:
             return portion.times * found.seconds + portion.swept * found.between
-        if isinstance(work, Imports):
-            return self.seconds(Portion(Chores(), portion.times))
-        if isinstance(work, Chores):
-            return portion.times
-        if isinstance(work, Describe):
-            return portion.times * DESCRIBED * work.image_size**2
-        operations = 1.0 if isinstance(work, Products) else work.operations
-        return portion.times * operations / self._rate(work)
+        match work:
+            case Imports():
+                return self.seconds(Portion(Chores(), portion.times))
+            case Chores():
+                return portion.times
+            case Describe():
+                return portion.times * DESCRIBED * work.image_size**2
+            case Products():
+                return portion.times / (UNMEASURED * convolution_rate("fp32")[1])
+            case Step() | Pass():
+                return portion.times * self._similar(work)
 
     def measured(self, work: Work) -> bool:
-        """Whether the work is measured."""
-        return key_of(work) in self._known
+        """Whether the work is measured, or a step that differs only in what it learns and in its images."""
+        if key_of(work) in self._known:
+            return True
+        return isinstance(work, Step) and any(_alike(work, each.work) for each in self._known.values())
 
     def as_json(self) -> dict[str, Any]:
         """JSON values for `learn`. A pace that learns them measures nothing of it again."""
         return {
             "measured": [
-                {"work": each.work.model_dump(mode="json"), "seconds": each.seconds, "between": each.between}
-                for each in self._known.values()
+                {**asdict(each), "work": each.work.model_dump(mode="json")} for each in self._known.values()
             ],
             "untried": [work.model_dump(mode="json") for work in self._untried.values()],
         }
@@ -175,29 +187,33 @@ class Pace:
         parse: TypeAdapter[Work] = TypeAdapter(Work)
         for row in values["measured"]:
             work = parse.validate_python(row["work"])
-            self._known[key_of(work)] = Measured(work, row["seconds"], row["between"])
+            self._known[key_of(work)] = Measured(**{**row, "work": work})
         for given in values["untried"]:
             work = parse.validate_python(given)
             self._untried[key_of(work)] = work
 
-    def _rate(self, work: Step | Pass | Products) -> float:
-        """Operations per second of the measured work that is most like this work."""
-        if isinstance(work, Products):
-            return UNMEASURED * convolution_rate("fp32")[1]
+    def _similar(self, work: Step | Pass) -> float:
+        """Seconds of work that is not measured, at the pace of the measured work that is most like it."""
 
-        def distance(other: Step | Pass) -> tuple[bool, bool, float]:
+        def distance(given: Measured) -> tuple[bool, bool, bool, float]:
+            other = given.work
+            assert isinstance(other, Step | Pass)
             return (
+                not (isinstance(work, Step) and _alike(work, other)),
                 other.network.backbone != work.network.backbone,
                 other.kind != work.kind,
                 abs(log(max(other.network.forward, 1.0) / max(work.network.forward, 1.0))),
             )
 
-        like = [each for each in self._known.values() if isinstance(each.work, Step | Pass)]
-        if not like:
-            return UNMEASURED * convolution_rate(work.precision)[1]
-        nearest = min(like, key=lambda each: distance(each.work))  # type: ignore[arg-type]
+        known = [each for each in self._known.values() if isinstance(each.work, Step | Pass)]
+        if not known:
+            return work.operations / (UNMEASURED * convolution_rate(work.precision)[1])
+        nearest = min(known, key=distance)
         assert isinstance(nearest.work, Step | Pass)
-        return nearest.work.operations / nearest.seconds
+        seconds = work.operations * (nearest.seconds - nearest.fixed) / nearest.work.operations
+        if isinstance(work, Step):
+            seconds += nearest.fixed * work.network.parameters / max(1, nearest.work.network.parameters)
+        return seconds
 
     def _try(self, work: Work) -> Measured | None:
         _keep_memory()
@@ -322,33 +338,47 @@ def _step(work: Step) -> Measured:
         classes,
         soft=work.section == "distill",
     )
-    first = _steps(work, method, feed, small, steps=4)[0].min()
-    large = max(small, min(work.batch_size, int(small * TRIAL / first)))
-    steps = 1 + max(2, min(10, ceil(TRIAL / (first * large / small))))
+    first = float(_steps(work, method, feed, small, steps=2)[0].mean())
+    # Even if few images take long, it may be the optimizer that takes it, so more images are tried.
+    more = 4 * small if first < LONGEST / 2 else small
+    large = min(work.batch_size, max(more, int(small * TRIAL / first)))
+    steps = 1 + max(1, min(10, ceil(TRIAL / (first * large / small))))
     spent, between = _steps(work, method, feed, large, steps=steps, epochs=2 if sweeps else 1)
-    return Measured(
-        work,
-        whole_batch(work.batch_size, (small, float(first)), (large, float(spent.mean()))),
-        between / images,
-    )
+    each, fixed = parts((small, first), (large, float(spent.mean())))
+    return Measured(work, fixed + each * work.batch_size, fixed, between / images)
 
 
-def whole_batch(images: int, small: tuple[int, float], large: tuple[int, float]) -> float:
-    """Extrapolate the time of a step, as a part that does not depend on the images plus a part for each.
+def parts(small: tuple[int, float], large: tuple[int, float]) -> tuple[float, float]:
+    """The part of a step's time that each image takes, and the part that does not depend on the images.
 
-    Short trials are uncertain, so at least half of the larger trial's time is taken to be that of its images.
+    Short trials are uncertain, so at least a tenth of the larger trial's time is taken to be that of images.
 
     Args:
-        images: images of the step, at least as many as in the larger trial.
         small: images and seconds of the smaller trial.
         large: images and seconds of the larger trial.
 
     Returns:
-        Seconds.
+        Seconds per image, and seconds. Together they give the larger trial's time.
     """
     n, seconds = large
     each = (seconds - small[1]) / (n - small[0]) if n > small[0] else seconds / n
-    return seconds + (images - n) * min(max(each, 0.5 * seconds / n), seconds / n)
+    each = min(max(each, 0.1 * seconds / n), seconds / n)
+    return each, seconds - n * each
+
+
+def _alike(work: Step, other: Work) -> bool:
+    """Whether two steps differ only in the number of images, and in which labels they learn."""
+    if not isinstance(other, Step) or not {work.section, other.section} <= LABELLED:
+        return False
+    if work.teacher or other.teacher or work.precision != other.precision:
+        return False
+    shapes = work.network, other.network
+    same = {(shape.backbone, shape.width, shape.image_size) for shape in shapes}
+    return (
+        len(same) == 1
+        and abs(shapes[0].forward / shapes[1].forward - 1) < 0.05
+        and all(work.settings.get(name) == other.settings.get(name) for name in SHARED)
+    )
 
 
 def _steps(
@@ -410,9 +440,9 @@ def _pass(work: Pass) -> float:
         return float(np.diff(ended).mean()) / batch_size
 
     small = min(FEW, work.batch_size)
-    first = min(timed(small, 2) for _ in range(2))
+    first = timed(small, 2)
     large = max(small, min(work.batch_size, 512, int(TRIAL / 2 / first)))
-    return timed(large, 3)
+    return timed(large, 2)
 
 
 def _describe(work: Describe) -> float:

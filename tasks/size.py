@@ -183,6 +183,8 @@ def steps(
         phase: name of the training, if the method has several.
     """
     network = cost.shape.model_copy(update={"pretext": None}) if section == "pretext" else cost.shape
+    size = network.image_size
+    share = 1.0 if section == "pretext" else ((settings.get("view_size") or size) / size) ** 2
     step = Step(
         section=section,
         settings=timed(settings),
@@ -191,7 +193,7 @@ def steps(
         phase=phase,
         batch_size=batch_size,
         precision=run.config.compute.precision,
-        operations=cost.step * batch_size,
+        operations=cost.step * batch_size * share,
     )
     return Portion(step, times, swept)
 

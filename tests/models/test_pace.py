@@ -14,7 +14,7 @@ from models.configs.finetune import Finetune
 from models.configs.shared import Teacher
 from models.cost import Cost, classifier_cost, pretext_cost, transfer_cost
 from models.method import make_pretext
-from models.pace import IGNORED, LARGEST, Measured, Pace, method_of, network_of, whole_batch
+from models.pace import IGNORED, LARGEST, Measured, Pace, method_of, network_of, parts
 from models.work import Chores, Describe, Imports, Pass, Portion, Products, Shape, Step, Work, timed
 
 
@@ -136,19 +136,39 @@ def test_a_pace_is_kept_as_json() -> None:
     assert again.spent == 0
 
 
-def test_a_batch_is_extrapolated_from_two_smaller_ones() -> None:
+def test_a_step_is_a_fixed_part_and_a_part_for_each_image() -> None:
     fixed, each = 0.2, 0.01  # of the optimizer, and of each image
 
     def taken(images: int) -> tuple[int, float]:
         return images, fixed + each * images
 
-    assert whole_batch(256, taken(16), taken(64)) == pytest.approx(fixed + each * 256)
-    assert whole_batch(64, taken(16), taken(64)) == pytest.approx(fixed + each * 64)
+    assert parts(taken(16), taken(64)) == pytest.approx((each, fixed))
     # One trial: all of its time is that of its images.
-    assert whole_batch(64, (16, 1.0), (16, 1.0)) == pytest.approx(4)
-    # Trials that contradict each other stay between half of the time and all of it.
-    assert whole_batch(64, (16, 2.0), (32, 1.0)) == pytest.approx(1.5)
-    assert whole_batch(64, (16, 0.1), (32, 1.0)) == pytest.approx(2)
+    assert parts((16, 1.0), (16, 1.0)) == pytest.approx((1 / 16, 0))
+    # Trials that contradict each other: a tenth of the time, or all of it, is that of the images.
+    assert parts((16, 2.0), (32, 1.0)) == pytest.approx((0.1 / 32, 0.9))
+    assert parts((16, 0.1), (32, 1.0)) == pytest.approx((1 / 32, 0))
+
+
+def test_a_student_is_measured_once_whatever_labels_it_learns_and_however_many_images() -> None:
+    network = shape(forward=1e6, parameters=100)
+    few = step(network, 8, optimizer="muon", jitter=0.5)
+    many = few.model_copy(update={"section": "distill", "batch_size": 64, "operations": few.operations * 8})
+    trials = Trials(lambda work: 1.0)
+    pace = Pace(100.0, lambda work: Measured(work, 1.0, fixed=0.6), lambda: trials.now)
+    pace.measure([Portion(few, 100), Portion(many, 10)])
+    assert pace.measured(few)
+    assert pace.measured(many)
+    times = {pace.seconds(Portion(few, 1)), pace.seconds(Portion(many, 1))}
+    # Eight times the images take 0.6 + 8 * 0.4 s if the small batch was measured, else 0.6 + 0.4 / 8.
+    assert times in ({1.0, pytest.approx(3.8)}, {1.0, pytest.approx(0.65)})
+    for other in (
+        few.model_copy(update={"settings": {"optimizer": "sgd", "jitter": 0.5}}),
+        few.model_copy(update={"settings": {"optimizer": "muon", "jitter": 0.0}}),
+        few.model_copy(update={"network": shape(forward=2e6)}),
+        few.model_copy(update={"teacher": network}),
+    ):
+        assert not pace.measured(other)
 
 
 def test_networks_that_are_too_large_are_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
