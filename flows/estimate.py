@@ -7,6 +7,8 @@ the same sources.
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,20 +25,23 @@ from tasks.config import Config
 from tasks.found import stage_module
 from tasks.phrases import duration
 from tasks.recall import Recall
-from tasks.size import Counts, Planned, Size, chores, products
+from tasks.size import Counts, Planned, Size, chores, imports, products
 from tasks.stage import NotNeeded, Process, Request
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from data.manifest import Survey
     from models.pace import Pace
     from models.work import Portion
 
 GPU, GPU_RATE = "one NVIDIA H100, 250 TFLOP/s reached (a quarter of its bf16 peak)", 250e12
-START, END, STAGE = 9.0, 1.0, 0.1
-"""Seconds of a run's start with Prefect's server, of its end, and of each stage besides its build.
+START, STAGE = 8.0, 0.1
+"""Seconds of a run's start with Prefect's server, and of each stage besides its build.
 
-All of these are chores (`tasks.size.chores`): measured on a machine, and scaled to others by their pace."""
-CHILDREN: dict[Process, float] = {"train": 4.0, "plain": 1.5}
-"""Seconds in which a child process starts, imports included."""
+They were measured on the machine of `models.work.IMPORTS` and `models.pace.CHORES`."""
+CHILDREN: dict[Process, float] = {"train": 4.5, "plain": 1.0}
+"""Seconds in which a child process starts, with its imports, on the same machine."""
 
 PUBLISHED: dict[str, tuple[int, int, int, int]] = {
     "CIFAR10": (50_000, 0, 10_000, 10),
@@ -84,7 +89,7 @@ class Estimate:
         rows: the stages.
         not_needed: stages that the run leaves out.
         assumptions: sentences about what the estimate assumes.
-        starting: seconds on this machine's CPU besides the stages: the start of the run and its processes.
+        starting: seconds on this machine's CPU before the first stage.
         understood: sentences about what was understood of the images.
     """
 
@@ -150,17 +155,32 @@ class Estimate:
         return [row for row in self.rows if not row.in_store]
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What was read of the images of a manifest.
+
+    Attributes:
+        survey: what was found.
+        listing: seconds that it took besides reading the images.
+    """
+
+    survey: Survey
+    listing: float
+
+
 @dataclass
 class _Estimator:
     config: Config
     store: Store | None
     seconds: float | None
     pace: Pace
+    surveys: dict[str, Looked]
     rows: list[tuple[PlannedStage, Process, Size]] = field(default_factory=list)
     not_needed: list[NotNeeded] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
     understood: list[str] = field(default_factory=list)
     decoding: float = 0.0
+    listing: float = 0.0
     _seen: dict[str, Any] = field(default_factory=dict)
     _leaked: int = 0
 
@@ -245,17 +265,24 @@ class _Estimator:
         from data.reading import recorded_in
 
         where = request.outside["sources"]
-        found = survey(
-            where["train"],
-            where["test"],
-            where["unlabelled"],
-            seed=self.config.seed,
-            max_rejected=request.outside["max_rejected"],
-            hold_out=request.settings["hold_out"],
-            labels=request.outside["labels"],
-            reading=recorded_in(request.outside["reading"], request.outside["reading"]["max_pixels"]),
-            seconds=self.seconds,
-        )
+        asked = [where, *(request.outside[name] for name in ("labels", "reading", "max_rejected"))]
+        key = json.dumps([self.config.seed, request.settings["hold_out"], *asked], sort_keys=True)
+        if key not in self.surveys:
+            began = time.perf_counter()
+            read = survey(
+                where["train"],
+                where["test"],
+                where["unlabelled"],
+                seed=self.config.seed,
+                max_rejected=request.outside["max_rejected"],
+                hold_out=request.settings["hold_out"],
+                labels=request.outside["labels"],
+                reading=recorded_in(request.outside["reading"], request.outside["reading"]["max_pixels"]),
+                seconds=self.seconds,
+            )
+            took = time.perf_counter() - began
+            self.surveys[key] = Looked(read, max(0.0, took - read.read * read.seconds))
+        found, self.listing = self.surveys[key].survey, self.surveys[key].listing
         made = found.manifest
         n = made.counts
         if found.read < n["listed"]:
@@ -295,6 +322,38 @@ class _Estimator:
         entries = opened.entries()
         return len(entries), sum(e.label is not None for e in entries), len(opened.classes or ())
 
+    def work(self) -> list[Portion]:
+        """The work that is left to do, with that of starting the run."""
+        left = [portion for row, portions, _ in self._worked() if not row.in_store for portion in portions]
+        return [imports(START), *left]
+
+    def _worked(self) -> Iterator[tuple[PlannedStage, list[Portion], float]]:
+        """Each stage with its work and with further seconds. The first one of a process also starts it."""
+        started: set[Process] = set()
+        for row, process, size in self.rows:
+            portions = [*_portions(size), chores(STAGE)]
+            if not row.in_store and process not in started:
+                started.add(process)
+                portions.append(imports(CHILDREN[process]))
+            yield row, portions, size.seconds
+
+    def priced(self, pace: Pace) -> Estimate:
+        """The estimate, at a pace that has measured `work`."""
+        rows, guessed = [], 0.0
+        for row, portions, more in self._worked():
+            rows.append(replace(row, seconds=more + sum(map(pace.seconds, portions))))
+            if not row.in_store:
+                guessed += sum(pace.seconds(each) for each in portions if not pace.measured(each.work))
+        if guessed:
+            self.assume(
+                f"CPU: {duration(guessed)} of it are not measured but estimated from operations, at the pace "
+                "of the most similar work that was measured"
+            )
+        starting = pace.seconds(imports(START))
+        return Estimate(
+            self.config.recipe, rows, self.not_needed, self.assumptions, starting, self.understood
+        )
+
     def assume(self, text: str) -> None:
         if text not in self.assumptions:
             self.assumptions.append(text)
@@ -331,7 +390,13 @@ class _Estimator:
         return None
 
 
-def estimate(config: Config, *, seconds: float | None = 5.0, pace: Pace | None = None) -> Estimate:
+def estimate(
+    config: Config,
+    *,
+    seconds: float | None = 5.0,
+    pace: Pace | None = None,
+    surveys: dict[str, Looked] | None = None,
+) -> Estimate:
     """Estimate a run without running anything.
 
     Args:
@@ -339,63 +404,51 @@ def estimate(config: Config, *, seconds: float | None = 5.0, pace: Pace | None =
         seconds: how long images are read, to see whether they can be decoded. None: until all are read.
         pace: what is known about this machine's pace; what matters and is not known is measured and added.
             None: nothing is known.
+        surveys: what was read of the images, by request. Estimates that share it read the images once.
 
     Raises:
         ConfigError: the images do not allow the configuration (`tasks.feasible`).
         DataError: a source can't be listed, and its size is not published either.
         ConfigError: a network can't be built for the image size.
     """
-    from models.pace import Pace
+    pace = pace or first_pace()
+    run = _laid_out(config, seconds, {} if surveys is None else surveys, pace)
+    before = pace.spent
+    pace.measure(run.work())
+    run.assume(
+        f"CPU: this machine, as busy as it is now; measuring its pace took {duration(pace.spent - before)}"
+    )
+    return run.priced(pace)
 
-    pace = pace or Pace()
+
+def _laid_out(config: Config, seconds: float | None, surveys: dict[str, Looked], pace: Pace) -> _Estimator:
+    """The stages of a run. The arguments are those of `estimate`."""
     root = Path(config.store).expanduser()
-    estimator = _Estimator(config, Store(root) if (root / "artifacts").exists() else None, seconds, pace)
+    store = Store(root) if (root / "artifacts").exists() else None
+    run = _Estimator(config, store, seconds, pace, surveys)
     hooks = Hooks(
-        estimator.step,
-        estimator.look,
-        estimator.not_needed.append,
-        understood=estimator.understood.extend,
-        planned=estimator.follow,
+        run.step,
+        run.look,
+        run.not_needed.append,
+        understood=run.understood.extend,
+        planned=run.follow,
     )
     chain(config, hooks)
-    new = [row for row in estimator.rows if not row[0].in_store]
-    starts = _starts({process for _, process, _ in new}, len(estimator.rows))
-    before = pace.measuring
-    pace.measure([starts, *(portion for _, _, size in new for portion in _portions(size))])
-    rows = [
-        replace(row, seconds=size.seconds + sum(map(pace.seconds, _portions(size))))
-        for row, _, size in estimator.rows
-    ]
-    estimator.assume(f"GPU: {GPU}")
-    estimator.assume(
-        f"CPU: this machine, as busy as it is now; measuring its pace took {duration(pace.measuring - before)}"
-    )
-    guessed = [row for row, (_, _, size) in zip(rows, estimator.rows, strict=True) if _guessed(size, pace)]
-    share = sum(row.seconds for row in guessed if not row.in_store)
-    if share:
-        estimator.assume(
-            f"CPU: {duration(share)} of it are not measured but estimated from operations, at the pace of "
-            "the most similar work that was measured"
-        )
-    estimator.assume("vectors are float32")
-    return Estimate(
-        config.recipe,
-        rows,
-        estimator.not_needed,
-        estimator.assumptions,
-        pace.seconds(starts),
-        estimator.understood,
-    )
+    run.assume(f"GPU: {GPU}")
+    run.assume("vectors are float32")
+    return run
 
 
-def _starts(processes: set[Process], stages: int) -> Portion:
-    """What a run takes besides its stages.
+def first_pace() -> Pace:
+    """A pace that knows at most how long the imports took just now."""
+    loaded = "torch" in sys.modules
+    began = time.perf_counter()
+    from models.pace import Pace
 
-    Args:
-        processes: kinds of child processes that it starts.
-        stages: number of its stages.
-    """
-    return chores(START + END + STAGE * stages + sum(CHILDREN[process] for process in processes))
+    pace = Pace()
+    if not loaded:
+        pace.imported(time.perf_counter() - began)
+    return pace
 
 
 def _portions(size: Size) -> tuple[Portion, ...]:
@@ -403,12 +456,14 @@ def _portions(size: Size) -> tuple[Portion, ...]:
     return size.work or ((products(size.operations),) if size.operations else ())
 
 
-def _guessed(size: Size, pace: Pace) -> bool:
-    return not all(pace.measured(portion.work) for portion in _portions(size))
-
-
 def estimate_claims(
-    claims: list[Claim], scale: Scale, seeds: int, sources: dict[str, str], store: str
+    claims: list[Claim],
+    scale: Scale,
+    seeds: int,
+    sources: dict[str, str],
+    store: str,
+    *,
+    pace: Pace | None = None,
 ) -> list[dict[str, Any]]:
     """Estimate the cost of claims. Every run is counted in full, even if runs share stages.
 
@@ -418,20 +473,24 @@ def estimate_claims(
         seeds: number of runs per arm.
         sources: name of images -> their source.
         store: folder of the store; artifacts that it has are not counted.
+        pace: as in `estimate`.
 
     Returns:
         One row per claim with claim, runs, gpu_hours and cpu_hours.
     """
-    from models.pace import Pace
-
-    rows, pace = [], Pace()
+    pace, surveys = pace or first_pace(), dict[str, Looked]()
+    runs: list[list[_Estimator]] = []
     for claim in claims:
         alike = {"recipe": claim.name, "store": store}
         asked = [resolved(claim, arm, scale, sources).model_copy(update=alike) for arm in claim.arms]
         configs = {config.model_dump_json(): config for config in asked}.values()  # arms may share one run
-        found = [estimate(config, pace=pace).as_json()["hours"] for config in configs]
+        runs.append([_laid_out(config, 5.0, surveys, pace) for config in configs])
+    pace.measure([portion for arms in runs for run in arms for portion in run.work()])
+    rows = []
+    for claim, arms in zip(claims, runs, strict=True):
+        found = [run.priced(pace).as_json()["hours"] for run in arms]
         hours = {f"{name}_hours": seeds * sum(each[name] for each in found) for name in ("gpu", "cpu")}
-        rows.append({"claim": claim.name, "runs": seeds * len(configs), **hours})
+        rows.append({"claim": claim.name, "runs": seeds * len(arms), **hours})
     return rows
 
 

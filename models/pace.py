@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from math import ceil, inf, log
 from pkgutil import resolve_name
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import numpy as np
@@ -39,22 +39,27 @@ from models.method import Batch, Method, make_pretext
 from models.methods.distill import DistillMethod
 from models.methods.finetune import FinetuneMethod
 from models.network import Network, build_network
-from models.work import Chores, Describe, Pass, Portion, Products, Shape, Step, Work, key_of
+from models.work import IMPORTS, Chores, Describe, Imports, Pass, Portion, Products, Shape, Step, Work, key_of
 
 CPU = torch.device("cpu")
 CHORES = 0.2
-"""Seconds of `_chores` on two quiet cores of an AMD EPYC, the machine on which `flows.estimate` got the times of
-starts and stages."""
+"""Seconds of `_chores` on two quiet cores of an AMD EPYC. Stages state their chores as on that machine."""
 UNMEASURED = 0.25
 """Share of a plain convolution's speed that work reaches, as long as nothing like it has been measured."""
+DESCRIBED = 2e-7
+"""Seconds per pixel that a descriptor takes, as long as it has not been measured."""
 LARGEST = 100_000_000
 """Networks with more parameters than this are not built."""
 LONGEST = 4.0
 """Seconds. Work is not tried if the trial is expected to take longer."""
-TRIAL = 0.7
+TRIAL = 0.5
 """Seconds that a trial's timed steps take, about."""
 FEW = 16
 """Images of the first, small trial, which decides how many images the second one has."""
+LABELLED = {"transfer", "finetune", "distill"}
+"""Sections of methods whose students learn labels or probabilities of one view, if they have no teacher."""
+SHARED = ("freeze", "optimizer", *Views.model_fields)
+"""Settings that matter to the time of a step that learns labels."""
 IGNORED = 0.05
 """Measuring ends when what is not measured takes at most this share of the time, as far as known."""
 
@@ -66,11 +71,14 @@ class Measured:
     Attributes:
         work: what was done.
         seconds: per step, per image or per operation.
+        fixed: the part of a step's seconds that does not depend on the number of images, such as that of the
+            optimizer.
         between: seconds per image and epoch that the method of a step takes between epochs.
     """
 
     work: Work
     seconds: float
+    fixed: float = 0.0
     between: float = 0.0
 
 
@@ -78,52 +86,64 @@ class Pace:
     """The pace of this machine.
 
     Args:
-        trial: measures some work; None if it is too large to try. Tests pass one that needs no time.
-        clock: seconds.
+        budget: seconds to spend on measuring. No measurement begins later than this.
+        trial: measures some work; None if it can't be tried. Tests pass one that needs no time.
+        clock: seconds. The default counts those in which this thread runs, so that a busy machine lengthens
+            the measurements instead of leaving work unmeasured.
+
+    Attributes:
+        spent: seconds spent on measuring so far.
     """
 
     def __init__(
         self,
+        budget: float = 12.0,
         trial: Callable[[Work], Measured | None] | None = None,
-        clock: Callable[[], float] = perf_counter,
+        clock: Callable[[], float] = thread_time,
     ) -> None:
+        self.budget, self.spent = budget, 0.0
         self._trial = trial or self._try
         self._clock = clock
         self._known: dict[str, Measured] = {}
-        self._too_large: set[str] = set()
-        self.measuring = 0.0
-        """Seconds spent on measuring so far."""
+        self._untried: dict[str, Work] = {}
 
-    def measure(self, portions: Iterable[Portion], seconds: float = 12.0) -> None:
-        """Measure the work that takes most of the time, until the rest does not matter.
+    def measure(self, portions: Iterable[Portion]) -> None:
+        """Measure the work that takes most of the time first, until the rest does not matter.
 
         Args:
             portions: all that will be done.
-            seconds: no measurement begins later than this.
         """
-        began = self._clock()
         wanted = list(portions)
-        while self._clock() - began < seconds:
-            taken: dict[str, tuple[float, Work]] = {}
+        while self.spent < self.budget:
+            taken: dict[str, float] = {}
             for portion in wanted:
                 key = key_of(portion.work)
-                taken[key] = (taken.get(key, (0.0, None))[0] + self.seconds(portion), portion.work)
-            open_ = {k: v for k, v in taken.items() if k not in self._known and k not in self._too_large}
-            if sum(s for s, _ in open_.values()) <= IGNORED * sum(s for s, _ in taken.values()):
+                taken[key] = taken.get(key, 0.0) + self.seconds(portion)
+            works = {key_of(portion.work): portion.work for portion in wanted}
+            left = {k: s for k, s in taken.items() if k not in self._untried and not self.measured(works[k])}
+            if not left or sum(left.values()) <= IGNORED * sum(taken.values()):
                 break
-            self.know(max(open_.values(), key=lambda given: given[0])[1])
-        self.measuring += self._clock() - began
+            self.know(works[max(left, key=left.__getitem__)])
 
     def know(self, work: Work) -> Measured | None:
-        """Measure work that is not measured yet. None: it is too large to try."""
+        """Measure work, unless this was done before. None: it can't be tried."""
         key = key_of(work)
-        if key not in self._known and key not in self._too_large:
+        if key not in self._known | self._untried:
+            began = self._clock()
             found = self._trial(work)
+            self.spent += self._clock() - began
             if found is None:
-                self._too_large.add(key)
+                self._untried[key] = work
             else:
                 self._known[key] = found
         return self._known.get(key)
+
+    def imported(self, seconds: float) -> None:
+        """Tell how long this process took to import this module and torch.
+
+        Imports can be timed only once in a process. Otherwise they are estimated from other chores.
+        """
+        self._known[key_of(Imports())] = Measured(Imports(), seconds / IMPORTS)
 
     def seconds(self, portion: Portion) -> float:
         """Seconds that some work takes. If it is not measured, it is estimated; nothing is measured now."""
@@ -131,60 +151,75 @@ class Pace:
         found = self._known.get(key_of(work))
         if found is not None:
             return portion.times * found.seconds + portion.swept * found.between
-        if isinstance(work, Chores):
-            return portion.times
-        if isinstance(work, Describe):
-            return 0.0
-        operations = 1.0 if isinstance(work, Products) else work.operations
-        return portion.times * operations / self._rate(work)
+        match work:
+            case Imports():
+                return self.seconds(Portion(Chores(), portion.times))
+            case Chores():
+                return portion.times
+            case Describe():
+                return portion.times * DESCRIBED * work.image_size**2
+            case Products():
+                return portion.times / (UNMEASURED * convolution_rate("fp32")[1])
+            case Step() | Pass():
+                return portion.times * self._similar(work)
 
     def measured(self, work: Work) -> bool:
-        """Whether the work is measured."""
-        return key_of(work) in self._known
+        """Whether the work is measured, or a step that differs only in what it learns and in its images."""
+        if key_of(work) in self._known:
+            return True
+        return isinstance(work, Step) and any(_alike(work, each.work) for each in self._known.values())
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values, from which `from_json` makes a pace that knows the same and measures nothing again."""
+        """JSON values for `learn`. A pace that learns them measures nothing of it again."""
         return {
             "measured": [
-                {"work": each.work.model_dump(mode="json"), "seconds": each.seconds, "between": each.between}
-                for each in self._known.values()
+                {**asdict(each), "work": each.work.model_dump(mode="json")} for each in self._known.values()
             ],
-            "too_large": [json.loads(key) for key in sorted(self._too_large)],
+            "untried": [work.model_dump(mode="json") for work in self._untried.values()],
         }
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Pace:
-        """The pace of which `as_json` returned the values."""
+    def learn(self, values: Mapping[str, Any]) -> None:
+        """Take over what another pace knew, on the same machine.
+
+        Args:
+            values: what `as_json` returned.
+        """
         parse: TypeAdapter[Work] = TypeAdapter(Work)
-        pace = cls()
         for row in values["measured"]:
             work = parse.validate_python(row["work"])
-            pace._known[key_of(work)] = Measured(work, row["seconds"], row["between"])
-        pace._too_large = {key_of(parse.validate_python(work)) for work in values["too_large"]}
-        return pace
+            self._known[key_of(work)] = Measured(**{**row, "work": work})
+        for given in values["untried"]:
+            work = parse.validate_python(given)
+            self._untried[key_of(work)] = work
 
-    def _rate(self, work: Step | Pass | Products) -> float:
-        """Operations per second of the measured work that is most like this work."""
-        if isinstance(work, Products):
-            return UNMEASURED * convolution_rate("fp32")[1]
+    def _similar(self, work: Step | Pass) -> float:
+        """Seconds of work that is not measured, at the pace of the measured work that is most like it."""
 
-        def distance(other: Step | Pass) -> tuple[bool, bool, float]:
+        def distance(given: Measured) -> tuple[bool, bool, bool, float]:
+            other = given.work
+            assert isinstance(other, Step | Pass)
             return (
+                not (isinstance(work, Step) and _alike(work, other)),
                 other.network.backbone != work.network.backbone,
                 other.kind != work.kind,
                 abs(log(max(other.network.forward, 1.0) / max(work.network.forward, 1.0))),
             )
 
-        like = [each for each in self._known.values() if isinstance(each.work, Step | Pass)]
-        if not like:
-            return UNMEASURED * convolution_rate(work.precision)[1]
-        nearest = min(like, key=lambda each: distance(each.work))  # type: ignore[arg-type]
+        known = [each for each in self._known.values() if isinstance(each.work, Step | Pass)]
+        if not known:
+            return work.operations / (UNMEASURED * convolution_rate(work.precision)[1])
+        nearest = min(known, key=distance)
         assert isinstance(nearest.work, Step | Pass)
-        return nearest.work.operations / nearest.seconds
+        seconds = work.operations * (nearest.seconds - nearest.fixed) / nearest.work.operations
+        if isinstance(work, Step):
+            seconds += nearest.fixed * work.network.parameters / max(1, nearest.work.network.parameters)
+        return seconds
 
     def _try(self, work: Work) -> Measured | None:
         _keep_memory()
         match work:
+            case Imports():
+                return None
             case Chores():
                 return Measured(work, _chores() / CHORES)
             case Products():
@@ -303,16 +338,47 @@ def _step(work: Step) -> Measured:
         classes,
         soft=work.section == "distill",
     )
-    first = _steps(work, method, feed, small, steps=4)[0].min()
-    large = max(small, min(work.batch_size, int(small * TRIAL / first)))
-    steps = 1 + max(2, min(10, ceil(TRIAL / (first * large / small))))
+    first = float(_steps(work, method, feed, small, steps=2)[0].mean())
+    # Even if few images take long, it may be the optimizer that takes it, so more images are tried.
+    more = 4 * small if first < LONGEST / 2 else small
+    large = min(work.batch_size, max(more, int(small * TRIAL / first)))
+    steps = 1 + max(1, min(10, ceil(TRIAL / (first * large / small))))
     spent, between = _steps(work, method, feed, large, steps=steps, epochs=2 if sweeps else 1)
-    seconds = float(spent.mean())
-    if large < work.batch_size:
-        each = (seconds - first) / (large - small) if large > small else seconds / large
-        # Short trials are uncertain: at least half of the time is taken to be that of the images.
-        seconds += (work.batch_size - large) * min(max(each, 0.5 * seconds / large), seconds / large)
-    return Measured(work, seconds, between / images)
+    each, fixed = parts((small, first), (large, float(spent.mean())))
+    return Measured(work, fixed + each * work.batch_size, fixed, between / images)
+
+
+def parts(small: tuple[int, float], large: tuple[int, float]) -> tuple[float, float]:
+    """The part of a step's time that each image takes, and the part that does not depend on the images.
+
+    Short trials are uncertain, so at least a tenth of the larger trial's time is taken to be that of images.
+
+    Args:
+        small: images and seconds of the smaller trial.
+        large: images and seconds of the larger trial.
+
+    Returns:
+        Seconds per image, and seconds. Together they give the larger trial's time.
+    """
+    n, seconds = large
+    each = (seconds - small[1]) / (n - small[0]) if n > small[0] else seconds / n
+    each = min(max(each, 0.1 * seconds / n), seconds / n)
+    return each, seconds - n * each
+
+
+def _alike(work: Step, other: Work) -> bool:
+    """Whether two steps differ only in the number of images, and in which labels they learn."""
+    if not isinstance(other, Step) or not {work.section, other.section} <= LABELLED:
+        return False
+    if work.teacher or other.teacher or work.precision != other.precision:
+        return False
+    shapes = work.network, other.network
+    same = {(shape.backbone, shape.width, shape.image_size) for shape in shapes}
+    return (
+        len(same) == 1
+        and abs(shapes[0].forward / shapes[1].forward - 1) < 0.05
+        and all(work.settings.get(name) == other.settings.get(name) for name in SHARED)
+    )
 
 
 def _steps(
@@ -374,9 +440,9 @@ def _pass(work: Pass) -> float:
         return float(np.diff(ended).mean()) / batch_size
 
     small = min(FEW, work.batch_size)
-    first = min(timed(small, 2) for _ in range(2))
+    first = timed(small, 2)
     large = max(small, min(work.batch_size, 512, int(TRIAL / 2 / first)))
-    return timed(large, 3)
+    return timed(large, 2)
 
 
 def _describe(work: Describe) -> float:

@@ -133,12 +133,20 @@ class Products(Frozen):
 
 
 class Chores(Frozen):
-    """What takes one second of Python's time on the machine on which `models.pace.CHORES` was measured."""
+    """What takes Python one second on the machine on which `models.pace.CHORES` was measured."""
 
     kind: Literal["chores"] = "chores"
 
 
-Work = Annotated[Step | Pass | Describe | Products | Chores, Field(discriminator="kind")]
+class Imports(Frozen):
+    """Imports that take one second on a machine on which those of `models.pace` take `IMPORTS`."""
+
+    kind: Literal["imports"] = "imports"
+
+
+IMPORTS = 4.0
+"""Seconds that the imports of `models.pace`, with torch, take on two quiet cores of an AMD EPYC."""
+Work = Annotated[Step | Pass | Describe | Products | Chores | Imports, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)

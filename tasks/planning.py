@@ -25,7 +25,8 @@ ENOUGH = 400
 LEAST = 60
 """Steps of the teacher below which a budget is refused."""
 FEW, MANY = 30, 300
-"""Fewest and most steps in which a network learns the few labels. The student gets at least the fewest, too."""
+"""Fewest and most steps in which a network learns the few labels. The student's last training has at least
+the fewest, too."""
 OTHERS = 3
 """Networks that learn the few labels, besides the teacher: the student from transfer, and twice from
 scratch."""

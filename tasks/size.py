@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from data.types import Artifact
-from models.work import Chores, Pass, Portion, Products, Shape, Step, timed
+from models.work import Chores, Imports, Pass, Portion, Products, Shape, Step, timed
 from tasks.config import Config
 from tasks.sources import Part
 
@@ -107,6 +107,8 @@ class Context(Protocol):
     config: Config
     decoding: float
     """Seconds in which this CPU reads and decodes one image; 0 if none was read."""
+    listing: float
+    """Seconds in which the images of the manifest that was counted last are listed and compared."""
     seen: dict[str, Any]
     """What was understood of the images: `understood` of the manifest's meta.json."""
     pace: Pace
@@ -190,6 +192,8 @@ def steps(
         phase: name of the training, if the method has several.
     """
     network = cost.shape.model_copy(update={"pretext": None}) if section == "pretext" else cost.shape
+    size = network.image_size
+    share = 1.0 if section == "pretext" else ((settings.get("view_size") or size) / size) ** 2
     step = Step(
         section=section,
         settings=timed(settings),
@@ -198,7 +202,7 @@ def steps(
         phase=phase,
         batch_size=batch_size,
         precision=run.config.compute.precision,
-        operations=cost.step * batch_size,
+        operations=cost.step * batch_size * share,
     )
     return Portion(step, times, swept)
 
@@ -234,6 +238,15 @@ def chores(seconds: float) -> Portion:
         seconds: on the machine on which `models.pace.CHORES` was measured.
     """
     return Portion(Chores(), seconds)
+
+
+def imports(seconds: float) -> Portion:
+    """Imports of libraries.
+
+    Args:
+        seconds: on the machine on which `models.work.IMPORTS` was measured.
+    """
+    return Portion(Imports(), seconds)
 
 
 def decoded(run: Context, images: Counts, read: float) -> float:

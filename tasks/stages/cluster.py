@@ -7,7 +7,7 @@ import numpy as np
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, chores, products
+from tasks.size import Context, Inputs, Size, chores, imports, products
 from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="cluster", kind="clusters", version=4, process="plain")
@@ -27,7 +27,11 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     rounds = asked["iterations"] * asked["restarts"]
     operations = 2.0 * n * d * asked["k"] * rounds
     return Size(
-        asked["k"], asked["k"] * (4 * d + 12), operations, width=d, work=(products(operations), chores(1))
+        asked["k"],
+        asked["k"] * (4 * d + 12),
+        operations,
+        width=d,
+        work=(products(operations), imports(0.5), chores(0.3)),
     )
 
 

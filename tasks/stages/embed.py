@@ -19,7 +19,7 @@ from models.work import Describe, Portion
 from tasks.config import Config
 from tasks.earlier import Candidate, Rows, most_rows
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, cost_of, decoded, images_of, passes, rows_of_part
+from tasks.size import Context, Inputs, Size, chores, cost_of, decoded, images_of, passes, rows_of_part
 from tasks.sources import SPLITS_OF, Part, sources
 from tasks.stage import Outcome, Request, Stage, require
 
@@ -106,7 +106,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         width = descriptor_width(descriptor, size)
         work = Portion(Describe(settings=request.settings["pretext"], image_size=size), n)
     seconds = decoded(run, images_of(inputs), n)
-    return Size(n, n * (4 * width + 8), n * forward, width=width, seconds=seconds, work=(work,))
+    return Size(n, n * (4 * width + 8), n * forward, width=width, seconds=seconds, work=(work, chores(0.05)))
 
 
 def build(job: Job) -> Outcome:

@@ -83,7 +83,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
             work.append(passes(run, cost, 2 * min(images.train, ALIGNED), Views().model_dump()))
     compared = 2.0 * n * m * d if "knn" in protocols else 0.0
     fitted = FITS * 4.0 * n * d * images.classes if "linear" in protocols else 0.0
-    work += [products(compared + fitted + 4.0 * n * d * d + 20.0 * d**3), chores(0.3)]
+    work += [products(compared + fitted + 4.0 * n * d * d + 20.0 * d**3), chores(0.5)]
     return scored(7, images.test * (forward + 2.0 * images.train * d), *work)
 
 

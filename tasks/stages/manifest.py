@@ -14,6 +14,8 @@ from tasks.size import Context, Inputs, Size, chores
 from tasks.sources import sources, voc_sources
 from tasks.stage import Outcome, Request, Stage
 
+SQUARES = 1.5
+"""Time to read an image, compare it with others and store its square, over the time to read and decode it."""
 STAGE = Stage(name="manifest", kind="manifest", version=2, process="plain", by_content=True)
 
 
@@ -73,8 +75,8 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     images = run.count(request)
     n = images.all + images.test
     processes = run.config.compute.decoders if n >= 2048 else 1  # few images are read by one process
-    seconds = n * run.decoding / processes
-    return Size(n, 110 * n, images=images, seconds=seconds, work=(chores(0.5 + 1e-4 * n),))
+    seconds = run.listing + SQUARES * n * run.decoding / processes
+    return Size(n, 110 * n, images=images, seconds=seconds, work=(chores(0.2 + 1e-4 * n),))
 
 
 def build(job: Job) -> Outcome:

@@ -15,7 +15,7 @@ from data.types import Artifact
 from tasks.clustering import graph_points
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, chores, products
+from tasks.size import Context, Inputs, Size, chores, imports, products
 from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="propagate", kind="probabilities", version=2, process="plain")
@@ -91,9 +91,9 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     features, classes, asked = inputs["features"], inputs["probabilities"].width, request.settings
     n, d = features.rows, features.width
     compared = 2.0 * n * n * (d + (inputs["second"].width if "second" in inputs else 0))
-    work = [products(compared), chores(0.3)]
+    work = [products(compared), chores(0.1)]
     if asked["probe"]:
-        work += [products(4.0 * PROBE_ITERATIONS * inputs["labels"].rows * d * classes), chores(2)]
+        work += [products(4.0 * PROBE_ITERATIONS * inputs["labels"].rows * d * classes), imports(3)]
     return Size(n, n * (4 * classes + 8), 2.0 * n * n * d, width=classes, work=tuple(work))
 
 

@@ -9,7 +9,7 @@ from data.errors import ArtifactError
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, chores
+from tasks.size import Context, Inputs, Size, chores, images_of, imports
 from tasks.sources import sources
 from tasks.stage import NotNeeded, Outcome, Request, Stage
 
@@ -127,7 +127,8 @@ def _labels(named: dict[str, Artifact], others: dict[str, Artifact]) -> dict[Art
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    return Size(1, 1e6, work=(chores(3),))
+    shown = images_of(inputs, "assigned").all if "clusters" in inputs else 0  # scaled for the contact sheets
+    return Size(1, 1e6, seconds=shown * run.decoding, work=(imports(2), chores(1)))
 
 
 def build(job: Job) -> Outcome:

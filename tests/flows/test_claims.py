@@ -20,6 +20,7 @@ from flows.claims.claim import Arm, Claim, Score, Statement, above, alike, gains
 from flows.claims.settings import SOURCES
 from flows.estimate import estimate_claims
 from flows.recipes import recipe
+from models.pace import Measured, Pace
 from tasks.config import Config
 from tasks.found import on_photographs
 
@@ -75,7 +76,8 @@ def test_an_unknown_claim_or_place_is_refused(capsys: pytest.CaptureFixture[str]
 
 def test_a_dry_run_prices_every_claim(tmp_path: Path) -> None:
     chosen = [CLAIMS["simclrv2-distillation"], CLAIMS["transfer-deeper"]]
-    one, three = (estimate_claims(chosen, "cpu", seeds, {}, str(tmp_path)) for seeds in (1, 3))
+    pace = Pace(trial=lambda work: Measured(work, 0.5))
+    one, three = (estimate_claims(chosen, "cpu", n, {}, str(tmp_path), pace=pace) for n in (1, 3))
     # The three arms of distillation are scores of one run. So are two of the three arms of transfer-deeper.
     assert [row["runs"] for row in one] == [1, 2]
     assert [row["runs"] for row in three] == [3, 6]
@@ -337,7 +339,8 @@ def test_images_that_are_not_there_are_missed_before_anything_runs(command: Comm
 
 def test_a_dry_run_needs_no_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    found = estimate_claims(list(CLAIMS.values()), "cpu", 1, {}, str(tmp_path / "store"))
+    unmeasured = Pace(trial=lambda work: None)
+    found = estimate_claims(list(CLAIMS.values()), "cpu", 1, {}, str(tmp_path / "store"), pace=unmeasured)
     assert [row["claim"] for row in found] == list(CLAIMS)
     assert all(row["cpu_hours"] > 0 for row in found)
     assert images_of([CLAIMS["transfer-downstream"]], "cpu") == [

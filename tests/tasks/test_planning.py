@@ -37,9 +37,7 @@ def speed(size: int, factor: float = 1.0) -> Speed:
 
 def plan(minutes: float, images: int, tried: tuple[int, ...] = (32, 48, 64), factor: float = 1.0) -> dict:
     speeds = {size: speed(size, factor) for size in tried}
-    found = from_images(
-        minutes, images, speeds, distinct=images, fixed=40.0, reading=images / 500, kind=KIND
-    )
+    found = from_images(minutes, images, speeds, distinct=images, fixed=40.0, reading=images / 500, kind=KIND)
     assert len(found.because) >= 5
     return found.settings
 
