@@ -108,7 +108,6 @@ def build(job: Job) -> Outcome:
         shipped=shipped,
     )
     outcome.meta |= {"shipped": shipped, "temperature": chosen.temperature}
-    outcome.meta["why"] = [f"It is {chosen.name}: {chosen.because}."]
     return outcome
 
 
