@@ -72,8 +72,8 @@ class Images:
     """Pixels and labels of a run's manifest, read once with our decoder."""
 
     def __init__(self, result: dict[str, Any], store: Path) -> None:
-        from data.decode import stored_size
         from data.images import open_images
+        from data.reading import stored_size
         from data.schemas import MANIFEST
         from data.tables import column, read_table
 
@@ -93,8 +93,8 @@ class Images:
         self.classes = int(self.label.max()) + 1
 
 
-def spreading(graphs: dict[int, Any], images: Images, drawn: np.ndarray) -> float:
-    """The best test accuracy of LabelSpreading over the grid.
+def spreading_right(graphs: dict[int, Any], images: Images, drawn: np.ndarray) -> np.ndarray:
+    """Which test images LabelSpreading is right about, at the best test accuracy over the grid.
 
     Args:
         graphs: neighbours -> (connectivity of the pool's images, rows of the pool nearest to each test
@@ -108,7 +108,7 @@ def spreading(graphs: dict[int, Any], images: Images, drawn: np.ndarray) -> floa
 
     y = np.full(len(images.pool), -1, np.int64)
     y[np.searchsorted(images.pool, drawn)] = images.label[drawn]
-    best = 0.0
+    best = np.zeros(len(images.test), bool)
     for graph, near in graphs.values():
         for alpha in ALPHAS:
             with warnings.catch_warnings():
@@ -117,7 +117,8 @@ def spreading(graphs: dict[int, Any], images: Images, drawn: np.ndarray) -> floa
                 model = LabelSpreading(kernel=lambda a, b: graph, alpha=alpha, max_iter=100)  # noqa: B023
                 fitted = model.fit(y[:, None], y)
             votes = fitted.label_distributions_[near].sum(1)  # as in predict() with kernel="knn"
-            best = max(best, float((fitted.classes_[votes.argmax(1)] == images.label[images.test]).mean()))
+            right = fitted.classes_[votes.argmax(1)] == images.label[images.test]
+            best = max(best, right, key=lambda found: found.mean())
     return best
 
 
@@ -200,6 +201,10 @@ class Lightly:
 
     def finetune(self, drawn: np.ndarray, rate: float, test: np.ndarray) -> float:
         """Fine-tune the whole network on the rows `drawn` -> accuracy on the rows `test`."""
+        return float(self.finetuned(drawn, test, rate).mean())
+
+    def finetuned(self, drawn: np.ndarray, test: np.ndarray, rate: float = LIGHTLY_RATES[0]) -> np.ndarray:
+        """Fine-tune the whole network on the rows `drawn` -> which of the rows `test` are right."""
         import torch
 
         torch.manual_seed(1)
@@ -228,7 +233,7 @@ class Lightly:
                 for part in np.array_split(test, len(test) // 250 + 1)
             ]
         self.net.fc = torch.nn.Identity()
-        return float((np.concatenate(found) == self.images.label[test]).mean())
+        return np.concatenate(found) == self.images.label[test]
 
 
 def interval(differences: Iterable[float]) -> tuple[float, float, float]:
@@ -290,7 +295,11 @@ def main() -> None:
         draw_of[draw] = (table["index"].to_numpy(), role)
         for name, found in graphs.items():
             rows.append(
-                {"contestant": name, "draw": draw, "accuracy": spreading(found, images, draw_of[draw][0])}
+                {
+                    "contestant": name,
+                    "draw": draw,
+                    "accuracy": float(spreading_right(found, images, draw_of[draw][0]).mean()),
+                }
             )
             print(rows[-1], flush=True)
     write(rows, a, wall, 0, len(images.test))

@@ -39,8 +39,8 @@ def views() -> None:
     import torch
 
     from benchmarks.speed.views import photographs
-    from data.decode import stored_size
     from data.draws import Draws
+    from data.reading import stored_size
     from models.augment import two_views
     from models.configs.shared import Views
 

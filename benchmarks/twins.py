@@ -31,9 +31,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from benchmarks.record import environment
-from data import draws, twins
+from data import confirmation, draws, proposals, twins
 from data.decode import decode
 from data.sources import Pixels, open_source
+from data.thumbnails import pixel_sha, thumbnail
 
 SHOWN = 50
 SIDE, COLUMNS = 96, 5
@@ -89,9 +90,9 @@ class Set:
         """Decode an image, or take a plant."""
         return decode(self._data[index]) if index < self.n else self._plants[index - self.n]
 
-    def read(self, index: NDArray[np.int64]) -> Iterator[Pixels]:
+    def read(self, index: NDArray[np.int64]) -> Iterator[tuple[int, Pixels]]:
         """As `twins.twins` wants it."""
-        return map(self.pixels, index.tolist())
+        return ((i, self.pixels(i)) for i in index.tolist())
 
 
 def measure(images: Set) -> tuple[dict[str, Any], list[twins.Twin]]:
@@ -102,9 +103,9 @@ def measure(images: Set) -> tuple[dict[str, Any], list[twins.Twin]]:
         times = [time.perf_counter()]
         pixels = images.pixels(i)
         times.append(time.perf_counter())
-        shas.append(twins.pixel_sha(pixels))
+        shas.append(pixel_sha(pixels))
         times.append(time.perf_counter())
-        thumbnails.append(twins.thumbnail(pixels))
+        thumbnails.append(thumbnail(pixels))
         times.append(time.perf_counter())
         if i < images.n:
             for values, spent in zip(microseconds.values(), np.diff(times).tolist(), strict=True):
@@ -114,7 +115,7 @@ def measure(images: Set) -> tuple[dict[str, Any], list[twins.Twin]]:
     found = twins.twins(stacked, shas, images.read)
     spent = time.perf_counter() - started[0], time.process_time() - started[1]
     started = time.perf_counter(), time.process_time()
-    proposed = len(twins.propose(stacked))
+    proposed = len(proposals.propose(stacked, mirrored=False).near)
     proposing = time.perf_counter() - started[0], time.process_time() - started[1]
 
     original, pairs = images.original, {(twin.first, twin.second) for twin in found}
@@ -201,8 +202,11 @@ def main() -> None:
         + (f" --first {options.first}" if options.first else ""),
         **record,
         "thresholds": {
-            name: getattr(twins, name)
-            for name in ("RADIUS", "NEAREST", "CORRELATION", "SPARSE_CORRELATION", "SPARSE", "AGREEMENT")
+            **{name: getattr(proposals, name) for name in ("RADIUS", "NEAREST")},
+            **{
+                name: getattr(confirmation, name)
+                for name in ("CORRELATION", "SPARSE_CORRELATION", "SPARSE", "AGREEMENT")
+            },
         },
         "environment": environment(),
     }

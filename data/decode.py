@@ -523,14 +523,6 @@ def content_sha256(data: bytes | Pixels) -> str:
     return digest.hexdigest()
 
 
-def stored_size(image_size: int) -> int:
-    """Side of the stored square in pixels, for networks whose input is `image_size` pixels wide.
-
-    From 64 px on, evaluation crops the central 87.5 % (224 of 256). Smaller images are used whole.
-    """
-    return image_size if image_size < 64 else round(image_size * 8 / 7)
-
-
 def resize_square(pixels: Pixels, size: int) -> Pixels:
     """Crop the central square and resize it to (size, size, C) uint8. Bicubic, antialiased when shrinking."""
     height, width, _ = pixels.shape

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from data.decode import content_sha256, decode_then
 from data.errors import DataError
-from data.packs import Found, Shape, look, new_pack
+from data.packs import Found, Shape, Squares, look, new_pack
 from data.reading import MAX_PIXELS, Reading, recorded_in
 from data.sources import Entry, Pixels, Source, Unreadable, open_source
 from data.sources.spool import SpoolSource, write_spool
@@ -181,7 +181,7 @@ def open_images(
     Args:
         manifest: schema `MANIFEST`, rows in the order of index.
         sources: split -> source. Held-out test images come from the source of train.
-        size: side in pixels, from `stored_size`.
+        size: side in pixels, from `data.reading.stored_size`.
         cache: a folder; it is created if missing.
         workers: number of processes that decode.
         whole: fit the whole image into the square (`resize_within`) instead of cropping the central square.
@@ -298,9 +298,9 @@ def _decode_work(work: _Work) -> Pixels:
 
 def _pack_work(task: tuple[_Work, Path, list[int]]) -> int:
     work, path, rows = task
-    pixels = np.load(path, mmap_mode="r+")
-    for row, square in zip(rows, _squares(work), strict=True):
-        pixels[row] = square
+    with Squares(path) as squares:
+        for row, square in zip(rows, _squares(work), strict=True):
+            squares.write(row, square)
     return len(rows)
 
 

@@ -26,7 +26,6 @@ Leaks = Literal["keep", "drop", "refuse"]
 """What happens to a train or unlabelled image that shows the picture of a test image."""
 
 _EXAMPLES = 3  # how many leaks an error names
-_BATCH = 256
 _VERSION = 1  # raised when `data.twins` finds other pairs
 _CACHED = pa.schema(
     [
@@ -44,8 +43,8 @@ class Picture:
 
     Attributes:
         label: its class, or None.
-        pixels: `data.twins.pixel_sha` of its pixels.
-        thumbnail: bytes of `data.twins.thumbnail`.
+        pixels: `data.thumbnails.pixel_sha` of its pixels.
+        thumbnail: bytes of `data.thumbnails.thumbnail`.
     """
 
     label: int | None
@@ -61,7 +60,7 @@ class Pair:
         first: position of an image.
         second: position of the other image.
         kind: equal (all pixels), near (a changed copy) or mirrored.
-        correlation: of the fine detail of the two pictures (`data.twins.confirm`), at most 1.
+        correlation: of the fine detail of the two pictures (`data.confirmation`), at most 1.
     """
 
     first: int
@@ -72,15 +71,17 @@ class Pair:
 
 def find(
     pictures: Sequence[Picture],
-    read: Callable[[NDArray[np.int64]], Iterable[Pixels]],
+    read: Callable[[NDArray[np.int64]], Iterable[tuple[int, Pixels]]],
     remembered: Path | None = None,
+    workers: int = 0,
 ) -> list[Pair]:
     """Find all pairs among some images.
 
     Args:
         pictures: N images.
-        read: decodes the images at these positions, in this order.
+        read: decodes the images at these positions; yields each position and its pixels, in any order.
         remembered: a folder where the result is kept, so that the same images are not compared again.
+        workers: number of threads.
     """
     digest = hashlib.sha256(f"{_VERSION}\n".encode())
     for picture in pictures:
@@ -94,10 +95,8 @@ def find(
     from data.twins import twins
 
     thumbnails = np.frombuffer(b"".join(picture.thumbnail for picture in pictures), np.uint8)
-    found = [
-        Pair(*twin)
-        for twin in twins(thumbnails.reshape(-1, 16, 16), [picture.pixels for picture in pictures], read)
-    ]
+    hashes = [picture.pixels for picture in pictures]
+    found = [Pair(*twin) for twin in twins(thumbnails.reshape(-1, 16, 16), hashes, read, workers=workers)]
     if path is not None:
         columns = {name: [getattr(pair, name) for pair in found] for name in _CACHED.names}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,20 +152,18 @@ def equal_pixels(rows: list[Row]) -> list[Pair]:
     return pairs
 
 
-def decode_again(sources: dict[Split, Source], rows: list[Row], reading: Reading) -> Iterator[Pixels]:
-    """Decode some images again, in this order."""
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
-        pixels: dict[int, Pixels] = {}
-        for role, source in sources.items():
-            mine = sorted(
-                (i for i, row in enumerate(part) if row.role == role), key=lambda i: part[i].entry.place
-            )
-            for i, data in zip(mine, source.read([part[i].entry for i in mine]), strict=True):
-                if isinstance(data, Unreadable):
-                    raise DataError(f"{part[i].entry.uri!r} of {source.spec}: {data}; run again")
-                pixels[i] = measure(data, reading, lambda pixels: pixels).kept
-        yield from (pixels[i] for i in range(len(part)))
+def decode_again(
+    sources: dict[Split, Source], rows: list[Row], wanted: NDArray[np.int64], reading: Reading
+) -> Iterator[tuple[int, Pixels]]:
+    """Decode the wanted rows again, in the order that is fastest to read. Yields their positions as well."""
+    for role, source in sources.items():
+        mine = [i for i in wanted.tolist() if rows[i].role == role]
+        mine.sort(key=lambda i: rows[i].entry.place)
+        contents = source.read([rows[i].entry for i in mine])
+        for i, data in zip(mine, contents, strict=True):
+            if isinstance(data, Unreadable):
+                raise DataError(f"{rows[i].entry.uri!r} of {source.spec}: {data}; run again")
+            yield i, measure(data, reading, lambda pixels: pixels).kept
 
 
 def same_pictures(

@@ -136,7 +136,7 @@ def make_manifest(
         known: the `known` of an earlier manifest of the same sources; unchanged images are not read again.
         held_out: the `held_out` of an earlier manifest of the same sources and seed.
         report: called with the number of images done and the number of all images.
-        workers: number of processes that read and decode.
+        workers: number of processes that read and decode, and of threads that compare.
         reading: bands and limits; and the scale of wide images, or None to choose it.
         leaks: what happens to a train or unlabelled image that shows the picture of a test image.
         compared: a folder that remembers which images show the same picture.
@@ -155,9 +155,7 @@ def make_manifest(
 
     def compare(rows: list[Row]) -> list[Pair]:
         pictures = [Picture(row.label, row.measured.pixels, row.measured.thumbnail) for row in rows]
-        return find(
-            pictures, lambda index: decode_again(sources, [rows[i] for i in index], reading), compared
-        )
+        return find(pictures, lambda wanted: decode_again(sources, rows, wanted, reading), compared, workers)
 
     return _assemble(asked, sources, measured, read, held_out or {}, compare)
 

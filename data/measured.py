@@ -9,7 +9,6 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,11 +16,11 @@ import pyarrow.parquet as pq
 from data.decode import content_sha256, measure
 from data.errors import DataError
 from data.files import replacing
-from data.packs import Shape, new_pack
+from data.packs import Shape, Squares, new_pack
 from data.reading import Reading
 from data.sources import UNKNOWN_TIME, Entry, Pixels, Source, Unreadable
 from data.spread import spread
-from data.twins import pixel_sha, thumbnail
+from data.thumbnails import pixel_sha, thumbnail
 from data.types import Split
 from data.value_range import Values
 from data.wide import NeedsLibrary
@@ -57,7 +56,7 @@ class Measured(NamedTuple):
     """What is known of an image after reading it once.
 
     A broken image has a reason, and its width and height are 0. If it could not be read at all, sha256 is "".
-    `pixels` and `thumbnail` are those of `data.twins`.
+    `pixels` and `thumbnail` are those of `data.thumbnails`.
     """
 
     sha256: str
@@ -199,40 +198,48 @@ def _recall(role: str, entries: Sequence[Entry], known: pa.Table | None) -> list
 
 
 def measure_batch(task: Batch) -> list[Measured]:
-    """Read, hash and decode each image once, and write its square."""
-    squares = None if task.path is None else np.load(task.path, mmap_mode="r+")
+    """Read, hash and decode each image once, and write its square.
+
+    Raises:
+        StoreError: the disk has no room.
+    """
     found: list[Measured] = []
-
-    def keep(pixels: Pixels) -> tuple[str, bytes]:
-        if squares is not None and task.shape is not None:
-            squares[task.start + len(found)] = task.shape.of(pixels)
-        return pixel_sha(pixels), thumbnail(pixels).tobytes()
-
-    while len(found) < len(task.entries):
-        try:
-            for data in task.source.read(task.entries[len(found) :]):
-                found.append(_measure_one(data, task.reading, keep))
-        except OSError as error:  # only this entry failed: continue with the next one
-            found.append(Measured("", 0, 0, f"it can't be read ({error.strerror or error})"))
+    with ExitStack() as stack:
+        squares = None if task.path is None else stack.enter_context(Squares(task.path))
+        while len(found) < len(task.entries):
+            try:
+                for data in task.source.read(task.entries[len(found) :]):
+                    measured, square = _measure_one(data, task.reading, task.shape)
+                    if squares is not None and square is not None:
+                        squares.write(task.start + len(found), square)
+                    found.append(measured)
+            except OSError as error:  # only this entry failed: continue with the next one
+                found.append(Measured("", 0, 0, f"it can't be read ({error.strerror or error})"))
     return found
 
 
 def _measure_one(
-    data: bytes | Pixels | Unreadable, reading: Reading, keep: Callable[[Pixels], tuple[str, bytes]]
-) -> Measured:
+    data: bytes | Pixels | Unreadable, reading: Reading, shape: Shape | None
+) -> tuple[Measured, Pixels | None]:
+    """Measure an image, and make its square if it can be decoded."""
+
+    def keep(pixels: Pixels) -> tuple[str, bytes, Pixels | None]:
+        square = None if shape is None else shape.of(pixels)
+        return pixel_sha(pixels), thumbnail(pixels).tobytes(), square
+
     if isinstance(data, Unreadable):
-        return Measured("", 0, 0, str(data))
+        return Measured("", 0, 0, str(data)), None
     sha256 = content_sha256(data)
     try:
         found = measure(data, reading, keep)
     except NeedsLibrary as error:  # not remembered: the library may be there next time
-        return Measured("", 0, 0, str(error))
+        return Measured("", 0, 0, str(error)), None
     except DataError as error:
-        return Measured(sha256, 0, 0, str(error))
+        return Measured(sha256, 0, 0, str(error)), None
     quantiles = b"" if found.quantiles is None else found.quantiles.astype("<f8").tobytes()
-    pixels, small = found.kept
+    pixels, small, square = found.kept
     values = Values(found.kind, quantiles)
-    return Measured(sha256, found.width, found.height, None, pixels, small, values)
+    return Measured(sha256, found.width, found.height, None, pixels, small, values), square
 
 
 def known_table(sources: dict[Split, Source], measured: dict[Split, list[Measured]]) -> pa.Table:

@@ -37,17 +37,21 @@ class Shuffled:
         index: (N,) int64, each image once. The random order is drawn from these numbers.
         batch_size: images per step.
         drop_last: leave out the images that do not fill the last batch; they are different ones each epoch.
+        steps: batches per epoch, if it is to end before all images were seen; None: all that there are.
 
     Raises:
         ValueError: there are no images, or the batch size is below 1.
     """
 
-    def __init__(self, index: NDArray[np.int64], batch_size: int, drop_last: bool = True) -> None:
+    def __init__(
+        self, index: NDArray[np.int64], batch_size: int, drop_last: bool = True, steps: int | None = None
+    ) -> None:
         _check(index, batch_size)
         self._index = index
         self._batch_size = min(batch_size, len(index))
         full, rest = divmod(len(index), self._batch_size)
-        self._steps = full + bool(rest and not drop_last)
+        whole = full + bool(rest and not drop_last)
+        self._steps = whole if steps is None else min(steps, whole)
         self._cached: tuple[tuple[int, int], Positions] | None = None
 
     @property
@@ -69,23 +73,30 @@ class UniformOverClusters:
 
     All non-empty clusters are equally likely, and so are all images of the chosen cluster. Images are drawn
     independently and with replacement. An epoch has as many draws as there are images, rounded down to whole
-    batches.
+    batches, unless `steps` says how many batches.
 
     Args:
         index: (N,) int64, the images.
         cluster: (N,) integers, the cluster of each image.
         batch_size: images per step.
+        steps: batches per epoch; None: see above.
 
     Raises:
         ValueError: there are no images, `cluster` and `index` differ in length, or the batch size is below 1.
     """
 
-    def __init__(self, index: NDArray[np.int64], cluster: NDArray[np.integer], batch_size: int) -> None:
+    def __init__(
+        self,
+        index: NDArray[np.int64],
+        cluster: NDArray[np.integer],
+        batch_size: int,
+        steps: int | None = None,
+    ) -> None:
         _check(index, batch_size)
         if len(cluster) != len(index):
             raise ValueError(f"UniformOverClusters: {len(index)} images, but clusters for {len(cluster)}")
         self._batch_size = batch_size
-        self._steps = max(1, len(index) // batch_size)
+        self._steps = steps or max(1, len(index) // batch_size)
         self._members: Positions = np.argsort(cluster, kind="stable")
         _, self._start, self._size = np.unique(cluster[self._members], return_index=True, return_counts=True)
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +120,7 @@ def new_pack(folder: Path, shape: Shape, count: int) -> Iterator[tuple[Path, lis
         count: number of rows.
 
     Yields:
-        The .npy file to write squares to (`write_square`), and the hash of each row, to be filled in.
+        The .npy file to write squares to (`Squares`), and the hash of each row, to be filled in.
 
     Raises:
         StoreError: the disk has no room.
@@ -132,6 +133,46 @@ def new_pack(folder: Path, shape: Shape, count: int) -> Iterator[tuple[Path, lis
         yield draft, hashes
     with replacing(path.with_suffix(".sha"), durable=False) as draft:
         draft.write_bytes(b"".join(hashes))
+
+
+class Squares:
+    """Writes squares to the rows of a pack. Several processes may write to different rows of one pack.
+
+    It writes to the file, because the first write to each page of a memory map costs more than the copy.
+
+    Args:
+        path: the file that `new_pack` yields.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            assert version == (1, 0), version  # what `_reserve` writes
+            (_, *square), _, _ = np.lib.format.read_array_header_1_0(file)
+            self._start = file.tell()
+        self._shape = tuple(square)
+        self._file = path.open("r+b", buffering=0)
+
+    def write(self, row: int, square: Pixels) -> None:
+        """Write one square.
+
+        Raises:
+            StoreError: the disk has no room, and the file system could not reserve any.
+        """
+        assert square.shape == self._shape, (square.shape, self._shape)
+        left = np.ascontiguousarray(square).reshape(-1).data
+        try:
+            self._file.seek(self._start + row * square.nbytes)
+            while len(left):
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise StoreError(f"{self._file.name}: the pixels can't be written ({error})") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
 
 def _stem(shape: Shape) -> str:

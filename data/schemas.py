@@ -97,6 +97,27 @@ OUTCOMES = pa.schema(
     ]
 )
 """Whether a model is right about each test image. With this, models can be compared image by image."""
+CONTENDERS = pa.schema(
+    [
+        _column("model", pa.string()),
+        *(_column(name, pa.float64(), nullable=True) for name in ("accuracy", "low", "high", "log_loss")),
+        _column("temperature", pa.float64()),
+        _column("weight", pa.float64()),
+        _column("n", pa.int64()),
+    ]
+)
+"""What the drawn labels say of each classifier, from held-out predictions, and its weight in the mixture."""
+ANSWERS = pa.schema(
+    [
+        _column("index", pa.int64()),
+        _column("label", pa.int32(), nullable=True),
+        _column("predicted", pa.int32()),
+        _column("confidence", pa.float32()),
+        _column("runner_up", pa.int32()),
+        _column("runner_up_confidence", pa.float32()),
+    ]
+)
+"""What a classifier says of each image: its two most probable classes, with their probabilities."""
 LEADERBOARD = pa.schema(
     [
         *(_column(name, pa.string()) for name in ("entry", "pretext", "teacher", "transfer", "student")),
@@ -106,11 +127,13 @@ LEADERBOARD = pa.schema(
         _column("seeds", pa.int64()),
         _column("n", pa.int64()),
         *(_column(name, pa.float64(), nullable=True) for name in ("behind", "low", "high")),
+        _column("test_set", pa.int64()),
     ]
 )
 """Scores of several runs: `value` is the mean over seeds and `spread` the standard deviation.
 
-`behind` is the difference to the best run, and `low` and `high` are its 95 % interval.
+`behind` is the difference to the best run of the same test set, and `low` and `high` are its 95 % interval.
+`test_set` counts from 1; only entries of the same number have the same test images.
 """
 
 
@@ -127,6 +150,13 @@ def centroids(dim: int) -> pa.Schema:
     """
     return pa.schema(
         [_column("cluster", pa.int32()), _column("size", pa.int64()), _column("vector", _vector(dim))]
+    )
+
+
+def out_of_fold(classes: int) -> pa.Schema:
+    """Out-of-fold predictions: index, label, and logits of a classifier that did not learn this label."""
+    return pa.schema(
+        [_column("index", pa.int64()), _column("label", pa.int32()), _column("logit", _vector(classes))]
     )
 
 

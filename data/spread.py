@@ -1,14 +1,15 @@
-"""Spread work over processes."""
+"""Spread work over processes, or over threads."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from threading import Lock, Thread
-from typing import TypeVar
+from typing import Self, TypeVar
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -39,6 +40,45 @@ def open_pool(workers: int) -> ProcessPoolExecutor:
     """Start new processes for several calls of `spread`. The caller must shut the pool down."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(context.Lock(),))
+
+
+class Threads:
+    """Threads for work that numpy, scipy or Pillow do: they let other threads run meanwhile.
+
+    Args:
+        workers: number of threads. With fewer than two, the calling thread does the work.
+    """
+
+    def __init__(self, workers: int = 0) -> None:
+        self._workers = workers
+        self._pool: ThreadPoolExecutor | None = None
+
+    def map(self, work: Callable[[_Task], _Result], tasks: Iterable[_Task]) -> Iterator[_Result]:
+        """Like `map`, in order. At most twice as many tasks as threads are taken before their turn."""
+        if self._workers < 2:
+            yield from map(work, tasks)
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers)
+        begun: deque[Future[_Result]] = deque()
+        for task in tasks:
+            begun.append(self._pool.submit(work, task))
+            if len(begun) > 2 * self._workers:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+
+INLINE = Threads()
+"""No threads: the caller does the work."""
 
 
 _alone: AbstractContextManager[object] = Lock()

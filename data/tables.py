@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -52,6 +51,8 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     Raises:
         ArtifactError: the file is missing, or a column of the schema is missing or has another type.
     """
+    import pyarrow.dataset as ds  # imports pandas, which takes most of a second
+
     files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
     try:
         table = ds.dataset([str(file) for file in files], format="parquet").to_table()
@@ -203,6 +204,34 @@ def iterate_vectors(
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
             for batch in parquet.iter_batches(batch_size=rows):
                 yield batch.column(0).to_numpy(zero_copy_only=False), _matrix(batch.column(1))
+
+
+def iterate_in_step(
+    folders: Sequence[Path], rows: int = 1 << 15
+) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
+    """Iterate over several artifacts of vectors of the same images at once, in blocks of at most `rows` rows.
+
+    Yields:
+        index (B,) int64, and for each folder its vectors (B, D) float32.
+
+    Raises:
+        ArtifactError: the folders hold different images, or the same ones in another order.
+    """
+    streams = [iterate_vectors(folder, rows) for folder in folders]
+    blocks = [(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))] * len(folders)
+    while True:
+        for number, stream in enumerate(streams):
+            if not len(blocks[number][0]):
+                blocks[number] = next(stream, blocks[number])
+        size = min(len(index) for index, _ in blocks)
+        index = blocks[0][0][:size]
+        left = any(len(index) for index, _ in blocks)
+        if not size and not left:
+            return
+        if not size or any(not np.array_equal(index, other[:size]) for other, _ in blocks):
+            raise ArtifactError(f"{folders[0]} and {folders[-1]} are of different images; run again")
+        yield index, [vectors[:size] for _, vectors in blocks]
+        blocks = [(other[size:], vectors[size:]) for other, vectors in blocks]
 
 
 class AssignmentWriter:

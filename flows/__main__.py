@@ -12,6 +12,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -20,8 +21,8 @@ from data.errors import ConfigError, Interrupted
 from data.secrets import mask_all
 from data.store import Store
 from flows.phrases import summary
-from flows.recipes import NAMES, override, parse_settings, recipe
-from flows.run import WATCHERS, to_yaml
+from flows.recipes import NAMES, nest, override, parse_settings, quick, recipe
+from flows.run import WATCHERS
 from flows.start import chain_parameters, explain, load_flow
 from flows.terminal import Terminal
 from tasks.config import USUAL, Config, measurable, protocols
@@ -36,6 +37,25 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+class _Version(argparse.Action):
+    """Print the version of the installed distribution, and end."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        try:
+            print(f"{PROGRAM} {version(PROGRAM)}")
+        except PackageNotFoundError:
+            raise ConfigError(
+                f"--version: the package {PROGRAM} is not installed here; install it with scripts/install"
+            ) from None
+        parser.exit()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         description="From unlabelled images and a handful of labels to a small, accurate model.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -116,8 +137,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RECIPE",
         help="a name that `list` shows, or a YAML file (default: digits)",
     )
+    sub.add_argument(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="minutes that a run of the recipe photos may take (same as --set plan.minutes=N)",
+    )
     configurable(sub)
     storing(sub)
+    sub.add_argument(
+        "--quick",
+        action="store_true",
+        help="leave out the baseline and every evaluation but few-label, the accuracy of the trained "
+        "networks; --set wins",
+    )
     sub.add_argument(
         "--dry-run",
         nargs="?",
@@ -131,6 +164,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("show", _show, "print a recipe's full configuration as YAML that `run` accepts")
     sub.add_argument("recipe", metavar="RECIPE", help="a name that `list` shows, or a YAML file")
     configurable(sub)
+    sub.add_argument(
+        "--changed",
+        action="store_true",
+        help="print only the keys that differ: of a recipe, from the defaults; of a YAML file or with --set, "
+        "from the recipe that it started from",
+    )
+    sub.add_argument("--plain", action="store_true", help="print no comments, for diff and other programs")
     sub = command("report", _report, "write a run's report.html again")
     sub.add_argument("run", metavar="RUN", help="a run's name in the store, or its folder")
     storing(sub)
@@ -218,6 +258,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, terminal: Terminal) -> int:
     over = parse_settings(options.settings) | ({"store": options.store} if options.store else {})
+    if options.minutes is not None:
+        nest(over, "plan.minutes", options.minutes)
+    if options.quick:
+        over, sets = quick(over)
+        terminal.note(sets)
     if options.dry_run:
         from flows.estimate import estimate
 
@@ -364,8 +409,16 @@ def _first(described: object) -> str:
 
 
 def _show(options: argparse.Namespace, terminal: Terminal) -> int:
-    config = override(recipe(options.recipe), parse_settings(options.settings))
-    print(to_yaml(config), end="")
+    from flows.as_yaml import changed, explained, plain
+
+    over = parse_settings(options.settings)
+    config = override(recipe(options.recipe), over)
+    if options.changed:
+        own = options.recipe in NAMES and not over  # a recipe itself is compared with the defaults
+        named = config.recipe if config.recipe in NAMES and not own else None
+        print(changed(config, named, comments=not options.plain), end="")
+    else:
+        print(plain(config) if options.plain else explained(config), end="")
     return 0
 
 

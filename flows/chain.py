@@ -14,10 +14,10 @@ from functools import partial
 from data.types import Artifact
 from flows.layout import Facts, Handle, Hooks, Layout, Plan
 from flows.measure import conclude
-from flows.recipes import keeps_draw
+from flows.recipes import keeps_draw, planned, switched
 from models.configs.shared import Teacher
 from tasks.config import Config
-from tasks.feasible import refuse
+from tasks.feasible import refuse, refuse_labels
 from tasks.stages import (
     assign,
     cluster,
@@ -26,21 +26,31 @@ from tasks.stages import (
     embed,
     finetune,
     labels,
+    linear,
     manifest,
+    plan,
+    plan_labels,
     predict,
     pretext,
     propagate,
+    ship,
+    spread,
     transfer,
+    weigh,
 )
-from tasks.understood import describe
+from tasks.understood import describe, drawn
 
-FEW_LABELS = ("finetune-", "distill", "scratch")
+FEW_LABELS = ("finetune-", "linear-", "distill", "scratch", "plain", "ship")
 """Prefixes of the stages that train on the few labels."""
 TUNED = {
     "finetune-student": "student-finetuned",
     "finetune-teacher": "teacher-finetuned",
+    "linear-student": "student-linear",
+    "linear-teacher": "teacher-linear",
     "distill": "student",
     "scratch": "scratch",
+    "plain": "plain",
+    "ship": "shipped",
 }
 """Stage that trains on the few labels -> name of its model in the scores."""
 
@@ -73,16 +83,38 @@ def chain(
         images = layout.make("manifest", partial(manifest.plan, config))
     seen = hooks.look(images)
     recipes = keeps_draw(config)
-    hooks.understood(describe(config, seen, recipes=recipes))
-    refuse(config, seen, recipes=recipes)
+    hooks.understood([*describe(config, seen, recipes=recipes), *switched(config)])
+    refuse_labels(config, seen, recipes=recipes)
+    if config.plan.minutes is not None:
+        _follow(layout, layout.make("plan-images", partial(plan.plan, config), manifest=images))
+    refuse(layout.config, seen)
     facts = Facts.of(seen)
     _teach(layout)
     if config.transfers:
         _transfer(layout)
     if config.tunes and facts.labelled:
+        if config.plan.minutes is not None:
+            trained = layout.having("manifest", "pretext", "embed", "cluster", "transfer")
+            used = drawn(config.data, [row["train"] for row in seen["understood"]["classes"]])
+            _follow(
+                layout,
+                layout.make(
+                    "plan-labels",
+                    partial(plan_labels.plan, config, labels=used),
+                    first=layout.made["plan-images"],
+                    **trained,
+                ),
+            )
         _learn_labels(layout, facts)
     conclude(layout, facts, beside=(made or {}).keys() - {"manifest"})
     return layout.made
+
+
+def _follow(layout: Layout, made: Handle) -> None:
+    """Continue with the settings of a plan, as soon as it is made."""
+    found = layout.hooks.look(made)
+    layout.config = planned(layout.config, found["settings"])
+    layout.hooks.planned(layout.config, found)
 
 
 def _teach(layout: Layout) -> None:
@@ -146,31 +178,111 @@ def _cluster(layout: Layout) -> Handle:
 
 
 def _learn_labels(layout: Layout, facts: Facts) -> None:
-    """Lay out the stages that use the few labels: fine-tuning, distillation, the baseline."""
+    """Lay out the stages that use the few labels: fine-tuning, distillation, the baseline, and what ships."""
     if "finetune-student" in layout.kept:
         _keep_learned(layout)
         return
-    config, images, student = layout.config, layout.made["manifest"], layout.models["student-transferred"]
-    draw = layout.make("labels", partial(labels.plan, config), manifest=images)
-    inputs = {"manifest": images, "labels": draw}
-
-    def tuned(role: finetune.Role, checkpoint: Handle) -> Handle:
-        plan = partial(finetune.plan, config, role=role)
-        return layout.make(f"finetune-{role}", plan, **inputs, checkpoint=checkpoint)
-
-    layout.models["student-finetuned"] = last = tuned("student", student)
-    if isinstance(config.pretext, Teacher):
-        layout.models["teacher-finetuned"] = tuned("teacher", layout.models["teacher"])
+    config, student = layout.config, layout.models["student-transferred"]
+    layout.make("labels", partial(labels.plan, config), manifest=layout.made["manifest"])
+    tuned = _tuned(layout, "student", student)
+    if isinstance(config.pretext, Teacher) and (config.ship.teacher or not config.ship.compare):
+        _tuned(layout, "teacher", layout.models["teacher"])
     else:
-        layout.leave_out(
-            "finetune-teacher", f"pretext.method is {config.pretext.method}", "manifest", "labels"
-        )
+        untuned = "ship.teacher is false"
+        if not isinstance(config.pretext, Teacher):
+            untuned = f"pretext.method is {config.pretext.method}"
+        layout.leave_out("finetune-teacher", untuned, "manifest", "labels")
+    if config.ship.compare:
+        _compare(layout, student)
+        return
+    last = tuned
     if config.until == "distill":
-        layout.models["student"] = last = _distill(layout, draw, student, last)
+        layout.models["student"] = last = _distill(layout, layout.made["labels"], student, tuned)
     if config.finetune.baseline:
         steps = finetune.baseline_steps(config, facts.images)
-        plan = partial(finetune.plan, config, role="scratch", steps=steps)
-        layout.models["scratch"] = layout.make("scratch", plan, after=last, **inputs)
+        layout.models["scratch"] = _untrained(layout, "scratch", after=last, steps=steps)
+    name = "student" if "student" in layout.models else "student-finetuned"
+    _ship(layout, {name: last})
+
+
+def _tuned(layout: Layout, role: finetune.Role, checkpoint: Handle) -> Handle:
+    """Lay out the fine-tuning of the student or of the teacher."""
+    inputs, plan = layout.having("manifest", "labels"), partial(finetune.plan, layout.config, role=role)
+    made = layout.make(f"finetune-{role}", plan, **inputs, checkpoint=checkpoint)
+    layout.models[f"{role}-finetuned"] = made
+    return made
+
+
+def _untrained(
+    layout: Layout, role: finetune.Role, *, after: Handle = None, steps: int | None = None
+) -> Handle:
+    """Lay out the training of the student's network from scratch."""
+    plan = partial(finetune.plan, layout.config, role=role, steps=steps)
+    return layout.make(role, plan, after=after, **layout.having("manifest", "labels"))
+
+
+def _compare(layout: Layout, student: Handle) -> None:
+    """Lay out all classifiers, their mixture, the final student that learns it, and the choice.
+
+    Args:
+        layout: the run's layout, with the fine-tuned networks.
+        student: the student after transfer.
+    """
+    config, models = layout.config, layout.models
+    inputs = layout.having("manifest", "labels")
+    features = {"student": _second(layout, "student-transferred", student)}
+    linear_plan: Plan = partial(linear.plan, config)
+    models["student-linear"] = layout.make("linear-student", linear_plan, **inputs, checkpoint=student)
+    if isinstance(config.pretext, Teacher):
+        teacher = models["teacher"]
+        models["teacher-linear"] = layout.make("linear-teacher", linear_plan, **inputs, checkpoint=teacher)
+        features |= {"teacher": layout.made["embed"]} if config.embed.layer == "features" else {}
+    for role in finetune.UNTRAINED:
+        models[role] = _untrained(layout, role)
+    judged = {label: TUNED[label] for label in layout.made if label in TUNED}
+    contenders: dict[str, Handle] = {}
+    for label, name in judged.items():
+        frozen = {"features": features[end]} if (end := label.removeprefix("linear-")) in features else {}
+        plan: Plan = partial(predict.plan, config)
+        contenders[name] = layout.made[label]
+        contenders[f"{name} probabilities"] = layout.make(
+            f"predict-{name}", plan, manifest=inputs["manifest"], checkpoint=layout.made[label], **frozen
+        )
+    spreads = layout.make(
+        "spread",
+        partial(spread.plan, config),
+        **inputs,
+        features=layout.made["embed"],
+        second=features["student"],
+    )
+    contenders |= {"neighbours": spreads, "neighbours probabilities": spreads}
+    mixture = layout.make("weigh", partial(weigh.plan, config), labels=inputs["labels"], **contenders)
+    candidates = {name: layout.made[label] for label, name in judged.items()}
+    if config.until == "distill":
+        start = {"finetuned": models["student-finetuned"], "transferred": student, "scratch": None}
+        begin = start[config.distill.init]
+        models["student"] = candidates["student"] = layout.make(
+            "distill",
+            partial(distill.plan, config),
+            **inputs,
+            probabilities=mixture,
+            **({} if begin is None else {"checkpoint": begin}),
+        )
+    _ship(layout, candidates, mixture=mixture)
+
+
+def _ship(layout: Layout, candidates: dict[str, Handle], **mixture: Handle) -> None:
+    """Lay out the choice of the model that the run hands over."""
+    inputs, plan = layout.having("manifest", "labels"), partial(ship.plan, layout.config)
+    layout.models["shipped"] = layout.make("ship", plan, **inputs, **mixture, **candidates)
+
+
+def _second(layout: Layout, name: str, model: Handle) -> Handle:
+    """The features of a network other than the teacher."""
+    plan: Plan = partial(embed.plan, layout.config, part="train", layer="features")
+    return layout.made.get(f"embed-{name}") or layout.make(
+        f"embed-{name}", plan, manifest=layout.made["manifest"], checkpoint=model
+    )
 
 
 def _keep_learned(layout: Layout) -> None:
@@ -231,11 +343,7 @@ def _propagate(
     if "cluster" in made:
         inputs["clusters"] = made["cluster"]
     if config.predict.joint and second is not None:
-        name, model = second
-        plan: Plan = partial(embed.plan, config, part="train", layer="features")
-        inputs["second"] = made.get(f"embed-{name}") or layout.make(
-            f"embed-{name}", plan, manifest=made["manifest"], checkpoint=model
-        )
+        inputs["second"] = _second(layout, *second)
     return layout.make(label, partial(propagate.plan, config), **inputs)
 
 

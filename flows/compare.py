@@ -12,10 +12,10 @@ from prefect.exceptions import MissingContextError
 from pydantic import Field
 
 from data.errors import DataError
-from data.store import Store
+from data.store import Store, digest
 from data.types import Artifact
+from flows.as_yaml import plain
 from flows.knowledge_transfer import Recipe, knowledge_transfer
-from flows.run import to_yaml
 from flows.server.declare import our_flow, timed
 from flows.variants import configurations, file_name, parts
 
@@ -39,14 +39,17 @@ def compare(
             runs with the same seed are compared with each other.
         store: Folder of the store.
 
+    Only runs with the same test images are ranked against each other.
+
     Returns:
-        winner (a name, or None), board (the rows), folder.
+        winner (a name, or None), board (the rows), folder, apart (a sentence if there are several test sets,
+        or None).
 
     Raises:
         ConfigError: a configuration is invalid, or there is only one.
         DataError: the scores can't be compared.
     """
-    from tasks.report.leaderboard import Entry, leaderboard, table, write
+    from tasks.report.leaderboard import Entry, apart, leaderboards, table, write
 
     opened = Store(store)
     folder = opened.root / "comparisons" / str(runtime.flow_run.name or timed("compare"))
@@ -55,7 +58,7 @@ def compare(
         entry = Entry(name, parts(config))
         path = folder / "recipes" / f"{file_name(name)}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_yaml(config), encoding="utf-8")
+        path.write_text(plain(config), encoding="utf-8")
         for seed in range(seeds):
             result = knowledge_transfer(recipe=str(path), seed=seed, store=store)
             made = [
@@ -64,22 +67,39 @@ def compare(
                 if row["stage"].startswith("evaluate-")
             ]
             outcomes = [opened.folder(artifact) / "outcomes.parquet" for artifact in made]
-            entry.enter(result["run"], seed, result["scores"], outcomes)
+            test = _test_set(opened, result["stages"])
+            entry.enter(result["run"], seed, result["scores"], outcomes, test)
         entries.append(entry)
     try:
-        board = leaderboard(entries)
+        boards = leaderboards(entries)
     except ValueError as error:
         raise DataError(f"compare: {error}") from None
-    write(board, folder)
-    rows = table(board)
-    _show(rows, board.winner, folder)
-    return {"winner": board.winner, "board": rows, "folder": str(folder)}
+    write(boards, folder)
+    rows, warning = table(boards), apart(boards)
+    winner = boards[0].winner if warning is None else None
+    _show(rows, winner, warning, folder)
+    return {"winner": winner, "board": rows, "folder": str(folder), "apart": warning}
 
 
-def _show(rows: list[dict[str, Any]], winner: str | None, folder: Path) -> None:
+def _test_set(store: Store, stages: list[dict[str, Any]]) -> str:
+    """A name of a run's test images and their classes, whatever the files are called."""
+    from data.schemas import MANIFEST
+    from data.tables import column, read_table
+
+    made = next(row for row in stages if row["stage"] == "manifest")
+    artifact = Artifact(kind=made["kind"], fingerprint=made["fingerprint"])
+    table = read_table(store.folder(artifact) / "images.parquet", MANIFEST)
+    table = table.filter(column(table, "split") == "test")
+    names = store.meta(artifact)["classes"] or []
+    classes = [names[label] if label >= 0 else None for label in column(table, "label").tolist()]
+    images = zip(table["sha256"].to_pylist(), classes, strict=True)
+    return digest(sorted(images, key=lambda image: (image[0], image[1] or "")))
+
+
+def _show(rows: list[dict[str, Any]], winner: str | None, warning: str | None, folder: Path) -> None:
     try:
         create_table_artifact(json.loads(json.dumps(rows)), key="leaderboard", description="Runs by accuracy")
-        called = (
+        called = warning or (
             f"**{winner}** is better than all others, by more than chance."
             if winner
             else "No winner: the differences may be chance."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,6 +173,7 @@ class _Estimator:
     config: Config
     store: Store | None
     seconds: float | None
+    pace: Pace
     surveys: dict[str, Looked]
     rows: list[tuple[PlannedStage, Process, Size]] = field(default_factory=list)
     not_needed: list[NotNeeded] = field(default_factory=list)
@@ -207,7 +209,8 @@ class _Estimator:
             label, request.kind, reads, size.rows, size.bytes, size.operations, size.seconds, there
         )
         self.rows.append((row, request.process, size))
-        return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width)
+        meta = self.store.meta(artifact) if there and self.store is not None else size.meta
+        return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width, meta)
 
     def _size(self, request: Request, inputs: dict[str, Planned]) -> Size:
         """Call the `size` function of the stage's file. If there is none, the stage is not counted."""
@@ -218,9 +221,20 @@ class _Estimator:
         found: Size = size(self, request, inputs)
         return found
 
-    def look(self, manifest: Planned) -> dict[str, Any]:
-        images = manifest.images
-        assert images is not None
+    @property
+    def seen(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._seen.get("understood", {})
+        return found
+
+    def follow(self, config: Config, plan: Mapping[str, Any]) -> None:
+        self.config = config
+        self.understood += [f"plan: {line}" for line in plan["because"]]
+
+    def look(self, made: Planned) -> Mapping[str, Any]:
+        images = made.images
+        if images is None:
+            assert made.meta is not None, f"{made.label}: a dry run knows nothing of its content"
+            return made.meta
         counts = {
             "train": images.train,
             "unlabelled": images.unlabelled,
@@ -398,7 +412,7 @@ def estimate(
         ConfigError: a network can't be built for the image size.
     """
     pace = pace or first_pace()
-    run = _laid_out(config, seconds, {} if surveys is None else surveys)
+    run = _laid_out(config, seconds, {} if surveys is None else surveys, pace)
     before = pace.spent
     pace.measure(run.work())
     run.assume(
@@ -407,11 +421,19 @@ def estimate(
     return run.priced(pace)
 
 
-def _laid_out(config: Config, seconds: float | None, surveys: dict[str, Looked]) -> _Estimator:
+def _laid_out(config: Config, seconds: float | None, surveys: dict[str, Looked], pace: Pace) -> _Estimator:
     """The stages of a run. The arguments are those of `estimate`."""
     root = Path(config.store).expanduser()
-    run = _Estimator(config, Store(root) if (root / "artifacts").exists() else None, seconds, surveys)
-    chain(config, Hooks(run.step, run.look, run.not_needed.append, understood=run.understood.extend))
+    store = Store(root) if (root / "artifacts").exists() else None
+    run = _Estimator(config, store, seconds, pace, surveys)
+    hooks = Hooks(
+        run.step,
+        run.look,
+        run.not_needed.append,
+        understood=run.understood.extend,
+        planned=run.follow,
+    )
+    chain(config, hooks)
     run.assume(f"GPU: {GPU}")
     run.assume("vectors are float32")
     return run
@@ -462,7 +484,7 @@ def estimate_claims(
         alike = {"recipe": claim.name, "store": store}
         asked = [resolved(claim, arm, scale, sources).model_copy(update=alike) for arm in claim.arms]
         configs = {config.model_dump_json(): config for config in asked}.values()  # arms may share one run
-        runs.append([_laid_out(config, 5.0, surveys) for config in configs])
+        runs.append([_laid_out(config, 5.0, surveys, pace) for config in configs])
     pace.measure([portion for arms in runs for run in arms for portion in run.work()])
     rows = []
     for claim, arms in zip(claims, runs, strict=True):

@@ -17,7 +17,21 @@ from flows.server.execute import execute
 from models.configs import PRETEXT, PretextConfig, TransferConfig
 from models.configs.distill import Distill
 from models.configs.finetune import Finetune
-from tasks.config import Assign, Cluster, Compute, Config, Data, Embed, Evaluate, Pin, Predict, Student, Until
+from tasks.config import (
+    Assign,
+    Cluster,
+    Compute,
+    Config,
+    Data,
+    Embed,
+    Evaluate,
+    Pin,
+    Plan,
+    Predict,
+    Ship,
+    Student,
+    Until,
+)
 
 Recipe = Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})]
 """A recipe's name. The forms show a drop-down. The command line also accepts a YAML file."""
@@ -37,6 +51,7 @@ def resolve_parameters(parameters: dict[str, Any]) -> Config:
         if name in Config.model_fields and name != "recipe" and value is not None:
             over[name] = value.model_dump(exclude_unset=True) if hasattr(value, "model_dump") else value
     shortcuts = (
+        ("minutes", "plan", "minutes"),
         ("train", "data", "train"),
         ("test", "data", "test"),
         ("method", "pretext", "method"),
@@ -69,12 +84,14 @@ def _run_name() -> str:
 def knowledge_transfer(
     recipe: Recipe = "digits",
     seed: Annotated[int, Field(ge=0)] | None = None,
+    minutes: Annotated[float, Field(gt=0)] | None = None,
     train: Annotated[str, Field(min_length=1)] | None = None,
     test: Annotated[str, Field(min_length=1)] | None = None,
     method: MethodName | None = None,
     k: Annotated[int, Field(ge=1)] | None = None,
     epochs: Annotated[int, Field(ge=1)] | None = None,
     label_fraction: Annotated[float, Field(gt=0, le=1)] | None = None,
+    plan: Plan | None = None,
     data: Data | None = None,
     pretext: PretextConfig | None = None,
     embed: Embed | None = None,
@@ -85,6 +102,7 @@ def knowledge_transfer(
     finetune: Finetune | None = None,
     predict: Predict | None = None,
     distill: Distill | None = None,
+    ship: Ship | None = None,
     evaluate: Evaluate | None = None,
     until: Until | None = None,
     pin: Pin | None = None,
@@ -99,6 +117,8 @@ def knowledge_transfer(
             you open a section in the form, all values that the section shows replace the recipe's.
         seed: Seed of all random draws, unless a section sets another seed (0 or more). None: as in the
             recipe.
+        minutes: Minutes that a run of the recipe photos may take; its settings follow from them. None: as in
+            the recipe.
         train: Training images: digits, folder:PATH, parquet:PATH or torchvision:NAME. PATH may be any fsspec
             URL. None: as in the section data, or as in the recipe.
         test: Test images, in the same forms. None: as in the section data, or as in the recipe.
@@ -107,6 +127,7 @@ def knowledge_transfer(
         k: Number of clusters (1 or more). None: as in the recipe.
         epochs: Epochs of pretext training (1 or more). None: as in the recipe.
         label_fraction: Share of the training labels to use (above 0, up to 1). None: as in the recipe.
+        plan: How long the run may take. None: as in the recipe.
         data: Images and labels. None: as in the recipe.
         pretext: How the teacher is trained. None: as in the recipe.
         embed: Which features are clustered. None: as in the recipe.
@@ -117,6 +138,7 @@ def knowledge_transfer(
         finetune: How networks are fine-tuned on the few labels. None: as in the recipe.
         predict: How the teacher's probabilities are computed. None: as in the recipe.
         distill: How the student learns from these probabilities. None: as in the recipe.
+        ship: Whether the classifiers are compared, and the best one is shipped. None: as in the recipe.
         evaluate: What is measured. None: as in the recipe.
         until: Where the chain ends: pretext (after the teacher), transfer (after the student is trained
             without labels), finetune (after both are fine-tuned) or distill (run everything). None: as in the

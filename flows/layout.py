@@ -18,6 +18,9 @@ from tasks.sources import Part
 from tasks.stage import NotNeeded, Request
 from tasks.stages import embed, external, manifest
 
+SHIPS = ("shipped", "student", "student-finetuned", "student-transferred", "teacher")
+"""Names of models. The first one that a run has is the model that ships."""
+
 Handle = Any
 """Stands for an artifact that may not exist yet: a future in the flow, a plan in a dry run."""
 Plan = Callable[..., Request | Artifact]
@@ -50,6 +53,7 @@ class Hooks:
         review: lets a person look at clusters and assignments. Returns another k, or None to continue.
         decided: gets the decision on what a rerun keeps from an earlier run (`flows.pin.Decision`).
         understood: gets sentences about what was understood of the images.
+        planned: gets the configuration with a part of a plan, and the plan's meta.json.
     """
 
     step: Step
@@ -58,6 +62,7 @@ class Hooks:
     review: Callable[[Config, Handle, Handle], int | None] = lambda config, clusters, assignments: None
     decided: Callable[[Any], None] = lambda decision: None
     understood: Callable[[list[str]], None] = lambda lines: None
+    planned: Callable[[Config, Mapping[str, Any]], None] = lambda config, plan: None
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,12 @@ class Layout:
         """
         self.not_needed.append(NotNeeded(stage, because, reads))
         self.hooks.skip(self.not_needed[-1])
+
+    @property
+    def ships(self) -> tuple[str, Handle] | None:
+        """The model that ships, as (name, handle); None if the run trains no network."""
+        found = ((name, self.models.get(name)) for name in SHIPS)
+        return next(((name, model) for name, model in found if model is not None), None)
 
     def having(self, *labels: str) -> dict[str, Handle]:
         """The stages among `labels` that are laid out, as label -> handle."""

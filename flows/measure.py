@@ -11,12 +11,14 @@ from flows.layout import Facts, Handle, Layout, Plan
 from tasks.config import Config
 from tasks.found import FoundLeaf, leaves
 from tasks.stage import Readable
-from tasks.stages import embed, evaluate, finetune, labels, manifest, report, scores, without_leaks
+from tasks.stages import answers, embed, evaluate, finetune, labels, manifest, report, scores, without_leaks
 
 UNTOUCHED = ("teacher", "student-transferred")
 """Models that were trained without labels. Leaf stages measure these."""
 FEATURES = frozenset({"knn", "linear"})
 """Protocols that read a model's features of all images."""
+CLASSIFIERS = frozenset({"teacher-linear", "student-linear", "plain", "shipped"})
+"""Models of which only the classifier is measured. Most have the features of another model."""
 
 
 CLUSTERED = {"clusters": "cluster", "assignments": "assign"}
@@ -38,6 +40,8 @@ def conclude(layout: Layout, facts: Facts, beside: Set[str] = frozenset()) -> No
     if facts.leaked and found:
         plan: Plan = partial(without_leaks.plan, config)
         found["without-leaks"] = layout.make("without-leaks", plan, manifest=layout.made["manifest"], **found)
+    answered = _answers(layout) if facts.scorable else {}
+    found |= answered
     asked = [leaves()[name] for name in config.evaluate.leaves]
     by_model = [
         leaf for leaf in asked if {"checkpoint", "photographs"} & set(leaf.stage.reads) == {"checkpoint"}
@@ -59,14 +63,14 @@ def conclude(layout: Layout, facts: Facts, beside: Set[str] = frozenset()) -> No
         "scores", partial(scores.plan, config), manifest=assigned, **clustered, **codes, **found
     )
     named = {"manifest": layout.made["manifest"], "assigned": assigned, "scores": table, **clustered}
-    named |= layout.having("codes", "labels")
+    named |= layout.having("codes", "labels") | answered
     others = {
         label: handle for label, handle in layout.made.items() if label not in named and label not in beside
     }
     not_needed = [asdict(stage) for stage in layout.not_needed]
     titles = {leaf.stage.protocol: leaf.title for leaf in asked}
     titles |= {without_leaks.EVALUATION: without_leaks.TITLE} if "without-leaks" in found else {}
-    plan = partial(report.plan, config, not_needed=not_needed, titles=titles)
+    plan = partial(report.plan, config, not_needed=not_needed, titles=titles, ships=_ships(layout))
     layout.make("report", plan, **named, **others)
 
 
@@ -77,7 +81,7 @@ def _models(layout: Layout) -> dict[str, Handle]:
     found = {}
     for name, model in layout.models.items():
         inputs = {"manifest": images} | ({"checkpoint": model} if model is not None else {})
-        if FEATURES & set(config.evaluate.protocols):
+        if FEATURES & set(config.evaluate.protocols) and name not in CLASSIFIERS:
             if name == "teacher":
                 train = layout.made["embed"]
                 test = layout.features(f"embed-{name}-test", images, part="test", after=last)
@@ -93,6 +97,25 @@ def _models(layout: Layout) -> dict[str, Handle]:
         plan = partial(evaluate.plan, config, model=name)
         found[f"evaluate-{name}"] = layout.make(f"evaluate-{name}", plan, after=last, **inputs)
     return found
+
+
+def _answers(layout: Layout) -> dict[str, Handle]:
+    """Lay out the answers of the model that ships, if it has a classifier, as label -> handle."""
+    if layout.ships is None or "few-label" not in layout.config.evaluate.protocols:
+        return {}
+    name, model = layout.ships
+    if name in UNTOUCHED:
+        return {}
+    plan = partial(answers.plan, layout.config, model=name)
+    return {"answers": layout.make("answers", plan, manifest=layout.made["manifest"], checkpoint=model)}
+
+
+def _ships(layout: Layout) -> dict[str, str] | None:
+    """Name and stage of the model that ships; None if the run trains no network."""
+    if layout.ships is None:
+        return None
+    name, model = layout.ships
+    return {"model": name, "stage": next(label for label, made in layout.made.items() if made is model)}
 
 
 def measured(

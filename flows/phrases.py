@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from tasks.phrases import duration, percent
+from tasks.phrases import UNITS, duration, percent
+from tasks.stages.answers import EVALUATION as SHIPPED
 
 
 def amount(row: dict[str, Any]) -> str:
     """A stage's `rows` with their unit, which depends on its `kind`: 1797 -> `1,797 images`."""
-    unit = {"checkpoint": "parameters", "manifest": "images", "clusters": "clusters", "labels": "labels"}
-    return f"{row['rows']:,} {unit.get(row['kind'], 'rows')}"
+    return f"{row['rows']:,} {UNITS.get(row['kind'], 'rows')}"
 
 
 def status(event: dict[str, Any]) -> str:
     """One line about a stage's progress, with the values that the progress event has."""
+    return ", ".join(part for part in (progress(event), left(event)) if part)
+
+
+def left(event: dict[str, Any]) -> str:
+    """The time that a stage still needs; empty if the progress event does not have it."""
+    return f"{duration(event['eta'])} left" if event.get("eta") is not None else ""
+
+
+def progress(event: dict[str, Any]) -> str:
+    """One line about what a stage has done and how fast. The time left is in `left`."""
     known = event.get
     parts = [f"{event['done']:,} of {event['total']:,}"]
     if known("epochs", 1) > 1 and known("epoch") is not None:
@@ -25,8 +36,6 @@ def status(event: dict[str, Any]) -> str:
         parts.append(f"{event['rate']:,.0f} images/s")
     if known("data_share") is not None:
         parts.append(f"{100 * event['data_share']:.0f} % on data")
-    if known("eta") is not None:
-        parts.append(f"{duration(event['eta'])} left")
     return ", ".join(parts)
 
 
@@ -38,9 +47,11 @@ def summary(result: dict[str, Any]) -> list[str]:
     """
     head, stages = result["headline"], result["stages"]
     lines = []
+    shipped, of = result.get("shipped"), f"of {tested(result['scores']):,} test images right"
     if "student" in head:
-        right = f"{percent(head['student'])} of {tested(result['scores']):,} test images right"
-        lines.append(f"score   {right}: the final student")
+        lines.append(f"score   {percent(head['student'])} {of}: the final student")
+    if shipped and shipped["model"] != "student" and "shipped" in head:
+        lines.append(f"score   {percent(head['shipped'])} {of}: {shipped['model']}, which is shipped")
     if "gain" in head:
         lines.append(
             f"        {percent(head['scratch'])} from scratch on the same labels: "
@@ -50,11 +61,14 @@ def summary(result: dict[str, Any]) -> list[str]:
         lines += [
             f"score   {_score(row)}"
             for row in result["scores"]
-            if row["split"] == "test" or row["metric"] == "nmi"
+            if (row["split"] == "test" or row["metric"] == "nmi") and row["evaluation"] != SHIPPED
         ]
     if result.get("unlabelled"):
         lines.append(f"labels  {result['unlabelled']}")
     lines += [f"warning {text}" for text in result["warnings"]]
+    if shipped:
+        place = Path(result["folder"]).parent.parent / shipped["path"]
+        lines += [f"model   {place}", f"        {shipped['model']}: {shipped['because']}"]
     lines.append(f"run     {result['folder']}")
     if result["report"]:
         lines.append(f"report  {result['report']}")

@@ -19,6 +19,7 @@ from data.store import Store
 from data.types import Artifact
 from flows.chain import FEW_LABELS, chain
 from flows.layout import Handle, Hooks, Layout
+from models.configs.shared import Sized
 from tasks.config import Config
 from tasks.overlay import resolve
 from tasks.phrases import percent
@@ -83,7 +84,7 @@ def find(config: Config) -> Earlier | None:
     Runs whose artifacts are no longer in the store are skipped.
     """
     store = Store(config.store)
-    asked = _asked(config.model_dump(mode="json"))
+    asked = _asked(config)
     for path in sorted((store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -110,15 +111,22 @@ def _asked_then(config: dict[str, Any]) -> dict[str, Any] | None:
     Keys that the earlier version did not have get their defaults.
     """
     try:
-        return _asked(resolve(config).model_dump(mode="json"))
+        return _asked(resolve(config))
     except ConfigError:
         return None
 
 
-def _asked(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that must be equal for a rerun to keep anything."""
-    others = {name: value for name, value in config.items() if name not in _OWN}
-    return others | {"precision": config["compute"]["precision"]}
+def _asked(config: Config) -> dict[str, Any]:
+    """The part of a configuration that must be equal for a rerun to keep anything.
+
+    Lengths are in px, as in the stages' requests.
+    """
+    asked: dict[str, Any] = config.model_dump(mode="json", exclude=set(_OWN))
+    for name in asked:
+        section = getattr(config, name)
+        if isinstance(section, Sized):
+            asked[name] = section.settings(config.data.image_size)
+    return asked | {"precision": config.compute.precision}
 
 
 def pinned_chain(config: Config, earlier: Earlier | None, hooks: Hooks) -> dict[str, Handle]:

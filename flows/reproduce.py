@@ -15,12 +15,12 @@ from pydantic import Field
 
 from data.errors import DataError, PipelineError, StageError, UserError
 from data.sources import open_source
+from flows.as_yaml import plain
 from flows.claims import CLAIMS, command_of, images_of, named, resolved
 from flows.claims.claim import Arm, Claim, Scale
 from flows.claims.record import page, read, write_page
 from flows.claims.settings import SOURCES
 from flows.knowledge_transfer import knowledge_transfer
-from flows.run import to_yaml
 from flows.server.declare import our_flow
 from tasks.config import Config
 from tasks.job import libraries
@@ -143,7 +143,7 @@ def _run(claim: Claim, arm: Arm, config: Config, seed: int, store: str) -> dict[
     recipe = Path(store).expanduser().absolute() / "claims" / "recipes" / f"{config.recipe}.yaml"
     recipe.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(
-        f"# {claim.paper}, claim {claim.name}, arm {arm.name}\n{to_yaml(config)}", encoding="utf-8"
+        f"# {claim.paper}, claim {claim.name}, arm {arm.name}\n{plain(config)}", encoding="utf-8"
     )
     result: dict[str, Any] = knowledge_transfer(recipe=str(recipe), seed=seed, store=store)
     return result

@@ -6,22 +6,20 @@ an artifact's files are missing or damaged, the stage runs again, even if Prefec
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import yaml
-
 from data.errors import Interrupted
 from data.store import Store, write_json
 from data.types import Artifact
+from flows.as_yaml import plain
 from tasks.config import Config
 from tasks.recall import Recall
 from tasks.stage import Request
@@ -53,6 +51,7 @@ class Watcher(Protocol):
         - made: keys stage, kind, fingerprint, path, cached, seconds, rows, computed_in, warnings.
         - failed: key text.
         - understood: what was understood of the images. Keys: lines.
+        - planned: a part of the plan, with reasons. Keys: lines.
         - decided: the decision about the whole rerun. Keys pinned, because, earlier, figures.
         """
 
@@ -112,10 +111,12 @@ class Run:
             "scheduled": origin.scheduled if origin else None,
             "pinned": False,
             "rerun": None,
+            "shipped": None,
+            "plan": None,
             "config": config.model_dump(),
             "stages": [],
         }
-        (self.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        (self.folder / "config.yaml").write_text(plain(config), encoding="utf-8")
         self._save()
         for watcher in self._watchers:
             watcher.begin(self)
@@ -140,12 +141,43 @@ class Run:
         self._understood = lines
         self._watch("manifest", {"event": "understood", "lines": lines})
 
+    def follow(self, config: Config, plan: Mapping[str, Any]) -> None:
+        """Continue with a planned configuration, and record and show the plan.
+
+        Args:
+            config: the configuration with the plan's settings.
+            plan: meta.json of the plan: `settings` (dotted key -> value) and `because` (one line each).
+        """
+        self.config = config
+        with self._lock:
+            self._record["plan"] = {**(self._record["plan"] or {}), **plan["settings"]}
+            self._save()
+        self._watch("plan", {"event": "planned", "lines": plan["because"]})
+
     def decide(self, decision: Decision) -> None:
         """Record what a rerun keeps from an earlier run."""
         with self._lock:
             self._record |= {"pinned": decision.pinned, "rerun": decision.as_json()}
             self._save()
         self._watch("rerun", {"event": "decided", **decision.as_json()})
+
+    def ship(self, artifact: Artifact) -> dict[str, Any]:
+        """Record the model that the run hands over, and return what was recorded.
+
+        Args:
+            artifact: the artifact of the stage `ship`.
+        """
+        meta = self.store.meta(artifact)
+        found = {
+            "stage": "ship",
+            "path": artifact.path,
+            **meta["shipped"],
+            "temperature": meta["temperature"],
+        }
+        with self._lock:
+            self._record["shipped"] = found
+            self._save()
+        return found
 
     def choose_k(self, k: int) -> None:
         """Record the number of clusters that a person chose in a review."""
@@ -155,7 +187,7 @@ class Run:
         with self._lock:
             self._record["config"] = self.config.model_dump()
             self._save()
-        (self.folder / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
+        (self.folder / "config.yaml").write_text(plain(self.config), encoding="utf-8")
 
     def make(self, label: str, request: Request | Artifact) -> tuple[Artifact, bool]:
         """Make a stage's artifact, unless the store has it, and add it to the record.
@@ -231,9 +263,10 @@ class Run:
             made: label -> artifact of all stages, including `scores`, and `report` if there is one.
 
         Returns:
-            JSON values: run, folder, report (a path or None), scores (rows), headline, stages, pinned,
-            not_needed (stage that the run leaves out -> the reason), understood (sentences), unlabelled (a
-            sentence if the chain ended early for lack of labels, or None), warnings.
+            JSON values: run, folder, report (a path or None), scores (rows), headline, shipped (the model
+            that the run hands over, or None), stages, pinned, not_needed (stage that the run leaves out ->
+            the reason), understood (sentences), unlabelled (a sentence if the chain ended early for lack of
+            labels, or None), warnings.
         """
         from data.tables import read_table
         from tasks.report.stamp import write_stamped
@@ -249,6 +282,7 @@ class Run:
             "report": str(self.folder / "report.html") if "report" in made else None,
             "headline": headline(rows),
             "scores": rows,
+            "shipped": self.ship(made["ship"]) if "ship" in made else None,
             "stages": self.stages,
             "pinned": self._record["pinned"],
             "not_needed": dict(self._skipped),
@@ -280,21 +314,23 @@ class Run:
 
 
 def headline(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The main result: test accuracies of the final student and of the baseline from scratch, and the gain.
+    """The main result: test accuracies of the shipped model, the student and the baseline, and the gain.
 
     Args:
         rows: rows of a scores table.
 
     Returns:
-        student and scratch (0 to 1), and their difference gain (-1 to 1), as far as they were measured.
+        shipped, student and scratch (0 to 1), and gain (-1 to 1), the difference of the last two, as far as
+        they were measured.
     """
     few = {
         row["model"]: row["value"]
         for row in rows
         if (row["evaluation"], row["metric"]) == ("few-label", "top1")
     }
-    found = {name: few[name] for name in ("student", "scratch") if name in few}
-    return found | ({"gain": found["student"] - found["scratch"]} if len(found) == 2 else {})
+    found = {name: few[name] for name in ("shipped", "student", "scratch") if name in few}
+    both = {"student", "scratch"} <= found.keys()
+    return found | ({"gain": found["student"] - found["scratch"]} if both else {})
 
 
 def _now() -> str:
@@ -311,14 +347,6 @@ def _new_folder(runs: Path, name: str) -> Path:
             number += 1
         else:
             return folder
-
-
-def to_yaml(config: Config) -> str:
-    """The configuration as YAML that the command `run` accepts."""
-    text: str = yaml.safe_dump(
-        json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True, width=120
-    )
-    return text
 
 
 def stopped(error: BaseException) -> bool:

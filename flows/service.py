@@ -27,7 +27,7 @@ from rich.console import Console
 from data.errors import ConfigError
 from data.tables import read_table
 from flows.model_folder import FILES, final_student
-from flows.recipes import NAMES, nest
+from flows.recipes import NAMES, nest, quick
 from flows.run import WATCHERS, headline
 from flows.start import chain_parameters, explain, load_flow
 from flows.terminal import Terminal
@@ -83,7 +83,10 @@ def _console(terminal: str | None, tell: Tell) -> Console:
 def _run(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
     over: dict[str, Any] = {}
     for key, value in request["settings"].items():
-        nest(over, key, value)
+        nest(over, "plan.minutes" if key == "minutes" else key, value)
+    if request["quick"]:
+        over, sets = quick(over)
+        terminal.note(sets)
     parameters = chain_parameters(request["recipe"], over)
     flow = load_flow("flows.knowledge_transfer", "knowledge_transfer", terminal.note)
     return _described(Path(flow(**parameters)["folder"]))

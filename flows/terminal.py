@@ -5,21 +5,72 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Column
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TimeElapsedColumn,
+)
+from rich.table import Column, Table
 
-from flows.phrases import amount, status
+from flows.phrases import amount, left, progress, status
 from flows.run import Run
 from tasks.phrases import duration
 
 WIDTH = 30
 """Width of the column of stage names, characters."""
+NARROW = 22
+"""The same on a narrow terminal."""
+WIDE, MIDDLE = 100, 75
+"""Columns of a terminal from which names and bars have their full width, and from which there are bars."""
 EVERY = 10.0
 """Seconds between two plain progress lines of one stage."""
+
+
+class _Bars(Progress):
+    """One line per running stage. The time left is always shown in full.
+
+    On a narrow terminal, the line has a shorter name and bar, or no bar and no elapsed time. What a stage has
+    done comes last and gets the rest of the width.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._screen = console
+        self._spinner, self._elapsed = SpinnerColumn(), TimeElapsedColumn()
+        self._bars = {width: BarColumn(bar_width=width) for width in (16, 8)}
+        super().__init__(console=console, transient=True)
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        """Return the lines that fit the terminal's current width."""
+        columns = self._screen.width
+        name, bar = (WIDTH, 16) if columns >= WIDE else (NARROW, 8)
+        drawn: list[ProgressColumn] = [self._bars[bar], self._elapsed] if columns >= MIDDLE else []
+        table = Table.grid(
+            Column(),
+            Column(no_wrap=True, overflow="ellipsis", width=min(name, columns // 3)),
+            *(Column(no_wrap=True) for _ in drawn),
+            Column(no_wrap=True),
+            Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            padding=(0, 1),
+            expand=True,
+        )
+        for task in tasks:
+            table.add_row(
+                self._spinner(task),
+                task.description,
+                *(column(task) for column in drawn),
+                task.fields["left"],
+                task.fields["done"],
+            )
+        return table
 
 
 class Terminal:
@@ -42,15 +93,7 @@ class Terminal:
         self.run = run
         self._print(f"[bold]{escape(run.name)}[/bold] in {escape(str(run.folder))}")
         if self.console.is_terminal:
-            self._progress = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=16),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-                console=self.console,
-                transient=True,
-            )
+            self._progress = _Bars(self.console)
             self._progress.start()
 
     def event(self, label: str, event: dict[str, Any]) -> None:
@@ -62,20 +105,25 @@ class Terminal:
                 case "progress" if event.get("total"):
                     self._advance(label, event)
                 case "log":
-                    self._print(f"  {label:<{WIDTH}} {escape(event['text'])}")
+                    self._print(f"  {self._padded(label)} {escape(event['text'])}")
                 case "understood":
                     for line in event["lines"]:
                         self._print(f"  {escape(line)}")
+                case "planned":
+                    for line in event["lines"]:
+                        self._print(f"  plan: {escape(line)}")
                 case "decided":
                     done = "kept from" if event["pinned"] else "not kept from"
                     earlier = f"networks are {done} {event['earlier']}: " if event["earlier"] else ""
-                    self._print(f"  {label:<{WIDTH}} {escape(earlier + event['because'])}")
+                    self._print(f"  {self._padded(label)} {escape(earlier + event['because'])}")
                 case "skipped":
-                    self._print(f"[dim]– {label:<{WIDTH}} left out because {escape(event['because'])}[/dim]")
+                    self._print(
+                        f"[dim]– {self._padded(label)} left out because {escape(event['because'])}[/dim]"
+                    )
                 case "made":
                     self._finish(label)
                     took = f"{'cached' if event['cached'] else duration(event['seconds']):<13}"
-                    self._print(f"[green]✓[/green] {label:<{WIDTH}} {took} {amount(event)}")
+                    self._print(f"[green]✓[/green] {self._padded(label)} {took} {amount(event)}")
                     for text in event["warnings"]:
                         self._print(f"[yellow]! {escape(text)}[/yellow]")
                 case "failed":
@@ -94,22 +142,29 @@ class Terminal:
 
     def _start(self, label: str) -> None:
         if self._progress is not None:
-            self._bars[label] = self._progress.add_task(f"{label:<{WIDTH}}", total=None, status="")
+            self._bars[label] = self._progress.add_task(label, total=None, left="", done="")
         else:
             self._spoken[label] = time.monotonic()
-            self._print(f"  {label:<{WIDTH}} started")
+            self._print(f"  {self._padded(label)} started")
 
     def _advance(self, label: str, event: dict[str, Any]) -> None:
         if self._progress is not None and label in self._bars:
             done, total = event["done"], event["total"]
-            self._progress.update(self._bars[label], completed=done, total=total, status=status(event))
+            self._progress.update(
+                self._bars[label], completed=done, total=total, left=left(event), done=progress(event)
+            )
         elif self._progress is None and time.monotonic() - self._spoken.get(label, 0.0) >= EVERY:
             self._spoken[label] = time.monotonic()
-            self._print(f"  {label:<{WIDTH}} {status(event)}")
+            self._print(f"  {self._padded(label)} {status(event)}")
 
     def _finish(self, label: str) -> None:
         if self._progress is not None and label in self._bars:
             self._progress.remove_task(self._bars.pop(label))
+
+    def _padded(self, label: str) -> str:
+        """A stage's name as wide as the column of names."""
+        narrow = self.console.is_terminal and self.console.width < MIDDLE
+        return f"{label:<{NARROW if narrow else WIDTH}}"
 
     def _print(self, text: str) -> None:
         self.console.print(text)

@@ -79,6 +79,8 @@ def standings(result: Mapping[str, Any]) -> list[str]:
     """The result of the flow `compare` as lines for the terminal."""
     lines = []
     for row in result["board"]:
+        if "test set" in row and row["place"] == 1:
+            lines.append(f"test set {row['test set']}")
         behind = f"{row['behind, points']} ({row['95 % interval']})" if row["behind, points"] else ""
         lines.append(f"{row['place']:>3}  {row['accuracy, %']:>12}  {row['run']:<40} {behind}".rstrip())
     called = (
@@ -86,4 +88,7 @@ def standings(result: Mapping[str, Any]) -> list[str]:
         if result["winner"]
         else "none, the differences may be chance"
     )
+    if result["apart"]:
+        lines.append(f"warning {result['apart']}")
+        called = "none, these runs are not one ranking"
     return [*lines, f"winner  {called}", f"board   {result['folder']}/leaderboard.html"]

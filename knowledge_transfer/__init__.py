@@ -23,16 +23,19 @@ __all__ = ["Model", "Run", "RunFailed", "UserError", "open", "recipes", "run"]
 __version__ = "0.1.0"
 
 
-def run(recipe: str | os.PathLike[str] = "digits", /, **settings: Any) -> Run:
+def run(recipe: str | os.PathLike[str] = "digits", /, *, quick: bool = False, **settings: Any) -> Run:
     """Run the whole chain, and show its progress on stderr. A rerun of the same settings computes nothing.
 
     Ctrl-C stops the run. Its stages keep what they have done, and the same call resumes from there.
 
     Args:
         recipe: a name in `recipes()`, or a YAML file.
+        quick: whether to leave out the baseline from scratch, and every evaluation except `few-label`, which
+            measures the accuracy of the trained networks. Your own settings win.
         settings: what differs from the recipe. A section is a dict, such as `cluster={"k": 50}`. A single key
-            may be given as `**{"cluster.k": 50}`. `store` is the folder that everything is written to. By
-            default it is `store` in the current folder.
+            may be given as `**{"cluster.k": 50}`. `minutes` is the time that a run of the recipe photos may
+            take. `store` is the folder that everything is written to. By default it is `store` in the current
+            folder.
 
     Returns:
         The finished run.
@@ -41,7 +44,8 @@ def run(recipe: str | os.PathLike[str] = "digits", /, **settings: Any) -> Run:
         UserError: a recipe, key or value is not allowed, or the images or labels can't be used.
         RunFailed: a stage failed.
     """
-    answer = from_answer(CHILD.ask("run", recipe=os.fspath(recipe), settings=_plain(settings, "")))
+    asked = CHILD.ask("run", recipe=os.fspath(recipe), quick=quick, settings=_plain(settings, ""))
+    answer = from_answer(asked)
     assert isinstance(answer, Run)
     return answer
 

@@ -9,12 +9,14 @@ Two batched matrix products crop, mirror and resize the images, with one weight 
 Larger images on a CPU are instead resized one by one as uint8, because torchvision has fast SIMD code for
 that. Their values are then multiples of 1 / 255, as after a resize in PIL.
 
+A quarter turn moves pixels without resampling them, after the crop.
+
 Departures: rotation, crop and flip are done in a single bilinear sampling, without antialiasing. SimCLR's own
 blur pads with zeros, which darkens the border. Our blur mirrors the image at the border, as torchvision does.
 
 Shapes: B images, S the side of the stored images, s the side of a view. They have C channels, usually 3. If C
 is not 3, the channels are bands without a meaning as colours. Then nothing changes hue, saturation, contrast
-or brightness, makes grey, or solarises. Crops, flips, blur and noise stay.
+or brightness, makes grey, or solarises. Crops, flips, turns, blur and noise stay.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -61,13 +63,13 @@ def random_view(
         draws: random draws of the batch, one row per image.
         name: of the view. Two names give two independent views.
         config: which changes may happen, and how strong they are.
-        size: side s of the view, px. A `view_size` in the configuration takes precedence.
+        size: side of the images that the network is for, px. The view's side s is `config.side(size)`.
         out: tensor to write the views into; None: a new one.
 
     Returns:
         (B, C, s, s) float32 in [0, 1], channels-last in memory. This is `out` if it was given.
     """
-    size = config.view_size or size
+    size = config.side(size)
     B, side = len(images), images.shape[1]
     drawn = _draw(draws, name, config, side, size)
     # A CPU works on a share of the batch at a time, so that the share stays in the cache.
@@ -77,7 +79,7 @@ def random_view(
     x = _room(B, channels, size, images.device) if out is None else out
     for start in range(0, B, share):
         rows = slice(start, start + share)
-        view = _view(images[rows], {part: values[rows] for part, values in drawn.items()}, size)
+        view = _view(images[rows], {part: values[rows] for part, values in drawn.items()}, config, size)
         if config.noise > 0:
             noise = _normal(
                 replace(draws, index=draws.index[rows]), f"{name}.noise", view.shape[1:], x.device
@@ -94,15 +96,13 @@ def two_views(images: Tensor, draws: Draws, config: Views, size: int, second: Vi
         images: (N, S, S, C) uint8.
         draws: random draws of the batch.
         config: how views are drawn.
-        size: side of the views, px. A `view_size` in the configuration takes precedence.
+        size: side of the images that the network is for, px. The views' side s is `config.side(size)`.
         second: how the second view is drawn; None: like the first.
 
     Returns:
         (2N, C, s, s) float32 in [0, 1]: the first view of every image, then the second of every image.
     """
-    return _several(
-        images, draws, {"first view": config, "second view": second or config}, config.view_size or size
-    )
+    return _several(images, draws, {"first view": config, "second view": second or config}, config.side(size))
 
 
 def multi_crop(images: Tensor, draws: Draws, config: Views, small: SmallCrops, size: int) -> list[Tensor]:
@@ -113,18 +113,19 @@ def multi_crop(images: Tensor, draws: Draws, config: Views, small: SmallCrops, s
         draws: random draws of the batch.
         config: how views are drawn.
         small: number of small views, and what differs in them.
-        size: side s of the large views, px. A `view_size` in the configuration takes precedence.
+        size: side of the images that the network is for, px. The large views' side s is
+            `config.side(size)`.
 
     Returns:
         (2N, C, s, s) float32 in [0, 1] and, if L = `small_crops` is above 0, (L N, C, s', s'). The first N
         rows hold the first view of every image, the next N the second view, and so on.
     """
-    size = config.view_size or size
+    size = config.side(size)
     crops = [
         two_views(images, draws, config, size, config.second if isinstance(config, AsymmetricViews) else None)
     ]
     if small.small_crops:
-        side = small_side(small, size)
+        side = small.small_side(size)
         blur = config.blur if small.small_blur is None else small.small_blur
         change = {
             "crop_min": small.small_crop_min,
@@ -151,11 +152,6 @@ def _room(n: int, channels: int, size: int, device: torch.device) -> Tensor:
     return torch.empty(n, channels, size, size, device=device, memory_format=torch.channels_last)
 
 
-def small_side(small: SmallCrops, size: int) -> int:
-    """Side of the small views, px. Unless configured, it is 3/7 of `size`, and at least 8."""
-    return small.small_size or max(8, round(3 / 7 * size))
-
-
 def _draw(draws: Draws, name: str, config: Views, side: int, size: int) -> dict[str, NDArray[Any]]:
     """Draw what happens to each image. Arrays have one row per image; impossible changes are left out."""
     drawn: dict[str, NDArray[Any]] = {
@@ -165,6 +161,9 @@ def _draw(draws: Draws, name: str, config: Views, side: int, size: int) -> dict[
         "flip": draws.uniform(f"{name}.flip", 1)[:, 0] < config.flip,
         "grey": draws.uniform(f"{name}.grey", 1)[:, 0] < config.grey,
     }
+    if config.turn > 0:
+        v = draws.uniform(f"{name}.turn", 2)
+        drawn["turns"] = np.where(v[:, 0] < config.turn, 1 + np.floor(3 * v[:, 1]), 0).astype(np.int64)
     if config.rotate or config.shear or config.shift or config.zoom > 1 or config.stretch > 1:
         drawn["maps"] = affine_maps(draws.uniform(f"{name}.affine", 6), config)
     if config.jitter > 0:
@@ -182,12 +181,15 @@ def _draw(draws: Draws, name: str, config: Views, side: int, size: int) -> dict[
     return drawn
 
 
-def _view(images: Tensor, drawn: dict[str, NDArray[Any]], size: int) -> Tensor:
+def _view(images: Tensor, drawn: dict[str, NDArray[Any]], config: Views, size: int) -> Tensor:
     """Apply what was drawn to the images."""
     if "maps" in drawn:
-        x = affine_crop(_planes(images), drawn["boxes"], drawn["flip"], drawn["maps"], size)
+        planes, boxes, flip = _planes(images), drawn["boxes"], drawn["flip"]
+        x = affine_crop(planes, boxes, flip, drawn["maps"], size, config.uncovered)
     else:
         x = resized_crop(images, drawn["boxes"], drawn["flip"], size)
+    for turns in (1, 2, 3) if "turns" in drawn else ():
+        _change(x, np.flatnonzero(drawn["turns"] == turns), partial(torch.rot90, k=turns, dims=(2, 3)))
     colours = images.shape[3] == 3
     if "jitter" in drawn and colours:
         rows = np.flatnonzero(drawn["jitter"])
@@ -307,9 +309,14 @@ def affine_maps(u: Floats, config: Views) -> Floats:
 
 
 def affine_crop(
-    pixels: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], maps: Floats, size: int
+    pixels: Tensor,
+    boxes: NDArray[np.int64],
+    flip: NDArray[np.bool_],
+    maps: Floats,
+    size: int,
+    uncovered: Literal["black", "edge"] = "black",
 ) -> Tensor:
-    """Map, crop, resize and mirror in one bilinear sampling. What comes from outside the image is black.
+    """Map, crop, resize and mirror in one bilinear sampling.
 
     Args:
         pixels: (B, C, S, S) float32.
@@ -317,6 +324,7 @@ def affine_crop(
         flip: (B,) whether to mirror left and right.
         maps: (B, 2, 3), see `affine_maps`.
         size: s, px.
+        uncovered: what comes from outside the image: black, or the nearest pixel of its edge.
 
     Returns:
         (B, 3, s, s) float32.
@@ -331,7 +339,8 @@ def affine_crop(
     offset = (maps[:, :, :2] @ centre[:, :, None])[:, :, 0] + maps[:, :, 2]
     theta = _tensor(np.concatenate([linear, offset[:, :, None]], axis=2), pixels.device)
     grid = F.affine_grid(theta, [*pixels.shape[:2], size, size], align_corners=False)
-    return F.grid_sample(pixels, grid, align_corners=False)
+    padding = "border" if uncovered == "edge" else "zeros"
+    return F.grid_sample(pixels, grid, padding_mode=padding, align_corners=False)
 
 
 def jitter_factors(u: Floats, strength: float) -> Floats:

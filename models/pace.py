@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from data.decode import stored_size
 from data.errors import PipelineError
+from data.reading import stored_size
 from models.configs import PRETEXT, TRANSFER
 from models.configs.distill import Distill
 from models.configs.evaluations import NonLinear

@@ -10,6 +10,9 @@ from data.checkpoints import read_arrays, read_description
 from data.reading import KEYS
 from models.network import Network
 
+ABOUT = ("class_names", "temperature", "shipped")
+"""Keys of model.json that the network itself does not have: they are about its outputs."""
+
 
 def load(folder: Path) -> Network:
     """Load the network of a checkpoint, on the CPU.
@@ -21,7 +24,7 @@ def load(folder: Path) -> Network:
         ArtifactError: one of the files can't be read.
     """
     description = read_description(folder)
-    for name in ("class_names", *KEYS):  # these are about the images, not about the network
+    for name in (*ABOUT, *KEYS):
         description.pop(name, None)
     network = Network.from_description(description)
     arrays = read_arrays(folder / "model.safetensors")

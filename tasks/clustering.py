@@ -58,6 +58,37 @@ def clustering_points(job: Job, settings: dict[str, Any]) -> tuple[NDArray[np.fl
     return y, space
 
 
+def graph_points(job: Job) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """The points among which neighbours are searched: features in clustering space.
+
+    For the input `features` it is the space of the input `clusters`, if there is one. Otherwise a space is
+    fitted with `settings["space"]`. If the job has the input `second`, another network's features of the same
+    images, the points of both spaces are concatenated.
+
+    Returns:
+        index (N,) int64 ascending, the points (N, d) float32, and the features (N, D) float32 themselves.
+    """
+    from data.tables import read_vectors
+
+    index, x = read_vectors(job.path("features"))
+    points = _space_of(job, "features").apply(x)
+    if "second" in job.request.inputs:
+        second_index, second = read_vectors(job.path("second"))
+        assert np.array_equal(index, second_index), "the two networks' features are of different images"
+        points = np.concatenate([points, _space_of(job, "second").apply(second)], axis=1)
+    return index, points, x
+
+
+def _space_of(job: Job, name: str) -> ClusterSpace:
+    from data.tables import iterate_vectors
+    from models.clustering.space import fit_space
+
+    if name == "features" and "clusters" in job.request.inputs:
+        space: ClusterSpace = read_clusters(job.path("clusters"))[0]
+        return space
+    return fit_space(lambda: (x for _, x in iterate_vectors(job.path(name))), **job.settings["space"])
+
+
 def read_clusters(folder: Path):  # type: ignore[no-untyped-def]  # ClusterSpace is imported in the plain process only
     """Read the clustering space and the centroids, (k, d) float32 in order of cluster id."""
     from data.checkpoints import read_arrays

@@ -19,6 +19,7 @@ from models.configs import PRETEXT, PretextConfig, TransferConfig
 from models.configs.distill import Distill
 from models.configs.evaluations import Detection, MultiLabel, NonLinear, Segmentation
 from models.configs.finetune import Finetune
+from models.configs.kinds import KindName
 from models.configs.pseudo_labels import PseudoLabels
 from models.configs.shared import Backbone, Seed, Teacher
 from models.configs.simclr import SimCLR
@@ -73,6 +74,12 @@ class Data(Frozen):
     )
     image_size: int = Field(
         32, ge=8, le=1024, description="Side of the square images that the networks see, px (8 to 1024)."
+    )
+    kind: KindName | Literal["auto"] | None = Field(
+        None,
+        description="Kind of pictures, which chooses the views of all stages, except for the keys that you "
+        "set: photographs, symbols (no flips, no changes of colour), microscopy, satellite (all quarter "
+        "turns), grey (such as X-rays), drawings. auto: a plan chooses it. Empty: the recipe's own views.",
     )
     label_fraction: float | None = Field(
         None,
@@ -220,7 +227,9 @@ class Assign(Frozen):
 class Student(Frozen):
     """The final network. It is trained from scratch on the pseudo-labels."""
 
-    backbone: Backbone = Field("alexnet", description="Student network.")
+    backbone: Backbone = Field(
+        "alexnet", description="Student network, by name. timm:NAME is one of the package timm."
+    )
     width: float = Field(
         1.0, gt=0, le=8, description="Factor on the backbone's number of channels (above 0, up to 8)."
     )
@@ -276,6 +285,29 @@ class Predict(Frozen):
     )
     balance: bool = Field(
         True, description="Scale the propagated probabilities to the classes' shares among the drawn labels."
+    )
+
+
+class Ship(Frozen):
+    """Which of the trained classifiers is shipped."""
+
+    compare: bool = Field(
+        False,
+        description="Compare all classifiers on the drawn labels, out of fold: the fine-tuned networks, "
+        "linear classifiers on the frozen ones, labels spread over neighbours, and networks from scratch. "
+        "The final student learns from their mixture, weighted by what the labels say of each, and the best "
+        "one is shipped. Off: the final student is shipped.",
+    )
+    folds: int = Field(
+        4,
+        ge=2,
+        le=20,
+        description="compare: number of parts of the drawn labels (2 to 20). Each network is trained once "
+        "more per part, without its labels, and judged on them.",
+    )
+    teacher: bool = Field(
+        True,
+        description="compare: fine-tune the teacher, too. It is the largest network, so this takes longest.",
     )
 
 
@@ -449,6 +481,26 @@ class Evaluate(Frozen):
         return self
 
 
+class Plan(Frozen):
+    """How long a run may take. The recipe photos fits its settings to the images, the machine and this time.
+
+    Other recipes have fixed settings.
+    """
+
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        le=100_000,
+        allow_inf_nan=False,
+        description="Minutes that the run may take on this machine (above 0, up to 100000). Sizes, steps and "
+        "augmentations follow from it. Empty: there is no plan, and all settings count as they are.",
+    )
+    keep: list[str] = Field(
+        [],
+        description="Keys that the plan leaves as they are, because you set them. The run fills this in.",
+    )
+
+
 class Pin(Frozen):
     """Whether a rerun keeps the networks of an earlier run of this configuration if few images changed."""
 
@@ -508,12 +560,14 @@ class Config(Frozen):
         "",
         pattern=r"^[^/\\\x00]*$",
         max_length=200,
-        description="Name of the recipe that this configuration started from. It does not change results.",
+        description="Recipe that this configuration started from. A YAML file takes the keys that it lacks "
+        "from the recipe of this name. A name that `list` does not show is only a label.",
     )
     seed: Seed = Field(
         0,
         description="Seed of all random draws, unless a section sets another (0 to 9223372036854775807).",
     )
+    plan: Plan = Plan()
     data: Data = Data()
     pretext: PretextConfig = SimCLR()
     embed: Embed = Embed()
@@ -524,6 +578,7 @@ class Config(Frozen):
     finetune: Finetune = Finetune()
     predict: Predict = Predict()
     distill: Distill = Distill()
+    ship: Ship = Ship()
     evaluate: Evaluate = Evaluate()
     pin: Pin = Pin()
     compute: Compute = Compute()

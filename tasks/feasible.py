@@ -14,8 +14,23 @@ from tasks.config import Config
 from tasks.understood import draw_of
 
 
-def refuse(config: Config, manifest: Mapping[str, Any], *, recipes: bool = False) -> None:
-    """Check a configuration against the images.
+def refuse(config: Config, manifest: Mapping[str, Any]) -> None:
+    """Check the sizes in a configuration against the images.
+
+    Args:
+        config: the run's configuration.
+        manifest: meta.json of its manifest, or what a dry run knows of it.
+
+    Raises:
+        ConfigError: a stage would fail later. The message names each key, its value and what is allowed.
+    """
+    counts, seen = manifest["counts"], manifest.get("understood", {})
+    n = counts["train"] + counts["unlabelled"]
+    _raise([*_too_few(config, n), *_copies(config, n, seen)])
+
+
+def refuse_labels(config: Config, manifest: Mapping[str, Any], *, recipes: bool = False) -> None:
+    """Check what a configuration asks of the labels.
 
     Args:
         config: the run's configuration.
@@ -25,9 +40,10 @@ def refuse(config: Config, manifest: Mapping[str, Any], *, recipes: bool = False
     Raises:
         ConfigError: a stage would fail later. The message names each key, its value and what is allowed.
     """
-    counts, seen = manifest["counts"], manifest.get("understood", {})
-    n = counts["train"] + counts["unlabelled"]
-    faults = [*_too_few(config, n), *_copies(config, n, seen), *_labels(config, counts, seen, recipes)]
+    _raise([*_labels(config, manifest["counts"], manifest.get("understood", {}), recipes)])
+
+
+def _raise(faults: list[str]) -> None:
     if faults:
         raise ConfigError("; ".join(faults))
 
@@ -40,12 +56,12 @@ def _too_few(config: Config, n: int) -> Iterator[str]:
     if isinstance(pretext, Teacher):
         prototypes = getattr(pretext, "prototypes", None) if _clusters(pretext) else None
         most += [
-            ("pretext.queue", getattr(pretext, "queue", None), n * pretext.epochs, unfilled),
+            ("pretext.queue", getattr(pretext, "queue", None), pretext.seen(n), unfilled),
             ("pretext.clusters", getattr(pretext, "clusters", None), n, ""),
             ("pretext.prototypes", prototypes, n, ""),
         ]
     if config.transfers:
-        most.append(("transfer.queue", getattr(transfer, "queue", None), n * transfer.epochs, unfilled))
+        most.append(("transfer.queue", getattr(transfer, "queue", None), transfer.seen(n), unfilled))
         if transfer.learns_from == "assignments" and config.cluster.data is None:
             most.append(("cluster.k", config.cluster.k, min(n, config.cluster.sample or n), ""))
     if config.until == "distill" and config.predict.neighbours:

@@ -148,13 +148,23 @@ def _tell(job: Job, now: TrainingReport) -> None:
     )
 
 
-def publish(job: Job, network: Network, trained: Trained) -> Outcome:
-    """Write a network as the job's checkpoint, with device, speed and warnings in its meta.json."""
+def publish(job: Job, network: Network, trained: Trained, **about: Any) -> Outcome:
+    """Write a network as the job's checkpoint, with device, speed and warnings in its meta.json.
+
+    Args:
+        job: the stage's job.
+        network: the network.
+        trained: its training.
+        **about: more keys for model.json, among `models.saved.ABOUT`.
+    """
     history = trained.history
     arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in network.state_dict().items()}
     reading = recorded_in(job.meta("manifest")).recorded()
     write_checkpoint(
-        job.out, arrays, {**network.description(), "class_names": class_names(job), **reading}, history.rows
+        job.out,
+        arrays,
+        {**network.description(), "class_names": class_names(job), **about, **reading},
+        history.rows,
     )
     device = resolve_device(job.compute.device)
     resolved = {

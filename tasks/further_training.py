@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from data.types import Artifact, Frozen
+from data.types import Artifact
+from models.configs.shared import Sized
 from tasks.config import Config
 from tasks.size import Context, Inputs, Size, classifier, images_of, passes, scored, steps
 from tasks.sources import voc_sources
@@ -13,7 +14,7 @@ from tasks.stage import Request, Stage
 
 def ask_further(
     stage: Stage,
-    training: Frozen,
+    training: Sized,
     config: Config,
     photographs: Artifact,
     checkpoint: Artifact | None,
@@ -31,7 +32,7 @@ def ask_further(
     """
     assert config.evaluate.voc is not None
     settings = {
-        "training": training.model_dump(),
+        "training": training.settings(config.data.image_size),
         "model": model,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,

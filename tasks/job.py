@@ -78,14 +78,14 @@ class Job:
                 crops.
             whole: keep all of each image, scaled to fit into exactly `size` px.
         """
-        from data import decode, images, schemas, tables
+        from data import images, reading, schemas, tables
 
         manifest = self.request.inputs["manifest"]
-        stored = size if whole else decode.stored_size(size)
+        stored = size if whole else reading.stored_size(size)
         known = (manifest.fingerprint, stored, whole)
         if known not in self.images_cache:
             table = tables.read_table(self.path("manifest") / "images.parquet", schemas.MANIFEST)
-            reading = images.reading_of(table, self.meta("manifest"))
+            read = images.reading_of(table, self.meta("manifest"))
             sources = {role: source for role, source in self.request.outside["sources"].items() if source}
             self.images_cache[known] = images.open_images(
                 table,
@@ -94,7 +94,7 @@ class Job:
                 cache=self.store.cache("images"),
                 workers=self.compute.workers,
                 whole=whole,
-                reading=reading,
+                reading=read,
             )
         opened: Images = self.images_cache[known]
         return opened

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+UNITS = {"checkpoint": "parameters", "manifest": "images", "clusters": "clusters", "labels": "labels"}
+"""Kind of artifact -> what its `rows` count. They are rows of a table for all other kinds."""
+
 
 def percent(share: float, digits: int = 1) -> str:
     """0.9124 -> `91.2 %`."""

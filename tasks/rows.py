@@ -28,3 +28,11 @@ def label_rows(folder: Path, role: str) -> tuple[NDArray[np.int64], NDArray[np.i
     table = read_table(folder / "labels.parquet", LABELS)
     wanted = column(table, "role").astype(str) == role
     return column(table, "index")[wanted], column(table, "label")[wanted].astype(np.int64)
+
+
+def drawn_rows(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Index (N,) ascending and label (N,) int64 of all drawn labels, those for validation too."""
+    table = read_table(folder / "labels.parquet", LABELS)
+    index, label = column(table, "index"), column(table, "label").astype(np.int64)
+    order = np.argsort(index)
+    return index[order], label[order]

@@ -19,6 +19,7 @@ from tasks.sources import Part
 
 if TYPE_CHECKING:
     from models.cost import Cost
+    from models.pace import Pace
     from tasks.stage import Request
 
 
@@ -60,6 +61,7 @@ class Planned:
         images: as in `Size`.
         cost: as in `Size`.
         width: as in `Size`.
+        meta: as in `Size`.
     """
 
     label: str
@@ -69,6 +71,7 @@ class Planned:
     images: Counts | None = None
     cost: Cost | None = None
     width: int = 0
+    meta: dict[str, Any] | None = None
 
 
 @dataclass
@@ -84,6 +87,7 @@ class Size:
         width: length of the vectors, or the number of classes or clusters.
         seconds: time on this machine's CPU, besides `work`.
         work: work whose time on this machine's CPU `models.pace` measures or estimates.
+        meta: what meta.json will hold, for a plan; the layout needs it to go on.
     """
 
     rows: int
@@ -94,6 +98,7 @@ class Size:
     width: int = 0
     seconds: float = 0.0
     work: tuple[Portion, ...] = ()
+    meta: dict[str, Any] | None = None
 
 
 class Context(Protocol):
@@ -104,6 +109,10 @@ class Context(Protocol):
     """Seconds in which this CPU reads and decodes one image; 0 if none was read."""
     listing: float
     """Seconds in which the images of the manifest that was counted last are listed and compared."""
+    seen: dict[str, Any]
+    """What was understood of the images: `understood` of the manifest's meta.json."""
+    pace: Pace
+    """The pace of this machine."""
 
     def assume(self, text: str) -> None:
         """Record an assumption of the estimate."""
@@ -248,8 +257,8 @@ def decoded(run: Context, images: Counts, read: float) -> float:
         images: all images of the manifest.
         read: number of images that are read, each counted as often as it is read.
     """
-    from data.decode import stored_size
     from data.images import KEPT
+    from data.reading import stored_size
 
     pixels = (images.all + images.test) * 3 * stored_size(run.config.data.image_size) ** 2
     return 0.0 if pixels <= KEPT else read * run.decoding / run.config.compute.decoders

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from models.configs.kinds import FAMILIES
 from tasks.config import Config, Data
+from tasks.overlay import unlike_kind
+from tasks.scales import notes
 
 SHOWN = 12
 """At most this many classes are named; the others are counted."""
@@ -41,7 +44,9 @@ def describe(config: Config, manifest: Mapping[str, Any], *, recipes: bool = Fal
         lines.append(f"left out: {'; '.join([*reasons, *rest])}")
     lines += [f"guess: {text}" for text in dict.fromkeys(manifest.get("guesses", []))]
     lines += [f"note: {text}" for text in manifest.get("notes", [])]
-    lines += [f"note: {text}" for text in _fits(config, counts)]
+    lines += [f"note: {text}" for text in (*_fits(config, counts), *notes(config))]
+    if config.data.kind is not None:
+        lines.append(_kind(config, config.data.kind))
     return lines
 
 
@@ -101,6 +106,17 @@ def _classes(data: Data, counts: Mapping[str, int], seen: Mapping[str, Any], rec
     if rest:
         lines.append(f"unlabelled: {rest:,} training images have no label")
     return lines
+
+
+def _kind(config: Config, kind: str) -> str:
+    """What the kind of pictures decides, and which keys differ from it."""
+    if kind not in FAMILIES:
+        return f"kind: data.kind={kind}"
+    others = unlike_kind(config)
+    named = ", ".join(f"{key}={value}" for key, value in list(others.items())[:SHOWN])
+    more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+    by_hand = f"; set by hand: {named}{more}" if others else ""
+    return f"kind: data.kind={kind}, so views have {FAMILIES[kind].sentence}{by_hand}"
 
 
 def _test(config: Config, counts: Mapping[str, int], seen: Mapping[str, Any]) -> str:

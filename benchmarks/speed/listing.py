@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.record import Comparison, rounds
-from data.decode import decode, stored_size
+from data.decode import decode
 from data.manifest import make_manifest
 from data.packs import Shape
+from data.reading import stored_size
 from data.sources import Entry, Source, open_source
 from data.spread import spread
 

@@ -63,8 +63,9 @@ def ours(size: int, many: bool) -> float:
     """Our images per second for two views of each, or for multi-crop."""
     import torch
 
-    from data.decode import decode, resize_square, stored_size
+    from data.decode import decode, resize_square
     from data.draws import Draws
+    from data.reading import stored_size
     from models.augment import multi_crop, two_views
     from models.configs.shared import Views
     from models.configs.swav import SwAV
@@ -97,7 +98,7 @@ def lightly(size: int, many: bool) -> float:
     from lightly.transforms import SimCLRTransform, SwaVTransform
     from PIL import Image
 
-    from data.decode import stored_size
+    from data.reading import stored_size
 
     torch.set_num_threads(1)
     _, strength, blur = SIZES[size]
@@ -123,10 +124,9 @@ def lightly(size: int, many: bool) -> float:
 
 
 def _small(size: int) -> int:
-    from models.augment import small_side
     from models.configs.swav import SwAV
 
-    return small_side(SwAV(small_crops=6), size)
+    return SwAV(small_crops=6).small_side(size)
 
 
 def _rate(batch: Callable[[int], None]) -> float:

@@ -6,17 +6,22 @@ Each file defines `CONFIG`. Its docstring says what the recipe is for and what i
 from __future__ import annotations
 
 import importlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from data.errors import ConfigError
+from models.configs.kinds import FAMILIES
 from tasks.config import Config
-from tasks.overlay import merge, resolve
+from tasks.overlay import TOGETHER, given, merge, resolve, shared, suit_kind
+from tasks.scales import refuse
 
 NAMES: tuple[str, ...] = (
     "digits",
+    "photos",
     "cifar10",
     "bccd",
     "penn-fudan",
@@ -26,10 +31,21 @@ NAMES: tuple[str, ...] = (
     "swav-imagenet",
     "s2bnn-imagenet",
 )
+PLANNED = "photos"
+"""The recipe whose settings follow from `plan.minutes`."""
+
+
+QUICK: dict[str, Any] = {"evaluate.protocols": ["few-label"], "finetune.baseline": False}
+"""What `--quick` sets: no evaluations beyond the accuracy of the networks that the chain trains on the few
+labels, and no baseline from scratch.
+"""
 
 
 def recipe(name: str) -> Config:
     """Load a recipe by name, or a configuration from a YAML file.
+
+    If the file's key `recipe` is a name in `NAMES`, the file's other keys are laid over this recipe. Any
+    other text is a label, and keys that the file lacks have their defaults.
 
     Raises:
         ConfigError: there is no such recipe or file, or the file is not a configuration.
@@ -52,7 +68,12 @@ def recipe(name: str) -> Config:
     strange = [key for key in values if not isinstance(key, str)]
     if strange:
         raise ConfigError(f"recipe file {name!r}: the key {strange[0]!r} is not a name")
-    return resolve(values if values.get("recipe") else {**values, "recipe": path.stem})
+    base = values.get("recipe")
+    if base in NAMES:
+        own = recipe(base)
+        return _checked(resolve(laid_over(own, values, _differing(own.model_dump(mode="json"), values))))
+    named = values if base else {**values, "recipe": path.stem}
+    return _checked(resolve(suit_kind(named, named)))
 
 
 def override(config: Config, over: dict[str, Any]) -> Config:
@@ -61,7 +82,106 @@ def override(config: Config, over: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a key or value is not allowed; the message names the key, the value and what is allowed.
     """
-    return resolve(merge(config.model_dump(), _all_labels(over)))
+    return _checked(resolve(laid_over(config, over)))
+
+
+def laid_over(config: Config, over: dict[str, Any], by_hand: Iterable[str] | None = None) -> dict[str, Any]:
+    """A configuration with other values for the given keys, before it is checked, as nested dicts.
+
+    Args:
+        config: the configuration.
+        over: the keys that change, as nested dicts.
+        by_hand: dotted keys that a plan must leave as they are; None: all of `over`.
+
+    Raises:
+        ConfigError: there are minutes for a plan, but the recipe has fixed settings.
+    """
+    merged = merge(given(config), _all_labels(over))
+    plan = merged.get("plan", {})
+    if isinstance(plan, dict) and plan.get("minutes") is not None:
+        if config.recipe in NAMES and config.recipe != PLANNED:
+            raise ConfigError(
+                f"plan.minutes = {plan['minutes']}, but the recipe {config.recipe} has fixed settings; "
+                f"use the recipe {PLANNED}, which is planned for the minutes given"
+            )
+        own = {key for key in (leaves(over) if by_hand is None else by_hand) if not key.startswith("plan.")}
+        merged["plan"] = {**plan, "keep": sorted(own | set(plan.get("keep", ())) | set(config.plan.keep))}
+    return suit_kind(merged, over)
+
+
+def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the dotted keys of nested dicts."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
+
+
+def _differing(base: Mapping[str, Any], values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the dotted keys whose values differ from the recipe's.
+
+    A file that `show` has written names every key. Those that nobody changed are not set by hand.
+    """
+    for name, value in values.items():
+        usual = base.get(name)
+        if isinstance(value, Mapping) and isinstance(usual, Mapping):
+            yield from _differing(usual, value, f"{above}{name}.")
+        elif value != usual:
+            yield from leaves({name: value}, above)
+
+
+def planned(config: Config, settings: Mapping[str, Any]) -> Config:
+    """Apply a part of a plan. Keys that the user set stay as they are.
+
+    Args:
+        config: the configuration, whose `plan.keep` names the user's keys.
+        settings: the plan's settings by dotted key.
+
+    Raises:
+        ConfigError: a planned value does not fit to one of the user's.
+    """
+    over: dict[str, Any] = {}
+    for key, value in settings.items():
+        nest(over, key, value)
+    by_hand: dict[str, Any] = {}
+    for key in (*config.plan.keep, *settings):
+        nest(by_hand, key, settings.get(key))
+    return _checked(resolve(suit_kind(merge(given(config), over), by_hand)))
+
+
+def _checked(config: Config) -> Config:
+    """Refuse what no images could make right.
+
+    Raises:
+        ConfigError: test and training would see objects at different scales, or the kind of pictures is to
+            be chosen by a plan and there is none.
+    """
+    if config.data.kind == "auto" and config.plan.minutes is None:
+        known = ", ".join(FAMILIES)
+        raise ConfigError(f"data.kind = auto: recipe {config.recipe!r} makes no plan; choose one of {known}")
+    refuse(config)
+    return config
+
+
+def switched(config: Config) -> list[str]:
+    """Sentences on methods that differ from the recipe's: what they keep of it, and what is their own."""
+    if config.recipe not in NAMES:
+        return []
+    lines, own = [], recipe(config.recipe)
+    for section in ("pretext", "transfer"):
+        old, new = getattr(own, section), getattr(config, section)
+        if old.method == new.method:
+            continue
+        same = [name for name in shared(type(old), type(new)) if name in old.model_fields_set]
+        kept = [name for name in same if getattr(old, name) == getattr(new, name)]
+        usual = type(new).model_fields
+        default = [name for name in TOGETHER if name in usual and getattr(new, name) == usual[name].default]
+        phrases = [f"keeps the recipe's {', '.join(kept)}"] if kept else []
+        phrases += [f"{', '.join(default)} are the defaults of {new.method}"] if default else []
+        if phrases:
+            lines.append(f"note: {section}.method={new.method} {'; '.join(phrases)}")
+    return lines
 
 
 def keeps_draw(config: Config) -> bool:
@@ -107,6 +227,25 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         except ConfigError as error:
             raise ConfigError(f"--set {setting!r}: {error}") from None
     return out
+
+
+def quick(over: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Add the settings of `QUICK` to a user's own, which win.
+
+    Args:
+        over: the user's settings, as nested dicts.
+
+    Returns:
+        All settings, and a line that names the added ones.
+    """
+    out, added = dict(over), []
+    for key, value in QUICK.items():
+        section, _, name = key.partition(".")
+        given = out.get(section, {})
+        if isinstance(given, dict) and name not in given:
+            out[section] = {**given, name: value}
+            added.append(f"{key}={json.dumps(value)}")
+    return out, f"quick: sets {' and '.join(added)}" if added else "quick: your settings have all its keys"
 
 
 class _Loader(yaml.SafeLoader):

@@ -16,7 +16,13 @@ from models.configs.pseudo_labels import PseudoLabels
 from models.configs.simclr import SimCLR
 from tasks.config import Cluster, Config, Data, Embed, Evaluate, Student
 
-PHOTO: dict[str, Any] = {"view_size": 48, "flip": 0.5, "jitter": 0.5, "jitter_probability": 0.8, "grey": 0.2}
+PHOTO: dict[str, Any] = {
+    "view_size": 0.75,
+    "flip": 0.5,
+    "jitter": 0.5,
+    "jitter_probability": 0.8,
+    "grey": 0.2,
+}
 MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0, "warmup": 0.1}
 
 CONFIG = Config(

@@ -16,7 +16,13 @@ from models.configs.pseudo_labels import PseudoLabels
 from models.configs.simclr import SimCLR
 from tasks.config import Cluster, Config, Data, Embed, Evaluate, Predict, Student
 
-PHOTO: dict[str, Any] = {"view_size": 24, "flip": 0.5, "jitter": 0.5, "jitter_probability": 0.8, "grey": 0.2}
+PHOTO: dict[str, Any] = {
+    "view_size": 0.75,
+    "flip": 0.5,
+    "jitter": 0.5,
+    "jitter_probability": 0.8,
+    "grey": 0.2,
+}
 MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.0, "warmup": 0.1}
 """By far the best optimizer we tried for these short trainings, both for the chain and for its baseline."""
 

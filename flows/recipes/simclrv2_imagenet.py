@@ -31,7 +31,7 @@ from models.configs.simclr import SimCLR
 from tasks.config import Cluster, Config, Data, Embed, Predict, Student
 
 LARS: dict[str, Any] = {"optimizer": "lars", "learning_rate": 6.4, "weight_decay": 1e-4, "warmup": 0.05}
-PLAIN: dict[str, Any] = {"view_size": 224, "crop_min": 0.08, "jitter": 0.0, "grey": 0.0}
+PLAIN: dict[str, Any] = {"view_size": 0.875, "crop_min": 0.08, "jitter": 0.0, "grey": 0.0}
 
 CONFIG = Config(
     data=Data(train="torchvision:ImageNet", test="torchvision:ImageNet", image_size=256, label_fraction=0.01),
@@ -43,7 +43,7 @@ CONFIG = Config(
         temperature=0.1,
         head_layers=3,
         memory=65_536,
-        view_size=224,
+        view_size=0.875,
         crop_min=0.08,
         jitter=1.0,
         grey=0.2,

@@ -100,7 +100,7 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
             return k
 
         try:
-            made = layout(Hooks(step, look, skip, review, run.decide, run.understand))
+            made = layout(Hooks(step, look, skip, review, run.decide, run.understand, run.follow))
             wait(futures)
             _raise_first(futures)
             return run.finish({label: future.result() for label, future in made.items()})

@@ -26,6 +26,7 @@ class Colorization(Views, Optimization, Teacher):
 
     trainer: ClassVar[str] = "models.methods.colorization:ColorizationMethod"
     needs_colours: ClassVar[bool] = True
+    invariant: ClassVar[bool] = False
 
     method: Literal["colorization"] = Field("colorization", description="Pretext method.")
     crop_min: CropMin = 0.25

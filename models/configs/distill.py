@@ -6,11 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from data.types import Frozen
-from models.configs.shared import BatchSize, Epochs, Optimization, Seed, Views
+from models.configs.shared import BatchSize, Epochs, Lasting, Optimization, Seed, Views
 
 
-class SoftLabels(Frozen):
+class SoftLabels(Lasting):
     """Fields that only distillation has.
 
     `Distill` lists this base last, because forms show the fields of the last base first.
@@ -48,7 +47,7 @@ class SoftLabels(Frozen):
     init: Literal["finetuned", "transferred", "scratch"] = Field(
         "finetuned",
         description=(
-            "Student to start from: fine-tuned, transferred (with a new classifier) or scratch (untrained)."
+            "Student to start from: finetuned, transferred (with a new classifier) or scratch (untrained)."
         ),
     )
     seed: Seed | None = Field(

@@ -18,6 +18,7 @@ from models.configs.shared import (
     Jitter,
     LearningRate,
     Optimization,
+    Sized,
     Views,
     WeightDecay,
 )
@@ -35,7 +36,7 @@ Side = Annotated[
 Steps = Annotated[int, Field(ge=1, le=10_000_000, description="Optimisation steps (1 to 10000000).")]
 
 
-class Detection(Optimization, Frozen):
+class Detection(Optimization, Sized):
     """Faster R-CNN (Ren et al. 2015) on the network's convolutional layers; other layers start untrained."""
 
     side: Side = 512
@@ -62,7 +63,7 @@ class Detection(Optimization, Frozen):
     weight_decay: WeightDecay = 0.0005
 
 
-class Segmentation(Optimization, Frozen):
+class Segmentation(Optimization, Sized):
     """Fully convolutional network (Long et al. 2015): a class for each pixel, from the last feature map."""
 
     side: Side = 512

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from data.types import Frozen
-from models.configs.shared import BatchSize, Optimization, Seed, Views
+from models.configs.shared import BatchSize, Optimization, Seed, Sized, Views
 
 
-class FewLabels(Frozen):
+class FewLabels(Sized):
     """Fields that only fine-tuning has.
 
     `Finetune` lists this base last, because forms show the fields of the last base first.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"head_first"})
 
     steps: int = Field(300, ge=1, le=10_000_000, description="Optimisation steps (1 to 10000000).")
     batch_size: Annotated[BatchSize, Field(description="Labelled images per step (2 to 65536).")] = 64
@@ -39,6 +40,13 @@ class FewLabels(Frozen):
         description=(
             "Learning rate of the baseline if none is chosen from "
             "learning_rates (above 0, up to 100); empty: learning_rate."
+        ),
+    )
+    head_first: bool = Field(
+        False,
+        description=(
+            "Start with a logistic regression on the frozen network as the classifier, instead of an "
+            "untrained one. Then small rates keep what the network has learned."
         ),
     )
     freeze: bool = Field(False, description="Train only the new layers and freeze the rest.")

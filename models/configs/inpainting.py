@@ -23,6 +23,7 @@ class Inpainting(Views, Optimization, Teacher):
 
     trainer: ClassVar[str] = "models.methods.inpainting:InpaintingMethod"
     needs_colours: ClassVar[bool] = True
+    invariant: ClassVar[bool] = False
 
     method: Literal["inpainting"] = Field("inpainting", description="Pretext method.")
     crop_min: CropMin = 0.25

@@ -6,9 +6,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from models.configs.shared import Backbone, Grey, Optimization, Teacher
+from models.configs.shared import Backbone, Grey, Length, Optimization, Teacher, px
 
 Construction = Literal["pgammal", "even"]
+CELLS = 3
+"""Cells of the puzzle along each side."""
+PAPER_TILE = 64 / 85
+"""Side of a tile in the paper, as a share of a cell's side."""
 LARGEST_GROUP = 1512
 """Number of permutations that `pgammal` has."""
 
@@ -19,7 +23,9 @@ class Puzzle(Optimization, Teacher):
     trainer: ClassVar[str] = "models.methods.jigsaw:JigsawMethod"
     needs_colours: ClassVar[bool] = True
 
-    backbone: Backbone = Field("alexnet", description="Teacher network, applied to each tile.")
+    backbone: Backbone = Field(
+        "alexnet", description="Teacher network, applied to each tile. timm:NAME is one of the package timm."
+    )
     permutations: int = Field(
         100, ge=2, le=10_000, description="Number of permutations to tell apart (2 to 10000)."
     )
@@ -39,11 +45,12 @@ class Puzzle(Optimization, Teacher):
             "Probability of removing the green-magenta direction from images that keep their colour (0 to 1)."
         ),
     )
-    tile: int | None = Field(
+    tile: Length | None = Field(
         None,
-        ge=8,
-        le=512,
-        description="Side of a tile in px (8 to 512); empty: 64/85 of a cell's side, as in the paper.",
+        description=(
+            "Side of a tile, as a share of a cell's side (above 0, up to 1) or in px (8 to 1024); empty: "
+            "64/85 of a cell's side, as in the paper. A cell has a third of data.image_size."
+        ),
     )
     channel_shift: int = Field(
         2,
@@ -60,6 +67,15 @@ class Puzzle(Optimization, Teacher):
         le=8192,
         description="Width of the layer that is applied to each tile's features (8 to 8192).",
     )
+
+    def tile_side(self, image_size: int) -> int:
+        """Side of a tile, px. `image_size` is the side of the images, px."""
+        return px(PAPER_TILE if self.tile is None else self.tile, image_size // CELLS, least=1)
+
+    def lengths(self, image_size: int) -> dict[str, int]:
+        """See `Sized`."""
+        given = {} if self.tile is None else {"tile": self.tile_side(image_size)}
+        return super().lengths(image_size) | given
 
     @model_validator(mode="after")
     def _enough_permutations(self) -> Puzzle:
@@ -83,7 +99,9 @@ class JigsawPlusPlus(Puzzle):
     """Jigsaw++ (Noroozi et al. 2018): Jigsaw in which some tiles are replaced by tiles of another image."""
 
     method: Literal["jigsaw++"] = Field("jigsaw++", description="Pretext method.")
-    backbone: Backbone = Field("vgg16", description="Teacher network, applied to each tile.")
+    backbone: Backbone = Field(
+        "vgg16", description="Teacher network, applied to each tile. timm:NAME is one of the package timm."
+    )
     permutations: int = Field(
         701, ge=2, le=10_000, description="Number of permutations to tell apart (2 to 10000)."
     )

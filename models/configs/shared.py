@@ -6,9 +6,9 @@ A configuration lists its most general base last, because forms show the fields 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from data.types import Frozen
 
@@ -49,6 +49,33 @@ def _known(name: str) -> str:
 Backbone = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(BACKBONES)})]
 """Forms show a drop-down of `BACKBONES`. The command line and YAML also accept `timm:NAME`."""
 OptimizerName = Literal["sgd", "lars", "adamw", "muon"]
+
+
+SMALLEST, LARGEST = 8, 1024
+"""Limits of a length in px."""
+
+
+def _share_or_px(value: int | float) -> int | float:
+    if 0 < value <= 1:
+        return value
+    if SMALLEST <= value <= LARGEST and value == int(value):
+        return int(value)
+    raise ValueError(f"should be a share (above 0, up to 1) or whole px ({SMALLEST} to {LARGEST})")
+
+
+Length = Annotated[int | float, AfterValidator(_share_or_px), WithJsonSchema({"type": "number"})]
+"""A length: a share of another length (above 0, up to 1), or px (an int from 8 to 1024)."""
+
+
+def px(length: float, of: int, least: int = SMALLEST) -> int:
+    """Resolve a `Length` to px.
+
+    Args:
+        length: a share of `of`, or px.
+        of: the length that a share refers to, px.
+        least: a share gives at least this, px.
+    """
+    return max(least, round(length * of)) if length <= 1 else int(length)
 
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -159,15 +186,51 @@ BatchSize = Annotated[int, Field(ge=2, le=65_536, description="Images per step (
 """Limits and descriptions of fields that several methods have. Each method sets its own default."""
 
 
-class Views(Frozen):
-    """Random augmentations that turn an image into a view. A probability or strength of 0 turns one off."""
+class Sized(Frozen):
+    """A configuration that a stage's request contains.
 
-    view_size: int | None = Field(
+    A length may be a share of another one. Requests always have it in px, so a share and the px that it
+    stands for name the same artifact.
+
+    Attributes:
+        later: fields that requests leave out while they have their default. A field that is added to an old
+            configuration belongs here if its default changes nothing. Then old artifacts keep their names.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    def lengths(self, image_size: int) -> dict[str, int]:
+        """The lengths that are given, in px: field -> length. `image_size` is data.image_size, px."""
+        return {}
+
+    def settings(self, image_size: int, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """The settings for a request, as JSON values.
+
+        Args:
+            image_size: side of the images, px.
+            exclude: fields to leave out.
+        """
+        fields = type(self).model_fields
+        later = {name for base in type(self).__mro__ for name in vars(base).get("later", ())}
+        usual = {name for name in later if getattr(self, name) == fields[name].default}
+        given = self.model_dump(exclude={*exclude, *usual})
+        return given | {k: v for k, v in self.lengths(image_size).items() if k in given}
+
+
+class Views(Sized):
+    """Random augmentations that turn an image into a view. A probability or strength of 0 turns one off.
+
+    Attributes:
+        later: see `Sized`.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"turn", "uncovered"})
+
+    view_size: Length | None = Field(
         None,
-        ge=8,
-        le=1024,
         description=(
-            "Side of the views in px (8 to 1024); empty: data.image_size. Smaller views train faster."
+            "Side of the views, as a share of data.image_size (above 0, up to 1) or in px (8 to 1024); "
+            "empty: data.image_size. A share follows data.image_size. Smaller views train faster."
         ),
     )
     crop_min: CropMin = 0.08
@@ -176,6 +239,15 @@ class Views(Frozen):
     )
     flip: float = Field(
         0.5, ge=0, le=1, description="Probability of a left-right flip (0 to 1). 0 for digits and text."
+    )
+    turn: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description=(
+            "Probability of a quarter turn by 90, 180 or 270 degrees (0 to 1). At 0.75 all four directions "
+            "are equally likely. For images without an upright position, such as satellite images."
+        ),
     )
     rotate: float = Field(
         0.0, ge=0, le=180, description="Largest random rotation, in degrees either way (0 to 180)."
@@ -187,19 +259,23 @@ class Views(Frozen):
         0.0,
         ge=0,
         le=0.5,
-        description=(
-            "Largest random shift along each axis, as a share "
-            "of the side (0 to 0.5). Uncovered areas are black."
-        ),
+        description="Largest random shift along each axis, as a share of the side (0 to 0.5).",
     )
     zoom: float = Field(
         1.0,
         ge=1,
         le=4,
-        description="Largest random zoom, in or out (1 to 4; 1 = none). Uncovered areas are black.",
+        description="Largest random zoom, in or out (1 to 4; 1 = none).",
     )
     stretch: float = Field(
         1.0, ge=1, le=4, description="Largest random change of the aspect ratio (1 to 4; 1 = none)."
+    )
+    uncovered: Literal["black", "edge"] = Field(
+        "black",
+        description=(
+            "What rotation, shear, shift, zoom and stretch uncover: black pixels, or the image's edge, "
+            "continued outwards."
+        ),
     )
     jitter: Jitter = 0.5
     jitter_probability: float = Field(0.8, ge=0, le=1, description="Probability of colour jitter (0 to 1).")
@@ -217,6 +293,15 @@ class Views(Frozen):
             "value (0 to 1). Pixel values are between 0 and 1."
         ),
     )
+
+    def side(self, image_size: int) -> int:
+        """Side of the views, px. `image_size` is the side of the images that the network is for, px."""
+        return image_size if self.view_size is None else px(self.view_size, image_size)
+
+    def lengths(self, image_size: int) -> dict[str, int]:
+        """See `Sized`."""
+        given = {} if self.view_size is None else {"view_size": self.side(image_size)}
+        return super().lengths(image_size) | given
 
 
 class AsymmetricViews(Views):
@@ -249,21 +334,33 @@ class AsymmetricViews(Views):
         return Views(**shared | {"blur": self.second_blur, "solarize": self.second_solarize})
 
 
-class SmallCrops(Frozen):
+class SmallCrops(Sized):
     """Multi-crop (SwAV, section 3.3): further small views that show small parts of the image."""
 
     small_crops: SmallCropCount = 6
-    small_size: int | None = Field(
+    small_size: Length | None = Field(
         None,
-        ge=8,
-        le=1024,
-        description="Side of a small crop in px (8 to 1024); empty: 3/7 of a large crop's side (96 of 224).",
+        description=(
+            "Side of a small crop, as a share of a large crop's side (above 0, up to 1) or in px (8 to "
+            "1024); empty: 3/7 of a large crop's side (96 of 224)."
+        ),
     )
     small_crop_min: float = Field(
         0.05, ge=0.01, le=1, description="Smallest area of a small crop, as a share of the image (0.01 to 1)."
     )
     small_crop_max: SmallCropMax = 0.14
     small_blur: SmallBlur = None
+
+    def small_side(self, large: int) -> int:
+        """Side of the small crops, px. `large` is the side of the large crops, px."""
+        return px(3 / 7 if self.small_size is None else self.small_size, large)
+
+    def lengths(self, image_size: int) -> dict[str, int]:
+        """See `Sized`. The base that gives the large crops their size has to come after this one."""
+        others = super().lengths(image_size)
+        if self.small_size is None:
+            return others
+        return others | {"small_size": self.small_side(others.get("view_size", image_size))}
 
 
 class MomentumTeacher(Frozen):
@@ -301,13 +398,49 @@ class Optimization(Frozen):
     schedule: Schedule = "cosine"
 
 
-class Pretext(Frozen):
+class Lasting(Sized):
+    """How long a training takes: passes over the images, or steps. The classes below add `epochs`."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"steps"})
+
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="Optimisation steps (1 to 100000000), in place of epochs. Empty: epochs count.",
+    )
+
+    def length(self, images: int) -> tuple[int, int]:
+        """Divide the training into epochs.
+
+        Args:
+            images: number of images N.
+
+        Returns:
+            Number of epochs, and of steps in each. With `steps` set, an epoch is at most one pass over the
+            images, and all together are at most that many steps.
+        """
+        settings: Any = self
+        whole = max(1, images // settings.batch_size)
+        if self.steps is None:
+            return settings.epochs, whole
+        epochs = -(-self.steps // whole)
+        return epochs, max(1, self.steps // epochs)
+
+    def seen(self, images: int) -> int:
+        """The number of images that the training sees, repeats counted, of N different ones."""
+        epochs, steps = self.length(images)
+        settings: Any = self
+        return epochs * (images if self.steps is None else steps * settings.batch_size)
+
+
+class Pretext(Sized):
     """Base class of the configurations of all pretext methods. Their names tell them apart."""
 
     method: str
 
 
-class Teacher(Pretext):
+class Teacher(Pretext, Lasting):
     """Base class of the configurations of pretext methods that train a network.
 
     Attributes:
@@ -315,13 +448,18 @@ class Teacher(Pretext):
         codes: whether the method labels the images itself. Transfer can then learn these labels instead of
             clusters.
         needs_colours: whether the method works only on images of three channels: red, green and blue.
+        invariant: whether the method learns to ignore what differs between the views of an image. If not, a
+            kind of pictures (`data.kind`) changes only the geometry of its views.
     """
 
     trainer: ClassVar[str]
     codes: ClassVar[bool] = False
     needs_colours: ClassVar[bool] = False
+    invariant: ClassVar[bool] = True
 
-    backbone: Backbone = Field("smallconv", description="Teacher network.")
+    backbone: Backbone = Field(
+        "smallconv", description="Teacher network, by name. timm:NAME is one of the package timm."
+    )
     width: float = Field(
         1.0, gt=0, le=8, description="Factor on the number of channels of the backbone (above 0, up to 8)."
     )
@@ -348,7 +486,7 @@ class Descriptor(Pretext):
     descriptor: ClassVar[str]
 
 
-class Transfer(Frozen):
+class Transfer(Lasting):
     """Base class of the configurations of all transfer methods.
 
     Attributes:

@@ -76,7 +76,7 @@ class BYOLMethod(Method):
 
     def passes(self) -> list[tuple[int, float]]:
         """Two views per image, through both networks."""
-        return [(self.config.view_size or self.network.image_size, 2 + 2 / 3)]
+        return [(self.config.side(self.network.image_size), 2 + 2 / 3)]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimizer for f, g and q."""

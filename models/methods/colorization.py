@@ -74,7 +74,7 @@ class ColorizationMethod(Method):
     def __init__(self, config: Colorization, image_size: int, seed: int) -> None:
         super().__init__()
         self.config = config
-        self.grid = max(1, (config.view_size or image_size) // _COARSER)
+        self.grid = max(1, (config.side(image_size)) // _COARSER)
         self.network = build_network(
             config.backbone, image_size, seed=seed, width=config.width, input="lightness"
         )
@@ -95,7 +95,7 @@ class ColorizationMethod(Method):
             return
         sums, size = (
             torch.zeros_like(self.p, dtype=torch.float64),
-            self.config.view_size or self.network.image_size,
+            self.config.side(self.network.image_size),
         )
         for batch in sweep():
             seen = self._coloured(centre(batch.images, size))
@@ -143,7 +143,7 @@ class ColorizationMethod(Method):
 
     def passes(self) -> list[tuple[int, float]]:
         """One pass over one view per image."""
-        return [(self.config.view_size or self.network.image_size, 1.0)]
+        return [(self.config.side(self.network.image_size), 1.0)]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimizer for the network and the head."""

@@ -58,7 +58,7 @@ class DeepClusterMethod(Method):
         Raises:
             ConfigError: there are fewer images than clusters.
         """
-        index, h = embed_all(self.network, sweep, self.config.view_size or self.network.image_size)
+        index, h = embed_all(self.network, sweep, self.config.side(self.network.image_size))
         k = self.config.clusters
         if len(index) < k:
             raise ConfigError(f"pretext.clusters is {k}, but there are only {len(index)} images; lower it")
@@ -115,7 +115,7 @@ class DeepClusterMethod(Method):
 
     def passes(self) -> list[tuple[int, float]]:
         """One view per image, and another pass without gradient to compute the features."""
-        size = self.config.view_size or self.network.image_size
+        size = self.config.side(self.network.image_size)
         return [(size, 1 + 1 / 3)]
 
     def optimizers(self) -> dict[str, Optimizer]:

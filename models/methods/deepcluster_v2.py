@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from data.draws import Draws, key
 from data.errors import ConfigError
 from models import collapse, heads
-from models.augment import multi_crop, small_side, two_views
+from models.augment import multi_crop, two_views
 from models.configs.deepcluster_v2 import DeepClusterV2
 from models.method import Batch, Loss, Method, Progress, Sweep
 from models.network import build_network, seeded
@@ -126,8 +126,8 @@ class DeepClusterV2Method(Method):
 
     def passes(self) -> list[tuple[int, float]]:
         """The two large crops and the small crops of each image."""
-        size = self.config.view_size or self.network.image_size
-        return [(size, float(_LARGE)), (small_side(self.config, size), float(self.config.small_crops))]
+        size = self.config.side(self.network.image_size)
+        return [(size, float(_LARGE)), (self.config.small_side(size), float(self.config.small_crops))]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimizer for the backbone and the projector. The prototypes are set, not trained."""

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from models import collapse, heads
-from models.augment import multi_crop, small_side
+from models.augment import multi_crop
 from models.configs.dino import DINO
 from models.ema import advance, teach, teacher_of
 from models.losses.centring import centred_softmax, entropies
@@ -133,11 +133,11 @@ class DINOMethod(Method):
 
     def passes(self) -> list[tuple[int, float]]:
         """The large crops, which the teacher sees too, and the small crops of each image."""
-        size = self.config.view_size or self.network.image_size
+        size = self.config.side(self.network.image_size)
         small = self.config.small_crops
         return [
             (size, _LARGE * (1 + 1 / 3)),
-            *([(small_side(self.config, size), float(small))] if small else []),
+            *([(self.config.small_side(size), float(small))] if small else []),
         ]
 
     def optimizers(self) -> dict[str, Optimizer]:

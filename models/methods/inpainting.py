@@ -73,7 +73,7 @@ class InpaintingMethod(Method):
     def __init__(self, config: Inpainting, image_size: int, seed: int) -> None:
         super().__init__()
         self.config = config
-        self.size = s = config.view_size or image_size
+        self.size = s = config.side(image_size)
         self.overlap = max(1, round(s / 32)) if config.overlap is None else config.overlap
         blocks = config.blocks if config.hole == "blocks" else 1
         self.largest = math.floor(s * math.sqrt(config.area / blocks) + 1e-9)

@@ -26,15 +26,13 @@ from data.draws import Draws
 from data.errors import ConfigError
 from models import collapse
 from models.augment import GREY
-from models.configs.jigsaw import Jigsaw, JigsawPlusPlus
+from models.configs.jigsaw import CELLS, Jigsaw, JigsawPlusPlus
 from models.heads import JigsawHead
 from models.method import Batch, Loss, Method, Progress
 from models.network import build_network, seeded
 from models.optim import make_optimizer
 from models.permutations import TILES, permutation_set
 
-_SIDE = 3
-_PAPER_TILE = 64 / 85
 _LEAST_DEVIATION = 1.0  # of 255 grey levels; keeps noise in flat tiles from being amplified
 
 
@@ -68,8 +66,7 @@ class JigsawMethod(Method):
     def __init__(self, config: Jigsaw | JigsawPlusPlus, image_size: int, seed: int) -> None:
         super().__init__()
         self.config = config
-        self.cell = image_size // _SIDE
-        self.tile = config.tile or round(_PAPER_TILE * self.cell)
+        self.cell, self.tile = image_size // CELLS, config.tile_side(image_size)
         if not 8 <= self.tile <= self.cell:
             raise ConfigError(
                 f"pretext.tile: {self.tile} px; with data.image_size {image_size} a cell of the puzzle has"
@@ -101,8 +98,8 @@ class JigsawMethod(Method):
 
         permutation = _integers(uniform("permutation", 1), len(self.permutations)).squeeze(1)
         cells = self.permutations[permutation]
-        corner = _integers(uniform("crop", 1, 1, 2), S - _SIDE * self.cell + 1)
-        corner = corner + self.cell * torch.stack([cells // _SIDE, cells % _SIDE], dim=-1)[:, :, None]
+        corner = _integers(uniform("crop", 1, 1, 2), S - CELLS * self.cell + 1)
+        corner = corner + self.cell * torch.stack([cells // CELLS, cells % CELLS], dim=-1)[:, :, None]
         corner = corner + _integers(uniform("jitter", TILES, 1, 2), self.jitter + 1)
         corner = corner + _integers(uniform("channel shift", TILES, 3, 2), self.channel_shift + 1)
         tiles = cut(images, corner, self.tile).float()

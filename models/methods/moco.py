@@ -112,7 +112,7 @@ class MoCoMethod(Method):
 
     def passes(self) -> list[tuple[int, float]]:
         """One view per image through each encoder, or both views if `symmetric` is set."""
-        return [(self.config.view_size or self.network.image_size, (1 + self.config.symmetric) * 4 / 3)]
+        return [(self.config.side(self.network.image_size), (1 + self.config.symmetric) * 4 / 3)]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimizer for the query encoder."""

@@ -64,7 +64,7 @@ class RotationMethod(Method):
 
     def passes(self) -> list[tuple[int, float]]:
         """Four rotations of one view per image."""
-        return [(self.config.view_size or self.network.image_size, float(TURNS))]
+        return [(self.config.side(self.network.image_size), float(TURNS))]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimizer for the network and the classifier."""

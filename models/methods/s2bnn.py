@@ -191,7 +191,7 @@ class S2BNNMethod(Method):
 
         The key needs no gradient. The teacher is not counted, because it is a different network.
         """
-        return [(self.config.view_size or self.network.image_size, 1 if self.contrast is None else 4 / 3)]
+        return [(self.config.side(self.network.image_size), 1 if self.contrast is None else 4 / 3)]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimizer for everything that is trained."""

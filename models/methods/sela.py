@@ -68,7 +68,7 @@ class SeLaMethod(Method):
             progress.epochs, self.config.relabellings, self.config.spacing
         ):
             return
-        index, h = embed_all(self.network, sweep, self.config.view_size or self.network.image_size)
+        index, h = embed_all(self.network, sweep, self.config.side(self.network.image_size))
         if not len(self.memory.index):
             self.memory.allot(index)
         label = torch.stack([self._label(top(h)) for top in self.tops])
@@ -117,7 +117,7 @@ class SeLaMethod(Method):
 
     def passes(self) -> list[tuple[int, float]]:
         """One view per image, and another pass without gradient for each relabelling."""
-        size = self.config.view_size or self.network.image_size
+        size = self.config.side(self.network.image_size)
         relabellings = relabelling_epochs(self.config.epochs, self.config.relabellings, self.config.spacing)
         return [(size, 1 + len(relabellings) / self.config.epochs / 3)]
 

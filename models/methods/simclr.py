@@ -80,7 +80,7 @@ class SimCLRMethod(Method):
 
     def passes(self) -> list[tuple[int, float]]:
         """Two views per image; one of them also through the memory network, if there is one."""
-        return [(self.config.view_size or self.network.image_size, 2.0 + (self.config.memory > 0) / 3)]
+        return [(self.config.side(self.network.image_size), 2.0 + (self.config.memory > 0) / 3)]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimizer for the network and the projector."""

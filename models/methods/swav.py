@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from data.draws import Draws
 from models import collapse, heads
-from models.augment import multi_crop, small_side
+from models.augment import multi_crop
 from models.configs.swav import SwAV
 from models.losses.codes import swapped_prediction
 from models.losses.sinkhorn import prototype_scaling, sinkhorn
@@ -121,7 +121,7 @@ class SwAVMethod(Method):
     def codes(self, sweep: Sweep) -> Tensor:
         """The prototype of each image, (1, N), balanced over all images as training balances over a batch."""
         network = nn.Sequential(self.network, self.projector)
-        _, z = embed_all(network, sweep, self.config.view_size or self.network.image_size)
+        _, z = embed_all(network, sweep, self.config.side(self.network.image_size))
         blocks = [F.normalize(rows, dim=1) for rows in torch.split(z, _ROWS)]
 
         def log_affinities() -> Iterator[Tensor]:
@@ -133,8 +133,8 @@ class SwAVMethod(Method):
 
     def passes(self) -> list[tuple[int, float]]:
         """The two large crops and the small crops of each image."""
-        size = self.config.view_size or self.network.image_size
-        return [(size, float(_LARGE)), (small_side(self.config, size), float(self.config.small_crops))]
+        size = self.config.side(self.network.image_size)
+        return [(size, float(_LARGE)), (self.config.small_side(size), float(self.config.small_crops))]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimizer for everything; the prototypes are its head group."""

@@ -55,8 +55,185 @@ HEADLINES = (
 )
 """(evaluation, model) that the top of the page may be about. It shows the first of them that was scored."""
 
+UNEVEN = 1.5
+"""From this ratio of the largest to the smallest class on, the page shows the balanced accuracy."""
+
 ALL_LABELS = frozenset({"linear", "knn"})
 """Evaluations that use the labels of all training images."""
+
+
+@dataclass(frozen=True)
+class Ships:
+    """The model that ships.
+
+    Attributes:
+        model: its name in `scores.parquet`.
+        stage: the stage that made it.
+        path: its folder, relative to the store.
+        parameters: how many numbers it has.
+        size: bytes of its weights on disk.
+        backbone: its architecture.
+        image_size: side of the images that it takes, px.
+        classes: number of classes that it tells apart; 0 without a classifier.
+        temperature: its logits are divided by this before the softmax.
+        why: sentences on why this model was chosen.
+    """
+
+    model: str
+    stage: str
+    path: str
+    parameters: int
+    size: int
+    backbone: str
+    image_size: int
+    classes: int = 0
+    temperature: float = 1.0
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """What the model that ships makes of one class.
+
+    Attributes:
+        name: of the class.
+        n: number of its test images.
+        right: how many of them are right.
+        answers: how many test images are taken for this class.
+        labels: how many labels of this class were drawn; None if unknown.
+        mostly: what its wrong images are taken for most often, and how many are; None if none is wrong.
+    """
+
+    name: str
+    n: int
+    right: int
+    answers: int
+    labels: int | None = None
+    mostly: tuple[str, int] | None = None
+
+    @property
+    def recall(self) -> float | None:
+        """Share of its images that are right; None without images."""
+        return self.right / self.n if self.n else None
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the answers of this class that are right; None if it is never the answer."""
+        return self.right / self.answers if self.answers else None
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test image that the model gets wrong.
+
+    Attributes:
+        uri: the image's, relative to its source.
+        true: name of its class.
+        predicted: name of the answer.
+        confidence: probability of the answer, in [0, 1].
+        image: (h, w, 3) uint8.
+    """
+
+    uri: str
+    true: str
+    predicted: str
+    confidence: float
+    image: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ConfidenceBin:
+    """Test images of similar confidence.
+
+    Attributes:
+        n: number of images.
+        low: smallest confidence.
+        high: largest confidence.
+        confidence: mean confidence.
+        accuracy: share that is right.
+    """
+
+    n: int
+    low: float
+    high: float
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The accuracy if only the most confident answers count.
+
+    Attributes:
+        share: share of the test images that are answered, in (0, 1].
+        n: number of these images.
+        threshold: smallest confidence among them.
+        accuracy: share of these that are right.
+    """
+
+    share: float
+    n: int
+    threshold: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model that ships says of the labelled test images.
+
+    Attributes:
+        n: number of these images, at least 1.
+        right: how many are right.
+        balanced: mean recall over the classes with test images.
+        macro_f1: mean F1 over the classes.
+        confidence: mean confidence.
+        log_loss: mean of -ln p(true class).
+        brier: mean squared distance to the true class, in [0, 2].
+        error: debiased calibration error, in [0, 1].
+        error_interval: its 95 % interval.
+        bins: the bins behind it, in order of confidence.
+        histogram: test images by confidence, in equal steps from 0 to 1.
+        answered: the accuracy of the most confident answers, in order of the share.
+        classes: every class, those with the lowest recall first.
+        names: names of the classes by number.
+        matrix: (C, C) number of images by true class (row) and answer (column).
+        pairs: classes that are taken for each other: (name, name, images of either), most often first.
+        mistakes: wrong images, the most confident first; not all of them.
+    """
+
+    n: int
+    right: int
+    balanced: float
+    macro_f1: float
+    confidence: float
+    log_loss: float
+    brier: float
+    error: float
+    error_interval: tuple[float, float]
+    bins: tuple[ConfidenceBin, ...]
+    histogram: tuple[int, ...]
+    answered: tuple[Answered, ...]
+    classes: tuple[ClassRow, ...]
+    names: tuple[str, ...]
+    matrix: NDArray[np.int64]
+    pairs: tuple[tuple[str, str, int], ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that are right."""
+        return self.right / self.n
+
+    @property
+    def unevenness(self) -> float:
+        """Test images of the largest class per image of the smallest one that has any."""
+        sizes = [row.n for row in self.classes if row.n]
+        return max(sizes) / min(sizes)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the balanced accuracy says something else than the accuracy."""
+        return self.unevenness >= UNEVEN
 
 
 @dataclass(frozen=True)
@@ -69,7 +246,7 @@ class StageRow:
         fingerprint: the artifact's fingerprint.
         inputs: labels of the stages it reads.
         seconds: how long building the artifact took, in whichever run built it.
-        rows: rows of the artifact, None for kinds without rows.
+        rows: rows of the artifact, None for kinds without rows. `tasks.phrases.UNITS` says what they count.
     """
 
     label: str
@@ -121,6 +298,7 @@ class ClusterSheet:
         share: its share of all assigned images, in [0, 1].
         majority: the name of its most frequent class, None without labels.
         purity: that class's share of its labelled images, in [0, 1], None without labels.
+        labelled: number of its labelled images.
     """
 
     cluster: int
@@ -130,6 +308,7 @@ class ClusterSheet:
     share: float
     majority: str | None = None
     purity: float | None = None
+    labelled: int = 0
 
 
 @dataclass(frozen=True)
@@ -187,6 +366,7 @@ class Counts:
         validation: labels drawn for choosing epochs or rates.
         fewest: labels of the class with the fewest, training and validation together; None if unknown.
         most: labels of the class with the most; None if unknown.
+        leaked: test images whose picture a training image shows.
     """
 
     train: int
@@ -196,6 +376,7 @@ class Counts:
     validation: int = 0
     fewest: int | None = None
     most: int | None = None
+    leaked: int = 0
 
 
 @dataclass(frozen=True)
@@ -249,6 +430,8 @@ class ReportData:
         seed: the run's seed.
         stages: every stage before the report; each comes after those it reads.
         counts: images and labels.
+        ships: the model that ships; None if no network was trained.
+        answers: what it says of the test images; None if they have no labels, or it has no classifier.
         not_needed: the stages that this run leaves out.
         warnings: what every reader should know, such as a training whose outputs were all alike.
         logs: stage label -> rows of its `log.parquet`.
@@ -276,6 +459,8 @@ class ReportData:
     seed: int
     stages: tuple[StageRow, ...]
     counts: Counts
+    ships: Ships | None = None
+    answers: Answers | None = None
     not_needed: tuple[NotNeeded, ...] = ()
     warnings: tuple[str, ...] = ()
     logs: Mapping[str, Sequence[LogRow]] = field(default_factory=dict)

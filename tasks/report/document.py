@@ -7,17 +7,27 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from math import isfinite, log
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from data.checkpoints import LogRow
+from data.intervals import wilson
 from tasks.phrases import duration, percent
-from tasks.report import figures, graph, scoreboard, sheets, stamp, templates
-from tasks.report.content import Clusters, ClusterSheet, ReportData, TwinRow, Twins
-from tasks.report.numbers import bits, count, magnitude, narrow, number, points
+from tasks.report import advice, confusion, figures, graph, scoreboard, sheets, stamp, templates
+from tasks.report.content import (
+    Answers,
+    Clusters,
+    ClusterSheet,
+    Mistake,
+    ReportData,
+    StageRow,
+    TwinRow,
+    Twins,
+)
+from tasks.report.numbers import amount, bits, count, magnitude, narrow, number, points
 from tasks.report.scoreboard import Board, Cell, Gain
 
 SHEETS_LIMIT = 1_000_000
@@ -25,6 +35,16 @@ SHEETS_LIMIT = 1_000_000
 CLASSES_SHOWN = 60
 TWIN_BYTES = 12_000
 """Bytes of the picture of two images, at most."""
+MISTAKE_BYTES = 9_000
+"""Bytes of the picture of a wrong image, at most."""
+MISTAKE_SIDE = 96
+"""Side of a wrong image on the page, px, at most."""
+ROWS_SHOWN = 25
+"""Classes in the table by class. The reader unfolds the others."""
+ROWS_AT_MOST = 1000
+"""Classes on the page, at most. The file answers.parquet has all of them."""
+PAIRS_SHOWN = 20
+"""Confused pairs of classes that are listed if the matrix is too large to be drawn."""
 REJECTED_SHOWN = 20
 TRAININGS_SHOWN = 12
 """Trainings whose curves are visible at once. The reader unfolds the others."""
@@ -36,6 +56,7 @@ KIND_COLOURS = {
     "clusters": "second",
     "assignments": "second",
     "scores": "ink",
+    "answers": "ink",
 }
 """Kind of artifact -> colour in the drawing of stages. All others are neutral."""
 CHARACTER, FACTS = 8.4, 190.0
@@ -59,6 +80,7 @@ def render(data: ReportData) -> str:
         bits,
         magnitude,
         cell,
+        holds,
     )
     template = templates.load("report.html.j2", {write.__name__: _narrowed(write) for write in formats})
     found = scoreboard.board(data.scores, data.models, tuple(data.evaluations))
@@ -72,6 +94,12 @@ def render(data: ReportData) -> str:
         board=found,
         gain=gain,
         verdict=verdict(gain),
+        advice=advice.advice(data),
+        rules=len(advice.RULES),
+        guessing=log(max(2, len(data.classes))),
+        answers=_answers(data.answers),
+        classes_listed=ROWS_SHOWN,
+        classes_at_most=ROWS_AT_MOST,
         chart=_chart(data, found),
         absent=absent(data),
         drawing=_drawing(data),
@@ -95,6 +123,35 @@ def _narrowed(write: Callable[..., str]) -> Callable[..., str]:
 def cell(cell: Cell, share: bool) -> str:
     """A cell's value: shares in per cent, others with four digits."""
     return percent(cell.value) if share else number(cell.value)
+
+
+def holds(stage: StageRow) -> str:
+    """What a stage's artifact holds: `1 437 images`, or `5.33 M parameters`."""
+    return "–" if stage.rows is None else amount(stage.rows, stage.kind)
+
+
+def _answers(found: Answers | None) -> dict[str, Any] | None:
+    """What the sections about the model's answers show besides the numbers."""
+    if found is None:
+        return None
+    spread = wilson(found.accuracy, found.n)
+    drawn = confusion.draw(found.matrix, found.names)
+    return {
+        "low": spread[0],
+        "high": spread[1],
+        "reliability": Markup(figures.reliability_svg(found.bins, found.histogram, "reliability")),
+        "selective": Markup(figures.selective_svg(found.answered, "selective")),
+        "confusion": drawn,
+        "pairs": () if drawn else found.pairs[:PAIRS_SHOWN],
+        "mistakes": [(each, *_mistake(each)) for each in found.mistakes],
+        "wrong": found.n - found.right,
+    }
+
+
+def _mistake(each: Mistake) -> tuple[str, bool]:
+    """A wrong image as a data URI, and whether it is so small that its pixels show."""
+    uri = b64encode(sheets.png([each.image], columns=1, side=MISTAKE_SIDE, limit=MISTAKE_BYTES)).decode()
+    return f"data:image/png;base64,{uri}", max(each.image.shape[:2]) * 2 <= MISTAKE_SIDE
 
 
 def _drawing(data: ReportData) -> dict[str, Any]:
@@ -132,12 +189,23 @@ def absent(data: ReportData) -> dict[str, str]:
     else:
         scores = "No model was scored in this run (evaluate.protocols is empty, or the run ended before)."
         quality = f"{learned.capitalize()} were not compared with classes in this run."
+    if data.ships is not None and not data.ships.classes:
+        unanswered = "The model gives features, and no class: the chain ended before fine-tuning."
+    elif not data.counts.test:
+        unanswered = "There are no test images, so how good it is, is unknown."
+    else:
+        unanswered = (
+            "Its answers were not measured: the test images have no labels, or evaluate.protocols has no "
+            "few-label."
+        )
     reasons = {
         "scores": None if data.scores else scores,
         "stages": None if data.stages else "No stage has finished.",
         "training": None if any(data.logs.values()) else "No training of this run has left a log.",
         "clusters": None if data.clusters is not None else no_clusters,
         "quality": None if data.quality is not None else quality,
+        "model": None if data.ships is not None else "This run trained no network, so there is no model.",
+        "answers": None if data.answers is not None else unanswered,
         "sheets": None
         if data.sheets
         else "No cluster's images were chosen to be shown."

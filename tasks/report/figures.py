@@ -24,8 +24,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from data.checkpoints import LogRow
+from data.intervals import wilson
 from tasks.phrases import percent
 from tasks.report import sheets
+from tasks.report.content import Answered, ConfidenceBin
 from tasks.report.numbers import narrow
 
 LIGHT = {
@@ -204,6 +206,24 @@ def objective_svg(objective: Sequence[float], prefix: str) -> str:
         return _svg(figure, prefix)
 
 
+def reliability_svg(bins: Sequence[ConfidenceBin], histogram: Sequence[int], prefix: str) -> str:
+    """Accuracy against confidence, above the number of images at each confidence.
+
+    Args:
+        bins: images of similar confidence, in order of confidence.
+        histogram: number of images by confidence, in equal steps from 0 to 1.
+        prefix: makes ids unique on the page.
+    """
+    with _style():
+        return _svg(_reliability(bins, histogram), prefix)
+
+
+def selective_svg(answered: Sequence[Answered], prefix: str) -> str:
+    """Accuracy of the most confident answers against their share. `prefix` makes ids unique on the page."""
+    with _style():
+        return _svg(_selective(answered), prefix)
+
+
 def contact_sheet_png(images: Sequence[Sequence[NDArray[np.uint8]]], captions: Sequence[str]) -> bytes:
     """Images of several clusters, below each other and with a caption each, as PNG of at most 200 kB.
 
@@ -332,6 +352,74 @@ def _scores(bars: Sequence[Bar]) -> Figure:
         # Leave room on the right for the last value.
         axes.set_xlim(max(0.0, low - pad), high + 3.2 * pad)
         axes.set_xticks([t for t in axes.get_xticks() if low - pad <= t <= min(1.0, high + pad)])
+    return figure
+
+
+def _reliability(bins: Sequence[ConfidenceBin], histogram: Sequence[int]) -> Figure:
+    figure = Figure(figsize=(4.6, 4.4))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], color=LIGHT["muted"], linewidth=1, linestyle=(0, (4, 3)))
+    for each in bins:
+        low, high = wilson(each.accuracy, each.n)
+        at = [each.confidence] * 2
+        upper.plot(at, [low, high], color=LIGHT["second"], linewidth=5, alpha=0.28, solid_capstyle="round")
+    upper.plot(
+        [each.confidence for each in bins],
+        [each.accuracy for each in bins],
+        color=LIGHT["second"],
+        marker="o",
+        markersize=6,
+        linewidth=1,
+    )
+    upper.annotate(
+        "as sure as it is right",
+        (0.5, 0.5),
+        (0, 4),
+        textcoords="offset points",
+        rotation=37,
+        rotation_mode="anchor",
+        ha="center",
+        fontsize=8,
+        color=LIGHT["muted"],
+    )
+    upper.set_ylabel("right")
+    upper.set_ylim(-0.02, 1.04)
+    upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\u202f%"))
+    edges = np.linspace(0, 1, len(histogram) + 1)
+    lower.stairs(np.asarray(histogram), edges, fill=True, color=LIGHT["second"], alpha=0.75)
+    lower.set_ylim(0, 1.25 * max(1, *histogram))
+    for left, right, n in zip(edges[:-1], edges[1:], histogram, strict=True):
+        if n:
+            lower.annotate(
+                f"{n:,}".replace(",", "\u202f"),
+                ((left + right) / 2, n),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+            )
+    lower.set_ylabel("images")
+    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    lower.set_xlabel("confidence")
+    lower.set_xlim(0, 1.02)
+    lower.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\u202f%"))
+    return figure
+
+
+def _selective(answered: Sequence[Answered]) -> Figure:
+    figure = Figure(figsize=(4.6, 3.4))
+    axes = figure.subplots()
+    shares = [each.share for each in answered]
+    low, high = zip(*(wilson(min(1.0, each.accuracy), each.n) for each in answered), strict=True)
+    axes.fill_between(shares, low, high, color=LIGHT["second"], alpha=0.18, linewidth=0)
+    axes.plot(shares, [each.accuracy for each in answered], color=LIGHT["second"], marker="o", markersize=4)
+    axes.set_xlabel("share of the images that are answered, the most confident ones")
+    axes.set_ylabel("right")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, symbol="\u202f%"))
+        axis.set_major_locator(MaxNLocator(6))
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(max(0.0, min(low) - 0.03), 1.01)
     return figure
 
 

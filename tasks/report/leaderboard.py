@@ -1,7 +1,8 @@
 """Several runs side by side: means over seeds, and how far each is behind the first, with an interval.
 
-Two runs that share at least two seeds are compared seed by seed, others image by image. There is a winner
-only if the intervals of all other runs lie below 0.
+Only runs with the same test set are ranked against each other: the same images with the same labels, for
+every seed. Two runs that share at least two seeds are compared seed by seed, others image by image. There is
+a winner only if the intervals of all other runs lie below 0.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Entry:
         n: column -> number of test images.
         right: column -> seed -> (index ascending, True where the model is right), if it judges single images.
         runs: names of its runs.
+        tests: seed -> name of the test set: a hash of its images and labels.
     """
 
     name: str
@@ -43,8 +45,16 @@ class Entry:
     n: dict[Column, int] = field(default_factory=dict)
     right: dict[Column, dict[int, tuple[Any, Any]]] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
+    tests: dict[int, str] = field(default_factory=dict)
 
-    def enter(self, run: str, seed: int, rows: Iterable[Mapping[str, Any]], outcomes: Iterable[Path]) -> None:
+    def enter(
+        self,
+        run: str,
+        seed: int,
+        rows: Iterable[Mapping[str, Any]],
+        outcomes: Iterable[Path],
+        test: str = "",
+    ) -> None:
         """Add a run.
 
         Args:
@@ -52,8 +62,10 @@ class Entry:
             seed: its seed.
             rows: of its `scores.parquet`.
             outcomes: the files that say which images its models got right.
+            test: names its test set; equal names mean equal images with equal labels.
         """
         self.runs.append(run)
+        self.tests[seed] = test
         found: dict[Column, list[float]] = {}
         for row in rows:
             if row["split"] == "test":
@@ -111,9 +123,41 @@ class Leaderboard:
     places: tuple[Place, ...]
     winner: str | None
 
+    @property
+    def images(self) -> int:
+        """The number of test images of the score that ranks the runs."""
+        return self.places[0].entry.n[self.ranked_by]
+
+
+def leaderboards(entries: Sequence[Entry]) -> tuple[Leaderboard, ...]:
+    """Rank the entries of each test set among themselves, in the order in which the test sets appear.
+
+    Raises:
+        ValueError: entries with the same test set have no score in common that could rank them.
+    """
+    groups: dict[tuple[tuple[int, str], ...], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(tuple(sorted(entry.tests.items())), []).append(entry)
+    return tuple(leaderboard(group) for group in groups.values())
+
+
+def apart(boards: Sequence[Leaderboard]) -> str | None:
+    """A sentence on why not all runs are ranked together, or None if they are."""
+    if len(boards) < 2:
+        return None
+    sets = "; ".join(
+        f"test set {number}, {board.images:,} images: {', '.join(p.entry.name for p in board.places)}"
+        for number, board in enumerate(boards, start=1)
+    )
+    return (
+        f"These runs have {len(boards)} different test sets ({sets}). An accuracy on one says nothing about "
+        "another, so only runs with the same test set are ranked against each other. To compare all, give "
+        "them the same data.test, or the same data.train and seed."
+    )
+
 
 def leaderboard(entries: Sequence[Entry]) -> Leaderboard:
-    """Rank entries.
+    """Rank entries that have the same test set.
 
     Raises:
         ValueError: they have no score in common that could rank them.
@@ -168,69 +212,80 @@ def gap(entry: Entry, other: Entry, at: Column) -> tuple[float, tuple[float, flo
     return plain, None, ""
 
 
-def table(board: Leaderboard) -> list[dict[str, Any]]:
-    """The board as rows for a table on Prefect's page."""
+def table(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
+    """The boards as rows for a table on Prefect's page. With several, the first column is the test set."""
     rows = []
-    for number, place in enumerate(board.places, start=1):
-        sure = f" ± {100 * place.spread:.1f}" if place.spread is not None else ""
-        behind = "" if place.behind is None else f"{100 * place.behind:+.1f}"
-        ends = () if place.interval is None else place.interval
-        rows.append(
-            {
-                "place": number,
-                "run": place.entry.name,
-                "accuracy, %": f"{100 * place.value:.1f}{sure}",
-                "seeds": len(place.entry.values[board.ranked_by]),
-                "behind, points": behind,
-                "95 % interval": " to ".join(f"{100 * end:+.1f}" for end in ends),
-            }
-        )
+    for test, board in enumerate(boards, start=1):
+        for number, place in enumerate(board.places, start=1):
+            sure = f" ± {100 * place.spread:.1f}" if place.spread is not None else ""
+            behind = "" if place.behind is None else f"{100 * place.behind:+.1f}"
+            ends = () if place.interval is None else place.interval
+            rows.append(
+                ({"test set": test} if len(boards) > 1 else {})
+                | {
+                    "place": number,
+                    "run": place.entry.name,
+                    "accuracy, %": f"{100 * place.value:.1f}{sure}",
+                    "seeds": len(place.entry.values[board.ranked_by]),
+                    "behind, points": behind,
+                    "95 % interval": " to ".join(f"{100 * end:+.1f}" for end in ends),
+                }
+            )
     return rows
 
 
-def write(board: Leaderboard, folder: Path) -> None:
+def write(boards: Sequence[Leaderboard], folder: Path) -> None:
     """Write `leaderboard.parquet`, with every score of every entry, and `leaderboard.html`.
 
     Args:
-        board: the ranked entries.
+        boards: the ranked entries of each test set.
         folder: where to write; made if absent.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[Any, ...]] = []
-    first = board.places[0].entry
-    for place in board.places:
-        entry = place.entry
-        for at, values in sorted(entry.values.items()):
-            behind: tuple[float | None, float | None, float | None] = (None, None, None)
-            if entry is not first and at in first.values:
-                difference, interval, _ = gap(entry, first, at)
-                behind = (difference, *(interval or (None, None)))
-            found = list(values.values())
-            spread = stdev(found) if len(found) > 1 else None
-            parts = [entry.parts[name] for name in ("pretext", "teacher", "transfer", "student")]
-            rows.append((entry.name, *parts, *at, fmean(found), spread, len(found), entry.n[at], *behind))
+    for test, board in enumerate(boards, start=1):
+        first = board.places[0].entry
+        for place in board.places:
+            rows += _rows(place.entry, first, test)
     columns = dict(zip(LEADERBOARD.names, zip(*rows, strict=True), strict=True))
     write_table(folder / "leaderboard.parquet", columns, LEADERBOARD)
-    (folder / "leaderboard.html").write_text(render(board), encoding="utf-8")
+    (folder / "leaderboard.html").write_text(render(boards), encoding="utf-8")
 
 
-def render(board: Leaderboard) -> str:
-    """The board as one HTML page that loads nothing."""
+def _rows(entry: Entry, first: Entry, test: int) -> list[tuple[Any, ...]]:
+    """All scores of an entry, each with the difference to the first entry of the same test set."""
+    rows: list[tuple[Any, ...]] = []
+    parts = [entry.parts[name] for name in ("pretext", "teacher", "transfer", "student")]
+    for at, values in sorted(entry.values.items()):
+        behind: tuple[float | None, float | None, float | None] = (None, None, None)
+        if entry is not first and at in first.values:
+            difference, interval, _ = gap(entry, first, at)
+            behind = (difference, *(interval or (None, None)))
+        found = list(values.values())
+        spread = stdev(found) if len(found) > 1 else None
+        rows.append((entry.name, *parts, *at, fmean(found), spread, len(found), entry.n[at], *behind, test))
+    return rows
+
+
+def render(boards: Sequence[Leaderboard]) -> str:
+    """The boards as one HTML page that loads nothing."""
     filters = {"percent": lambda share: f"{100 * share:.1f}", "points": lambda d: f"{100 * d:+.1f}"}
     template = templates.load("leaderboard.html.j2", filters)
-    entries = [place.entry for place in board.places]
+    entries = [place.entry for board in boards for place in board.places]
+    ranked = {board.ranked_by for board in boards}
     measured = dict.fromkeys(at for entry in entries for at in entry.values)
-    shown = [at for at in measured if at[2] == "top1" and at != board.ranked_by]
+    shown = [at for at in measured if at[2] == "top1" and at not in ranked]
     shown.sort(key=lambda at: (at[1], at[0], at[3]))
     means: dict[str, dict[Column, float]] = {}
     for entry in entries:
         means[entry.name] = {at: fmean(values.values()) for at, values in entry.values.items()}
-    top = max(place.high or place.value + (place.spread or 0) for place in board.places)
+    places = [place for board in boards for place in board.places]
     return template.render(
-        board=board,
+        boards=boards,
+        apart=apart(boards),
         shown=shown,
         means=means,
-        top=top,
+        top=max(place.high or place.value + (place.spread or 0) for place in places),
         light=figures.LIGHT,
         dark=figures.DARK,
     )

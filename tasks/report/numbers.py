@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import isfinite
 
+from tasks.phrases import UNITS
+
 
 def narrow(text: str) -> str:
     """Replace each space by a narrow one that does not break, so that a number stays on one line."""
@@ -35,6 +37,14 @@ def magnitude(value: float) -> str:
         if value >= 0.9995 * size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g}"
+
+
+def amount(rows: int, kind: str) -> str:
+    """What an artifact of a kind holds: `1 437 images`, `5.33 M parameters`, `1 row`."""
+    unit = UNITS.get(kind, "rows")
+    text = magnitude(rows) if unit == "parameters" else count(rows)
+    # "5.33 M parameters", but "640 parameters" and "1 label"
+    return f"{text} {unit.removesuffix('s') if rows == 1 else unit}"
 
 
 def number(value: float) -> str:

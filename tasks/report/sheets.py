@@ -25,17 +25,19 @@ def choose(
     sizes: NDArray[np.int64],
     purity: NDArray[np.float64] | None,
     count: int = 12,
+    labelled: NDArray[np.int64] | None = None,
 ) -> list[tuple[int, str]]:
     """Choose the clusters to show. No cluster comes twice, and empty ones never.
 
     With purities, they are the largest, purest, most mixed and smallest clusters, in equal parts. Without,
-    they are the largest, those of middle size and the smallest. Only clusters of at least ten images count as
-    pure or mixed, if there are any.
+    they are the largest, those of middle size and the smallest. Only clusters of at least ten labelled images
+    count as pure or mixed, if there are any. A cluster without any is neither.
 
     Args:
         sizes: (k,) number of images in each cluster.
         purity: (k,) share of the majority class in [0, 1], or None without labels.
         count: how many to choose at most.
+        labelled: (k,) number of images behind each purity; None: all of the cluster.
 
     Returns:
         (cluster, reason) of each.
@@ -45,7 +47,8 @@ def choose(
     middle = np.argsort(np.abs(np.arange(by_size.size) - (by_size.size - 1) / 2), kind="stable")
     lists = {"largest": by_size, "of middle size": by_size[middle], "smallest": by_size[::-1]}
     if purity is not None:
-        weighty = filled[sizes[filled] >= 10] if (sizes >= 10).any() else filled
+        behind = sizes if labelled is None else labelled
+        weighty = np.flatnonzero(behind >= 10) if (behind >= 10).any() else np.flatnonzero(behind)
         by_purity = weighty[np.argsort(-purity[weighty], kind="stable")]
         lists = {
             "largest": by_size,

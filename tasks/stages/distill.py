@@ -35,7 +35,9 @@ def plan(
         round: number of the round, from 1. From the second round on the student keeps its classifier.
     """
     settings: dict[str, Any] = {
-        "distill": config.distill.model_dump(exclude={"seed", "init", "rounds"}),
+        "distill": config.distill.settings(
+            config.data.image_size, exclude=frozenset({"seed", "init", "rounds"})
+        ),
         "student": config.student.model_dump(),
         "fine_tuned": round > 1 or config.distill.init == "finetuned",
         "round": round,
@@ -61,11 +63,11 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     images, student, given = images_of(inputs), request.settings["student"], request.settings["distill"]
     cost = classifier(student["backbone"], student["width"], request.settings["image_size"], images.classes)
-    n, epochs = images.all, given["epochs"]
-    batch = max(1, min(given["batch_size"], n))
-    count = epochs * max(1, n // batch)
-    size = trained(cost, cost.step * n * epochs, steps(run, "distill", given, cost, batch, count))
-    size.seconds = decoded(run, images, count * batch)
+    n, config = images.all, Distill.model_validate(given)
+    batch, (epochs, each) = max(1, min(config.batch_size, n)), config.length(n)
+    work = steps(run, "distill", given, cost, batch, epochs * each)
+    size = trained(cost, cost.step * config.seen(n), work)
+    size.seconds = decoded(run, images, epochs * each * batch)
     return size
 
 
@@ -103,6 +105,7 @@ def build(job: Job) -> Outcome:
             labels[torch.from_numpy(rows)] = torch.from_numpy(label)
     method = DistillMethod(config, network, labels)
     stage = f"distill-{job.settings['round']}"
-    order = Shuffled(index, config.batch_size)
+    epochs, steps = config.length(len(index))
+    order = Shuffled(index, config.batch_size, steps=steps)
     feed = ImageFeed(job.images(size), order, index, probability.astype(np.float32), order_key(job, stage))
-    return train_and_publish(job, method, feed, config, epochs=config.epochs, stage=stage)
+    return train_and_publish(job, method, feed, config, epochs=epochs, stage=stage)

@@ -73,7 +73,7 @@ def plan_described(config: Config, manifest: Artifact, *, part: Part, only: str 
         only: the manifest's source, if it differs from the run's.
     """
     settings = {
-        "pretext": config.pretext.model_dump(),
+        "pretext": config.pretext.settings(config.data.image_size),
         "layer": config.pretext.method,
         "part": part,
         "image_size": config.data.image_size,

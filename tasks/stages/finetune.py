@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.types import Artifact
 from models.configs.finetune import Finetune
+from models.configs.shared import Views
 from models.work import timed
 from tasks.config import Config
 from tasks.job import Job
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 STAGE = Stage(name="finetune", kind="checkpoint", version=2, process="train")
 
-Role = Literal["student", "teacher", "scratch"]
+Role = Literal["student", "teacher", "scratch", "plain"]
+"""What is trained: the student of transfer, the teacher, or an untrained student. That is the baseline
+(scratch), or the baseline with crops and flips alone (plain)."""
+UNTRAINED: tuple[Role, ...] = ("scratch", "plain")
 
 
 def plan(
@@ -43,29 +47,48 @@ def plan(
         manifest: the manifest of the run's images.
         labels: the drawn labels.
         checkpoint: the network to start from; None for the baseline.
-        role: what is trained. The baseline (scratch) gets the same initial weights as the student of
+        role: what is trained. An untrained student gets the same initial weights as the student of
             `transfer`.
         steps: number of steps, instead of `finetune.steps`. The baseline gets as many steps as all trainings
             of the student together.
     """
-    tuned = config.finetune.model_dump(exclude={"seed", "baseline", "baseline_learning_rate"})
-    if role == "scratch":
+    tuned = config.finetune.settings(
+        config.data.image_size, exclude=frozenset({"seed", "baseline", "baseline_learning_rate"})
+    )
+    if role in UNTRAINED:
         tuned |= {"steps": steps or tuned["steps"], "head_learning_rate": None, "freeze": False}
         tuned["learning_rate"] = config.finetune.baseline_learning_rate or tuned["learning_rate"]
+        tuned.pop("head_first", None)
+    if role == "plain":
+        tuned |= _plain(config.finetune).settings(config.data.image_size)
     settings: dict[str, Any] = {
         "finetune": tuned,
         "role": role,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
     }
-    if role == "scratch":
+    if role in UNTRAINED:
         settings["student"] = config.student.model_dump()
+    if config.ship.compare:
+        settings["folds"] = config.ship.folds
     return STAGE.request(
         settings=settings,
         inputs={"manifest": manifest, "labels": labels} | ({"checkpoint": checkpoint} if checkpoint else {}),
         parts=("train",),
         seed=config.seed if config.finetune.seed is None else config.finetune.seed,
         outside={"sources": sources(config)},
+    )
+
+
+def _plain(config: Finetune) -> Views:
+    """Views that only crop and flip. Crops keep at least half of the image."""
+    return Views(
+        view_size=config.view_size,
+        flip=config.flip,
+        crop_min=max(config.crop_min, 0.5),
+        jitter=0,
+        jitter_probability=0,
+        grey=0,
     )
 
 
@@ -77,11 +100,8 @@ def baseline_steps(config: Config, images: int) -> int:
         images: number of train + unlabelled images.
     """
     transfer, distill = config.transfer, config.distill
-    passes = (
-        (len(transfer.phases) * transfer.epochs, transfer.batch_size),
-        (distill.rounds * distill.epochs, distill.batch_size),
-    )
-    return config.finetune.steps + sum(epochs * max(1, images // batch) for epochs, batch in passes)
+    passes = ((len(transfer.phases), transfer.length(images)), (distill.rounds, distill.length(images)))
+    return config.finetune.steps + sum(times * epochs * steps for times, (epochs, steps) in passes)
 
 
 SELECTION = 0.25
@@ -97,7 +117,8 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     if of_teacher:
         pretext = timed(config.pretext.model_dump())
         cost = replace(cost, shape=cost.shape.model_copy(update={"pretext": pretext}))
-    tries = 1 + SELECTION * (len(asked["learning_rates"]) if len(asked["learning_rates"]) > 1 else 0)
+    folds, rates = request.settings.get("folds", 0), len(asked["learning_rates"])
+    tries = 1 + (folds or SELECTION * (rates if rates > 1 else 0))
     count, batch = asked["steps"] * tries, asked["batch_size"]
     size = trained(cost, cost.step * count * batch, steps(run, "finetune", asked, cost, batch, count))
     size.seconds = decoded(run, images, count * batch)
@@ -111,12 +132,13 @@ def build(job: Job) -> Outcome:
     for a quarter of the steps on the train labels and is measured on the validation labels. The chosen rate
     then trains on all drawn labels, including the validation labels. Each training starts from the checkpoint
     with a new classifier, or from scratch.
-    """
-    import numpy as np
 
+    With `folds`, the classifier is also trained once per fold without the fold's labels, and its predictions
+    for these are written as out_of_fold.parquet.
+    """
     from tasks.embedding import embed
     from tasks.fit import publish
-    from tasks.rows import label_rows
+    from tasks.rows import drawn_rows, label_rows
 
     config, role = Finetune.model_validate(job.settings["finetune"]), job.settings["role"]
     index, label = label_rows(job.path("labels"), "train")
@@ -132,13 +154,32 @@ def build(job: Job) -> Outcome:
         rate = max(found, key=lambda candidate: (found[candidate], -candidate))
         tried = ", ".join(f"{r:g}: {a:.3f}" for r, a in found.items())
         job.log(f"{role}: chose learning rate {rate:g}; validation accuracy by rate: {tried}")
-    whole, classes = np.concatenate([index, held_out]), np.concatenate([label, held_out_label])
-    order = np.argsort(whole)
+    whole, classes = drawn_rows(job.path("labels"))
     chosen = config.model_copy(update={"learning_rate": rate})
-    method, trained = _train(job, chosen, whole[order], classes[order], f"finetune-{role}")
+    if "folds" in job.settings:
+        _out_of_fold(job, chosen, whole, classes)
+    method, trained = _train(job, chosen, whole, classes, f"finetune-{role}")
     outcome = publish(job, method.network, trained)
     outcome.meta |= {"learning_rate": rate, "validation": {f"{r:g}": a for r, a in found.items()}}
     return outcome
+
+
+def _out_of_fold(job: Job, config: Finetune, index: NDArray[np.int64], label: NDArray[np.int64]) -> None:
+    """Train without each fold in turn, and write the predictions for the images left out."""
+    import numpy as np
+
+    from models.evaluation.contenders import folds_of
+    from tasks.embedding import embed
+    from tasks.out_of_fold import write_out_of_fold
+
+    fold = folds_of(label, job.settings["folds"], job.seed)
+    logits = np.zeros((len(label), len(job.meta("manifest")["classes"])), np.float32)
+    for number in np.unique(fold[fold >= 0]):
+        kept = fold != number
+        method, _ = _train(job, config, index[kept], label[kept], f"{job.settings['role']}-fold-{number}")
+        logits[~kept] = embed(job, method.network, index[~kept], "logits", job.settings["image_size"])
+    known = fold >= 0
+    write_out_of_fold(job.out, index[known], label[known], logits[known])
 
 
 def _train(
@@ -149,23 +190,29 @@ def _train(
     from tasks.feed import ImageFeed, order_key
     from tasks.fit import fit
 
-    method = FinetuneMethod(config, _start(job, config))
+    method = FinetuneMethod(config, _start(job, config, index, label))
     order = Repeated(index, config.batch_size, config.steps)
     feed = ImageFeed(job.images(job.settings["image_size"]), order, index, label, order_key(job, stage))
     return method, fit(job, method, feed, config, epochs=1, stage=stage, part=stage)
 
 
-def _start(job: Job, config: Finetune) -> Network:
+def _start(job: Job, config: Finetune, index: NDArray[np.int64], label: NDArray[np.int64]) -> Network:
     """The network that training starts from: the checkpoint with a new classifier, or one from scratch."""
     from data.draws import key
+    from models.evaluation.linear_head import fit_head, set_head
     from models.network import build_network
     from models.saved import load
+    from tasks.embedding import embed
 
     classes, size = len(job.meta("manifest")["classes"]), job.settings["image_size"]
-    if job.settings["role"] == "scratch":
+    if job.settings["role"] in UNTRAINED:
         student, seed = job.settings["student"], key(job.seed, "student")
         return build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
     seed = key(job.seed, "classifier")
-    return load(job.path("checkpoint")).with_classifier(
+    network = load(job.path("checkpoint")).with_classifier(
         classes, keep_fc=config.keep_fc, keep_head=config.keep_head, seed=seed
     )
+    if config.head_first:
+        x = embed(job, network, index, network.last_layer, size)
+        set_head(network, fit_head(x, label, classes, seed=job.seed))
+    return network

@@ -81,11 +81,11 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
 
 def build(job: Job) -> Outcome:
     """List, hash and check the images. Images with a known (uri, size, mtime) are not read again."""
-    from data.decode import stored_size
     from data.held_out import read_sides, write_sides
     from data.manifest import make_manifest
     from data.measured import read_known, write_known
     from data.packs import Shape
+    from data.reading import stored_size
     from data.schemas import MANIFEST, REJECTED, TWINS
     from data.tables import write_table
 

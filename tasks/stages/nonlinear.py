@@ -33,7 +33,7 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str
     """
     return STAGE.request(
         settings={
-            "nonlinear": config.evaluate.nonlinear.model_dump(),
+            "nonlinear": config.evaluate.nonlinear.settings(config.data.image_size),
             "model": model,
             "image_size": config.data.image_size,
             "precision": config.compute.precision,

@@ -6,7 +6,7 @@ from data.types import Artifact
 from models.configs.shared import Views
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, cost_of, decoded, images_of, passes
+from tasks.size import Context, Inputs, Size, cost_of, decoded, images_of, passes, products
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -14,7 +14,11 @@ STAGE = Stage(name="predict", kind="probabilities", version=2, process="train")
 
 
 def plan(
-    config: Config, manifest: Artifact, checkpoint: Artifact, student: Artifact | None = None
+    config: Config,
+    manifest: Artifact,
+    checkpoint: Artifact,
+    student: Artifact | None = None,
+    features: Artifact | None = None,
 ) -> Request:
     """Request the probabilities of train + unlabelled images.
 
@@ -25,18 +29,24 @@ def plan(
         manifest: the manifest of the run's images.
         checkpoint: the fine-tuned teacher, or the fine-tuned student if no teacher was trained.
         student: the fine-tuned student, if its probabilities are averaged with the teacher's.
+        features: the outputs of the checkpoint's last layer below the classifier for all images, if they are
+            known. Then only the classifier is computed, on the centre views.
     """
     views = config.predict.views
+    tuned = frozenset(type(config.finetune).model_fields) - frozenset(Views.model_fields)
     settings = {
         "views": views,
-        "view": config.finetune.model_dump(include=set(Views.model_fields)) if views > 1 else None,
+        "view": config.finetune.settings(config.data.image_size, exclude=tuned) if views > 1 else None,
         "mirror": config.predict.mirror,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
     }
+    inputs = {"manifest": manifest, "checkpoint": checkpoint}
+    inputs |= {"student": student} if student else {}
+    inputs |= {"features": features} if features else {}
     return STAGE.request(
         settings=settings,
-        inputs={"manifest": manifest, "checkpoint": checkpoint} | ({"student": student} if student else {}),
+        inputs=inputs,
         parts=("train", "unlabelled"),
         seed=config.seed if views > 1 else None,
         outside={"sources": sources(config), "batch_size": config.embed.batch_size},
@@ -47,6 +57,9 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     images, cost = images_of(inputs), cost_of(inputs)
     n, classes = images.all, images.classes
+    if "features" in request.inputs:
+        operations = 2.0 * n * inputs["features"].width * classes
+        return Size(n, n * (4 * classes + 8), operations, width=classes, work=(products(operations),))
     asked = request.settings
     seen = n * (2 if asked["mirror"] and asked["views"] == 1 else asked["views"])
     networks = [cost_of(inputs, name) for name in ("checkpoint", "student") if name in inputs]
@@ -68,7 +81,7 @@ def build(job: Job) -> Outcome:
 
     from data import schemas
     from data.errors import Interrupted
-    from data.tables import VectorWriter
+    from data.tables import VectorWriter, iterate_vectors
     from models.device import resolve_device, resolve_precision
     from models.inference import augmented, mirrored, run
     from models.saved import load
@@ -80,6 +93,14 @@ def build(job: Job) -> Outcome:
         load(job.path(n)) for n in ("checkpoint", "student") if n in job.request.inputs
     )
     classes = len(job.meta("manifest")["classes"])
+    network = load(job.path("checkpoint"))
+    if "features" in job.request.inputs and job.meta("features")["layer"] == network.last_layer:
+        classifier = network.classifier
+        assert classifier is not None
+        with torch.no_grad(), VectorWriter(job.out, schemas.probabilities(classes)) as out:
+            for at, x in iterate_vectors(job.path("features")):
+                out.write(at, torch.softmax(classifier(torch.from_numpy(x.copy())), dim=1).numpy())
+        return Outcome(rows=out.rows, meta={"classes": job.meta("manifest")["classes"], "device": "cpu"})
     device = resolve_device(job.compute.device)
     views = mirrored(size) if settings["mirror"] else None
     if settings["views"] > 1:

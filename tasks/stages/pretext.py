@@ -7,6 +7,7 @@ from typing import Any
 from data.errors import ConfigError
 from data.types import Artifact
 from models.configs import PRETEXT
+from models.configs.shared import Teacher
 from tasks.config import Config
 from tasks.job import Job
 from tasks.size import Context, Inputs, Size, decoded, images_of, steps, trained
@@ -17,9 +18,10 @@ STAGE = Stage(name="pretext", kind="checkpoint", version=2, process="train")
 
 
 def plan(config: Config, manifest: Artifact) -> Request:
-    """Request the teacher."""
+    """Request the teacher. The method must train one."""
+    assert isinstance(config.pretext, Teacher)
     settings = {
-        "pretext": config.pretext.model_dump(),
+        "pretext": config.pretext.settings(config.data.image_size),
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
     }
@@ -39,14 +41,12 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     given = request.settings["pretext"]
     config: Any = PRETEXT[given["method"]].model_validate(given)
     cost = pretext_cost(config, request.settings["image_size"])
-    images, epochs = images_of(inputs), given["epochs"]
-    n = images.all
+    images = images_of(inputs)
+    n, (epochs, each) = images.all, config.length(images.all)
     batch = max(1, min(config.batch_size, n))
-    count, swept = epochs * max(1, n // batch), n * epochs
-    size = trained(
-        cost, cost.step * n * epochs, steps(run, "pretext", given, cost, batch, count, swept=swept)
-    )
-    size.seconds, size.images = decoded(run, images, count * batch), images
+    work = steps(run, "pretext", given, cost, batch, epochs * each, swept=n * epochs)
+    size = trained(cost, cost.step * config.seen(n), work)
+    size.seconds, size.images = decoded(run, images, epochs * each * batch), images
     return size
 
 
@@ -76,18 +76,18 @@ def build(job: Job) -> Outcome:
             f"embed.layer = {layer}: a {config.backbone} trained by {config.method} has no such layer; "
             f"choose one of {', '.join(known)}"
         )
-    feed = ImageFeed(
-        job.images(size), Shuffled(index, config.batch_size), index, None, order_key(job, "pretext")
-    )
+    epochs, steps = config.length(len(index))
+    order = Shuffled(index, config.batch_size, steps=steps)
+    feed = ImageFeed(job.images(size), order, index, None, order_key(job, "pretext"))
     outcome = train_and_publish(
         job,
         method,
         feed,
         config,
-        epochs=config.epochs,
+        epochs=epochs,
         stage="pretext",
         stop_on_collapse=config.stop_on_collapse,
     )
     if config.codes:
-        write_codes(job, method, feed, round=config.epochs)
+        write_codes(job, method, feed, round=epochs)
     return outcome

@@ -6,20 +6,17 @@ fewer wrong neighbours.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.types import Artifact
-from tasks.clustering import read_clusters
+from tasks.clustering import graph_points
 from tasks.config import Config
 from tasks.job import Job
 from tasks.size import Context, Inputs, Size, chores, imports, products
 from tasks.stage import Outcome, Request, Stage
-
-if TYPE_CHECKING:
-    from models.clustering.space import ClusterSpace
 
 STAGE = Stage(name="propagate", kind="probabilities", version=2, process="plain")
 
@@ -63,21 +60,6 @@ PROBE_ITERATIONS = 100
 """Iterations of the probe's fit, about."""
 PROBE_C = 0.03
 """scikit-learn's C of the probe on standardised features. Few labels need a strong penalty (a small C)."""
-
-
-def space_of(job: Job, name: str) -> ClusterSpace:
-    """The clustering space of one of the inputs.
-
-    For `features` it is the clusters' space if there are clusters. Otherwise a space is fitted with the same
-    settings.
-    """
-    from data.tables import iterate_vectors
-    from models.clustering.space import fit_space
-
-    if name == "features" and "clusters" in job.request.inputs:
-        space: ClusterSpace = read_clusters(job.path("clusters"))[0]
-        return space
-    return fit_space(lambda: (x for _, x in iterate_vectors(job.path(name))), **job.settings["space"])
 
 
 def probe(
@@ -124,12 +106,7 @@ def build(job: Job) -> Outcome:
     from data.tables import VectorWriter, column, positions, read_table, read_vectors
     from models.clustering.propagation import knn_graph, propagate
 
-    index, x = read_vectors(job.path("features"))
-    places = space_of(job, "features").apply(x)
-    if "second" in job.request.inputs:
-        second_index, second = read_vectors(job.path("second"))
-        assert np.array_equal(index, second_index), "the two networks' features are of different images"
-        places = np.concatenate([places, space_of(job, "second").apply(second)], axis=1)
+    index, places, x = graph_points(job)
     prior_index, prior = read_vectors(job.path("probabilities"))
     assert np.array_equal(index, prior_index), "features and probabilities are of different images"
     labels = read_table(job.path("labels") / "labels.parquet", schemas.LABELS)

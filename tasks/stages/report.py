@@ -16,20 +16,27 @@ from tasks.stage import NotNeeded, Outcome, Request, Stage
 if TYPE_CHECKING:
     from data.checkpoints import LogRow
     from tasks.report.content import (
+        Answers,
+        ClassRow,
         ClusterQuality,
         Clusters,
         ClusterSheet,
         Counts,
+        Mistake,
         ModelCost,
+        Ships,
         StageRow,
         Twins,
     )
 
-STAGE = Stage(name="report", kind="report", version=6, process="plain")
+STAGE = Stage(name="report", kind="report", version=7, process="plain")
 
 _SHEET_IMAGE = 64
-_TWINS_SHOWN = 24
 """Side of the images on contact sheets, px, unless the stored ones are smaller."""
+_TWINS_SHOWN = 24
+_MISTAKES_SHOWN = 40
+_STEPS = 10
+"""Equal steps of confidence in which the test images are counted."""
 
 
 def plan(
@@ -41,9 +48,11 @@ def plan(
     assignments: Artifact | None = None,
     codes: Artifact | None = None,
     labels: Artifact | None = None,
+    answers: Artifact | None = None,
     *,
     not_needed: list[dict[str, Any]],
     titles: dict[str, str] | None = None,
+    ships: dict[str, str] | None = None,
     **others: Artifact,
 ) -> Request:
     """Request the report.
@@ -60,12 +69,21 @@ def plan(
         assignments: the pseudo-labels from these clusters.
         codes: the pseudo-labels from the pretext method, if it gave any.
         labels: the drawn labels, if the run draws labels.
+        answers: what the model that ships says of the test images, if it was asked.
         not_needed: stages that this run leaves out, each a `NotNeeded` as JSON.
         titles: evaluation -> its name on the page, for evaluations that the report does not know.
+        ships: the model that ships: its name in the scores as `model`, and the label of its `stage`, which is
+            one of `others`. None if no network was trained.
         **others: all other artifacts of the run, by stage label and in the run's order. An artifact from
             above may appear again under its stage's label.
     """
-    optional = {"clusters": clusters, "assignments": assignments, "codes": codes, "labels": labels}
+    optional = {
+        "clusters": clusters,
+        "assignments": assignments,
+        "codes": codes,
+        "labels": labels,
+        "answers": answers,
+    }
     named = {"manifest": manifest, "assigned": assigned, "scores": scores}
     named |= {name: given for name, given in optional.items() if given is not None}
     learned = None
@@ -82,6 +100,7 @@ def plan(
             "titles": titles or {},
             "learned": learned,
             "stages": stages,
+            "ships": None if ships is None else {**ships, **others[ships["stage"]].model_dump()},
         },
         inputs=named | {label: given for label, given in others.items() if given not in named.values()},
         parts=("train", "unlabelled", "test", "labels"),
@@ -147,6 +166,8 @@ def build(job: Job) -> Outcome:
             seed=config["seed"],
             stages=_stages(job, stages),
             counts=_counts(job, manifest),
+            ships=_ships(job),
+            answers=_answers(job, manifest["classes"]) if "answers" in job.request.inputs else None,
             logs=_logs(job, trained),
             not_needed=tuple(NotNeeded(**gone | {"reads": tuple(gone["reads"])}) for gone in not_needed),
             warnings=tuple(warning for meta in metas for warning in meta.get("warnings", ())),
@@ -175,11 +196,137 @@ def build(job: Job) -> Outcome:
     return Outcome(rows=1)
 
 
-def _twins(job: Job) -> Twins | None:
-    """Pairs of images that show the same picture. None if the manifest is older than this comparison."""
+def _ships(job: Job) -> Ships | None:
+    """The model that ships, from its checkpoint's files."""
+    from data.checkpoints import read_description
+    from tasks.report.content import Ships
+
+    told = job.settings["ships"]
+    if told is None:
+        return None
+    artifact = Artifact(kind=told["kind"], fingerprint=told["fingerprint"])
+    folder, meta = job.store.folder(artifact), job.store.meta(artifact)
+    described = read_description(folder)
+    return Ships(
+        model=told["model"],
+        stage=told["stage"],
+        path=artifact.path,
+        parameters=meta["rows"],
+        size=(folder / "model.safetensors").stat().st_size,
+        backbone=described["backbone"],
+        image_size=described["image_size"],
+        classes=len(described.get("class_names") or ()),
+        temperature=described.get("temperature", 1.0),
+        why=tuple(meta.get("why", ())),
+    )
+
+
+def _answers(job: Job, names: list[str]) -> Answers:
+    """What the model that ships says of the labelled test images."""
     import numpy as np
 
-    from data import decode, images, schemas
+    from data.schemas import ANSWERS, SCORES
+    from data.tables import column, read_table
+    from models.evaluation import calibration, classes
+    from tasks.report.content import Answered, Answers, ConfidenceBin
+
+    table = read_table(job.path("answers") / "answers.parquet", ANSWERS)
+    table = table.filter(column(table, "label") >= 0)
+    label, predicted = (column(table, name).astype(np.int64) for name in ("label", "predicted"))
+    confidence, right = column(table, "confidence").astype(np.float64), label == predicted
+    matrix = classes.confusion(label, predicted, len(names))
+    rows = read_table(job.path("answers") / "scores.parquet", SCORES).to_pylist()
+    scores = {row["metric"]: row["value"] for row in rows if not row["setting"].startswith("class=")}
+    shares = [float(row["setting"].removeprefix("share=")) for row in rows if "share=" in row["setting"]]
+    wrong = np.flatnonzero(~right)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES_SHOWN]
+    return Answers(
+        n=len(label),
+        right=int(right.sum()),
+        balanced=scores["balanced_accuracy"],
+        macro_f1=scores["macro_f1"],
+        confidence=scores["mean_confidence"],
+        log_loss=scores["log_loss"],
+        brier=scores["brier"],
+        error=scores["calibration_error"],
+        error_interval=(scores["calibration_error_low"], scores["calibration_error_high"]),
+        bins=tuple(ConfidenceBin(**vars(each)) for each in calibration.bins(confidence, right)),
+        histogram=tuple(np.histogram(confidence, _STEPS, (0, 1))[0].tolist()),
+        answered=tuple(
+            Answered(**vars(each)) for each in calibration.answered(confidence, right, tuple(shares))
+        ),
+        classes=_classes(job, matrix, names),
+        names=tuple(names),
+        matrix=matrix,
+        pairs=tuple((names[a], names[b], n) for a, b, n in classes.confused(matrix)),
+        mistakes=_mistakes(job, table, wrong, names),
+    )
+
+
+def _classes(job: Job, matrix: Any, names: list[str]) -> tuple[ClassRow, ...]:
+    """A row for each class, those with the lowest recall first, and those without test images last."""
+    import numpy as np
+
+    from data import schemas
+    from data.tables import column, read_table
+    from tasks.report.content import ClassRow
+
+    labels: list[int] | None = None
+    if "labels" in job.request.inputs:
+        draw = read_table(job.path("labels") / "labels.parquet", schemas.LABELS)
+        labels = np.bincount(column(draw, "label"), minlength=len(names)).tolist()
+    wrong = matrix - np.diag(matrix.diagonal())
+    rows = []
+    for c, name in enumerate(names):
+        most = int(wrong[c].argmax())
+        mostly = (names[most], int(wrong[c, most])) if wrong[c, most] else None
+        n, right, answers = int(matrix[c].sum()), int(matrix[c, c]), int(matrix[:, c].sum())
+        rows.append(ClassRow(name, n, right, answers, None if labels is None else labels[c], mostly))
+    return tuple(sorted(rows, key=lambda row: (not row.n, row.recall or 0.0, -row.n)))
+
+
+def _mistakes(job: Job, table: Any, wrong: Any, names: list[str]) -> tuple[Mistake, ...]:
+    """The images of some rows of answers.parquet."""
+    from data.tables import column
+    from tasks.report.content import Mistake
+
+    index = column(table, "index")[wrong]
+    shown = _pixels(job, sorted(index.tolist()))
+    columns = (column(table, name)[wrong].tolist() for name in ("label", "predicted", "confidence"))
+    return tuple(
+        Mistake(shown[i][0], names[true], names[answer], sure, shown[i][1])
+        for i, true, answer, sure in zip(index.tolist(), *columns, strict=True)
+    )
+
+
+def _pixels(job: Job, wanted: list[int]) -> dict[int, tuple[str, Any]]:
+    """Read some of the run's images: ascending indices -> index -> (uri, (h, w, 3) uint8)."""
+    import numpy as np
+
+    from data import images, schemas
+    from data.reading import stored_size
+    from data.tables import read_table
+
+    if not wanted:
+        return {}
+    table = read_table(job.path("manifest") / "images.parquet", schemas.MANIFEST)
+    some = table.take(np.searchsorted(table["index"].to_numpy(), wanted))
+    where = {role: place for role, place in job.request.outside["own"].items() if place}
+    side = min(_SHEET_IMAGE, stored_size(job.settings["config"]["data"]["image_size"]))
+    reading = images.reading_of(table, job.meta("manifest"))
+    opened = images.open_images(some, where, side, cache=job.store.cache("sheets"), reading=reading)
+    pixels = _colours(opened.read(np.arange(len(wanted))))
+    return dict(zip(wanted, zip(some["uri"].to_pylist(), pixels, strict=True), strict=True))
+
+
+def _colours(pixels: Any) -> Any:
+    """(n, h, w, bands) -> (n, h, w, 3): the first three bands, or the first one as grey."""
+    return pixels[..., :3] if pixels.shape[3] >= 3 else pixels[..., [0, 0, 0]]
+
+
+def _twins(job: Job) -> Twins | None:
+    """Pairs of images that show the same picture. None if the manifest is older than this comparison."""
+    from data import schemas
     from data.tables import read_table
     from tasks.report.content import TwinRow, Twins
 
@@ -189,20 +336,12 @@ def _twins(job: Job) -> Twins | None:
     rows = read_table(path, schemas.TWINS).to_pylist()
     across = sum((row["first_split"] == "test") != (row["second_split"] == "test") for row in rows)
     first = rows[:_TWINS_SHOWN]
-    wanted = sorted({row[side] for row in first for side in ("first", "second") if row[side] is not None})
-    where = {role: place for role, place in job.request.outside["own"].items() if place}
-    shown: dict[int, Any] = {}
-    if wanted:
-        table = read_table(job.path("manifest") / "images.parquet", schemas.MANIFEST)
-        some = table.take(np.searchsorted(table["index"].to_numpy(), wanted))
-        side = min(_SHEET_IMAGE, decode.stored_size(job.settings["config"]["data"]["image_size"]))
-        reading = images.reading_of(table, job.meta("manifest"))
-        opened = images.open_images(some, where, side, cache=job.store.cache("sheets"), reading=reading)
-        pixels = opened.read(np.arange(len(wanted)))
-        shown = dict(zip(wanted, pixels, strict=True))
+    shown = _pixels(
+        job, sorted({row[side] for row in first for side in ("first", "second") if row[side] is not None})
+    )
     found = []
     for row in first:
-        pair = tuple(shown[row[side]] for side in ("first", "second") if row[side] in shown)
+        pair = tuple(shown[row[side]][1] for side in ("first", "second") if row[side] in shown)
         ends = [f"{row[f'{side}_split']} {row[f'{side}_uri']}" for side in ("first", "second")]
         both = pair if len(pair) == 2 else ()
         found.append(TwinRow(ends[0], ends[1], row["kind"], row["correlation"], both))
@@ -250,6 +389,7 @@ def _counts(job: Job, manifest: dict[str, Any]) -> Counts:
     from tasks.report.content import Counts
 
     counts = {name: manifest["counts"][name] for name in ("train", "unlabelled", "test")}
+    counts["leaked"] = manifest["counts"].get("leaked", 0)
     if "labels" not in job.request.inputs:
         return Counts(**counts)
     draw = read_table(job.path("labels") / "labels.parquet", schemas.LABELS)
@@ -371,7 +511,8 @@ class _Assigned:
         """Images of about a dozen clusters, in each cluster the nearest to the centroid first."""
         import numpy as np
 
-        from data import decode, images
+        from data import images
+        from data.reading import stored_size
         from tasks.report.content import ClusterSheet
         from tasks.report.sheets import choose, nearest
 
@@ -381,17 +522,16 @@ class _Assigned:
         if known.any():
             np.add.at(votes, (self.cluster[known], self.label[known]), 1)
         purity = votes.max(1) / np.maximum(votes.sum(1), 1) if known.any() else None
-        chosen = choose(sizes, purity)
+        chosen = choose(sizes, purity, labelled=votes.sum(1))
         rows = nearest(self.cluster, self.distance, [c for c, _ in chosen])
         wanted = np.concatenate([rows[c] for c, _ in chosen])
         some = np.unique(self.index[wanted])
         table = self.manifest.take(np.searchsorted(self.manifest["index"].to_numpy(), some))
-        side = min(_SHEET_IMAGE, decode.stored_size(self.job.settings["config"]["data"]["image_size"]))
+        side = min(_SHEET_IMAGE, stored_size(self.job.settings["config"]["data"]["image_size"]))
         where = {role: place for role, place in self.job.request.outside["sources"].items() if place}
         reading = images.reading_of(table, self.job.meta("assigned"))
         opened = images.open_images(table, where, side, cache=self.job.store.cache("sheets"), reading=reading)
-        pixels = opened.read(np.searchsorted(some, self.index[wanted]))
-        pixels = pixels[..., :3] if pixels.shape[3] >= 3 else pixels[..., [0, 0, 0]]  # of other bands
+        pixels = _colours(opened.read(np.searchsorted(some, self.index[wanted])))
         at, sheets = 0, []
         for c, reason in chosen:
             n = len(rows[c])
@@ -404,6 +544,7 @@ class _Assigned:
                     share=float(sizes[c] / len(self.cluster)),
                     majority=self.names[int(votes[c].argmax())] if votes[c].any() else None,
                     purity=float(purity[c]) if purity is not None and votes[c].any() else None,
+                    labelled=int(votes[c].sum()),
                 )
             )
             at += n

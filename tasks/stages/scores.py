@@ -12,6 +12,9 @@ from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="scores", kind="scores", version=1, process="plain")
 
+SCORED = frozenset({"scores", "answers"})
+"""Kinds of artifacts that have a `scores.parquet`."""
+
 
 def plan(
     config: Config,
@@ -29,11 +32,11 @@ def plan(
         clusters: the clusters, if images were clustered.
         assignments: the pseudo-labels from these clusters.
         codes: the pseudo-labels from the pretext method, if it gave any.
-        **evaluations: artifacts of the evaluations, by stage label. Only those of kind scores are read.
+        **evaluations: artifacts of the evaluations, by stage label. Only those that hold scores are read.
     """
     settings = {"clusters": "clusters" in config.evaluate.protocols}
     labels = {"clusters": clusters, "assignments": assignments, "codes": codes}
-    tables = {label: given for label, given in evaluations.items() if given.kind == "scores"}
+    tables = {label: given for label, given in evaluations.items() if given.kind in SCORED}
     return STAGE.request(
         settings=settings,
         inputs={"manifest": manifest} | {name: given for name, given in labels.items() if given} | tables,
@@ -58,7 +61,7 @@ def build(job: Job) -> Outcome:
 
     rows: dict[str, list[Any]] = {name: [] for name in SCORES.names}
     for name, given in job.request.inputs.items():
-        if given.kind == "scores":
+        if given.kind in SCORED:
             table = read_table(job.path(name) / "scores.parquet", SCORES)
             for field in SCORES.names:
                 rows[field] += table[field].to_pylist()

@@ -36,7 +36,8 @@ def plan(
         **learned: what the student learns from: `assignments`, `codes` or `teacher` (a checkpoint).
     """
     settings = {
-        "transfer": config.transfer.model_dump(exclude={"labels"}),  # the inputs already say which labels
+        # the inputs already say which labels
+        "transfer": config.transfer.settings(config.data.image_size, exclude=frozenset({"labels"})),
         "student": config.student.model_dump(),
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
@@ -55,8 +56,8 @@ def plan(
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     given, student, size = (request.settings[name] for name in ("transfer", "student", "image_size"))
-    epochs, phase = given["epochs"], request.settings.get("phase")
-    teacher = None
+    lasting: Any = TRANSFER[given["method"]].model_validate(given)
+    phase, teacher = request.settings.get("phase"), None
     if "teacher" in inputs:
         from models.cost import transfer_cost
 
@@ -68,20 +69,13 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         learned = inputs.get("assignments") or inputs["codes"]
         cost = classifier(student["backbone"], student["width"], size, learned.width)
         n, batch = learned.rows, given["batch_size"]
-    count = epochs * max(1, n // batch)
+    epochs, each = lasting.length(n)
+    swept = 0 if teacher is None else n * epochs
     work = steps(
-        run,
-        "transfer",
-        given,
-        cost,
-        batch,
-        count,
-        swept=0 if teacher is None else n * epochs,
-        teacher=teacher,
-        phase=phase,
+        run, "transfer", given, cost, batch, epochs * each, swept=swept, teacher=teacher, phase=phase
     )
-    found = trained(cost, cost.step * n * epochs, work)
-    found.seconds = decoded(run, images_of(inputs), count * batch)
+    found = trained(cost, cost.step * lasting.seen(n), work)
+    found.seconds = decoded(run, images_of(inputs), epochs * each * batch)
     return found
 
 
@@ -112,13 +106,15 @@ def build(job: Job) -> Outcome:
     frozen, options = [], {} if phase is None else {"phase": phase}
     if "teacher" in inputs:
         index, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
-        order = Shuffled(index, config.batch_size)
+        epochs, steps = config.length(len(index))
+        order = Shuffled(index, config.batch_size, steps=steps)
         teacher = load(job.path("teacher")).to(resolve_device(job.compute.device))
         frozen, options = [teacher.eval().requires_grad_(False)], options | {"seed": job.seed}
     else:
         index, label = _labels(job)
         used, target = np.unique(label, return_inverse=True)
-        order, classes = UniformOverClusters(index, target, config.batch_size), len(used)
+        epochs, steps = config.length(len(index))
+        order, classes = UniformOverClusters(index, target, config.batch_size, steps), len(used)
     if "checkpoint" in inputs:
         network = load(job.path("checkpoint"))
     else:
@@ -126,7 +122,7 @@ def build(job: Job) -> Outcome:
         network = build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
     method = resolve_name(config.trainer)(config, network, *frozen, **options)
     feed = ImageFeed(job.images(size), order, index, target, order_key(job, name))
-    return train_and_publish(job, method, feed, config, epochs=config.epochs, stage=name)
+    return train_and_publish(job, method, feed, config, epochs=epochs, stage=name)
 
 
 def _labels(job: Job) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

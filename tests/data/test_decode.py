@@ -10,9 +10,9 @@ from image_files import encoded, photo
 from PIL import Image, ImageOps
 
 from data import decode as module
-from data.decode import content_sha256, decode, resize_square, stored_size
+from data.decode import content_sha256, decode, resize_square
 from data.errors import DataError
-from data.reading import MAX_PIXELS, Reading
+from data.reading import MAX_PIXELS, Reading, stored_size
 
 
 def jpeg(data, reading=Reading()):  # noqa: B008

@@ -102,7 +102,7 @@ def test_leaks_are_dropped_or_refused_as_asked(folders):
 def test_what_was_compared_is_remembered(folders, tmp_path, monkeypatch):
     plant(folders)
     first = make(folders, compared=tmp_path / "memory")
-    monkeypatch.setattr("data.twins.twins", lambda *arguments: pytest.fail("compared again"))
+    monkeypatch.setattr("data.twins.twins", lambda *arguments, **options: pytest.fail("compared again"))
     again = make(folders, compared=tmp_path / "memory")
     assert again.twins.equals(first.twins)
     (kept,) = (tmp_path / "memory").iterdir()

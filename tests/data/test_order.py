@@ -120,3 +120,12 @@ def test_mistakes_are_named() -> None:
         Repeated(images(3), 2, 0)
     with pytest.raises(ValueError, match="3 images, but clusters for 4"):
         UniformOverClusters(images(3), clusters(4), 2)
+
+
+def test_an_epoch_may_end_before_all_images_were_seen() -> None:
+    order = Shuffled(images(50), 8, steps=2)
+    seen = np.concatenate(epoch(order))
+    assert len(set(seen.tolist())) == 16
+    assert np.array_equal(seen, np.concatenate(epoch(Shuffled(images(50), 8))[:2]))
+    assert UniformOverClusters(images(50), clusters(50), 8, 20).steps_per_epoch == 20
+    assert Shuffled(images(50), 8, steps=20).steps_per_epoch == 6

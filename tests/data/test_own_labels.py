@@ -3,7 +3,6 @@
 import io
 import unicodedata
 
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -24,6 +23,8 @@ def photos(tmp_path):
 
 
 def labels_of(folder, rows, columns=("file_name", "label"), *, suffix="csv", **options):
+    import pandas as pd
+
     path = folder / f"labels.{suffix}"
     frame = pd.DataFrame(rows, columns=list(columns))
     frame.to_csv(path, index=False, sep=options.pop("sep", ",")) if suffix == "csv" else frame.to_parquet(

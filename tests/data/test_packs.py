@@ -6,9 +6,10 @@ from PIL import Image
 
 from data import images as module
 from data.decode import decode, resize_square
+from data.errors import StoreError
 from data.images import open_images
 from data.manifest import make_manifest
-from data.packs import NONE, Shape, look, new_pack
+from data.packs import NONE, Shape, Squares, look, new_pack
 from data.reading import Reading
 
 
@@ -90,6 +91,20 @@ def test_wide_images_wait_for_their_scale(tmp_path, decoded):
     assert len(decoded) == 4
 
 
+def full(value):
+    return np.full((4, 4, 3), value, np.uint8)
+
+
+def test_a_square_that_can_not_be_written_is_no_damaged_image(folder, tmp_path, monkeypatch):
+    def write(self, row, square):
+        raise StoreError("no room")
+
+    monkeypatch.setattr("data.packs.Squares.write", write)
+    with pytest.raises(StoreError, match="no room"):
+        make(folder, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_a_pack_that_fails_is_not_there_and_empty_rows_match_nothing(tmp_path):
     shape = Shape(4)
     with pytest.raises(RuntimeError), new_pack(tmp_path, shape, 3):
@@ -97,11 +112,15 @@ def test_a_pack_that_fails_is_not_there_and_empty_rows_match_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
     names = [bytes([i]) * 32 for i in range(1, 6)]
     with new_pack(tmp_path, shape, 3) as (path, hashes):
-        np.load(path, mmap_mode="r+")[:] = 7
+        with Squares(path) as squares:
+            squares.write(2, full(7))
+            squares.write(0, full(9).transpose(1, 0, 2))  # not contiguous
         hashes[0], hashes[2] = names[0], names[2]
     found = look(tmp_path, shape, [name.hex() for name in names])
     assert found.file.tolist() == [0, -1, 0, -1, -1]
     assert found.row[[0, 2]].tolist() == [0, 2]
+    rows = np.load(found.files[0])
+    assert (rows == np.stack([full(9), full(0), full(7)])).all()
     assert found.missing.tolist() == [1, 3, 4]
     assert look(tmp_path, Shape(5), [names[0].hex()]).missing.tolist() == [0]
     assert bytes(32) == NONE

@@ -83,3 +83,27 @@ def test_a_table_of_columns_declared_by_name(tmp_path: Path) -> None:
     }
     with pytest.raises(ArtifactError, match="column times is missing"):
         tables.write_table(path, {"index": [1], "name": ["a"]}, declared)
+
+
+def test_several_artifacts_are_read_in_step_whatever_their_blocks(tmp_path: Path) -> None:
+    index, x = np.arange(40), np.random.default_rng(0).normal(size=(2, 40, 3)).astype(np.float32)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, values, block, part in zip(folders, x, (6, 17), (7, 100), strict=True):
+        folder.mkdir()
+        with tables.VectorWriter(folder, schemas.features(3, "m", "l"), part) as out:
+            for start in range(0, 40, block):
+                out.write(index[start : start + block], values[start : start + block])
+    found = list(tables.iterate_in_step(folders, rows=5))
+    assert np.array_equal(np.concatenate([at for at, _ in found]), index)
+    for number in range(2):
+        assert np.array_equal(np.concatenate([blocks[number] for _, blocks in found]), x[number])
+
+
+@pytest.mark.parametrize("other", [np.arange(1, 41), np.arange(39), np.zeros(0, np.int64)])
+def test_artifacts_of_other_images_are_not_read_in_step(tmp_path: Path, other: np.ndarray) -> None:
+    for name, index in (("a", np.arange(40)), ("b", other)):
+        (tmp_path / name).mkdir()
+        with tables.VectorWriter(tmp_path / name, schemas.features(1, "m", "l")) as out:
+            out.write(index, np.zeros((len(index), 1), np.float32))
+    with pytest.raises(ArtifactError, match="different images"):
+        list(tables.iterate_in_step([tmp_path / "a", tmp_path / "b"]))

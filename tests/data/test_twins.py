@@ -1,13 +1,18 @@
 import io
+from bisect import bisect_left
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from data import twins
+from data import confirmation, draws, proposals, twins
+from data.confirmation import confirm
 from data.decode import decode
-from data.twins import Twin, confirm, difference_hash, groups, pixel_sha, propose, thumbnail
+from data.proposals import difference_hash, propose
+from data.spread import Threads
+from data.thumbnails import pixel_sha, thumbnail
+from data.twins import Twin, groups
 
 
 def texture(seed, height=64, width=64):
@@ -78,7 +83,7 @@ def find(images, **options):
 
     def read(index):
         asked.append(index)
-        return (images[i] for i in index.tolist())
+        return ((i, images[i]) for i in index.tolist()[::-1])
 
     thumbnails = np.stack([thumbnail(pixels) for pixels in images])
     found = twins.twins(thumbnails, [pixel_sha(pixels) for pixels in images], read, **options)
@@ -147,7 +152,7 @@ def test_hashes_ignore_brightness_and_contrast_and_tell_images_apart():
     (plain,), (changed,) = difference_hash(thumbnails), difference_hash(darker)
     assert np.bitwise_count(plain ^ changed).sum(axis=1).max() <= 6
     distance = np.bitwise_count(plain[:, None] ^ plain[None]).sum(axis=-1)[np.triu_indices(60, 1)]
-    assert distance.min() > twins.RADIUS
+    assert distance.min() > proposals.RADIUS
     assert abs(distance.mean() - 128) < 6  # as for independent bits
 
 
@@ -158,7 +163,7 @@ def test_a_crop_is_near_one_of_the_nine_hashes():
     for top, left in ((0, 0), (0, 1), (1, 0.5), (0.5, 0.5)):
         crop = difference_hash(np.stack([thumbnail(cropped(pixels, top, left)) for pixels in images]))[0]
         distance = np.bitwise_count(hashes ^ crop).sum(axis=-1)
-        assert distance.min(axis=0).max() <= twins.RADIUS
+        assert distance.min(axis=0).max() <= proposals.RADIUS
     assert distance.min(axis=0).mean() < distance[0].mean()  # the whole image's hash alone is farther
 
 
@@ -178,7 +183,7 @@ def slow_pairs(thumbnails, mirrored=False):
         for i in range(len(thumbnails))
         for j in range(len(thumbnails))
         if i != j and not flat[i] and not flat[j]
-        if min((crop[i] ^ other[j]).bit_count() for crop in as_int) <= twins.RADIUS
+        if min((crop[i] ^ other[j]).bit_count() for crop in as_int) <= proposals.RADIUS
     }
 
 
@@ -197,7 +202,7 @@ def test_proposals_are_those_of_a_slow_search(mirrored):
     thumbnails = similar_thumbnails(120)
     if mirrored:
         thumbnails[::2] = thumbnails[::2, :, ::-1]
-    pairs = propose(thumbnails, mirrored=mirrored)
+    pairs = propose(thumbnails)[mirrored]  # the second are the mirrored ones
     expected = slow_pairs(thumbnails, mirrored)
     assert len(expected) > 100
     assert sorted(expected) == [tuple(pair) for pair in pairs.tolist()]  # ascending, no repeats
@@ -205,18 +210,60 @@ def test_proposals_are_those_of_a_slow_search(mirrored):
 
 def test_tables_find_what_comparing_all_finds(monkeypatch):
     thumbnails = similar_thumbnails(1500)
-    every = {tuple(pair) for pair in propose(thumbnails).tolist()}
-    monkeypatch.setattr(twins, "_EXACT", 0)
-    some = {tuple(pair) for pair in propose(thumbnails).tolist()}
+    every = {tuple(pair) for pair in propose(thumbnails).near.tolist()}
+    monkeypatch.setattr(proposals, "_EXACT", 0)
+    some = {tuple(pair) for pair in propose(thumbnails).near.tolist()}
     assert len(every) > 1500
     assert some <= every
     assert len(some) >= 0.95 * len(every)
 
 
+def slow_tables(thumbnails, mirrored):
+    """What one table after another proposes, by loops over images."""
+    found = {}
+    whole, hashes = difference_hash(thumbnails)[0], difference_hash(thumbnails, crops=True)
+    if mirrored:
+        hashes = np.concatenate([hashes[..., :2], ~hashes[..., 2:]], axis=-1)
+    flat = np.ptp(thumbnails, axis=(1, 2)) <= 4
+    images = [i for i in range(len(thumbnails)) if not flat[i]]
+    for table in range(32):
+        columns = draws.permutation(draws.key(0, "table", table), 32)[:8].tolist()
+
+        def key(row, columns=columns):
+            octets = row.tobytes()
+            return bytes(octets[column] for column in columns)
+
+        order = sorted(images, key=lambda i: key(whole[i]))
+        keys = [key(whole[i]) for i in order]
+        for crop in hashes:
+            for i in images:
+                wanted = key(crop[i])
+                place = bisect_left(keys, wanted)
+                for at in range(max(0, place - 32), min(len(order), place + 32)):
+                    bits = int(np.bitwise_count(crop[i] ^ whole[order[at]]).sum())
+                    if keys[at][:3] == wanted[:3] and i != order[at] and bits <= proposals.RADIUS:
+                        found[tuple(sorted((i, order[at])))] = True
+    return sorted(found)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_tables_are_those_of_a_slow_search(monkeypatch, mirrored):
+    monkeypatch.setattr(proposals, "_EXACT", 0)
+    monkeypatch.setattr(proposals, "_ASKED", 50)
+    thumbnails = similar_thumbnails(160, seed=1)
+    thumbnails[1::2] = thumbnails[1::2, :, ::-1]
+    expected = slow_tables(thumbnails, mirrored)
+    assert len(expected) > 50
+    for workers in (0, 3):
+        with Threads(workers) as threads:
+            pairs = propose(thumbnails, threads=threads)[mirrored]
+        assert expected == [tuple(pair) for pair in pairs.tolist()]
+
+
 def test_an_image_keeps_its_nearest_pairs(monkeypatch):
-    monkeypatch.setattr(twins, "NEAREST", 2)
+    monkeypatch.setattr(proposals, "NEAREST", 2)
     thumbnails = similar_thumbnails(80)
-    kept = propose(thumbnails)
+    kept = propose(thumbnails).near
     hashes = difference_hash(thumbnails, crops=True)
     distance = np.bitwise_count(hashes[:, :, None] ^ hashes[0]).sum(axis=-1).min(axis=0)
     distance = np.minimum(distance, distance.T)
@@ -231,11 +278,11 @@ def test_an_image_keeps_its_nearest_pairs(monkeypatch):
 def test_many_equal_or_flat_thumbnails_give_few_pairs():
     n = 50_000
     thumbnails = np.repeat(thumbnail(texture(3))[None], n, axis=0)
-    pairs = propose(thumbnails)
-    assert len(pairs) <= n * twins.NEAREST
+    pairs = propose(thumbnails).near
+    assert len(pairs) <= n * proposals.NEAREST
     assert (groups(n, pairs) == 0).all()
     thumbnails[:] = np.arange(n, dtype=np.uint8)[:, None, None]  # flat, of every brightness
-    assert len(propose(thumbnails)) == 0
+    assert len(propose(thumbnails).near) == 0
 
 
 # Confirmation
@@ -297,7 +344,7 @@ def test_an_added_object_makes_another_image():
     other = one.copy()
     other[40:52, 40:52] = 128
     result = confirm([one], [other])
-    assert result.correlation[0] >= twins.CORRELATION  # most of the image is equal
+    assert result.correlation[0] >= confirmation.CORRELATION  # most of the image is equal
     assert not result.twins[0]
 
 
@@ -319,12 +366,22 @@ def test_planted_copies_are_found_and_nothing_else():
     last = {i for i in range(60, len(images)) if (i - 60) % 7 == 6}
     for twin in found:
         assert twin.kind == ("mirrored" if (twin.first in last) != (twin.second in last) else "near")
-        assert twins.CORRELATION <= twin.correlation <= 1
+        assert confirmation.CORRELATION <= twin.correlation <= 1
     assert found == sorted(found)
     assert len(linked(found)) == len(found)
     assert len(set(read) & (set(range(60)) - set(originals))) <= 2  # others are not decoded again
     unmirrored, _ = find(images, mirrored=False)
     assert unmirrored == [twin for twin in found if twin.kind == "near"]
+
+
+def test_batches_rounds_and_threads_do_not_change_the_twins(monkeypatch):
+    images = [texture(seed, 40, 32) for seed in range(8)]
+    images += [copy for pixels in images for copy in [*copies(pixels), np.ascontiguousarray(pixels[:, ::-1])]]
+    found, read = find(images)
+    assert len(found) > 100
+    monkeypatch.setattr(twins, "_BATCH", 7)
+    monkeypatch.setattr(twins, "_ROUND", 31)
+    assert find(images, workers=2) == (found, read)
 
 
 def test_equal_images_form_a_star_and_only_the_first_is_compared():

@@ -81,6 +81,9 @@ def test_every_stage_once_and_wired_as_documented(store: Store) -> None:
     assert "distill" in layout.reads("evaluate-student")
     assert {"evaluate-student", "evaluate-scratch", "evaluate-teacher"} <= layout.reads("scores")
     assert "scores" in layout.reads("report")
+    assert layout.reads("answers") == {"manifest", "distill"}
+    assert "answers" in layout.reads("scores") & layout.reads("report")
+    assert layout.requests["answers"].settings["model"] == "student"
 
 
 def test_without_training_features_enter_at_embed_and_the_student_predicts(store: Store) -> None:
@@ -132,13 +135,17 @@ def test_a_chain_ends_where_it_is_told_to_and_measures_what_there_is(store: Stor
         "distill": ({"predict", "distill"}, {"student"}),
     }
     stages, models = {"manifest", "scores", "report"}, set()
+    ships = {"pretext": "teacher", "transfer": "student-transferred", "finetune": "student-finetuned"}
     for end, (further, measured) in ends.items():
         stages, models = stages | further, models | measured
         layout = Layout(store, configured(until=end), PARTS)
-        assert {name for name in layout.made if not name.startswith(("evaluate-", "embed-"))} == stages
+        answered = {"answers"} if end in ("finetune", "distill") else set()
+        made = {name for name in layout.made if not name.startswith(("evaluate-", "embed-"))}
+        assert made == stages | answered
+        assert layout.requests["report"].settings["ships"]["model"] == ships.get(end, "student")
         assert layout.reads("scores") >= {f"evaluate-{name}" for name in models}
         assert sum(name.startswith("evaluate-") for name in layout.made) == len(models)
-        same = set(layout.made) - {"scores", "report"}
+        same = set(layout.made) - {"answers", "scores", "report"}
         assert all(layout.made[label] == whole.made[label] for label in same)  # nothing is asked otherwise
     # If no student is trained, the images for its training don't matter.
     teacher = Layout(
@@ -229,7 +236,8 @@ def test_without_labels_the_chain_ends_after_transfer(store: Store) -> None:
 def test_a_new_test_image_leaves_the_training_alone(store: Store) -> None:
     before, after = Layout(store, configured(), PARTS), Layout(store, configured(), {**PARTS, "test": "C"})
     renewed = after.renewed_against(before)
-    assert {"embed-student-test", "evaluate-student", "evaluate-scratch", "scores", "report"} <= renewed
+    assert {"embed-student-test", "evaluate-student", "evaluate-scratch", "answers", "scores"} <= renewed
+    assert "report" in renewed
     trained = {"pretext", "transfer", "finetune-student", "finetune-teacher", "distill", "scratch"}
     assert not renewed & (trained | {"embed", "cluster", "assign", "labels", "predict"})
 

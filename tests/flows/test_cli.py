@@ -16,6 +16,7 @@ import yaml
 from conftest import ROOT, TINY, Command, settings
 from PIL import Image
 
+import knowledge_transfer
 from flows.__main__ import main
 from flows.recipes import NAMES, recipe
 from tasks.overlay import resolve
@@ -101,6 +102,44 @@ def test_show_prints_what_run_accepts(name: str, capsys: pytest.CaptureFixture[s
     assert recipe(str(file)) == wanted
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"knowledge-transfer {knowledge_transfer.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "without", "says"),
+    [
+        (
+            (),
+            {"embed-teacher-test", "scratch"},
+            'evaluate.protocols=["few-label"] and finetune.baseline=false',
+        ),
+        (
+            ("finetune.baseline=true",),
+            {"embed-teacher-test"},
+            'quick: sets evaluate.protocols=["few-label"]\n',
+        ),
+        (("evaluate.protocols=[knn]",), {"scratch"}, "quick: sets finetune.baseline=false\n"),
+        (("evaluate.protocols=[knn]", "finetune.baseline=true"), set(), "your settings have all its keys"),
+    ],
+)
+def test_quick_leaves_out_what_only_measures(
+    given: tuple[str, ...], without: set[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("recipe: digits\ncluster: {k: 12}\n")
+    words = ["run", str(file), "--quick", "--dry-run", "--json", "--store", str(tmp_path / "store")]
+    assert main([*words, *settings(*given)]) == 0
+    printed = capsys.readouterr()
+    stages = {row["stage"] for row in json.loads(printed.out)["rows"]}
+    assert {"embed-teacher-test", "scratch"} - stages == without
+    assert {"distill", "evaluate-student", "report"} <= stages
+    assert says in printed.err
+
+
 def test_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     words = capsys.readouterr().out.split()
@@ -109,7 +148,17 @@ def test_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["show", "digits"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["list"],
+        ["show", "digits"],
+        ["show", "digits", "--changed"],
+        ["run", "--help"],
+    ],
+)
 def test_cheap_commands_load_nothing_heavy(words: list[str]) -> None:
     code = f"""
 import sys

@@ -15,7 +15,7 @@ from data.intervals import paired_shares
 from data.schemas import LEADERBOARD, OUTCOMES
 from data.tables import read_table, write_table
 from flows.__main__ import main
-from flows.variants import configurations, parts
+from flows.variants import configurations, parts, standings
 from tasks.report.leaderboard import Entry
 
 AT = ("few-label", "student", "top1", "")
@@ -116,14 +116,15 @@ def test_runs_without_a_score_in_common_have_no_board() -> None:
 
 
 def test_what_is_written(tmp_path: Path) -> None:
-    from tasks.report.leaderboard import leaderboard, render, table, write
+    from tasks.report.leaderboard import apart, leaderboards, render, table, write
 
     a, b = entry("a <b>", 0.80, 0.82), entry("b", 0.70, 0.71)
     for made in (a, b):
         for seed in (0, 1):
             made.enter("x", seed, [row(0.4, at=("knn", "teacher", "top1", "k=20"))], [])
-    board = leaderboard([a, b])
-    write(board, tmp_path)
+    boards = leaderboards([a, b])
+    assert apart(boards) is None
+    write(boards, tmp_path)
     found = read_table(tmp_path / "leaderboard.parquet", LEADERBOARD).to_pylist()
     assert {(r["entry"], r["evaluation"]) for r in found} == {
         (e, m) for e in ("a <b>", "b") for m in ("few-label", "knn")
@@ -132,11 +133,75 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert behind["behind"] == pytest.approx(-0.105)
     assert behind["low"] < behind["behind"] < behind["high"]
     page = (tmp_path / "leaderboard.html").read_text()
-    assert page == render(board)
+    assert page == render(boards)
+    assert "Not one ranking" not in page
+    assert {r["test_set"] for r in found} == {1}
     assert "a &lt;b&gt;" in page
     assert "a <b>" not in page
     assert "://" not in page
-    assert [line["place"] for line in table(board)] == [1, 2]
+    assert [line["place"] for line in table(boards)] == [1, 2]
+
+
+def test_runs_with_different_test_sets_are_not_ranked_against_each_other(tmp_path: Path) -> None:
+    from tasks.report.leaderboard import apart, leaderboards, table, write
+
+    def tested(name: str, value: float, n: int, *tests: str) -> Entry:
+        made = Entry(name, PARTS)
+        for seed, test in enumerate(tests):
+            made.enter(name, seed, [row(value, n)], [], test)
+        return made
+
+    easy, hard = tested("easy", 0.99, 50, "x", "y"), tested("hard", 0.50, 400, "z", "y")
+    better = tested("better", 0.60, 400, "z", "y")
+    boards = leaderboards([hard, easy, better])
+    assert [[place.entry.name for place in board.places] for board in boards] == [
+        ["better", "hard"],
+        ["easy"],
+    ]
+    assert [place.behind for board in boards for place in board.places] == [None, pytest.approx(-0.1), None]
+    said = apart(boards) or ""
+    assert "2 different test sets" in said
+    assert "test set 1, 400 images: better, hard; test set 2, 50 images: easy" in said
+    lines = table(boards)
+    assert [(line["test set"], line["place"]) for line in lines] == [(1, 1), (1, 2), (2, 1)]
+    result = {"board": lines, "winner": None, "apart": said, "folder": "f"}
+    told = "\n".join(standings(result))
+    assert f"warning {said}" in told
+    assert "none, these runs are not one ranking" in told
+    write(boards, tmp_path)
+    page = (tmp_path / "leaderboard.html").read_text()
+    assert page.count("<h2>Test set") == 2
+    assert "Not one ranking" in page
+    found = read_table(tmp_path / "leaderboard.parquet", LEADERBOARD).to_pylist()
+    assert {r["entry"]: r["test_set"] for r in found} == {"better": 1, "hard": 1, "easy": 2}
+    assert next(r for r in found if r["entry"] == "easy")["behind"] is None
+
+
+def test_a_test_set_is_known_by_its_images_and_classes_alone(tmp_path: Path) -> None:
+    from data.schemas import MANIFEST
+    from data.store import Store, digest
+    from data.types import Artifact
+    from flows.compare import _test_set
+
+    store = Store(tmp_path)
+
+    def named(images: list[tuple[str, str, str, int | None]], classes: list[str]) -> str:
+        made = Artifact(kind="manifest", fingerprint=digest([images, classes]))
+        folder = store.folder(made)
+        folder.mkdir(parents=True)
+        split, uri, sha256, label = zip(*images, strict=True)
+        columns = {"index": range(len(images)), "uri": uri, "sha256": sha256, "split": split, "label": label}
+        columns |= dict.fromkeys(("width", "height"), [8] * len(images))
+        write_table(folder / "images.parquet", columns, MANIFEST)
+        (folder / "meta.json").write_text(json.dumps({"classes": classes}))
+        return _test_set(store, [{"stage": "manifest", **made.model_dump()}])
+
+    train = ("train", "a", "1", 0)
+    first = named([train, ("test", "b", "2", 0), ("test", "c", "3", 1)], ["cat", "dog"])
+    assert first == named([("test", "c/y", "3", 0), ("test", "b/x", "2", 1)], ["dog", "cat"])
+    assert first != named([train, ("test", "b", "2", 0)], ["cat", "dog"])
+    assert first != named([train, ("test", "b", "2", 1), ("test", "c", "3", 1)], ["cat", "dog"])
+    assert first != named([train, ("test", "b", "2", None), ("test", "c", "3", 1)], ["cat", "dog"])
 
 
 def test_variants_are_all_combinations_and_named_by_what_differs() -> None:

@@ -23,7 +23,7 @@ from data.store import Store
 from flows.estimate import estimate
 from flows.recipes import keeps_draw, override, parse_settings
 from tasks.config import Config
-from tasks.feasible import refuse
+from tasks.feasible import refuse, refuse_labels
 from tasks.job import run
 from tasks.stages import manifest
 from tasks.understood import describe, without_labels
@@ -393,7 +393,8 @@ def understand(config: Config) -> list[str]:
     made, _ = run(request, store, config.compute, lambda event: None, lambda: False, {})
     seen = store.meta(made)
     recipes = keeps_draw(config)
-    refuse(config, seen, recipes=recipes)
+    refuse_labels(config, seen, recipes=recipes)
+    refuse(config, seen)
     return [*describe(config, seen, recipes=recipes), without_labels(config, seen) or ""]
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from data.errors import ConfigError
 from flows.recipes import NAMES, recipe
-from knowledge_transfer.prefect_cli import completed
 from models.configs import PRETEXT
 from tasks.config import SECTIONS, Config
 
@@ -137,4 +136,6 @@ def test_a_section_without_its_method_is_of_the_recipes() -> None:
     ],
 )
 def test_bare_names_of_our_deployments(given: str, wanted: str) -> None:
+    from knowledge_transfer.prefect_cli import completed  # imports Prefect
+
     assert completed(given.split()) == wanted.split()

@@ -269,7 +269,7 @@ def test_bars_appear_on_a_terminal(tmp_path: Path, environment: dict[str, str], 
     import pty
 
     parent, child = pty.openpty()
-    code = f"import knowledge_transfer as kt; kt.run(until='pretext', **{QUICK!r})"
+    code = f"import knowledge_transfer as kt; kt.run(until='pretext', quick=True, **{QUICK!r})"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -289,3 +289,4 @@ def test_bars_appear_on_a_terminal(tmp_path: Path, environment: dict[str, str], 
     assert process.returncode == 0, shown.decode(errors="replace")
     assert b"\x1b[" in shown
     assert "✓".encode() in shown
+    assert b"quick: sets finetune.baseline=false" in shown  # evaluate.protocols is the user's

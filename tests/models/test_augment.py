@@ -388,3 +388,32 @@ def test_bands_are_cropped_and_blurred_like_colours_but_not_recoloured(channels:
     assert centre(images[..., :channels], 20).shape == (6, channels, 20, 20)
     turned = plain.model_copy(update={"rotate": 20.0})
     assert random_view(images[..., :channels], draws(6), "v", turned, 24).shape == (6, channels, 24, 24)
+
+
+# turn, uncovered
+
+
+def test_quarter_turns_only_move_pixels():
+    """Each view is the unturned view, turned by 0 to 3 quarters; all four are equally likely at 0.75."""
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (400, 12, 12, 3), np.uint8))
+    plain = Views(crop_min=0.3, jitter=0, grey=0)
+    draws = Draws(0, "t", 0, np.arange(400))
+    before = random_view(images, draws, "view", plain, 10)
+    after = random_view(images, draws, "view", plain.model_copy(update={"turn": 0.75}), 10)
+    turned = torch.stack([torch.rot90(before, k, dims=(2, 3)) for k in range(4)])
+    equal = (turned == after).flatten(2).all(2)
+    assert (equal.sum(0) == 1).all()
+    assert (abs(equal.float().mean(1) - 0.25) < 4 * (0.25 * 0.75 / 400) ** 0.5).all()
+
+
+def test_what_an_affine_map_uncovers():
+    """The background of a white page stays white with `edge`, and gets black corners without it."""
+    images = torch.full((64, 16, 16, 3), 255, dtype=torch.uint8)
+    draws = Draws(0, "t", 0, np.arange(64))
+    options = {"crop_min": 1.0, "rotate": 30, "shift": 0.3, "zoom": 1.5, "jitter": 0, "grey": 0}
+    edge = random_view(images, draws, "view", Views(**options, uncovered="edge"), 16)
+    assert torch.allclose(edge, torch.ones(()))
+    black = random_view(images, draws, "view", Views(**options), 16)
+    assert (black.flatten(1).min(1).values < 0.1).float().mean() > 0.5
+    inside = black > 0.999
+    assert torch.allclose(edge[inside], black[inside])

@@ -20,6 +20,7 @@ BASE = Config().model_dump()
             r"pretext\.method = 'simsiam' is not known; choose one of simclr, jigsaw\+\+",
         ),
         ({"pretext": {"method": "jigsaw++", "temperature": 1}}, r"unknown key pretext\.temperature"),
+        ({"pretext": "swav"}, r"^pretext = 'swav': a section has keys, such as pretext\.method$"),
         ({"pretext": {"temperature": 0}}, r"pretext\.temperature = 0: input should be greater than 0"),
         ({"clusters": {}}, r"unknown key clusters = \{\}; the configuration has"),
         ({"cluster": {"k": 0}}, r"cluster\.k = 0: input should be greater than or equal to 1"),

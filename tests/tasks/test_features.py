@@ -61,7 +61,8 @@ def test_descriptors_of_new_images_are_the_only_ones_computed(store: Store, tmp_
 def test_descriptors_see_the_central_square_that_networks_see(store: Store, tmp_path: Path) -> None:
     import torch
 
-    from data.decode import resize_square, stored_size
+    from data.decode import resize_square
+    from data.reading import stored_size
     from models.configs.hog import HOG
     from models.hog import descriptor
 

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -15,16 +14,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
+from report_sample import EDGES, Page, bare, sample
 
 from data.checkpoints import LogRow
 from data.errors import ArtifactError
 from data.intervals import difference_interval, wilson
-from tasks.phrases import duration, percent
+from tasks.phrases import UNITS, duration, percent
 from tasks.report import content, document, figures, graph, numbers, scoreboard, sheets
 from tasks.report.content import (
-    ClusterQuality,
     Clusters,
-    ClusterSheet,
     Counts,
     ModelCost,
     Rejected,
@@ -34,156 +32,6 @@ from tasks.report.content import (
 from tasks.report.scoreboard import Score
 from tasks.report.stamp import stamp, write_stamped
 from tasks.stage import NotNeeded
-
-VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-CONFIG = """seed: 7
-data:
-  train: digits
-  label_fraction: 0.1
-pretext:
-  method: simclr
-  backbone: resnet18
-  epochs: 60
-cluster:
-  k: 40
-"""
-
-EDGES = {
-    "manifest": (),
-    "labels": ("manifest",),
-    "pretext": ("manifest",),
-    "embed": ("manifest", "pretext"),
-    "embed test": ("manifest", "pretext"),
-    "cluster": ("embed",),
-    "assign": ("embed", "cluster"),
-    "transfer": ("manifest", "assign"),
-    "finetune teacher": ("manifest", "labels", "pretext"),
-    "finetune student": ("manifest", "labels", "transfer"),
-    "baseline": ("manifest", "labels"),
-    "predict": ("manifest", "finetune teacher"),
-    "distill": ("manifest", "labels", "predict", "finetune student"),
-    "evaluate features": ("embed", "embed test", "manifest"),
-    "evaluate student": ("distill", "manifest"),
-    "evaluate baseline": ("baseline", "manifest"),
-    "evaluate clusters": ("assign", "manifest"),
-    "scores": ("evaluate features", "evaluate student", "evaluate baseline", "evaluate clusters"),
-}
-KINDS = (
-    *("manifest", "labels", "checkpoint", "features", "features", "clusters", "assignments"),
-    *("checkpoint", "checkpoint", "checkpoint", "checkpoint", "probabilities", "checkpoint"),
-    *("scores", "scores", "scores", "scores", "scores"),
-)
-
-
-def training(rng: np.random.Generator, start: float, end: float, epochs: int, steps: int) -> list[LogRow]:
-    rows = []
-    for step in (*range(1, steps, max(1, steps // 900)), steps):
-        t = step / steps
-        epoch = t * epochs
-        loss = end + (start - end) * np.exp(-5 * t) + rng.normal(0, 0.04) * (0.3 + start * np.exp(-3 * t))
-        rate = 0.1 * min(t / 0.05, 0.5 * (1 + np.cos(np.pi * (t - 0.05) / 0.95)))
-        rows += [LogRow(step, epoch, "loss", abs(loss)), LogRow(step, epoch, "learning_rate", rate)]
-        rows.append(LogRow(step, epoch, "accuracy", 1 - np.exp(-4 * t)))
-    return rows
-
-
-def sample() -> ReportData:
-    """A run on scikit-learn's digits with invented, plausible scores and 40 K-means clusters of pixels."""
-    from sklearn.datasets import load_digits
-
-    rng = np.random.default_rng(7)
-    digits = load_digits()
-    pixels = np.repeat((digits.images / 16 * 255).astype(np.uint8)[..., None], 3, axis=3)[:1437]
-    target = digits.target[:1437]
-    flat = digits.data[:1437]
-    centroids = flat[rng.choice(len(flat), 40, replace=False)]
-    objective = []
-    for _ in range(15):
-        squared = ((flat[:, None] - centroids[None]) ** 2).sum(-1)
-        cluster, distance = squared.argmin(1), squared.min(1)
-        objective.append(float(distance.mean()))
-        centroids = np.array(
-            [flat[cluster == c].mean(0) if (cluster == c).any() else centroids[c] for c in range(40)]
-        )
-    sizes = np.bincount(cluster, minlength=40)
-    votes = np.zeros((40, 10))
-    np.add.at(votes, (cluster, target), 1)
-    purity = votes.max(1) / np.maximum(1, sizes)
-    chosen = sheets.choose(sizes, purity)
-    rows = sheets.nearest(cluster.astype(np.int32), distance.astype(np.float32), [c for c, _ in chosen])
-    n = 360
-    scores = [
-        Score("few-label", model, "accuracy", "test", "", right / n, 7, n)
-        for model, right in (
-            ("teacher-finetuned", 352),
-            ("student-finetuned", 344),
-            ("student", 351),
-            ("scratch", 328),
-        )
-    ]
-    for evaluation, settings, values in (
-        ("linear", "C=1", (348, 350, 346, 349, 352, 335)),
-        ("knn", "k=20", (342, 349, 344, 346, 350, 327)),
-    ):
-        scores += [
-            Score(evaluation, model, "accuracy", "test", settings, right / n, 7, n)
-            for model, right in zip(content.MODELS, values, strict=True)
-        ]
-    scores += [Score("few-label", "student", "ece", "test", "15 bins", 0.01234, 7, n)]
-    stages = tuple(
-        StageRow(
-            label,
-            kind,
-            f"{i:02d}c0ffee{i:02d}5eed{i:04d}",
-            EDGES[label],
-            float(rng.gamma(1.2, 14)),
-            1797,
-        )
-        for i, (label, kind) in enumerate(zip(EDGES, KINDS, strict=True))
-    )
-    return ReportData(
-        recipe="digits",
-        seed=7,
-        stages=stages,
-        counts=Counts(train=1437, unlabelled=0, test=n, labelled=115, validation=29, fewest=14, most=15),
-        logs={
-            "pretext": training(rng, 5.5, 3.6, 60, 9000),
-            "transfer": training(rng, 3.7, 0.4, 40, 900),
-            "finetune teacher": training(rng, 2.3, 0.01, 20, 300),
-            "finetune student": training(rng, 2.3, 0.02, 20, 300),
-            "baseline": training(rng, 2.3, 0.05, 20, 300),
-            "distill": training(rng, 2.1, 0.3, 30, 700),
-        },
-        clusters=Clusters(sizes, tuple(objective), 1437, 1437),
-        sheets=tuple(
-            ClusterSheet(
-                c,
-                reason,
-                tuple(pixels[rows[c]]),
-                int(sizes[c]),
-                sizes[c] / 1437,
-                WORDS[votes[c].argmax()],
-                float(purity[c]),
-            )
-            for c, reason in chosen
-        ),
-        quality=ClusterQuality(0.742, 0.731, 0.554, float(votes.max(1).sum() / 1437), 1437),
-        scores=tuple(scores),
-        classes=WORDS,
-        rejected=Rejected(
-            3, (("broken/one.png", "truncated: 17 of 420 bytes"), ("broken/two.gif", "not an image"))
-        ),
-        notes=("The test split is scikit-learn's last 360 digits, by other writers than most of train.",),
-        config=CONFIG,
-        environment=(
-            ("python", "3.12.1"),
-            ("torch", "2.15.0"),
-            ("device", "cpu"),
-            ("precision", "fp32"),
-            ("threads", "2"),
-        ),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -196,54 +44,6 @@ def page(data: ReportData) -> str:
     from tasks.report.document import render
 
     return render(data)
-
-
-class Page(HTMLParser):
-    """Collects elements, ids, links and texts of a page. Fails if tags don't match."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open[-1] == tag, f"</{tag}> closes <{self.open[-1]}>"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text.append(data)
-            if "td" in self.open or "th" in self.open:
-                self.rows[-1][-1] += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
-
-    @property
-    def words(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.text))
-
-
-def bare(**changes: object) -> ReportData:
-    """A run of which only the recipe and counts are known."""
-    return replace(ReportData("digits", 0, (), Counts(10, 0, 0)), **changes)  # type: ignore[arg-type]
 
 
 # The page
@@ -281,10 +81,10 @@ def test_page_can_be_read_without_seeing_it(page: str) -> None:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(b - a <= 1 for a, b in pairwise(levels))
-    assert len(parsed.all("caption")) == len(parsed.all("table")) == 4
+    assert len(parsed.all("caption")) == len(parsed.all("table")) == 7
     labelled = [a for _, a in parsed.tags if a.get("role") == "img"]
     assert all(attributes.get("aria-label") for attributes in labelled)
-    assert len(labelled) == 1 + 1 + 6 + 2
+    assert len(labelled) == 3 + 1 + 1 + 6 + 2  # matrix, confidence; scores, stages, trainings, clusters
 
 
 def test_equal_data_give_equal_bytes(data: ReportData, page: str) -> None:
@@ -371,7 +171,9 @@ def test_numbers_of_stages_clusters_and_data_are_those_given(data: ReportData, p
         assert row[0] == stage.label
         assert row[1] == stage.kind
         assert row[2] == duration(stage.seconds).replace(" ", "\u202f")
-        assert row[3] == "1\u202f797"
+        assert row[3] == f"1\u202f797\u202f{UNITS.get(stage.kind, 'rows')}".replace(
+            "1\u202f797\u202fparameters", "1.8\u202fk\u202fparameters"
+        )
         assert row[4] == (", ".join(stage.inputs) or "–")
         assert stage.fingerprint.startswith(row[5])
     words = parsed.words
@@ -457,6 +259,8 @@ def test_hostile_names_stay_text(data: ReportData) -> None:
     page = render(
         replace(
             data,
+            answers=None,
+            ships=replace(data.ships, path=HOSTILE, backbone=HOSTILE, why=(HOSTILE,)),
             recipe=HOSTILE,
             stages=(stage,),
             logs={HOSTILE: [LogRow(1, 0.0, "loss", 1.0), LogRow(1, 0.0, HOSTILE, 2.0)]},
@@ -570,6 +374,8 @@ def test_run_without_labels_shows_no_word_of_accuracy(data: ReportData) -> None:
             data,
             stages=tuple(stage for stage in data.stages if stage.label in early),
             counts=Counts(1437, 0, 0),
+            ships=replace(data.ships, classes=0, why=()),
+            answers=None,
             scores=(),
             quality=None,
             classes=(),

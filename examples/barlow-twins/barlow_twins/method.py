@@ -77,7 +77,7 @@ class BarlowTwinsMethod(Method):
 
     def passes(self) -> list[tuple[int, float]]:
         """Two views an image."""
-        return [(self.config.view_size or self.network.image_size, 2.0)]
+        return [(self.config.side(self.network.image_size), 2.0)]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One for network and projector."""

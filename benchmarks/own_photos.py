@@ -1,0 +1,392 @@
+r"""Is the shipped model ever worse than a simpler thing? Compare it on sets of a user's kind of images.
+
+    python -m benchmarks.own_photos --store STORE --out benchmarks/records/<date>_own-photos \
+        --images NAME=TRAIN,TEST ... [--labels 5 25] [--draws 3] [--minutes 5] [--hours 8]
+
+TRAIN and TEST are sources, such as parquet:train.parquet. The command can be stopped at any time, and goes on
+where it was: every finished row is in rows.jsonl. Rows that are missing when the hours are over are listed in
+the summary. This needs the extra `oracles` (lightly). Nothing else should run on the machine, because the
+first run on each set is timed.
+
+Draws and label budgets of a set share the teacher. All contestants get the same draws and are scored on the
+same test images, so differences are paired.
+
+Contestants:
+    shipped: The model that `knowledge-transfer run photos --minutes N` ships.
+    student: The final student of the same run.
+    scratch: The student's network from untrained weights, with the run's views, for 300 and for 600 steps.
+        The better one ON TEST counts, which favours it. If the longer one is better by more than a point, its
+        curve was not flat, and the summary says so.
+    plain: The same with crops and flips alone.
+    pixels: Logistic regression on raw pixels (32 x 32), C = 0.01.
+    frozen: Logistic regression (C = 0.03) on the frozen features of the run's teacher.
+    spreading: LabelSpreading on these features, the best ON TEST of a grid.
+    lightly: lightly's SimCLR for the same minutes, then fine-tuned (see `benchmarks.chain_pays`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from benchmarks.chain_pays import Images, Lightly, neighbour_graphs, run_chain, spreading_right, stage_path
+from benchmarks.record import environment
+
+STEPS = (300, 600)
+"""Steps of the networks from scratch."""
+ROUNDS = 10_000
+"""Bootstrap samples per interval."""
+
+Right = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a contestant is measured on: a set, a budget, labels per class and a draw."""
+
+    images: str
+    minutes: float
+    labels: int
+    draw: int
+
+
+class Record:
+    """The rows so far, in a file that grows by a line per row.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[tuple[Cell, str], dict[str, Any]] = {}
+        if path.exists():
+            for line in path.read_text().splitlines():
+                row = json.loads(line)
+                self.rows[Cell(**row["cell"]), row["contestant"]] = row
+
+    def has(self, cell: Cell, contestant: str) -> bool:
+        """Whether the row is there."""
+        return (cell, contestant) in self.rows
+
+    def add(self, cell: Cell, contestant: str, right: Right, **more: Any) -> None:
+        """Add a row: which test images were right."""
+        row = {
+            "cell": vars(cell),
+            "contestant": contestant,
+            "accuracy": float(right.mean()),
+            "right": np.packbits(right).tobytes().hex(),
+            "n": len(right),
+            **more,
+        }
+        self.rows[cell, contestant] = row
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(cell, contestant, f"{right.mean():.3f}", flush=True)
+
+    def right(self, cell: Cell, contestant: str) -> Right:
+        """Which test images were right."""
+        row = self.rows[cell, contestant]
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))
+        return bits[: row["n"]].astype(bool)
+
+
+def outcomes(result: dict[str, Any], store: Path, label: str) -> Right:
+    """Which test images a model's classifier was right about, in order of index."""
+    table = pq.read_table(stage_path(result, store, label) / "outcomes.parquet").to_pandas()
+    few = table[table["evaluation"] == "few-label"].sort_values("index")
+    return few["right"].to_numpy(bool)
+
+
+def calibration(result: dict[str, Any], store: Path) -> dict[str, Any]:
+    """Confidence of the shipped model for each test image."""
+    table = pq.read_table(stage_path(result, store, "answers") / "answers.parquet").to_pandas()
+    known = table[table["label"].notna()].sort_values("index")
+    return {"confidence": [round(float(c), 4) for c in known["confidence"]]}
+
+
+def logistic(x: NDArray[Any], y: NDArray[Any], x_test: NDArray[Any], y_test: NDArray[Any], C: float) -> Right:
+    """scikit-learn's logistic regression on standardised inputs."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000)).fit(x, y)
+    return np.asarray(model.predict(x_test) == y_test)
+
+
+def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: bool, steps: int) -> Right:
+    """Train the student's network on the drawn rows alone, with the product's own fine-tuning."""
+    import torch
+
+    from data.order import Repeated
+    from models.engine import train
+    from models.inference import run
+    from models.method import Batch
+    from models.methods.finetune import FinetuneMethod
+    from models.network import build_network
+    from models.schedules import SCHEDULES
+
+    finetune = config.finetune.model_copy(update={"learning_rate": config.finetune.baseline_learning_rate})
+    if plain:
+        off = {
+            "jitter": 0.0,
+            "grey": 0.0,
+            "noise": 0.0,
+            "blur": 0.0,
+            "rotate": 0.0,
+            "shear": 0.0,
+            "zoom": 1.0,
+        }
+        off |= {"shift": 0.0, "stretch": 1.0, "crop_min": max(0.5, finetune.crop_min)}
+        finetune = finetune.model_copy(update=off)
+    student = config.student
+    network = build_network(
+        student.backbone, images.size, width=student.width, classes=images.classes, seed=0
+    )
+    batch = min(64, len(drawn))
+    order = Repeated(drawn, batch, steps)
+
+    class Feed:
+        steps_per_epoch = steps
+
+        def batch(self, epoch: int, step: int) -> Batch:
+            rows = drawn[order.batch(epoch, step, 0)]
+            pixels, label = images.pixels[rows], images.label[rows]
+            return Batch(torch.from_numpy(pixels), torch.from_numpy(rows), torch.from_numpy(label))
+
+    schedule = SCHEDULES["cosine"]
+    train(
+        FinetuneMethod(finetune, network),
+        Feed(),
+        epochs=1,
+        seed=0,
+        stage="scratch",
+        schedule=lambda step, of: schedule(step, of, warmup=0.1),
+        device=torch.device("cpu"),
+        precision="bf16",
+    )
+    blocks = run(
+        network,
+        network,
+        lambda index: images.pixels[index],
+        images.test,
+        batch_size=512,
+        device=torch.device("cpu"),
+        precision="fp32",
+        size=images.size,
+    )
+    logits = np.concatenate([block for _, block in blocks])
+    return np.asarray(logits.argmax(1) == images.label[images.test])
+
+
+def measure(
+    a: argparse.Namespace, record: Record, name: str, minutes: float, late: Callable[[], bool]
+) -> None:
+    """Measure all contestants on one set with one budget, as far as rows are missing."""
+    from data.tables import read_vectors
+    from flows.recipes import override, planned
+    from tasks.config import Config
+
+    train, test = a.sources[name]
+    store = a.store / name
+    common = [
+        f"data.train={train}",
+        f"data.test={test}",
+        f"plan.minutes={minutes:g}",
+        "data.labels_short=take",
+    ]
+    cells = [Cell(name, minutes, labels, draw) for labels in a.labels for draw in range(a.draws)]
+    contestants = ("shipped", "student", "scratch", "plain", "pixels", "frozen", "spreading", "lightly")
+    lightly, graphs, images, spaces = None, None, None, None
+    for cell in cells:
+        if all(record.has(cell, each) for each in contestants) or late():
+            continue
+        settings = [*common, f"data.labels_per_class={cell.labels}"]
+        result, seconds = run_chain("photos", settings, store, cell.draw)
+        cold = not any(row["cached"] for row in result["stages"])
+        told = json.loads((Path(result["folder"]) / "run.json").read_text())
+        config = planned(override(Config(), told["config"]), told["plan"])
+        if not record.has(cell, "shipped"):
+            for label in [row["stage"] for row in result["stages"] if row["stage"].startswith("evaluate-")]:
+                model = label.removeprefix("evaluate-")
+                more: dict[str, Any] = {"seconds": seconds} if cold and model == "shipped" else {}
+                if model == "shipped":
+                    more |= {"ships": result["shipped"]["model"], **calibration(result, store)}
+                if model in ("shipped", "student"):
+                    record.add(cell, model, outcomes(result, store, label), **more)
+                elif model not in ("teacher", "student-transferred"):
+                    record.add(cell, f"candidate {model}", outcomes(result, store, label))
+        images = images or Images(result, store)
+        drawn = pq.read_table(stage_path(result, store, "labels") / "labels.parquet")["index"].to_numpy()
+        y, truth = images.label[drawn], images.label[images.test]
+        if spaces is None:
+            found = [read_vectors(stage_path(result, store, f"embed{end}")) for end in ("", "-teacher-test")]
+            spaces = [
+                (index, x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)) for index, x in found
+            ]
+            features, features_test = found[0][1], found[1][1][np.searchsorted(found[1][0], images.test)]
+        rows = np.searchsorted(spaces[0][0], drawn)
+        if not record.has(cell, "frozen"):
+            record.add(cell, "frozen", logistic(features[rows], y, features_test, truth, 0.03))
+        if not record.has(cell, "pixels"):
+            small = _small(images.pixels)
+            record.add(cell, "pixels", logistic(small[drawn], y, small[images.test], truth, 0.01))
+        if not record.has(cell, "spreading"):
+            unit_test = spaces[1][1][np.searchsorted(spaces[1][0], images.test)]
+            graphs = graphs or neighbour_graphs(spaces[0][1], unit_test)
+            record.add(cell, "spreading", spreading_right(graphs, images, drawn))
+        for contestant, plain in (("scratch", False), ("plain", True)):
+            if not record.has(cell, contestant):
+                tried = [from_scratch(images, drawn, config, plain, steps) for steps in STEPS]
+                best = max(tried, key=lambda right: right.mean())
+                record.add(cell, contestant, best, by_steps=[float(right.mean()) for right in tried])
+        if not record.has(cell, "lightly") and not late():
+            lightly = lightly or Lightly(images, 60 * minutes, min(128, len(images.pool) // 2))
+            record.add(cell, "lightly", lightly.finetuned(drawn, images.test), steps=lightly.steps)
+        del result
+
+
+def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
+
+
+def _small(pixels: NDArray[np.uint8], side: int = 32) -> NDArray[np.float32]:
+    """(N, S, S, 3) uint8 -> (N, 3 side side) float32 in [0, 1], by averages over areas."""
+    import torch
+    from torch.nn import functional as F
+
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    out: NDArray[np.float32] = (F.adaptive_avg_pool2d(x, min(side, x.shape[2])) / 255).flatten(1).numpy()
+    return out
+
+
+def interval(pairs: list[tuple[Right, Right]], seed: int = 0) -> tuple[float, float, float]:
+    """Mean difference in points, and its 95 % interval by a bootstrap over draws and test images.
+
+    Args:
+        pairs: for each draw, which test images two contestants were right about, on the same images.
+        seed: of the bootstrap.
+    """
+    random = np.random.default_rng(seed)
+    difference = np.stack([100.0 * (a.astype(float) - b) for a, b in pairs])
+    draws, n = difference.shape
+    found = np.empty(ROUNDS)
+    for r in range(ROUNDS):
+        columns = random.integers(0, n, n)
+        found[r] = difference[random.integers(0, draws, draws)][:, columns].mean()
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(difference.mean()), float(low), float(high)
+
+
+def summary(record: Record, a: argparse.Namespace) -> str:
+    """The record as Markdown: accuracies by set, differences with intervals, regret and calibration."""
+    lines = []
+    groups = sorted({(cell.minutes, cell.labels) for cell, _ in record.rows})
+    for minutes, labels in groups:
+        lines += [f"## {minutes:g} minutes, {labels} labels a class", ""]
+        lines += [*_table(record, minutes, labels), ""]
+    missing = [
+        f"{cell.images}, {cell.minutes:g} minutes, {cell.labels} labels, draw {cell.draw}"
+        for cell in wanted(a)
+        if not record.has(cell, "lightly")
+    ]
+    lines += [f"Not run yet: {text}" for text in missing]
+    return "\n".join(lines) + "\n"
+
+
+OTHERS = ("scratch", "plain", "pixels", "frozen", "spreading", "lightly")
+
+
+def _table(record: Record, minutes: float, labels: int) -> Iterator[str]:
+    names = sorted({c.images for c, _ in record.rows if (c.minutes, c.labels) == (minutes, labels)})
+    columns = ("shipped", "student", *OTHERS)
+    yield f"| set | n | draws | {' | '.join(columns)} | shipped - best other | regret |"
+    yield f"| {' | '.join(['---'] * (len(columns) + 5))} |"
+    for name in names:
+        cells = sorted(
+            {c for c, _ in record.rows if (c.images, c.minutes, c.labels) == (name, minutes, labels)},
+            key=lambda c: c.draw,
+        )
+        means = {}
+        for contestant in columns:
+            found = [record.right(c, contestant) for c in cells if record.has(c, contestant)]
+            means[contestant] = np.mean([100 * right.mean() for right in found]) if found else np.nan
+        whole = [c for c in cells if all(record.has(c, each) for each in columns)]
+        versus = ""
+        if whole:
+            best = max(OTHERS, key=lambda each: means[each])
+            mean, low, high = interval([(record.right(c, "shipped"), record.right(c, best)) for c in whole])
+            versus = f"{best} {mean:+.1f} ({low:+.1f} to {high:+.1f})"
+        regret = [
+            100
+            * (
+                max(record.rows[c, k]["accuracy"] for o, k in record.rows if o == c and _candidate(k))
+                - record.rows[c, "shipped"]["accuracy"]
+            )
+            for c in cells
+            if record.has(c, "shipped")
+        ]
+        n = record.rows[cells[0], "shipped"]["n"]
+        values = " | ".join(f"{means[each]:.1f}" for each in columns)
+        yield f"| {name} | {n} | {len(whole)} | {values} | {versus} | {np.mean(regret):.1f} |"
+
+
+def _candidate(contestant: str) -> bool:
+    return contestant == "student" or contestant.startswith("candidate ")
+
+
+def wanted(a: argparse.Namespace) -> list[Cell]:
+    """All cells that were asked for."""
+    return [
+        Cell(name, minutes, labels, draw)
+        for minutes in a.minutes
+        for name in a.sources
+        for labels in a.labels
+        for draw in range(a.draws)
+    ]
+
+
+def main() -> None:
+    """Run what is missing, and write the summary."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", action="append", required=True, metavar="NAME=TRAIN,TEST")
+    parser.add_argument("--labels", type=int, nargs="+", default=[5, 25])
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[5.0])
+    parser.add_argument("--hours", type=float, default=8.0, help="no row is begun after this time")
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--page", action="store_true", help="only write the summary again")
+    a = parser.parse_args()
+    a.sources = {}
+    for given in a.images:
+        name, _, places = given.partition("=")
+        train, _, test = places.partition(",")
+        a.sources[name] = (train, test)
+    a.out.mkdir(parents=True, exist_ok=True)
+    record = Record(a.out / "rows.jsonl")
+    began = time.monotonic()
+    for minutes in [] if a.page else a.minutes:
+        for name in a.sources:
+            measure(a, record, name, minutes, lambda: time.monotonic() - began > 3600 * a.hours)
+    (a.out / "summary.md").write_text(summary(record, a))
+    about = {"command": " ".join(["python -m benchmarks.own_photos", *sys.argv[1:]]), **environment()}
+    (a.out / "environment.json").write_text(json.dumps(about, indent=1) + "\n")
+    print((a.out / "summary.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

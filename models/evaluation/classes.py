@@ -1,0 +1,65 @@
+"""What a classifier gets right by class. Pure numpy, from the matrix of confusions."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def confusion(label: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
+    """Count (true class, predicted class): two (N,) arrays of 0 to C - 1 -> (C, C) int64, true in rows."""
+    pairs = np.asarray(label, np.int64) * classes + np.asarray(predicted, np.int64)
+    return np.bincount(pairs, minlength=classes * classes).astype(np.int64).reshape(classes, classes)
+
+
+def recall(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Share of each true class that is predicted: (C, C) -> (C,) in [0, 1]; nan without such images."""
+    return _share(matrix.diagonal(), matrix.sum(axis=1))
+
+
+def precision(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Share of the answers of each class that are right: (C, C) -> (C,); nan if it is never the answer."""
+    return _share(matrix.diagonal(), matrix.sum(axis=0))
+
+
+def balanced_accuracy(matrix: NDArray[np.int64]) -> float:
+    """The mean recall over the classes that have images, in [0, 1]; nan without any."""
+    found = recall(matrix)
+    known = found[~np.isnan(found)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def macro_f1(matrix: NDArray[np.int64]) -> float:
+    """The mean over classes of 2 TP / (2 TP + FP + FN), in [0, 1]; nan without images.
+
+    A class counts if it has images or is the answer for some.
+    """
+    either = matrix.sum(axis=0) + matrix.sum(axis=1)
+    known = either > 0
+    return float((2 * matrix.diagonal()[known] / either[known]).mean()) if known.any() else float("nan")
+
+
+def unevenness(counts: NDArray[np.integer]) -> float:
+    """Images of the largest class per image of the smallest one that has any: (C,) -> at least 1."""
+    some = counts[counts > 0]
+    return float(some.max() / some.min()) if some.size else 1.0
+
+
+def confused(matrix: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """Pairs of classes that are taken for each other, most often first.
+
+    Returns:
+        (first, second, number of images of either that were taken for the other), first < second. Pairs of
+        the same number are in order of their classes.
+    """
+    both = np.triu(matrix + matrix.T, 1)
+    first, second = np.nonzero(both)
+    times = both[first, second]
+    order = np.argsort(-times, kind="stable")
+    return [
+        (int(a), int(b), int(n)) for a, b, n in zip(first[order], second[order], times[order], strict=True)
+    ]
+
+
+def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)

@@ -1,0 +1,153 @@
+"""Compares classifiers by the labels at hand: folds, temperatures, and the weights of a mixture.
+
+n labelled images, C classes, M classifiers. An out-of-fold prediction is one for an image whose label the
+classifier was not trained on. Everything here reads out-of-fold predictions only, so what it says of a
+classifier holds for new images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from data import draws
+
+COLDEST, HOTTEST = 0.01, 100.0
+"""Bounds of a temperature."""
+_ROUNDS = 2000
+"""Maximum number of rounds of expectation and maximisation; each raises the likelihood."""
+
+
+def folds_of(label: NDArray[np.integer], folds: int, seed: int) -> NDArray[np.int64]:
+    """Split labelled images into folds, each class evenly.
+
+    The classifier of a fold learns the labels of all other folds, and predicts the images of its own. The
+    only label of a class is in no fold, because the classifier that predicts it would not know the class.
+
+    Args:
+        label: (n,) classes.
+        folds: number of folds, at least 2.
+        seed: of the random order.
+
+    Returns:
+        (n,) int64, 0 to folds - 1, or -1 for an image in no fold.
+    """
+    order = draws.permutation(draws.key(seed, "folds"), len(label))
+    fold = np.full(len(label), -1, np.int64)
+    first = 0
+    for c in np.unique(label):
+        members = order[label[order] == c]
+        if len(members) > 1:
+            # Classes begin at different folds, or else the first folds would get most of the images.
+            fold[members] = (first + np.arange(len(members))) % folds
+            first += len(members)
+    return fold
+
+
+def smoothed(label: NDArray[np.integer], classes: int) -> NDArray[np.float64]:
+    """One-hot labels, smoothed as if each image had been seen among n + 2 (Platt 1999, section 2.2).
+
+    Without this, a classifier that is right about all n images would be taken to be right for ever.
+
+    Args:
+        label: (n,) classes.
+        classes: C, at least 2.
+
+    Returns:
+        (n, C) float64; rows sum to 1, the label has (n + 1) / (n + 2).
+    """
+    n = len(label)
+    rows = np.full((n, classes), 1 / (n + 2) / (classes - 1))
+    rows[np.arange(n), label] = (n + 1) / (n + 2)
+    return rows
+
+
+def temperature(logits: NDArray[np.floating], target: NDArray[np.floating]) -> float:
+    """The T at which softmax(logits / T) has the least cross-entropy with the targets (Guo et al. 2017).
+
+    Args:
+        logits: (n, C).
+        target: (n, C), rows sum to 1: `smoothed` labels, or probabilities that can be believed.
+
+    Returns:
+        T from 0.01 to 100; 1 if there is no image.
+    """
+    if not len(logits):
+        return 1.0
+    z = np.asarray(logits, np.float64)
+
+    def loss(log_t: float) -> float:
+        return float(-(target * log_softmax(z / np.exp(log_t), axis=1)).sum(axis=1).mean())
+
+    found = minimize_scalar(loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def tempered(probabilities: NDArray[np.floating], t: float) -> NDArray[np.float64]:
+    """Apply a temperature to probabilities that are a softmax of logits: (n, C) -> (n, C) float64."""
+    log_p = np.log(np.maximum(np.asarray(probabilities, np.float64), 1e-30))
+    found: NDArray[np.float64] = softmax(log_p / t, axis=1)
+    return found
+
+
+def mixture_weights(
+    probabilities: NDArray[np.floating], label: NDArray[np.integer], prior: float
+) -> NDArray[np.float64]:
+    """Weights w of the mixture sum_m w_m p_m under which the labels are likeliest.
+
+    Expectation and maximisation with a Dirichlet prior, which adds `prior` images to the evidence, shared
+    evenly. So few labels leave the weights near 1 / M. The objective is concave and has one maximum.
+
+    Args:
+        probabilities: (M, n, C), out of fold.
+        label: (n,) classes.
+        prior: above 0.
+
+    Returns:
+        (M,) float64, above 0, sum 1.
+    """
+    m, n = probabilities.shape[:2]
+    weight: NDArray[np.float64] = np.full(m, 1 / m)
+    if not n:
+        return weight
+    likelihood = np.maximum(probabilities[:, np.arange(n), label], 1e-12)
+    for _ in range(_ROUNDS):
+        share = weight[:, None] * likelihood
+        share /= share.sum(axis=0)
+        new: NDArray[np.float64] = (share.sum(axis=1) + prior / m) / (n + prior)
+        if np.abs(new - weight).max() < 1e-7:
+            return new
+        weight = new
+    return weight
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Out-of-fold predictions of one classifier.
+
+    Attributes:
+        label: (n,) int64 classes of the images that are in a fold.
+        logits: (n, C) float64.
+    """
+
+    label: NDArray[np.int64]
+    logits: NDArray[np.float64]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images classified as labelled; NaN if no image is in a fold."""
+        return float((self.logits.argmax(axis=1) == self.label).mean()) if len(self.label) else float("nan")
+
+    @property
+    def temperature(self) -> float:
+        """T that suits the predictions."""
+        return temperature(self.logits, smoothed(self.label, self.logits.shape[1]))
+
+    def probabilities(self, t: float) -> NDArray[np.float64]:
+        """(n, C) softmax(logits / t)."""
+        found: NDArray[np.float64] = softmax(self.logits / t, axis=1)
+        return found

@@ -1,0 +1,113 @@
+"""A linear classifier on frozen features, from few labels: logistic regression with cross-validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from data.errors import ArtifactError
+from models.evaluation.contenders import OutOfFold, folds_of, smoothed
+from models.network import Network
+
+PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Values of scikit-learn's C to choose from, on standardised features. Few labels need a small C."""
+USUAL = 0.03
+"""C if no label is in a fold."""
+FOLDS = 10
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A fitted classifier.
+
+    Attributes:
+        weight: (C, D) float64, for features as given (not standardised).
+        bias: (C,) float64.
+        penalty: the chosen C of scikit-learn.
+        position: (h,) int64 rows that are in a fold.
+        out_of_fold: predictions for these rows.
+    """
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    penalty: float
+    position: NDArray[np.int64]
+    out_of_fold: OutOfFold
+
+
+def fit_head(x: NDArray[np.floating], label: NDArray[np.integer], classes: int, *, seed: int) -> LinearHead:
+    """Choose the penalty by cross-validation, then fit to all labels.
+
+    The penalty with the best out-of-fold likelihood is chosen, each at its own best temperature. With few
+    labels, the likelihood tells penalties apart where the accuracy is the same.
+
+    Args:
+        x: (n, D) features of the labelled images.
+        label: (n,) their classes.
+        classes: C, at least 2.
+        seed: of the folds.
+
+    Raises:
+        ArtifactError: a feature is not finite.
+    """
+    if not np.isfinite(x).all():
+        raise ArtifactError("linear head: the features hold values that are not finite")
+    mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * np.abs(mean))
+    z: NDArray[np.float64] = (x - mean) * scale
+    fold = folds_of(label, FOLDS, seed)
+    position = np.flatnonzero(fold >= 0)
+    found: dict[float, tuple[float, OutOfFold]] = {}
+    for penalty in PENALTIES if len(position) else (USUAL,):
+        logits = np.zeros((len(label), classes))
+        for number in np.unique(fold[position]):
+            kept = fold != number
+            weight, bias = _fit(z[kept], label[kept], classes, penalty)
+            logits[~kept] = z[~kept] @ weight.T + bias
+        held = OutOfFold(np.asarray(label, np.int64)[position], logits[position])
+        found[penalty] = (_loss(held), held)
+    penalty = min(found, key=lambda c: (found[c][0], c))
+    weight, bias = _fit(z, label, classes, penalty)
+    weight = weight * scale
+    return LinearHead(weight, bias - weight @ mean, penalty, position, found[penalty][1])
+
+
+def set_head(network: Network, head: LinearHead) -> None:
+    """Copy a fitted classifier into a network that has a classifier of this shape."""
+    assert network.classifier is not None
+    with torch.no_grad():
+        network.classifier.weight.copy_(torch.from_numpy(head.weight))
+        network.classifier.bias.copy_(torch.from_numpy(head.bias))
+
+
+def _loss(held: OutOfFold) -> float:
+    if not len(held.label):
+        return 0.0
+    target = smoothed(held.label, held.logits.shape[1])
+    return float(-(target * np.log(held.probabilities(held.temperature) + 1e-300)).sum(axis=1).mean())
+
+
+def _fit(
+    x: NDArray[np.float64], label: NDArray[np.integer], classes: int, penalty: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight (C, D) and bias (C,). A class without a label gets weights of 0 and the lowest bias."""
+    known = np.unique(label)
+    weight, bias = np.zeros((classes, x.shape[1])), np.zeros(classes)
+    if len(known) == 1:
+        bias[known] = 1.0
+        return weight, bias
+    fitted = LogisticRegression(C=penalty, max_iter=1000).fit(x, label)
+    if len(known) == 2:  # scikit-learn fits one row for two classes
+        weight[known], bias[known] = (
+            np.stack([-fitted.coef_[0], fitted.coef_[0]]) / 2,
+            np.array([-fitted.intercept_[0], fitted.intercept_[0]]) / 2,
+        )
+    else:
+        weight[known], bias[known] = fitted.coef_, fitted.intercept_
+    absent = np.setdiff1d(np.arange(classes), known)
+    bias[absent] = bias[known].min() - 10
+    return weight, bias

@@ -1,0 +1,130 @@
+"""Answers: what the model that ships says of every test image, and how far it can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from data.types import Artifact
+from tasks.config import Config
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, cost_of, images_of
+from tasks.sources import sources
+from tasks.stage import Outcome, Request, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+STAGE = Stage(name="answers", kind="answers", version=1, process="train")
+EVALUATION = "shipped"
+"""The name of its rows in the scores."""
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+"""Shares of the test images for which the accuracy of the most confident answers is measured."""
+
+
+def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str) -> Request:
+    """Request the answers.
+
+    Args:
+        config: the run's configuration.
+        manifest: the manifest of the run's images.
+        checkpoint: a network with a classifier of the manifest's classes.
+        model: the model's name in the scores.
+    """
+    return STAGE.request(
+        settings={
+            "model": model,
+            "image_size": config.data.image_size,
+            "precision": config.compute.precision,
+        },
+        inputs={"manifest": manifest, "checkpoint": checkpoint},
+        parts=("test", "test_labels"),
+        seed=config.seed,
+        outside={"sources": sources(config)},
+    )
+
+
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    test = images_of(inputs).test
+    return Size(test, 24 * test, test * cost_of(inputs).forward)
+
+
+def build(job: Job) -> Outcome:
+    """Compute softmax(logits / temperature) of every test image. Score the images that have a label."""
+    import numpy as np
+
+    from data.checkpoints import read_description
+    from data.schemas import ANSWERS
+    from data.tables import write_table
+    from models.evaluation.calibration import softmax
+    from models.saved import load
+    from tasks.embedding import embed
+    from tasks.rows import manifest_rows
+    from tasks.scoring import write_scores
+
+    folder = job.path("checkpoint")
+    temperature = float(read_description(folder).get("temperature", 1.0))
+    index, label = manifest_rows(job.path("manifest"), ("test",))
+    logits = embed(job, load(folder), index, "logits", job.settings["image_size"])
+    probability = softmax(logits, temperature)
+    # Of equally likely classes, the one with the smaller number comes first.
+    ranked = np.argsort(-probability, axis=1, kind="stable")[:, :2]
+    confidence = np.take_along_axis(probability, ranked, axis=1)
+    columns = {
+        "index": index,
+        "label": [None if each < 0 else each for each in label.tolist()],
+        "predicted": ranked[:, 0],
+        "confidence": confidence[:, 0],
+        "runner_up": ranked[:, 1],
+        "runner_up_confidence": confidence[:, 1],
+    }
+    rows = write_table(job.out / "answers.parquet", columns, ANSWERS)
+    known, names = label >= 0, job.meta("manifest")["classes"]
+    scores = _scores(probability[known], label[known], names, job.seed) if known.any() else ()
+    model, seed = job.settings["model"], job.seed
+    write_scores(
+        job,
+        [
+            (EVALUATION, model, metric, "test", setting, value, seed, n)
+            for metric, setting, value, n in scores
+        ],
+    )
+    return Outcome(rows=rows, meta={"temperature": temperature})
+
+
+def _scores(
+    probability: NDArray[np.float64], label: NDArray[np.int64], names: list[str], seed: int
+) -> Iterator[tuple[str, str, float, int]]:
+    """Yield (metric, setting, value, n), where n is the number of images behind a value."""
+    import numpy as np
+
+    from data.draws import key
+    from models.evaluation import calibration, classes
+
+    predicted, confidence, n = probability.argmax(1), probability.max(1), len(label)
+    right, matrix = predicted == label, classes.confusion(label, predicted, len(names))
+    yield "top1", "", float(right.mean()), n
+    yield "balanced_accuracy", "", classes.balanced_accuracy(matrix), n
+    yield "macro_f1", "", classes.macro_f1(matrix), n
+    yield "mean_confidence", "", float(confidence.mean()), n
+    yield "log_loss", "", calibration.log_loss(probability, label), n
+    yield "brier", "", calibration.brier(probability, label), n
+    found = calibration.bins(confidence, right)
+    setting = f"bins={len(found)}"
+    yield "calibration_error", setting, calibration.calibration_error(found), n
+    ends = calibration.calibration_interval(confidence, right, seed=key(seed, "calibration"))
+    yield "calibration_error_low", setting, ends[0], n
+    yield "calibration_error_high", setting, ends[1], n
+    yield "expected_calibration_error", setting, calibration.expected_calibration_error(found), n
+    for part in calibration.answered(confidence, right, SHARES):
+        yield "selective_accuracy", f"share={part.share:g}", part.accuracy, part.n
+    of_class = {
+        "recall": (classes.recall(matrix), matrix.sum(axis=1)),
+        "precision": (classes.precision(matrix), matrix.sum(axis=0)),
+    }
+    for metric, (values, counts) in of_class.items():
+        for name, value, images in zip(names, values.tolist(), counts.tolist(), strict=True):
+            if not np.isnan(value):
+                yield metric, f"class={name}", value, images

@@ -1,0 +1,79 @@
+"""Plan the rest: divides the remaining minutes among the trainings that learn labels and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from data.types import Artifact
+from tasks.config import Config
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, chores, images_of
+from tasks.stage import Outcome, Request, Stage
+
+STAGE = Stage(name="plan_labels", kind="plan", version=1, process="plain")
+
+
+def plan(config: Config, manifest: Artifact, first: Artifact, *, labels: int, **trained: Artifact) -> Request:
+    """Request the rest of a plan.
+
+    Args:
+        config: the run's configuration.
+        manifest: the manifest of the run's images.
+        first: the first part of the plan.
+        labels: number of labels that will be drawn.
+        **trained: the artifacts so far. What they took is not left any more.
+    """
+    settings: dict[str, Any] = {
+        "minutes": config.plan.minutes,
+        "keep": sorted(config.plan.keep),
+        "labels": labels,
+        "folds": config.ship.folds,
+    }
+    return STAGE.request(
+        settings=settings,
+        inputs={"manifest": manifest, "first": first, **trained},
+        parts=("train", "unlabelled"),
+    )
+
+
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run, and make the plan as if all went as planned."""
+    first, n = inputs["first"].meta, images_of(inputs).all
+    assert first is not None
+    steps = first["settings"]
+    taken = run.decoding * n + n * first["speed"]["forward"]
+    for section in ("pretext", "transfer"):
+        step = first["speed"]["teacher" if section == "pretext" else "transfer"]
+        taken += steps.get(f"{section}.steps", 0) * step
+    return Size(1, 3e3, work=(chores(0.1),), meta=_plan(request.settings, first, n, taken))
+
+
+def build(job: Job) -> Outcome:
+    """Subtract what the first stages took from the minutes, and plan the rest."""
+    from data.store import write_json
+
+    counts = job.meta("manifest")["counts"]
+    n = counts["train"] + counts["unlabelled"]
+    taken = sum(job.meta(name)["seconds"] for name in job.request.inputs)
+    meta = _plan(job.settings, job.meta("first"), n, taken)
+    write_json(job.out / "plan.json", meta)
+    return Outcome(rows=len(meta["settings"]), meta=meta)
+
+
+def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken: float) -> dict[str, Any]:
+    """Plan the rest: settings by dotted key, and reasons.
+
+    Args:
+        settings: the stage's settings.
+        first: the first part of the plan.
+        images: number of train + unlabelled images.
+        taken: seconds that the stages so far took.
+    """
+    from tasks.planning import FIXED, Speed, from_labels
+
+    speed = Speed(**first["speed"])
+    left = 60 * settings["minutes"] - FIXED - taken - 2 * images * speed.forward
+    found = from_labels(left, settings["labels"], images, speed, settings["folds"])
+    chosen = {key: value for key, value in found.settings.items() if key not in settings["keep"]}
+    return {"settings": chosen, "because": found.because}

@@ -1,0 +1,189 @@
+"""Ship: chooses the model that a run hands over, by labels alone, and makes its probabilities believable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from data.types import Artifact
+from tasks.config import Config
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, cost_of, trained
+from tasks.sources import sources
+from tasks.stage import Outcome, Request, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+STAGE = Stage(name="ship", kind="checkpoint", version=1, process="train")
+
+STUDENT = "student"
+"""Name of the final student among the candidates. It learned the mixture of all others."""
+LOOK = 4096
+"""Maximum number of images on which the student is compared with what it learned."""
+FEWEST = 3
+"""Labels per class from which on candidates are compared. With fewer, chance decides."""
+
+
+def plan(
+    config: Config,
+    manifest: Artifact,
+    labels: Artifact,
+    mixture: Artifact | None = None,
+    **candidates: Artifact,
+) -> Request:
+    """Request the shipped model.
+
+    Args:
+        config: the run's configuration.
+        manifest: the manifest of the run's images.
+        labels: the drawn labels.
+        mixture: what `weigh` found out about the candidates; None: nothing is compared, and the only
+            candidate is shipped.
+        **candidates: checkpoints by name.
+    """
+    settings: dict[str, Any] = {
+        "image_size": config.data.image_size,
+        "precision": config.compute.precision,
+    }
+    inputs = {"manifest": manifest, "labels": labels, **candidates}
+    if mixture is None:
+        assert len(candidates) == 1
+        settings["temperature"] = config.distill.temperature if STUDENT in candidates else 1.0
+    else:
+        inputs["mixture"] = mixture
+    return STAGE.request(
+        settings=settings,
+        inputs=inputs,
+        parts=("train", "unlabelled"),
+        seed=config.seed,
+        outside={"sources": sources(config)},
+    )
+
+
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    cost = cost_of(inputs, next(name for name in request.inputs if name not in NOT_CANDIDATES))
+    return trained(cost, LOOK * cost.forward if "mixture" in request.inputs else 0.0)
+
+
+NOT_CANDIDATES = ("manifest", "labels", "mixture")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen candidate.
+
+    Attributes:
+        name: its name.
+        because: why, as a sentence.
+        temperature: T of its probabilities, softmax(logits / T).
+    """
+
+    name: str
+    because: str
+    temperature: float
+
+
+def build(job: Job) -> Outcome:
+    """Choose a candidate and publish a copy of it with its temperature."""
+    from models.progress import History
+    from models.saved import load
+    from tasks.fit import Trained, publish
+
+    names = [name for name in job.request.inputs if name not in NOT_CANDIDATES]
+    if "mixture" in job.request.inputs:
+        chosen = _compare(job, names)
+    else:
+        because = "ship.compare is off, so the candidates were not compared"
+        chosen = Choice(names[0], because, job.settings["temperature"])
+    job.log(f"ships {chosen.name}: {chosen.because}")
+    shipped = {"model": chosen.name, "because": chosen.because}
+    outcome = publish(
+        job,
+        load(job.path(chosen.name)),
+        Trained(History([], 0, 0, 0.0, 0.0), []),
+        temperature=chosen.temperature,
+        shipped=shipped,
+    )
+    outcome.meta |= {"shipped": shipped, "temperature": chosen.temperature}
+    outcome.meta["why"] = [f"It is {chosen.name}: {chosen.because}."]
+    return outcome
+
+
+def _compare(job: Job, names: list[str]) -> Choice:
+    """Ship the final student unless the labels say that another candidate is better.
+
+    The student has seen every label, so it can't be judged by labels itself. It is judged by the mixture that
+    it learned, which is: its accuracy is the mixture's, times how well the student agrees with it. Another
+    candidate is shipped if it was right more often by more than one standard error of the difference.
+    """
+    import numpy as np
+
+    from data.intervals import paired_shares
+    from data.tables import read_table
+    from tasks.rows import drawn_rows
+
+    rows = {row["model"]: row for row in read_table(job.path("mixture") / "contenders.parquet").to_pylist()}
+    right: dict[str, NDArray[np.bool_]] = {}
+    for row in read_table(job.path("mixture") / "right.parquet").to_pandas().groupby("model", sort=False):
+        right[str(row[0])] = row[1]["right"].to_numpy()
+    learned = rows["mixture"]
+    label = drawn_rows(job.path("labels"))[1]
+    most = int(np.bincount(label).max())
+    temperature, agreement = _student(job) if STUDENT in names else (1.0, 0.0)
+    known = [name for name in names if name in rows and rows[name]["n"]]
+    if most < FEWEST or not known:
+        name = STUDENT if STUDENT in names else names[0]
+        rule = f"with at most {most} labels per class, candidates can't be compared, so {name} is shipped"
+        return Choice(name, rule, temperature if name == STUDENT else rows[name]["temperature"])
+    best = max(known, key=lambda name: (rows[name]["accuracy"], -rows[name]["log_loss"]))
+    said = f"right about {rows[best]['accuracy']:.0%} of {rows[best]['n']} labels out of fold"
+    if STUDENT not in names:
+        return Choice(best, f"{best} was {said}, the most of all", rows[best]["temperature"])
+    expected = learned["accuracy"] * agreement
+    first, second = right[best], right["mixture"]
+    difference, low, _ = paired_shares(
+        int((first & ~second).sum()), int((second & ~first).sum()), len(first), 1.0
+    )
+    lead = rows[best]["accuracy"] - expected
+    if lead > 0 and lead > difference - low:
+        return Choice(
+            best,
+            f"{best} was {said}, the student is expected to be at {expected:.0%}",
+            rows[best]["temperature"],
+        )
+    because = (
+        f"the mixture that it learned was right about {learned['accuracy']:.0%} of {learned['n']} labels "
+        f"out of fold; the best single candidate, {best}, about {rows[best]['accuracy']:.0%}"
+    )
+    return Choice(STUDENT, because, temperature)
+
+
+def _student(job: Job) -> tuple[float, float]:
+    """The student's temperature, and its agreement with the mixture: 1 if it is worth as much, 0 to 1.
+
+    The mixture's probabilities were fitted to labels out of fold, so they can be believed. The student gets
+    the temperature at which its probabilities are nearest to them, on images whose label it was not told.
+    The agreement is the mixture's mean probability of the student's class, relative to that of its own.
+    """
+    import numpy as np
+
+    from data.draws import key, permutation
+    from data.tables import read_vectors
+    from models.evaluation.contenders import temperature
+    from models.saved import load
+    from tasks.embedding import embed
+    from tasks.rows import drawn_rows
+
+    index, target = read_vectors(job.path("mixture"))
+    drawn, _ = drawn_rows(job.path("labels"))
+    free = np.flatnonzero(~np.isin(index, drawn))
+    if not len(free):
+        free = np.arange(len(index))
+    some = np.sort(free[permutation(key(job.seed, "ship"), len(free))[:LOOK]])
+    logits = embed(job, load(job.path(STUDENT)), index[some], "logits", job.settings["image_size"])
+    p = target[some].astype(np.float64)
+    agreement = p[np.arange(len(p)), logits.argmax(1)].mean() / p.max(axis=1).mean()
+    return temperature(logits, p), float(agreement)

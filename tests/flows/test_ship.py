@@ -1,0 +1,160 @@
+"""All classifiers are compared on the drawn labels, the student learns their mixture, and one model ships."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from in_process import Made, photographs, run_chain
+from safetensors.numpy import load_file
+from scipy.special import softmax
+
+from data.schemas import CONTENDERS
+from data.tables import column, read_matrix, read_table, read_vectors
+from flows.recipes import override
+from models.evaluation.contenders import mixture_weights, smoothed, temperature
+from tasks.config import Config
+from tasks.stages import ship, weigh
+
+NETWORKS = {
+    "student-finetuned": "finetune-student",
+    "teacher-finetuned": "finetune-teacher",
+    "student-linear": "linear-student",
+    "teacher-linear": "linear-teacher",
+    "scratch": "scratch",
+    "plain": "plain",
+}
+
+
+def config(place: Path, labels: int = 4) -> Config:
+    quick = {"epochs": 1, "batch_size": 32, "optimizer": "adamw", "learning_rate": 1e-3}
+    values = {
+        "data": {
+            "train": f"folder:{place / 'photos'}",
+            "test": f"folder:{place / 'photos'}",
+            "image_size": 32,
+            "labels_per_class": labels,
+        },
+        "pretext": {"method": "simclr", "backbone": "smallconv", "width": 0.25, **quick},
+        "cluster": {"k": 6},
+        "transfer": quick,
+        "student": {"backbone": "smallconv", "width": 0.25},
+        "finetune": {"steps": 4, "batch_size": 8, "head_first": True},
+        "distill": {"epochs": 1, "batch_size": 32},
+        "ship": {"compare": True, "folds": 2},
+        "evaluate": {"protocols": ["few-label"]},
+        "store": str(place / "store"),
+    }
+    return override(Config(), values)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    place = tmp_path_factory.mktemp("ship")
+    photographs(place / "photos", each=40, side=40)
+    return run_chain(config(place))
+
+
+def held(made: Made, label: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Index, class and logits of the out-of-fold predictions, by index."""
+    table = pq.read_table(made.path(label) / "out_of_fold.parquet")
+    order = np.argsort(column(table, "index"))
+    return column(table, "index")[order], column(table, "label")[order], read_matrix(table, "logit")[order]
+
+
+def test_every_classifier_is_judged_on_every_drawn_label(made: Made) -> None:
+    drawn = sorted(pq.read_table(made.path("labels") / "labels.parquet")["index"].to_pylist())
+    truth = pq.read_table(made.path("manifest") / "images.parquet")["label"].to_numpy()
+    for label in (*NETWORKS.values(), "spread"):
+        index, classes, logits = held(made, label)
+        assert index.tolist() == drawn
+        assert classes.tolist() == truth[drawn].tolist()
+        assert logits.shape == (8, 2)
+
+
+def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
+    """A slow rewrite: temperatures and weights from the out-of-fold files, then the mean over all images."""
+    labels = {**NETWORKS, "neighbours": "spread"}
+    truth, heat, each = None, {}, []
+    for name, label in labels.items():
+        _, truth, logits = held(made, label)
+        heat[name] = temperature(logits.astype(np.float64), smoothed(truth, 2))
+        each.append(softmax(logits.astype(np.float64) / heat[name], axis=1))
+    weight = dict(zip(labels, mixture_weights(np.stack(each), truth, weigh.PRIOR), strict=True))
+    rows = read_table(made.path("weigh") / "contenders.parquet", CONTENDERS).to_pylist()
+    found = {row["model"]: row for row in rows}
+    assert found.keys() == {*labels, weigh.MIXTURE}
+    for name in labels:
+        assert found[name]["temperature"] == pytest.approx(heat[name], rel=1e-3)
+        assert found[name]["weight"] == pytest.approx(weight[name], abs=1e-3)
+        assert found[name]["n"] == 8
+    index, target = read_vectors(made.path("weigh"))
+    assert target.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    expected = np.zeros(target.shape)
+    for name in labels:
+        label = "spread" if name == "neighbours" else f"predict-{name}"
+        other, p = read_vectors(made.path(label))
+        assert np.array_equal(other, index)
+        hot = np.maximum(p.astype(np.float64), 1e-30) ** (1 / found[name]["temperature"])
+        expected += found[name]["weight"] * hot / hot.sum(axis=1, keepdims=True)
+    drawn = pq.read_table(made.path("labels") / "labels.parquet").to_pydict()
+    for i, c in zip(drawn["index"], drawn["label"], strict=True):
+        at = np.searchsorted(index, i)
+        expected[at] *= 1 - weigh.OWN
+        expected[at, c] += weigh.OWN
+    assert target == pytest.approx(expected, abs=2e-4)
+
+
+def test_the_student_learns_the_mixture(made: Made) -> None:
+    assert made.inputs("distill")["probabilities"] == made.made["weigh"]
+
+
+def test_the_shipped_model_is_a_candidate_with_a_temperature(made: Made) -> None:
+    shipped = made.result["shipped"]
+    label = {**NETWORKS, "student": "distill"}[shipped["model"]]
+    folder = made.store.root / shipped["path"]
+    assert folder == made.path("ship")
+    ours, theirs = (load_file(place / "model.safetensors") for place in (folder, made.path(label)))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    described = json.loads((folder / "model.json").read_text())
+    assert described["temperature"] == shipped["temperature"] > 0
+    assert described["class_names"] == ["flower", "temple"]
+    assert shipped["because"]
+    record = json.loads((made.folder / "run.json").read_text())
+    assert record["shipped"] == shipped
+    assert shipped["stage"] == "ship"
+    assert made.result["headline"]["shipped"] == next(
+        row["value"]
+        for row in made.result["scores"]
+        if (row["model"], row["evaluation"], row["metric"]) == ("shipped", "few-label", "top1")
+    )
+
+
+def test_no_stage_up_to_the_choice_reads_a_test_image_or_its_label(made: Made) -> None:
+    for label in ("linear-student", "plain", "spread", "weigh", "ship"):
+        meta = made.store.meta(made.made[label])
+        assert not any(given["kind"] == "scores" for given in meta["inputs"].values())
+    plan = ship.plan(
+        config(made.store.root.parent),
+        made.made["manifest"],
+        made.made["labels"],
+        student=made.made["distill"],
+    )
+    assert set(plan.parts) <= {"train", "unlabelled"}
+
+
+def test_a_run_that_compares_nothing_ships_its_final_student(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", each=20, side=40)
+    alone = override(
+        config(tmp_path, labels=2), {"ship": {"compare": False}, "distill": {"temperature": 0.5}}
+    )
+    made = run_chain(alone)
+    shipped = made.result["shipped"]
+    assert shipped["model"] == "student"
+    assert shipped["temperature"] == 0.5
+    assert "not compared" in shipped["because"]
+    assert "weigh" not in made.made

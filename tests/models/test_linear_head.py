@@ -1,0 +1,77 @@
+"""The linear classifier on frozen features: scikit-learn's own, for features as they come."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from data.errors import ArtifactError
+from models.evaluation.linear_head import fit_head, set_head
+from models.network import build_network
+
+
+def _features(n: int, classes: int, seed: int = 0, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    label = np.arange(n) % classes
+    centre = 3 * draw.normal(size=(classes, 12))
+    x = centre[label] + spread * draw.normal(size=(n, 12))
+    return (x * np.logspace(-2, 2, 12) + 5).astype(np.float32), label
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_it_is_scikit_learns_on_standardised_features(classes: int) -> None:
+    x, label = _features(12 * classes, classes)
+    head = fit_head(x, label, classes, seed=0)
+    scaled = StandardScaler().fit_transform(x.astype(np.float64))
+    theirs = LogisticRegression(C=head.penalty, max_iter=5000, tol=1e-8).fit(scaled, label)
+    z = x @ head.weight.T + head.bias
+    p = np.exp(z - z.max(1, keepdims=True))
+    assert p / p.sum(1, keepdims=True) == pytest.approx(theirs.predict_proba(scaled), abs=2e-3)
+
+
+def test_out_of_fold_predictions_know_nothing_of_noise() -> None:
+    """On labels that features say nothing of, fitted predictions are good, and those out of fold are not."""
+    draw = np.random.default_rng(5)
+    x, label = draw.normal(size=(200, 300)), draw.integers(0, 2, 200)
+    head = fit_head(x, label, 2, seed=0)
+    assert ((x @ head.weight.T + head.bias).argmax(1) == label).mean() > 0.9
+    assert abs(head.out_of_fold.accuracy - 0.5) < 0.15
+    assert head.out_of_fold.probabilities(head.out_of_fold.temperature).max() < 0.7
+
+
+def test_a_class_with_one_label_is_learned_but_not_judged() -> None:
+    x, label = _features(30, 3)
+    x, label = x[:21], label[:21]
+    x, label = np.concatenate([x, x[:1] + 100]), np.append(label, 3)
+    head = fit_head(x, label, 5, seed=0)
+    assert 21 not in head.position
+    assert (x @ head.weight.T + head.bias).argmax(1)[21] == 3
+    assert not ((x @ head.weight.T + head.bias).argmax(1) == 4).any()
+
+
+def test_one_label_per_class_uses_the_usual_penalty() -> None:
+    x, label = _features(4, 4)
+    head = fit_head(x, label, 4, seed=0)
+    assert head.penalty == 0.03
+    assert len(head.position) == 0
+    assert head.out_of_fold.temperature == 1.0
+
+
+def test_a_network_gives_the_same_answers() -> None:
+    network = build_network("smallconv", 16, seed=0, width=0.25, classes=3).eval()
+    images = torch.rand(9, 3, 16, 16)
+    with torch.no_grad():
+        x = network.features(images, network.last_layer).numpy()
+        head = fit_head(x, np.arange(9) % 3, 3, seed=0)
+        set_head(network, head)
+        assert network(images).numpy() == pytest.approx(x @ head.weight.T + head.bias, abs=1e-4)
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    x, label = _features(6, 2)
+    x[0, 0] = np.nan
+    with pytest.raises(ArtifactError, match="not finite"):
+        fit_head(x, label, 2, seed=0)

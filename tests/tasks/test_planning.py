@@ -1,0 +1,116 @@
+"""The arithmetic of a plan: the minutes are used up, and what can't fit is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from data.errors import ConfigError
+from tasks.planning import (
+    ENOUGH,
+    FEW,
+    MANY,
+    OTHERS,
+    SIZES,
+    Speed,
+    batch_size,
+    clusters,
+    from_images,
+    from_labels,
+    sizes,
+)
+
+KIND = ("photographs", "there are colours")
+
+
+def speed(size: int, factor: float = 1.0) -> Speed:
+    """A machine on which everything takes as long as there are pixels."""
+    step = factor * size**2 / 32**2 / 10
+    return Speed(
+        teacher=step,
+        transfer=step / 3,
+        tuned=step / 6,
+        tuned_teacher=step / 4,
+        distill=step / 3,
+        forward=step / 300,
+    )
+
+
+def plan(minutes: float, images: int, tried: tuple[int, ...] = (32, 48, 64), factor: float = 1.0) -> dict:
+    speeds = {size: speed(size, factor) for size in tried}
+    found = from_images(minutes, images, speeds, distinct=images, fixed=40.0, reading=images / 500, kind=KIND)
+    assert len(found.because) >= 5
+    return found.settings
+
+
+def test_the_budget_is_used_up() -> None:
+    """Whatever the first part leaves, the second part divides: together they take the minutes."""
+    for minutes, images in ((5, 300), (5, 5000), (20, 50_000)):
+        first = plan(minutes, images)
+        used = speed(first["data.image_size"])
+        spent = (
+            40.0
+            + images / 500
+            + 3 * images * used.forward
+            + first["pretext.steps"] * used.teacher
+            + first["transfer.steps"] * used.transfer
+        )
+        rest = from_labels(60 * minutes - spent, 50, images, used, folds=3).settings
+        tuned = OTHERS * used.tuned + (used.tuned_teacher if rest["ship.teacher"] else 0)
+        spent += 4 * rest["finetune.steps"] * tuned + rest["distill.steps"] * used.distill
+        assert spent == pytest.approx(60 * minutes, rel=0.02)
+
+
+def test_a_larger_size_needs_enough_steps() -> None:
+    assert plan(2, 1000)["data.image_size"] == 32
+    chosen = plan(30, 1000)
+    assert chosen["data.image_size"] == 64
+    assert chosen["pretext.steps"] >= ENOUGH
+
+
+def test_more_minutes_never_mean_a_smaller_size_or_fewer_steps_at_the_same_size() -> None:
+    before = plan(1.5, 1000)
+    for minutes in (2, 3, 5, 8, 13, 21, 34):
+        now = plan(minutes, 1000)
+        assert now["data.image_size"] >= before["data.image_size"]
+        if now["data.image_size"] == before["data.image_size"]:
+            assert now["pretext.steps"] >= before["pretext.steps"]
+        before = now
+
+
+def test_too_few_minutes_are_refused_with_the_least_that_would_do() -> None:
+    with pytest.raises(ConfigError, match=r"plan.minutes = 0.7 is too short for 1,000 images") as caught:
+        plan(0.7, 1000)
+    least = float(str(caught.value).rsplit(" ", 1)[1])
+    assert plan(least, 1000)["pretext.steps"] >= 1
+    with pytest.raises(ConfigError, match="too short"):
+        plan(least - 0.15, 1000)
+
+
+def test_images_are_not_enlarged() -> None:
+    assert sizes(150) == [size for size in SIZES if size <= 150]
+    assert sizes(8) == [32]
+
+
+@pytest.mark.parametrize(("images", "batch"), [(3, 2), (100, 50), (256, 128), (1_300_000, 128)])
+def test_a_batch_has_at_most_half_of_the_images(images: int, batch: int) -> None:
+    assert batch_size(images) == batch
+
+
+def test_there_are_never_more_clusters_than_different_images() -> None:
+    assert clusters(1437, 1437) == 57
+    assert clusters(50_000, 50_000) == 335
+    assert clusters(50_000, 40) == 40
+    assert clusters(2, 2) == 2
+
+
+@pytest.mark.parametrize("seconds", [1.0, 30.0, 100.0, 10_000.0])
+def test_few_labels_get_few_steps(seconds: float) -> None:
+    found = from_labels(seconds, 50, 1000, speed(64), folds=3).settings
+    assert FEW <= found["finetune.steps"] <= MANY
+    assert found["distill.steps"] >= FEW
+    assert found["finetune.batch_size"] == 50
+
+
+def test_the_teacher_is_fine_tuned_only_if_there_is_time() -> None:
+    assert not from_labels(20.0, 50, 1000, speed(64), folds=3).settings["ship.teacher"]
+    assert from_labels(900.0, 50, 1000, speed(64), folds=3).settings["ship.teacher"]
