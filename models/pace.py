@@ -61,7 +61,7 @@ LABELLED = {"transfer", "finetune", "distill"}
 SHARED = ("freeze", "optimizer", *Views.model_fields)
 """Settings that matter to the time of a step that learns labels."""
 IGNORED = 0.05
-"""Measuring ends when what is not measured takes at most this share of the time, as far as known."""
+"""Measuring ends when what is not measured takes at most this share of the time, doubts included."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,11 @@ class Pace:
                 key = key_of(portion.work)
                 taken[key] = taken.get(key, 0.0) + self.seconds(portion)
             works = {key_of(portion.work): portion.work for portion in wanted}
-            left = {k: s for k, s in taken.items() if k not in self._untried and not self.measured(works[k])}
+            left = {
+                key: seconds * self._doubt(works[key])
+                for key, seconds in taken.items()
+                if key not in self._untried and not self.measured(works[key])
+            }
             if not left or sum(left.values()) <= IGNORED * sum(taken.values()):
                 break
             self.know(works[max(left, key=left.__getitem__)])
@@ -191,6 +195,18 @@ class Pace:
         for given in values["untried"]:
             work = parse.validate_python(given)
             self._untried[key_of(work)] = work
+
+    def _doubt(self, work: Work) -> float:
+        """How many times longer the work may take than `seconds` says.
+
+        Operations say little of networks that nothing is known of: those of a MobileNet take ten times as
+        long as those of a ResNet.
+        """
+        if not isinstance(work, Step | Pass):
+            return 1.0
+        known = [each.work for each in self._known.values() if isinstance(each.work, Step | Pass)]
+        like = {other.kind for other in known if other.network.backbone == work.network.backbone}
+        return 2.0 if work.kind in like else 5.0 if like else 20.0
 
     def _similar(self, work: Step | Pass) -> float:
         """Seconds of work that is not measured, at the pace of the measured work that is most like it."""
