@@ -434,13 +434,17 @@ class Lasting(Sized):
         return epochs * (images if self.steps is None else steps * settings.batch_size)
 
 
-class Pretext(Sized):
-    """Base class of the configurations of all pretext methods. Their names tell them apart."""
+class Chosen(Sized):
+    """One of several methods of a section. Their names tell them apart."""
 
     method: str
 
 
-class Teacher(Pretext, Lasting):
+class Pretext(Chosen):
+    """Base class of the configurations of all pretext methods."""
+
+
+class Teacher(Lasting, Pretext):
     """Base class of the configurations of pretext methods that train a network.
 
     Attributes:
@@ -486,7 +490,7 @@ class Descriptor(Pretext):
     descriptor: ClassVar[str]
 
 
-class Transfer(Lasting):
+class Transfer(Lasting, Chosen):
     """Base class of the configurations of all transfer methods.
 
     Attributes:
@@ -504,7 +508,6 @@ class Transfer(Lasting):
     reads: ClassVar[Literal["assignments", "teacher"]] = "assignments"
     phases: ClassVar[tuple[str, ...]] = ("transfer",)
 
-    method: str
     epochs: Annotated[
         Epochs, Field(description="Epochs (1 to 100000). Each epoch draws as many images as there are.")
     ] = 100
