@@ -403,7 +403,8 @@ def _steps(
 ) -> tuple[float, float, float]:
     """Train, and return the mean seconds of a step, and those between epochs.
 
-    The second value has only the seconds of a step in which this thread runs. The first step of an epoch is not counted. It prepares what later steps use again.
+    The second value has only the seconds of a step in which this thread runs. The first step of an epoch is
+    not counted. It prepares what later steps use again.
     """
     ended: list[tuple[float, float]] = []
 
