@@ -17,8 +17,6 @@ UNTOUCHED = ("teacher", "student-transferred")
 """Models that were trained without labels. Leaf stages measure these."""
 FEATURES = frozenset({"knn", "linear"})
 """Protocols that read a model's features of all images."""
-CLASSIFIERS = frozenset({"teacher-linear", "student-linear", "plain", "shipped"})
-"""Models of which only the classifier is measured. Most have the features of another model."""
 
 
 CLUSTERED = {"clusters": "cluster", "assignments": "assign"}
@@ -81,7 +79,7 @@ def _models(layout: Layout) -> dict[str, Handle]:
     found = {}
     for name, model in layout.models.items():
         inputs = {"manifest": images} | ({"checkpoint": model} if model is not None else {})
-        if FEATURES & set(config.evaluate.protocols) and name not in CLASSIFIERS:
+        if FEATURES & set(config.evaluate.protocols) and _featured(config, name):
             if name == "teacher":
                 train = layout.made["embed"]
                 test = layout.features(f"embed-{name}-test", images, part="test", after=last)
@@ -97,6 +95,15 @@ def _models(layout: Layout) -> dict[str, Handle]:
         plan = partial(evaluate.plan, config, model=name)
         found[f"evaluate-{name}"] = layout.make(f"evaluate-{name}", plan, after=last, **inputs)
     return found
+
+
+def _featured(config: Config, model: str) -> bool:
+    """Whether the features of a model are measured, besides its classifier.
+
+    The shipped model is a copy of another one. If a run compares classifiers, there are many of them, and
+    their features differ little from those of the two networks that they start from.
+    """
+    return model in UNTOUCHED or not (config.ship.compare or model == "shipped")
 
 
 def _answers(layout: Layout) -> dict[str, Handle]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 
 from data.errors import ConfigError
 from models.configs.kinds import FAMILIES
-from tasks.config import Config
+from tasks.config import SECTIONS, Config
 from tasks.overlay import TOGETHER, given, merge, resolve, shared, suit_kind
 from tasks.scales import refuse
 
@@ -72,6 +73,12 @@ def recipe(name: str) -> Config:
     if base in NAMES:
         own = recipe(base)
         return _checked(resolve(laid_over(own, values, _differing(own.model_dump(mode="json"), values))))
+    like = get_close_matches(str(base), NAMES, n=1, cutoff=0.8)
+    if like and not set(SECTIONS) <= values.keys():
+        raise ConfigError(
+            f"recipe file {name!r} has recipe: {base}, which is no recipe, and not all sections; write "
+            f"recipe: {like[0]} to take the rest from that recipe, or choose a label that is less like it"
+        )
     named = values if base else {**values, "recipe": path.stem}
     return _checked(resolve(suit_kind(named, named)))
 

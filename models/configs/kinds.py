@@ -45,8 +45,18 @@ _SHARP: dict[str, Any] = {
     "second_solarize": 0.0,
 }
 """No blur and no solarising. Photographs keep theirs, because they are usual for large photographs."""
-_WHOLE: dict[str, Any] = {"crop_min": 1.0, "uncovered": "edge", "small_crop_min": 0.3, "small_crop_max": 0.6}
-"""For shapes that a crop would cut. The whole image moves, and its background continues beyond its edge."""
+_WHOLE: dict[str, Any] = {
+    "crop_min": 1.0,
+    "view_size": 1.0,
+    "uncovered": "edge",
+    "small_crop_min": 0.3,
+    "small_crop_max": 0.6,
+}
+"""For shapes that a crop would cut. The whole image moves, and its background continues beyond its edge.
+Without crops, only views of the whole size show it at the test's scale."""
+_THIRD: dict[str, Any] = {"crop_min": 0.3, "view_size": 0.875}
+_HALF: dict[str, Any] = {"crop_min": 0.5, "view_size": 0.875}
+"""Crops of a third or half of the image or more, in views that show them at the test's scale."""
 _SQUARE: dict[str, Any] = {"flip": 0.5, "turn": 0.75}
 """The eight symmetries of a square, equally likely. They need no resampling and leave no black corners."""
 
@@ -69,8 +79,8 @@ class Family:
 FAMILIES: dict[KindName, Family] = {
     "photographs": Family(
         "left-right flips, crops and changes of colour",
-        strong=_PLAIN | {"crop_min": 0.2, "flip": 0.5, "jitter": 0.5, "grey": 0.2},
-        mild=_PLAIN | {"crop_min": 0.3, "flip": 0.5, "jitter": 0.3},
+        strong=_PLAIN | {"crop_min": 0.2, "view_size": 0.75, "flip": 0.5, "jitter": 0.5, "grey": 0.2},
+        mild=_PLAIN | {"crop_min": 0.3, "view_size": 0.75, "flip": 0.5, "jitter": 0.3},
     ),
     "symbols": Family(
         "small shifts, rotations and distortions; no flips, no crops, no changes of colour",
@@ -85,18 +95,18 @@ FAMILIES: dict[KindName, Family] = {
     ),
     "microscopy": Family(
         "all flips and quarter turns, crops, and slight changes of colour, because stains have a meaning",
-        strong=_PLAIN | _SHARP | _SQUARE | {"crop_min": 0.3, "jitter": 0.25},
-        mild=_PLAIN | _SHARP | _SQUARE | {"crop_min": 0.5, "jitter": 0.1},
+        strong=_PLAIN | _SHARP | _SQUARE | _THIRD | {"jitter": 0.25},
+        mild=_PLAIN | _SHARP | _SQUARE | _HALF | {"jitter": 0.1},
     ),
     "satellite": Family(
         "all flips and quarter turns, crops and moderate changes of colour",
-        strong=_PLAIN | _SHARP | _SQUARE | {"crop_min": 0.3, "jitter": 0.4, "grey": 0.1},
-        mild=_PLAIN | _SHARP | _SQUARE | {"crop_min": 0.5, "jitter": 0.2},
+        strong=_PLAIN | _SHARP | _SQUARE | _THIRD | {"jitter": 0.4, "grey": 0.1},
+        mild=_PLAIN | _SHARP | _SQUARE | _HALF | {"jitter": 0.2},
     ),
     "grey": Family(
         "crops, small rotations, and changes of brightness and contrast; no flips, because sides may matter",
-        strong=_PLAIN | _SHARP | {"crop_min": 0.3, "rotate": 10.0, "uncovered": "edge", "jitter": 0.5},
-        mild=_PLAIN | _SHARP | {"crop_min": 0.5, "rotate": 5.0, "uncovered": "edge", "jitter": 0.25},
+        strong=_PLAIN | _SHARP | _THIRD | {"rotate": 10.0, "uncovered": "edge", "jitter": 0.5},
+        mild=_PLAIN | _SHARP | _HALF | {"rotate": 5.0, "uncovered": "edge", "jitter": 0.25},
     ),
     "drawings": Family(
         "shifts, zooms and small rotations; no flips, no crops, no changes of colour",

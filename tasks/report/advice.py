@@ -130,7 +130,7 @@ def teacher_knows_more(data: ReportData) -> str | None:
     """Fires if the teacher's features, with all labels, are far ahead of the model that ships."""
     teacher = _score(data, "knn", "teacher")
     ours = None if data.ships is None else _score(data, "few-label", data.ships.model)
-    if data.ships is None or data.ships.model.startswith("teacher") or teacher is None or ours is None:
+    if data.ships is None or data.ships.origin.startswith("teacher") or teacher is None or ours is None:
         return None
     if not _ahead(teacher, ours):
         return None
@@ -145,7 +145,7 @@ def scratch_ahead(data: ReportData) -> str | None:
     """Fires if the same network, trained on the drawn labels alone, is better than what ships."""
     scratch = _score(data, "few-label", data.scratch)
     ours = None if data.ships is None else _score(data, "few-label", data.ships.model)
-    if scratch is None or ours is None or scratch.model == ours.model or not _ahead(scratch, ours, gap=0):
+    if scratch is None or ours is None or not _ahead(scratch, ours, gap=0):
         return None
     return (
         f"The chain does harm here: the same network from scratch is right for {_percent(scratch.value)}, "

@@ -21,6 +21,10 @@ MODELS: Mapping[str, str] = {
     "student-finetuned": "Student, fine-tuned",
     "student": "Final student (distilled)",
     "scratch": "Same student from scratch",
+    "teacher-linear": "Linear head on the frozen teacher",
+    "student-linear": "Linear head on the frozen student",
+    "plain": "Same student from scratch, plain views",
+    "shipped": "The model that ships",
 }
 """Models in the order of the chain: the name in `scores.parquet` -> the name on the page."""
 
@@ -40,6 +44,7 @@ EVALUATIONS: Mapping[str, str] = {
 FINAL = "student"
 """The model at the end of the chain."""
 RANKED_BY = (
+    ("few-label", "shipped"),
     ("few-label", "student"),
     ("few-label", "student-finetuned"),
     ("linear", "student-transferred"),
@@ -68,6 +73,7 @@ class Ships:
 
     Attributes:
         model: its name in `scores.parquet`.
+        origin: which model of the chain it is; the same name if none was chosen.
         stage: the stage that made it.
         path: its folder, relative to the store.
         parameters: how many numbers it has.
@@ -76,10 +82,11 @@ class Ships:
         image_size: side of the images that it takes, px.
         classes: number of classes that it tells apart; 0 without a classifier.
         temperature: its logits are divided by this before the softmax.
-        why: sentences on why this model was chosen.
+        because: why this model was chosen, as a sentence without a full stop; empty if nothing was chosen.
     """
 
     model: str
+    origin: str
     stage: str
     path: str
     parameters: int
@@ -88,7 +95,7 @@ class Ships:
     image_size: int
     classes: int = 0
     temperature: float = 1.0
-    why: tuple[str, ...] = ()
+    because: str = ""
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images
     from models.configs.finetune import Finetune
     from models.configs.shared import Sized
     from models.cost import classifier_cost, pretext_cost
-    from models.work import Pass, Step, timed
+    from models.work import Pass, Portion, Step, timed
     from tasks.planning import Speed, batch_size
 
     asked = settings["config"]
@@ -189,14 +189,13 @@ def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images
             precision=precision,
             operations=cost.step * batch,
         )
-        found = pace.know(work)
-        return found.seconds if found else 1e9
+        pace.know(work)
+        return pace.seconds(Portion(work, 1))
 
     def forward(cost: Any) -> float:
-        found = pace.know(
-            Pass(network=cost.shape, batch_size=512, precision=precision, operations=cost.forward)
-        )
-        return found.seconds if found else 1e9
+        work = Pass(network=cost.shape, batch_size=512, precision=precision, operations=cost.forward)
+        pace.know(work)
+        return pace.seconds(Portion(work, 1))
 
     whole = classifier_cost(pretext.backbone, pretext.width, size, classes)
     return Speed(

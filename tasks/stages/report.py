@@ -206,9 +206,10 @@ def _ships(job: Job) -> Ships | None:
         return None
     artifact = Artifact(kind=told["kind"], fingerprint=told["fingerprint"])
     folder, meta = job.store.folder(artifact), job.store.meta(artifact)
-    described = read_description(folder)
+    described, chosen = read_description(folder), meta.get("shipped", {})
     return Ships(
         model=told["model"],
+        origin=chosen.get("model", told["model"]),
         stage=told["stage"],
         path=artifact.path,
         parameters=meta["rows"],
@@ -217,7 +218,7 @@ def _ships(job: Job) -> Ships | None:
         image_size=described["image_size"],
         classes=len(described.get("class_names") or ()),
         temperature=described.get("temperature", 1.0),
-        why=tuple(meta.get("why", ())),
+        because=chosen.get("because", ""),
     )
 
 

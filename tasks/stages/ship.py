@@ -108,7 +108,6 @@ def build(job: Job) -> Outcome:
         shipped=shipped,
     )
     outcome.meta |= {"shipped": shipped, "temperature": chosen.temperature}
-    outcome.meta["why"] = [f"It is {chosen.name}: {chosen.because}."]
     return outcome
 
 
@@ -139,9 +138,9 @@ def _compare(job: Job, names: list[str]) -> Choice:
         rule = f"with at most {most} labels per class, candidates can't be compared, so {name} is shipped"
         return Choice(name, rule, temperature if name == STUDENT else rows[name]["temperature"])
     best = max(known, key=lambda name: (rows[name]["accuracy"], -rows[name]["log_loss"]))
-    said = f"right about {rows[best]['accuracy']:.0%} of {rows[best]['n']} labels out of fold"
+    said = f"it was right about {rows[best]['accuracy']:.0%} of {rows[best]['n']} labels out of fold"
     if STUDENT not in names:
-        return Choice(best, f"{best} was {said}, the most of all", rows[best]["temperature"])
+        return Choice(best, f"{said}, more than any other", rows[best]["temperature"])
     expected = learned["accuracy"] * agreement
     first, second = right[best], right["mixture"]
     difference, low, _ = paired_shares(
@@ -149,11 +148,8 @@ def _compare(job: Job, names: list[str]) -> Choice:
     )
     lead = rows[best]["accuracy"] - expected
     if lead > 0 and lead > difference - low:
-        return Choice(
-            best,
-            f"{best} was {said}, the student is expected to be at {expected:.0%}",
-            rows[best]["temperature"],
-        )
+        because = f"{said}; the final student is expected to be right about {expected:.0%}"
+        return Choice(best, because, rows[best]["temperature"])
     because = (
         f"the mixture that it learned was right about {learned['accuracy']:.0%} of {learned['n']} labels "
         f"out of fold; the best single candidate, {best}, about {rows[best]['accuracy']:.0%}"

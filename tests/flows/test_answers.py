@@ -57,15 +57,14 @@ def ran(place: Path) -> Made:
 
 def logits(ran: Made, checkpoint: Artifact) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Index, class and logits of the test images, without the stage."""
-    from data import decode, images, schemas
+    from data import images, schemas
+    from data.reading import stored_size
 
     folder = ran.path("manifest")
     index, label = manifest_rows(folder, ("test",))
     table = read_table(folder / "images.parquet", schemas.MANIFEST)
     source = f"folder:{ran.store.root.parent / 'photographs'}"
-    opened = images.open_images(
-        table, {"train": source}, decode.stored_size(16), cache=ran.store.cache("images")
-    )
+    opened = images.open_images(table, {"train": source}, stored_size(16), cache=ran.store.cache("images"))
     network = load(ran.store.folder(checkpoint)).eval()
     with torch.no_grad():
         outputs = network(centre(torch.from_numpy(opened.read(index)), 16))
@@ -73,7 +72,7 @@ def logits(ran: Made, checkpoint: Artifact) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def test_answers_are_those_of_the_network(ran: Made) -> None:
-    index, label, z = logits(ran, ran.made["finetune-student"])
+    index, label, z = logits(ran, ran.made["ship"])
     table = read_table(ran.path("answers") / "answers.parquet", ANSWERS)
     assert column(table, "index").tolist() == index.tolist()
     assert column(table, "label").tolist() == label.tolist()
@@ -88,12 +87,8 @@ def test_its_scores_are_in_the_run_s_table_beside_those_that_were_there(ran: Mad
     rows = read_table(ran.folder / "scores.parquet", SCORES).to_pylist()
     assert {"few-label", "cost", "shipped"} <= {row["evaluation"] for row in rows}
     shipped = {(row["metric"], row["setting"]): row for row in rows if row["evaluation"] == "shipped"}
-    assert {row["model"] for row in shipped.values()} == {"student-finetuned"}
-    few = next(
-        row["value"]
-        for row in rows
-        if (row["evaluation"], row["model"]) == ("few-label", "student-finetuned")
-    )
+    assert {row["model"] for row in shipped.values()} == {"shipped"}
+    few = next(row["value"] for row in rows if (row["evaluation"], row["model"]) == ("few-label", "shipped"))
     assert shipped["top1", ""]["value"] == pytest.approx(few)
     assert shipped["selective_accuracy", "share=1"]["value"] == pytest.approx(few)
     recalls = [row for (metric, _), row in shipped.items() if metric == "recall"]
@@ -105,11 +100,11 @@ def test_its_scores_are_in_the_run_s_table_beside_those_that_were_there(ran: Mad
     low, high = (shipped[f"calibration_error_{end}", bins]["value"] for end in ("low", "high"))
     assert 0 <= low <= high <= 1
     # The terminal lists test scores if there is no headline. It would drown in these.
-    assert not any("shipped" in line for line in summary(ran.result))
+    assert not any("class=" in line or "share=" in line for line in summary(ran.result))
 
 
 def test_the_temperature_of_the_checkpoint_divides_its_logits(ran: Made, place: Path) -> None:
-    tuned, store = ran.made["finetune-student"], ran.store
+    tuned, store = ran.made["ship"], ran.store
     softer = Artifact(kind="checkpoint", fingerprint="0" * 32)
     if not store.has(softer):
         shutil.copytree(store.folder(tuned), store.folder(softer))
@@ -128,8 +123,9 @@ def test_the_temperature_of_the_checkpoint_divides_its_logits(ran: Made, place: 
 
 def test_the_report_shows_the_model_and_its_mistakes(ran: Made) -> None:
     page = (ran.folder / "report.html").read_text()
-    path = ran.made["finetune-student"].path
+    path = ran.made["ship"].path
     assert f"{path}/model.safetensors" in page
+    assert "<dd>Student, fine-tuned</dd>" in page
     table = read_table(ran.path("answers") / "answers.parquet", ANSWERS)
     wrong = int((column(table, "label") != column(table, "predicted")).sum())
     assert page.count("taken for <b") == min(40, wrong)
@@ -149,6 +145,6 @@ def test_a_run_without_a_classifier_or_test_labels_has_no_answers_but_names_its_
 def test_the_dry_run_counts_the_stage(place: Path) -> None:
     known = next(stage for stage in estimate(config(place)).rows if stage.stage == "answers")
     assert known.kind == "answers"
-    assert set(known.reads) == {"manifest", "finetune-student"}
+    assert set(known.reads) == {"manifest", "ship"}
     assert known.rows > 0
     assert known.operations > 0

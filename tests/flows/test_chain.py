@@ -81,9 +81,9 @@ def test_every_stage_once_and_wired_as_documented(store: Store) -> None:
     assert "distill" in layout.reads("evaluate-student")
     assert {"evaluate-student", "evaluate-scratch", "evaluate-teacher"} <= layout.reads("scores")
     assert "scores" in layout.reads("report")
-    assert layout.reads("answers") == {"manifest", "distill"}
+    assert layout.reads("answers") == {"manifest", "ship"}
     assert "answers" in layout.reads("scores") & layout.reads("report")
-    assert layout.requests["answers"].settings["model"] == "student"
+    assert layout.requests["answers"].settings["model"] == "shipped"
 
 
 def test_without_training_features_enter_at_embed_and_the_student_predicts(store: Store) -> None:
@@ -129,23 +129,21 @@ def test_a_chain_ends_where_it_is_told_to_and_measures_what_there_is(store: Stor
         "pretext": ({"pretext", "embed"}, {"teacher"}),
         "transfer": ({"cluster", "assign", "transfer"}, {"student-transferred"}),
         "finetune": (
-            {"labels", "finetune-student", "finetune-teacher", "scratch"},
-            {"student-finetuned", "teacher-finetuned", "scratch"},
+            {"labels", "finetune-student", "finetune-teacher", "scratch", "ship", "answers"},
+            {"student-finetuned", "teacher-finetuned", "scratch", "shipped"},
         ),
         "distill": ({"predict", "distill"}, {"student"}),
     }
     stages, models = {"manifest", "scores", "report"}, set()
-    ships = {"pretext": "teacher", "transfer": "student-transferred", "finetune": "student-finetuned"}
+    ships = {"pretext": "teacher", "transfer": "student-transferred"}
     for end, (further, measured) in ends.items():
         stages, models = stages | further, models | measured
         layout = Layout(store, configured(until=end), PARTS)
-        answered = {"answers"} if end in ("finetune", "distill") else set()
-        made = {name for name in layout.made if not name.startswith(("evaluate-", "embed-"))}
-        assert made == stages | answered
-        assert layout.requests["report"].settings["ships"]["model"] == ships.get(end, "student")
+        assert {name for name in layout.made if not name.startswith(("evaluate-", "embed-"))} == stages
+        assert layout.requests["report"].settings["ships"]["model"] == ships.get(end, "shipped")
         assert layout.reads("scores") >= {f"evaluate-{name}" for name in models}
         assert sum(name.startswith("evaluate-") for name in layout.made) == len(models)
-        same = set(layout.made) - {"answers", "scores", "report"}
+        same = set(layout.made) - {"ship", "evaluate-shipped", "answers", "scores", "report"}
         assert all(layout.made[label] == whole.made[label] for label in same)  # nothing is asked otherwise
     # If no student is trained, the images for its training don't matter.
     teacher = Layout(

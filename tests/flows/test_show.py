@@ -181,3 +181,12 @@ def test_any_other_name_is_a_label_and_inherits_nothing(tmp_path: Path) -> None:
     wanted = override(Config(), {"cluster": {"k": 7}})
     assert read_again(text, tmp_path) == wanted.model_copy(update={"recipe": "mine"})
     assert read_again(f"recipe: other\n{text}", tmp_path) == wanted.model_copy(update={"recipe": "other"})
+
+
+def test_a_misspelled_recipe_in_a_file_is_refused_unless_the_file_is_complete(tmp_path: Path) -> None:
+    partial, whole = tmp_path / "partial.yaml", tmp_path / "whole.yaml"
+    partial.write_text("recipe: digts\ncluster: {k: 50}\n")
+    with pytest.raises(ConfigError, match="recipe: digits to take the rest"):
+        recipe(str(partial))
+    whole.write_text(plain(recipe("digits")).replace("recipe: digits", "recipe: digts"))
+    assert recipe(str(whole)).recipe == "digts"

@@ -14,6 +14,7 @@ from models.configs.evaluations import NonLinear
 from models.configs.finetune import Finetune
 from models.configs.kinds import FAMILIES, KindName, views_of
 from models.configs.shared import Sized, Teacher, Views
+from tasks.scales import notes
 from tasks.understood import describe
 
 MODELS: list[type[Sized]] = [*PRETEXT.values(), *TRANSFER.values(), Finetune, NonLinear]
@@ -62,6 +63,14 @@ def test_choosing_another_kind_leaves_nothing_of_the_former() -> None:
     )
     assert once.pretext == twice.pretext
     assert once.distill == twice.distill
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("size", [16, 32, 64, 224])
+def test_a_kind_leaves_the_scale_right(name: str, kind: KindName, size: int) -> None:
+    config = override(recipe(name), {"data": {"kind": kind, "image_size": size}})
+    assert notes(config) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -179,7 +179,7 @@ def sample() -> ReportData:
     ):
         scores += [
             Score(evaluation, model, "accuracy", "test", settings, right / n, 7, n)
-            for model, right in zip(content.MODELS, values, strict=True)
+            for model, right in zip(list(content.MODELS)[:6], values, strict=True)
         ]
     scores += [Score("few-label", "student", "ece", "test", "15 bins", 0.01234, 7, n)]
     stages = tuple(
@@ -200,6 +200,7 @@ def sample() -> ReportData:
         counts=Counts(train=1437, unlabelled=0, test=n, labelled=115, validation=29, fewest=14, most=15),
         ships=Ships(
             model="student",
+            origin="student",
             stage="distill",
             path="artifacts/checkpoint/11c0ffee115eed0011",
             parameters=116_890,
@@ -208,7 +209,7 @@ def sample() -> ReportData:
             image_size=16,
             classes=10,
             temperature=0.25,
-            why=("It is the best of 4 candidates on the draw.",),
+            because="it was right about 96 % of 50 labels",
         ),
         answers=answers(),
         logs={

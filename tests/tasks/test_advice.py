@@ -27,7 +27,7 @@ from tasks.report.advice import (
 from tasks.report.content import Answers, ClassRow, Counts, ReportData, Ships
 from tasks.report.scoreboard import Score
 
-SHIPS = Ships("student", "distill", "artifacts/checkpoint/x", 10, 40, "smallconv", 16, classes=4)
+SHIPS = Ships("student", "student", "distill", "artifacts/checkpoint/x", 10, 40, "smallconv", 16, classes=4)
 NAMES = ("ant", "bee", "cat", "dog")
 
 
@@ -149,7 +149,7 @@ QUIET: list[tuple[Rule, ReportData]] = [
         run(
             score("knn", "teacher", 0.9),
             score("few-label", "teacher-finetuned", 0.5),
-            ships=replace(SHIPS, model="teacher-finetuned"),
+            ships=replace(SHIPS, model="teacher-finetuned", origin="teacher-finetuned"),
         ),
     ),
     (scratch_ahead, run(score("few-label", "student", 0.7), score("few-label", "scratch", 0.72, 100))),

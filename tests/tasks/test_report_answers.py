@@ -43,7 +43,7 @@ def test_the_top_names_the_model_its_place_its_size_and_its_accuracy(data: Repor
     low, high = (percent(end) for end in wilson(data.answers.accuracy, 360))
     for text in (
         f"Right on 360 test images {percent(data.answers.accuracy)} 95 % interval {low} to {high}",
-        "Final student (distilled). It is the best of 4 candidates on the draw.",
+        "Which Final student (distilled) Why It was right about 96 % of 50 labels.",
         "smallconv, 117 k parameters, for images of 16 px, 10 classes",
         "artifacts/checkpoint/11c0ffee115eed0011/model.safetensors in the store, 474 kB",
         'kt.open("STORE/artifacts/checkpoint/11c0ffee115eed0011")',

@@ -12,8 +12,8 @@ import yaml
 
 from data.errors import ConfigError
 from data.reading import stored_size
+from flows.as_yaml import plain
 from flows.recipes import NAMES, override, recipe
-from flows.run import to_yaml
 from models.augment import crop_boxes
 from models.configs.finetune import Finetune
 from models.configs.shared import Views, px
@@ -106,7 +106,7 @@ def test_views_of_another_scale_are_refused_with_the_figure(tmp_path: Path) -> N
         override(recipe("cifar10"), over)
     assert "\n" not in str(error.value)
     path = tmp_path / "mine.yaml"
-    values = yaml.safe_load(to_yaml(recipe("cifar10")))
+    values = yaml.safe_load(plain(recipe("cifar10")))
     for section in ("pretext", "transfer", "finetune", "distill"):
         values[section]["view_size"] = 24
     path.write_text(yaml.safe_dump({**values, "data": {**values["data"], "image_size": 64}}))
