@@ -354,13 +354,14 @@ def _step(work: Step) -> Measured:
         classes,
         soft=work.section == "distill",
     )
-    first = float(_steps(work, method, feed, small, steps=2)[0].mean())
+    _, first, _ = _steps(work, method, feed, small, steps=2)
     # Even if few images take long, it may be the optimizer that takes it, so more images are tried.
     more = 4 * small if first < LONGEST / 2 else small
     large = min(work.batch_size, max(more, int(small * TRIAL / first)))
     steps = 1 + max(1, min(10, ceil(TRIAL / (first * large / small))))
-    spent, between = _steps(work, method, feed, large, steps=steps, epochs=2 if sweeps else 1)
-    each, fixed = parts((small, first), (large, float(spent.mean())))
+    seconds, busy, between = _steps(work, method, feed, large, steps=steps, epochs=2 if sweeps else 1)
+    # The parts are found in the time that this thread runs, which depends little on other programs.
+    each, fixed = (seconds / busy * part for part in parts((small, first), (large, busy)))
     return Measured(work, fixed + each * work.batch_size, fixed, between / images)
 
 
@@ -399,16 +400,17 @@ def _alike(work: Step, other: Work) -> bool:
 
 def _steps(
     work: Step, method: Method, feed: RandomImages, batch_size: int, steps: int, epochs: int = 1
-) -> tuple[NDArray[np.float64], float]:
-    """Train, and return the seconds of each step and those between two epochs.
+) -> tuple[float, float, float]:
+    """Train, and return the mean seconds of a step, and those between epochs.
 
-    The first step of an epoch is not counted. It prepares what later steps use again.
+    The second value has only the seconds of a step in which this thread runs. The first step of an epoch is
+    not counted. It prepares what later steps use again.
     """
-    ended: list[float] = []
+    ended: list[tuple[float, float]] = []
 
     def tick() -> bool:
         if not feed.sweeping:
-            ended.append(perf_counter())
+            ended.append((perf_counter(), thread_time()))
         return False
 
     feed.batch_size, feed.steps_per_epoch = batch_size, steps
@@ -424,12 +426,12 @@ def _steps(
         sweep=feed.sweep,
         interrupted=tick,
     )
-    spent = np.diff(ended)
+    spent = np.diff(ended, axis=0)
     inside = np.ones(len(spent), bool)
     inside[steps - 1 :: steps] = False
-    step = float(spent[inside].mean())
-    between = float(spent[~inside].mean()) - step if epochs > 1 else 0.0
-    return spent[inside], between if between > step / 2 else 0.0
+    seconds, busy = (float(mean) for mean in spent[inside].mean(axis=0))
+    between = float(spent[~inside, 0].mean()) - seconds if epochs > 1 else 0.0
+    return seconds, busy, between if between > seconds / 2 else 0.0
 
 
 def _pass(work: Pass) -> float:
@@ -437,13 +439,14 @@ def _pass(work: Pass) -> float:
     network = network_of(work.network)
     feed = RandomImages(min(work.batch_size, 512), stored_size(work.network.image_size))
 
-    def timed(batch_size: int, batches: int) -> float:
+    def timed(batch_size: int) -> tuple[float, float]:
+        """Seconds per image, and those in which this thread runs."""
         ended = []
         for _ in run(
             network,
             partial(network.features, layer="features"),
             feed.read,
-            np.arange(batch_size * batches),
+            np.arange(2 * batch_size),
             batch_size=batch_size,
             device=CPU,
             precision=resolve_precision(work.precision, CPU),
@@ -452,13 +455,14 @@ def _pass(work: Pass) -> float:
             if work.views is None
             else augmented(Views.model_validate(work.views), 1, 0, "pace", work.network.image_size),
         ):
-            ended.append(perf_counter())
-        return float(np.diff(ended).mean()) / batch_size
+            ended.append((perf_counter(), thread_time()))
+        seconds, busy = np.diff(ended, axis=0)[0] / batch_size
+        return float(seconds), float(busy)
 
     small = min(FEW, work.batch_size)
-    first = timed(small, 2)
+    _, first = timed(small)
     large = max(small, min(work.batch_size, 512, int(TRIAL / 2 / first)))
-    return timed(large, 2)
+    return timed(large)[0]
 
 
 def _describe(work: Describe) -> float:

@@ -128,7 +128,7 @@ def _labels(named: dict[str, Artifact], others: dict[str, Artifact]) -> dict[Art
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     shown = images_of(inputs, "assigned").all if "clusters" in inputs else 0  # scaled for the contact sheets
-    return Size(1, 1e6, seconds=shown * run.decoding, work=(imports(2), chores(1)))
+    return Size(1, 1e6, seconds=shown * run.decoding, work=(imports(3), chores(1)))
 
 
 def build(job: Job) -> Outcome:
