@@ -40,8 +40,8 @@ from tasks.stages import (
 )
 from tasks.understood import describe, drawn
 
-FEW_LABELS = ("finetune-", "linear-", "distill", "scratch", "plain", "ship")
-"""Prefixes of the stages that train on the few labels."""
+FEW_LABELS = ("plan-labels", "finetune-", "linear-", "distill", "scratch", "plain", "ship")
+"""Prefixes of the stages that train on the few labels, and of their plan."""
 TUNED = {
     "finetune-student": "student-finetuned",
     "finetune-teacher": "teacher-finetuned",
@@ -290,9 +290,14 @@ def _keep_learned(layout: Layout) -> None:
     for label, name in TUNED.items():
         if label in layout.kept:
             layout.models[name] = layout.make(label, _nothing, manifest=layout.made["manifest"])
-    for stage in ("labels", "predict", *(("propagate",) if layout.config.predict.neighbours else ())):
-        if stage == "labels" or "distill" in layout.kept:
-            layout.leave_out(stage, "the run keeps the networks of an earlier run", "manifest")
+    if layout.config.ship.compare:
+        gone = ["spread", "weigh"]
+    elif "distill" in layout.kept:
+        gone = ["predict", *(["propagate"] if layout.config.predict.neighbours else [])]
+    else:
+        gone = []
+    for stage in ("labels", *gone):
+        layout.leave_out(stage, "the run keeps the networks of an earlier run", "manifest")
 
 
 def _distill(layout: Layout, draw: Handle, student: Handle, tuned: Handle) -> Handle:

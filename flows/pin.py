@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from data.errors import ConfigError
@@ -19,13 +19,14 @@ from data.store import Store
 from data.types import Artifact
 from flows.chain import FEW_LABELS, chain
 from flows.layout import Handle, Hooks, Layout
+from flows.recipes import planned
 from models.configs.shared import Sized
 from tasks.config import Config
 from tasks.overlay import resolve
 from tasks.phrases import percent
 from tasks.stages import assign, drift, growth, manifest
 
-TRAINED = ("checkpoint", "clusters")
+TRAINED = ("checkpoint", "clusters", "plan")
 """Kinds of artifacts that are kept."""
 GROWTH = ("images", "before", "new", "changed", "gone", "relabelled", "same", "share")
 """Figures of the stage growth."""
@@ -41,12 +42,14 @@ class Earlier:
 
     Attributes:
         run: its name.
+        config: the configuration of its trainings, with its plan.
         manifest: the manifest of its images.
         assignments: the clusters of these images; None if it has none.
-        trained: stage -> checkpoint or clusters.
+        trained: stage -> checkpoint, clusters or part of a plan.
     """
 
     run: str
+    config: Config
     manifest: Artifact
     assignments: Artifact | None
     trained: dict[str, Artifact]
@@ -101,7 +104,10 @@ def find(config: Config) -> Earlier | None:
         trained = {label: artifact for label, artifact in made.items() if artifact.kind in TRAINED}
         needed = [made.get("manifest"), made.get("assign"), *trained.values()]
         if "manifest" in made and all(store.has(artifact) for artifact in needed if artifact is not None):
-            return Earlier(record["name"], made["manifest"], made.get("assign"), trained)
+            plans = [artifact for artifact in trained.values() if artifact.kind == "plan"]
+            settings = [store.meta(artifact)["settings"] for artifact in plans]
+            own = reduce(planned, settings, config)
+            return Earlier(record["name"], own, made["manifest"], made.get("assign"), trained)
     return None
 
 
@@ -154,7 +160,7 @@ def pinned_chain(config: Config, earlier: Earlier | None, hooks: Hooks) -> dict[
             f"more than {percent(limits.growth)}"
         )
     elif earlier.assignments is not None:
-        figures |= _measure_drift(config, earlier, hooks, made)
+        figures |= _measure_drift(earlier, hooks, made)
         for name, limit, words in (
             ("shift", limits.shift, "the mean distance to the centroids has shifted by"),
             ("far", limits.far, "the share of images far from their centroid is"),
@@ -185,12 +191,10 @@ def _figures(meta: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: meta[name] for name in names}
 
 
-def _measure_drift(
-    config: Config, earlier: Earlier, hooks: Hooks, made: dict[str, Handle]
-) -> dict[str, float]:
+def _measure_drift(earlier: Earlier, hooks: Hooks, made: dict[str, Handle]) -> dict[str, float]:
     """Measure the distances of today's images to the earlier centroids, in the earlier teacher's features."""
     assert earlier.assignments is not None
-    layout = Layout(config, hooks, made=made, models={"teacher": earlier.trained.get("pretext")})
+    layout = Layout(earlier.config, hooks, made=made, models={"teacher": earlier.trained.get("pretext")})
     features = layout.features("embed-drift", made["manifest"], part="train")
     assigned = layout.make(
         "assign-drift", assign.plan, clusters=earlier.trained["cluster"], features=features

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from in_process import Made, photographs, run_chain
+from PIL import Image
 from safetensors.numpy import load_file
 from scipy.special import softmax
 
@@ -158,3 +159,18 @@ def test_a_run_that_compares_nothing_ships_its_final_student(tmp_path: Path) -> 
     assert shipped["temperature"] == 0.5
     assert "not compared" in shipped["because"]
     assert "weigh" not in made.made
+
+
+def test_a_pinned_rerun_keeps_everything_that_was_compared(tmp_path: Path) -> None:
+    """A new image neither trains a classifier again nor changes what ships."""
+    photographs(tmp_path / "photos", each=40, side=40)
+    pinned = override(config(tmp_path), {"pin": {"enabled": True, "shift": 10.0, "far": 1.0}})
+    first = run_chain(pinned)
+    new = sorted((tmp_path / "photos" / "temple").glob("*.png"))[0]
+    Image.open(new).rotate(3).save(tmp_path / "photos" / "temple" / "999.png")
+    again = run_chain(pinned, "again")
+    assert again.result["pinned"]
+    assert again.result["shipped"] == first.result["shipped"]
+    for label in (*NETWORKS.values(), "distill", "ship"):
+        assert again.made[label] == first.made[label]
+    assert {"labels", "spread", "weigh"} <= again.result["not_needed"].keys()
