@@ -14,7 +14,7 @@ from typing import Any
 
 from data.errors import ConfigError
 
-SIZES = (32, 48, 64, 96, 128, 160, 224)
+SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)
 """Sides of the images that a plan chooses from, px."""
 SHARES = {"pretext": 0.5, "transfer": 0.15, "contenders": 0.15, "distill": 0.2}
 """How the minutes are divided among the trainings."""
@@ -77,8 +77,15 @@ def clusters(images: int, distinct: int) -> int:
 
 
 def sizes(side: int) -> list[int]:
-    """The image sizes to choose from: none enlarges images whose shorter side has this many px."""
-    return [size for size in SIZES if size <= side] or [SIZES[0]]
+    """The image sizes to choose from, ascending.
+
+    None enlarges the images by more than a quarter. Below 32 px, none makes them smaller by more than a
+    fifth, because little would be left.
+
+    Args:
+        side: the images' shorter side, px.
+    """
+    return [size for size in SIZES if min(32, 0.8 * side) <= size <= 1.25 * side] or [SIZES[0]]
 
 
 def from_images(

@@ -418,14 +418,14 @@ class Lasting(Sized):
 
         Returns:
             Number of epochs, and of steps in each. With `steps` set, an epoch is at most one pass over the
-            images, and all together are at most that many steps.
+            images, and all together are that many steps, up to half a step per epoch.
         """
         settings: Any = self
         whole = max(1, images // settings.batch_size)
         if self.steps is None:
             return settings.epochs, whole
         epochs = -(-self.steps // whole)
-        return epochs, max(1, self.steps // epochs)
+        return epochs, max(1, round(self.steps / epochs))
 
     def seen(self, images: int) -> int:
         """The number of images that the training sees, repeats counted, of N different ones."""

@@ -65,6 +65,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         min(left + right, low + high) // 2,
         told if kind in (None, "auto") else (kind, "you set it"),
         images.all * run.decoding,
+        run.listing + images.all * run.decoding,
         run.pace,
     )
     run.assume("plan: this machine, as busy as it is now; the run measures it again")
@@ -81,7 +82,8 @@ def build(job: Job) -> Outcome:
     side, kind, reading = _look(job, n)
     distinct = manifest.get("understood", {}).get("distinct", n)
     classes = len(manifest["classes"] or [])
-    meta = _plan(job.settings, n, distinct, classes, side, kind, reading, Pace(), job.log)
+    spent = job.meta("manifest")["seconds"]
+    meta = _plan(job.settings, n, distinct, classes, side, kind, reading, spent, Pace(), job.log)
     write_json(job.out / "plan.json", meta)
     return Outcome(rows=len(meta["settings"]), meta=meta)
 
@@ -94,6 +96,7 @@ def _plan(
     side: int,
     kind: tuple[str, str],
     reading: float,
+    spent: float,
     pace: Pace,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -106,7 +109,8 @@ def _plan(
         classes: number of classes.
         side: median of the images' shorter sides, px.
         kind: kind of pictures, and why.
-        reading: seconds in which all images are read.
+        reading: seconds in which all images are read once more, at the planned size.
+        spent: seconds that the manifest took.
         pace: measures this machine.
         say: gets a line per size that was measured.
     """
@@ -120,7 +124,9 @@ def _plan(
         say(f"{size} px: {speeds[size].teacher:.2g} s per step of the teacher")
         if SHARES["pretext"] * 60 * minutes / speeds[size].teacher < ENOUGH:
             break  # larger images would take even longer
-    found = from_images(minutes, images, speeds, distinct=distinct, fixed=FIXED, reading=reading, kind=kind)
+    found = from_images(
+        minutes, images, speeds, distinct=distinct, fixed=FIXED + spent, reading=reading, kind=kind
+    )
     size = found.settings["data.image_size"]
     chosen = {key: value for key, value in found.settings.items() if key not in kept}
     return {"settings": chosen, "because": found.because, "speed": vars(speeds[size])}

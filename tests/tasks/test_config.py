@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from data.errors import ConfigError
+from models.configs.distill import Distill
 from tasks.config import SECTIONS, Config
 from tasks.overlay import merge, resolve
 
@@ -98,3 +99,18 @@ def test_configuration_needs_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("images", [1, 100, 230, 256, 300, 5000, 1_300_000])
+@pytest.mark.parametrize("steps", [1, 2, 169, 170, 1000, 12_345])
+def test_steps_are_divided_into_epochs_of_at_most_one_pass(images: int, steps: int) -> None:
+    distill = Distill(batch_size=115, steps=steps)
+    epochs, each = distill.length(images)
+    assert 1 <= each <= max(1, images // 115)
+    assert abs(epochs * each - steps) <= epochs / 2
+    assert distill.seen(images) == epochs * each * 115
+
+
+def test_without_steps_an_epoch_is_a_pass() -> None:
+    assert Distill(batch_size=100, epochs=7).length(350) == (7, 3)
+    assert Distill(batch_size=100, epochs=7).seen(350) == 7 * 350

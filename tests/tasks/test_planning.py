@@ -86,9 +86,19 @@ def test_too_few_minutes_are_refused_with_the_least_that_would_do() -> None:
         plan(least - 0.15, 1000)
 
 
-def test_images_are_not_enlarged() -> None:
-    assert sizes(150) == [size for size in SIZES if size <= 150]
-    assert sizes(8) == [32]
+@pytest.mark.parametrize(
+    ("side", "found"),
+    [
+        (8, [16]),
+        (20, [16, 24]),
+        (28, [24, 32]),
+        (40, [32, 48]),
+        (64, [32, 48, 64]),
+        (1000, [size for size in SIZES if size >= 32]),
+    ],
+)
+def test_sizes_neither_enlarge_images_much_nor_leave_nothing_of_them(side: int, found: list[int]) -> None:
+    assert sizes(side) == found
 
 
 @pytest.mark.parametrize(("images", "batch"), [(3, 2), (100, 50), (256, 128), (1_300_000, 128)])

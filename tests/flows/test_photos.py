@@ -1,0 +1,121 @@
+"""The recipe photos: planned for the minutes, for this machine, and around what the user sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from in_process import photographs
+
+from data.errors import ConfigError
+from flows.as_yaml import plain
+from flows.estimate import Estimate, estimate
+from flows.recipes import override, parse_settings, planned, recipe
+from models.pace import Measured, Pace
+from models.work import Pass, Step, Work
+from tasks.config import Config
+
+
+def given(work: Work) -> Measured:
+    """A machine on which a step takes as long as there are pixels, and a tenth of a second at 32 px."""
+    if isinstance(work, Step):
+        return Measured(work, 0.1 * (work.network.image_size / 32) ** 2)
+    if isinstance(work, Pass):
+        return Measured(work, 0.0005)
+    return Measured(work, 1e-12 if work.kind == "products" else 1.0)
+
+
+def configured(place: Path, *settings: str) -> Config:
+    words = [f"data.train=folder:{place / 'photos'}", f"store={place / 'store'}", *settings]
+    return override(recipe("photos"), parse_settings(words))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    photographs(tmp_path / "photos", each=150, side=70)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _everything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.pace.IGNORED", 0.0)
+    monkeypatch.setattr("models.pace._alike", lambda work, other: False)
+
+
+def dry(config: Config) -> Estimate:
+    pace = Pace(trial=given)
+    pace.imported(4.0)
+    return estimate(config, pace=pace, seconds=0.5)
+
+
+def plan(found: Estimate) -> dict[str, str]:
+    """key -> value of the plan's lines that begin with one."""
+    lines = (line.removeprefix("plan: ") for line in found.understood if line.startswith("plan: "))
+    return dict(line.partition(":")[0].split(" ")[0].split("=") for line in lines)
+
+
+@pytest.mark.parametrize("minutes", [3, 5, 20, 60])
+def test_the_dry_run_of_a_plan_takes_the_minutes(place: Path, minutes: int) -> None:
+    """The plan and the dry run count independently: steps and passes on one side, stages on the other."""
+    found = dry(configured(place, f"plan.minutes={minutes}"))
+    assert found.seconds == pytest.approx(60 * minutes, rel=0.15)
+    assert {"plan-images", "plan-labels", "weigh", "ship"} <= {row.stage for row in found.rows}
+
+
+def test_what_the_user_sets_stays(place: Path) -> None:
+    free = plan(dry(configured(place, "plan.minutes=5")))
+    assert free["data.image_size"] in ("32", "48", "64")
+    found = dry(configured(place, "plan.minutes=5", "data.image_size=40", "cluster.k=7"))
+    assert found.seconds == pytest.approx(300, rel=0.15)
+    config = configured(place, "plan.minutes=5", "data.image_size=40", "cluster.k=7")
+    assert {"data.image_size", "cluster.k"} <= set(config.plan.keep)
+
+
+def test_a_key_set_to_the_recipes_value_stays_too(place: Path) -> None:
+    usual = recipe("photos").student.width
+    assert "student.width" in configured(place, f"student.width={usual}").plan.keep
+
+
+def test_a_kind_gives_all_stages_its_views_but_for_keys_set_by_hand(place: Path) -> None:
+    config = configured(place, "distill.flip=0.25")
+    found = planned(config, {"data.kind": "symbols", "pretext.steps": 10})
+    assert (found.pretext.model_dump()["flip"], found.finetune.flip, found.distill.flip) == (0.0, 0.0, 0.25)
+    assert found.pretext.model_dump()["steps"] == 10
+
+
+def test_another_method_is_planned_as_well(place: Path) -> None:
+    found = dry(configured(place, "plan.minutes=5", "pretext.method=moco", "pretext.queue=64"))
+    assert found.seconds == pytest.approx(300, rel=0.2)
+
+
+def test_the_whole_configuration_in_a_file_is_still_planned(place: Path) -> None:
+    config = configured(place, "plan.minutes=5", "cluster.k=7")
+    path = place / "mine.yaml"
+    path.write_text(plain(config))
+    assert recipe(str(path)) == config
+    path.write_text(plain(recipe("photos")))
+    assert recipe(str(path)).plan.keep == []
+    values: dict[str, Any] = yaml.safe_load(plain(recipe("photos")))
+    path.write_text(yaml.safe_dump(values | {"cluster": {"k": 7}}))
+    assert recipe(str(path)).plan.keep == ["cluster.k"]
+
+
+def test_too_few_minutes_are_refused_before_any_work(place: Path) -> None:
+    with pytest.raises(ConfigError, match=r"plan.minutes = 0.5 is too short for \d+ images on this machine"):
+        dry(configured(place, "plan.minutes=0.5"))
+
+
+def test_recipes_with_fixed_settings_refuse_minutes() -> None:
+    with pytest.raises(ConfigError, match="the recipe digits has fixed settings; use the recipe photos"):
+        override(recipe("digits"), {"plan": {"minutes": 5}})
+
+
+def test_without_labels_only_the_first_part_is_planned(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", each=60, side=70)
+    for path in sorted((tmp_path / "photos").glob("*/*.png")):
+        path.rename(tmp_path / "photos" / f"{path.parent.name}-{path.name}")
+    stages = {row.stage for row in dry(configured(tmp_path, "plan.minutes=5")).rows}
+    assert "plan-images" in stages
+    assert not stages & {"plan-labels", "weigh", "ship"}
