@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from data.types import Frozen
-from flows.recipes import NAMES, laid_over, recipe
+from flows.recipes import NAMES, by_hand, laid_over, recipe
 from flows.settings import sentence_on, settings
 from tasks.config import Config
 from tasks.overlay import METHOD_SECTIONS, merge, methods
@@ -101,9 +101,9 @@ def _changes(config: Config, base: Config) -> tuple[Values, Values]:
     over: Values = {s: {"method": m} for s, m in chosen.items() if m != getattr(base, s).method}
     first: Values = {}
     while True:
-        got = laid_over(base, over)
-        for section, method in chosen.items():
-            got[section] = _method_defaults(section, method) | got[section]
+        got = laid_over(base, over, by_hand(base, over))
+        for section, value in _defaults(config).items():
+            got[section] = _under(value, got[section]) if section in got else value
         missing = _difference(got, wanted)
         first = first or got
         if missing.keys() <= {"recipe"}:
@@ -113,6 +113,13 @@ def _changes(config: Config, base: Config) -> tuple[Values, Values]:
         over = more
     without = first | {s: {**first[s], "method": getattr(base, s).method} for s in chosen}
     return _methods_named(over, config), without
+
+
+def _under(base: Any, over: Any) -> Any:
+    """`over` with the values of `base` for the keys that it lacks, section by section."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return base | {name: _under(base.get(name), value) for name, value in over.items()}
 
 
 def _methods_named(over: Values, config: Config) -> Values:

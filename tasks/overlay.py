@@ -15,12 +15,21 @@ from models.configs.distill import Distill
 from models.configs.evaluations import NonLinear
 from models.configs.finetune import Finetune
 from models.configs.kinds import FAMILIES, views_of
-from models.configs.shared import AsymmetricViews, Optimization, Sized, SmallCrops, Teacher, Transfer, Views
+from models.configs.shared import (
+    AsymmetricViews,
+    Lasting,
+    Optimization,
+    Sized,
+    SmallCrops,
+    Teacher,
+    Transfer,
+    Views,
+)
 from tasks.config import Config
 
 _EITHER = (("label_fraction", "labels_per_class"),)
 """Keys that exclude each other. Setting one of them resets the other."""
-_SHARED = (AsymmetricViews, Views, SmallCrops, Teacher, Transfer)
+_SHARED = (AsymmetricViews, Views, SmallCrops, Lasting, Teacher, Transfer)
 """Bases whose fields mean the same in every method. If two bases have a field, the first one owns it."""
 TOGETHER = tuple(Optimization.model_fields)
 """Fields that belong together: a learning rate suits one optimizer and one loss. Another method brings its
@@ -56,6 +65,8 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         given = [name for name in pair if over.get(name) is not None]
         if len(given) == 1:
             out.update({name: None for name in pair if name in base})
+    if over.get("epochs") is not None and base.get("steps") is not None:
+        out["steps"] = None  # steps would win over the epochs that are asked for
     for name, value in over.items():
         below = out.get(name)
         if isinstance(value, dict) and isinstance(below, dict):

@@ -7,7 +7,7 @@ too long, or too short, the last ones make up for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -64,6 +64,15 @@ class Planned:
 
     settings: dict[str, Any]
     because: list[str]
+
+
+def without_kept(settings: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
+    """The planned settings without those that the user set, and without steps where the user set epochs."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in kept and not (key.endswith(".steps") and key.replace(".steps", ".epochs") in kept)
+    }
 
 
 def batch_size(images: int) -> int:

@@ -17,7 +17,7 @@ import yaml
 from data.errors import ConfigError
 from models.configs.kinds import FAMILIES
 from tasks.config import SECTIONS, Config
-from tasks.overlay import TOGETHER, given, merge, resolve, shared, suit_kind
+from tasks.overlay import METHOD_SECTIONS, TOGETHER, given, merge, resolve, shared, suit_kind
 from tasks.scales import refuse
 
 NAMES: tuple[str, ...] = (
@@ -72,7 +72,7 @@ def recipe(name: str) -> Config:
     base = values.get("recipe")
     if base in NAMES:
         own = recipe(base)
-        return _checked(resolve(laid_over(own, values, _differing(own.model_dump(mode="json"), values))))
+        return _checked(resolve(laid_over(own, values, by_hand(own, values))))
     like = get_close_matches(str(base), NAMES, n=1, cutoff=0.8)
     if like and not set(SECTIONS) <= values.keys():
         raise ConfigError(
@@ -92,13 +92,13 @@ def override(config: Config, over: dict[str, Any]) -> Config:
     return _checked(resolve(laid_over(config, over)))
 
 
-def laid_over(config: Config, over: dict[str, Any], by_hand: Iterable[str] | None = None) -> dict[str, Any]:
+def laid_over(config: Config, over: dict[str, Any], own: Iterable[str] | None = None) -> dict[str, Any]:
     """A configuration with other values for the given keys, before it is checked, as nested dicts.
 
     Args:
         config: the configuration.
         over: the keys that change, as nested dicts.
-        by_hand: dotted keys that a plan must leave as they are; None: all of `over`.
+        own: dotted keys that a plan must leave as they are; None: all of `over`.
 
     Raises:
         ConfigError: there are minutes for a plan, but the recipe has fixed settings.
@@ -111,8 +111,8 @@ def laid_over(config: Config, over: dict[str, Any], by_hand: Iterable[str] | Non
                 f"plan.minutes = {plan['minutes']}, but the recipe {config.recipe} has fixed settings; "
                 f"use the recipe {PLANNED}, which is planned for the minutes given"
             )
-        own = {key for key in (leaves(over) if by_hand is None else by_hand) if not key.startswith("plan.")}
-        merged["plan"] = {**plan, "keep": sorted(own | set(plan.get("keep", ())) | set(config.plan.keep))}
+        kept = {key for key in (leaves(over) if own is None else own) if not key.startswith("plan.")}
+        merged["plan"] = {**plan, "keep": sorted(kept | set(plan.get("keep", ())) | set(config.plan.keep))}
     return suit_kind(merged, over)
 
 
@@ -125,11 +125,30 @@ def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
             yield f"{above}{name}"
 
 
-def _differing(base: Mapping[str, Any], values: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """Yield the dotted keys whose values differ from the recipe's.
+def by_hand(config: Config, values: Mapping[str, Any]) -> set[str]:
+    """The dotted keys that a file sets by hand: those whose values differ from the configuration's.
 
-    A file that `show` has written names every key. Those that nobody changed are not set by hand.
+    A file that `show` has written names every key, and most of them nobody has changed. If the file chooses
+    another method, its values are compared with what that method has by itself.
+
+    Args:
+        config: the configuration that the file starts from.
+        values: the file's values, as nested dicts.
     """
+    chosen = {
+        section: {"method": values[section]["method"]}
+        for section in METHOD_SECTIONS
+        if isinstance(values.get(section), Mapping)
+        and values[section].get("method") not in (None, getattr(config, section).method)
+    }
+    try:
+        usual = resolve(merge(given(config), chosen))
+    except ConfigError:  # the method has keys that must be given
+        usual = config
+    return {*leaves(chosen), *_differing(usual.model_dump(mode="json"), values)}
+
+
+def _differing(base: Mapping[str, Any], values: Mapping[str, Any], above: str = "") -> Iterator[str]:
     for name, value in values.items():
         usual = base.get(name)
         if isinstance(value, Mapping) and isinstance(usual, Mapping):
@@ -151,10 +170,10 @@ def planned(config: Config, settings: Mapping[str, Any]) -> Config:
     over: dict[str, Any] = {}
     for key, value in settings.items():
         nest(over, key, value)
-    by_hand: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     for key in (*config.plan.keep, *settings):
-        nest(by_hand, key, settings.get(key))
-    return _checked(resolve(suit_kind(merge(given(config), over), by_hand)))
+        nest(kept, key, settings.get(key))
+    return _checked(resolve(suit_kind(merge(given(config), over), kept)))
 
 
 def _checked(config: Config) -> Config:

@@ -114,7 +114,7 @@ def _plan(
         pace: measures this machine.
         say: gets a line per size that was measured.
     """
-    from tasks.planning import ENOUGH, FIXED, SHARES, from_images, sizes
+    from tasks.planning import ENOUGH, FIXED, SHARES, from_images, sizes, without_kept
 
     kept, minutes = set(settings["keep"]), settings["minutes"]
     own = settings["data"]["image_size"] if "data.image_size" in kept else None
@@ -128,7 +128,7 @@ def _plan(
         minutes, images, speeds, distinct=distinct, fixed=FIXED + spent, reading=reading, kind=kind
     )
     size = found.settings["data.image_size"]
-    chosen = {key: value for key, value in found.settings.items() if key not in kept}
+    chosen = without_kept(found.settings, kept)
     return {"settings": chosen, "because": found.because, "speed": vars(speeds[size])}
 
 

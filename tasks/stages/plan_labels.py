@@ -70,10 +70,10 @@ def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken
         images: number of train + unlabelled images.
         taken: seconds that the stages so far took.
     """
-    from tasks.planning import FIXED, Speed, from_labels
+    from tasks.planning import FIXED, Speed, from_labels, without_kept
 
     speed = Speed(**first["speed"])
     left = 60 * settings["minutes"] - FIXED - taken - 2 * images * speed.forward
     found = from_labels(left, settings["labels"], images, speed, settings["folds"])
-    chosen = {key: value for key, value in found.settings.items() if key not in settings["keep"]}
+    chosen = without_kept(found.settings, settings["keep"])
     return {"settings": chosen, "because": found.because}

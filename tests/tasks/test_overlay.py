@@ -73,9 +73,11 @@ def test_what_two_methods_share() -> None:
     assert {"blur", "second_blur"} <= set(shared(BYOL, DINO))
     assert set(shared(SimCLR, JigsawPlusPlus)) == set(Teacher.model_fields) - {"method"}
     assert shared(SimCLR, HOG) == []
-    assert set(shared(TRANSFER["pseudo-labels"], TRANSFER["seed"])) == {"epochs", "batch_size"} | set(
-        Views.model_fields
-    )
+    assert set(shared(TRANSFER["pseudo-labels"], TRANSFER["seed"])) == {
+        "steps",
+        "epochs",
+        "batch_size",
+    } | set(Views.model_fields)
 
 
 def test_a_method_without_a_network_keeps_nothing_and_gives_nothing_back() -> None:

@@ -17,6 +17,7 @@ from tasks.planning import (
     from_images,
     from_labels,
     sizes,
+    without_kept,
 )
 
 KIND = ("photographs", "there are colours")
@@ -124,3 +125,8 @@ def test_few_labels_get_few_steps(seconds: float) -> None:
 def test_the_teacher_is_fine_tuned_only_if_there_is_time() -> None:
     assert not from_labels(20.0, 50, 1000, speed(64), folds=3).settings["ship.teacher"]
     assert from_labels(900.0, 50, 1000, speed(64), folds=3).settings["ship.teacher"]
+
+
+def test_epochs_that_the_user_set_are_not_overruled_by_steps() -> None:
+    planned = {"pretext.steps": 10, "distill.steps": 5, "cluster.k": 3}
+    assert without_kept(planned, {"pretext.epochs", "cluster.k"}) == {"distill.steps": 5}
