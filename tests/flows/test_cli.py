@@ -243,7 +243,7 @@ def test_tiny_run_then_all_from_the_store(command: Command, tmp_path: Path) -> N
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout)
     assert result["status"] == "done"
-    assert {"student", "scratch", "gain"} == result["headline"].keys()
+    assert {"shipped", "student", "scratch", "gain"} == result["headline"].keys()
     assert not any(row["cached"] for row in result["stages"])
     folder = Path(result["folder"])
     assert json.loads((folder / "run.json").read_text())["status"] == "done"
