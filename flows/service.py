@@ -135,6 +135,8 @@ def _described(folder: Path) -> dict[str, Any]:
         "headline": headline(read_table(scores).to_pylist()) if scores.exists() else {},
         "student": student,
         "missing": missing,
+        "shipped": str(folder.parent.parent / record["shipped"]["path"]) if record.get("shipped") else None,
+        "because": record["shipped"]["because"] if record.get("shipped") else "",
     }
 
 

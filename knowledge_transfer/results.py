@@ -53,9 +53,10 @@ class Run:
         folder: holds the record and the log of the run, and copies of its scores and its report.
         status: running, done, failed or cancelled.
         config: all settings, by section.
-        headline: test accuracy, between 0 and 1, of the final student (`student`) and of the same network
-            trained from scratch on the same labels (`scratch`), and the difference (`gain`). A value that was
-            not measured is missing.
+        headline: test accuracy, between 0 and 1, of the model that the run ships (`shipped`), of the final
+            student (`student`) and of the same network trained from scratch on the same labels (`scratch`),
+            and the difference of these two (`gain`). A value that was not measured is missing.
+        because: why the run ships this model; empty if it ships none.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Run:
     status: str
     config: dict[str, Any]
     headline: dict[str, float]
+    because: str
+    _shipped: Path | None = field(compare=False)
     _student: Path | None = field(compare=False)
     _missing: str = field(compare=False)
 
@@ -97,6 +100,19 @@ class Run:
             raise UserError(self._missing)
         return Model(self._student)
 
+    @property
+    def shipped(self) -> Model:
+        """The model that the run hands over: the best one by the labels, with a `temperature`.
+
+        Its probabilities are softmax(logits / temperature).
+
+        Raises:
+            UserError: the run ships no model, because it did not get that far or has no labels.
+        """
+        if self._shipped is None:
+            raise UserError(f"run {self.name!r} ships no model (it is {self.status}); it needs labels")
+        return Model(self._shipped)
+
     def __repr__(self) -> str:
         lines = [f"Run {self.name}: {self.status}"]
         if "student" in self.headline:
@@ -105,6 +121,8 @@ class Run:
         if "gain" in self.headline:
             scratch, gain = (100 * self.headline[name] for name in ("scratch", "gain"))
             lines.append(f"  scratch   {scratch:.1f} % with the same labels alone: {gain:+.1f} points")
+        if self._shipped is not None:
+            lines.append(f"  shipped   {self._shipped}")
         lines.append(f"  folder    {self.folder}")
         if self.report is not None:
             lines.append(f"  report    {self.report}")
@@ -121,6 +139,8 @@ def from_answer(value: dict[str, Any]) -> Run | Model:
         status=value["status"],
         config=value["config"],
         headline=value["headline"],
+        because=value["because"],
+        _shipped=Path(value["shipped"]) if value["shipped"] else None,
         _student=Path(value["student"]) if value["student"] else None,
         _missing=value["missing"],
     )

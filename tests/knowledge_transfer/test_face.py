@@ -49,6 +49,7 @@ said = {
     "report": run.report.stat().st_size,
     "model": repr(run.student),
     "classes": run.student.classes,
+    "shipped": [str(run.shipped.folder), run.shipped.description["temperature"], run.because],
     "weights": (run.student.folder / "model.safetensors").exists(),
     "again": again == run,
     "same model": model == again.student,
@@ -123,11 +124,15 @@ def test_the_guide_runs_as_it_is_written(session: dict[str, Any]) -> None:
 def test_what_a_run_gives(session: dict[str, Any]) -> None:
     assert session["status"] == "done"
     assert session["folder"] == f"{session['in']}/store/runs/{session['name']}"
-    assert session["headline"].keys() == {"student", "scratch", "gain"}
+    assert session["headline"].keys() == {"shipped", "student", "scratch", "gain"}
     assert session["top1"] == [session["headline"]["student"]]
     assert session["report"] > 10_000
     assert session["classes"] == [str(digit) for digit in range(10)]
     assert session["weights"]
+    shipped, temperature, because = session["shipped"]
+    record = json.loads((Path(session["folder"]) / "run.json").read_text())["shipped"]
+    assert shipped == f"{session['in']}/store/{record['path']}"
+    assert (temperature, because) == (record["temperature"], record["because"])
     assert session["again"]
     assert session["same model"]
     assert f"{100 * session['headline']['student']:.1f} %" in session["run"]
