@@ -16,7 +16,7 @@ from data.errors import ConfigError
 
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)
 """Sides of the images that a plan chooses from, px."""
-SHARES = {"pretext": 0.5, "transfer": 0.15, "contenders": 0.15, "distill": 0.2}
+SHARES = {"pretext": 0.45, "transfer": 0.15, "contenders": 0.2, "distill": 0.2}
 """How the minutes are divided among the trainings."""
 FIXED = 45.0
 """Seconds of a run besides trainings, features and reading: starts, evaluations, tables and the report."""

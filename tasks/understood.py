@@ -111,7 +111,7 @@ def _classes(data: Data, counts: Mapping[str, int], seen: Mapping[str, Any], rec
 def _kind(config: Config, kind: str) -> str:
     """What the kind of pictures decides, and which keys differ from it."""
     if kind not in FAMILIES:
-        return f"kind: data.kind={kind}"
+        return "kind: the plan looks at the images and says what they are; data.kind=... says it by hand"
     others = unlike_kind(config)
     named = ", ".join(f"{key}={value}" for key, value in list(others.items())[:SHOWN])
     more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
