@@ -51,7 +51,7 @@ class Watcher(Protocol):
         - made: keys stage, kind, fingerprint, path, cached, seconds, rows, computed_in, warnings.
         - failed: key text.
         - understood: what was understood of the images. Keys: lines.
-        - planned: a part of the plan, with reasons. Keys: lines.
+        - planned: a part of the plan, with reasons. Keys: lines, and all of the lines so far.
         - decided: the decision about the whole rerun. Keys pinned, because, earlier, figures.
         """
 
@@ -101,6 +101,7 @@ class Run:
         self._lock = threading.Lock()
         self._skipped: dict[str, str] = {}
         self._understood: list[str] = []
+        self._planned: list[str] = []
         self._warnings: dict[str, list[str]] = {}
         self._record: dict[str, Any] = {
             "name": self.name,
@@ -152,7 +153,9 @@ class Run:
         with self._lock:
             self._record["plan"] = {**(self._record["plan"] or {}), **plan["settings"]}
             self._save()
-        self._watch("plan", {"event": "planned", "lines": plan["because"]})
+            self._planned += plan["because"]
+            told = list(self._planned)
+        self._watch("plan", {"event": "planned", "lines": plan["because"], "all": told})
 
     def decide(self, decision: Decision) -> None:
         """Record what a rerun keeps from an earlier run."""

@@ -79,6 +79,10 @@ class Page:
                 _guarded(
                     lambda: _markdown("data", _listed(event["lines"]), "What was understood of the images")
                 )
+            case "planned":
+                for line in event["lines"]:
+                    _say(f"plan: {line}")
+                _guarded(lambda: _markdown("plan", _listed(event["all"]), "The plan, and its reasons"))
             case "decided":
                 _say(f"rerun: {'pinned, ' if event['pinned'] else ''}{event['because']}")
                 _guarded(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from data.errors import ArtifactError
+from data.store import Meta
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
@@ -135,11 +137,9 @@ def build(job: Job) -> Outcome:
     """Gather plain values from the artifacts and render them."""
     from data import schemas
     from data.tables import read_table
-    from tasks.overlay import resolve
     from tasks.report.content import EVALUATIONS, MODELS, Rejected, ReportData
     from tasks.report.document import render
     from tasks.report.scoreboard import Score
-    from tasks.understood import describe
 
     config, learned, not_needed = (job.settings[name] for name in ("config", "learned", "not_needed"))
     stages = {
@@ -187,13 +187,26 @@ def build(job: Job) -> Outcome:
             rejected=Rejected(len(rejected), tuple((row["uri"], row["reason"]) for row in rejected[:10])),
             twins=_twins(job),
             notes=tuple(manifest["notes"]),
-            understood=tuple(describe(resolve(config), manifest)) if "understood" in manifest else (),
+            understood=(*_understood(config, manifest), *_planned(metas)),
             config=_yaml(config),
             environment=_environment(job, trained),
         )
     )
     (job.out / "report.html").write_text(page, encoding="utf-8")
     return Outcome(rows=1)
+
+
+def _understood(config: dict[str, Any], manifest: Mapping[str, Any]) -> list[str]:
+    """What was understood of the images; nothing in manifests from before that was recorded."""
+    from tasks.overlay import resolve
+    from tasks.understood import describe
+
+    return describe(resolve(config), manifest) if "understood" in manifest else []
+
+
+def _planned(metas: list[Meta]) -> list[str]:
+    """The lines of the plan, from the meta.json of all stages."""
+    return [f"plan: {line}" for meta in metas if meta["stage"].startswith("plan") for line in meta["because"]]
 
 
 def _ships(job: Job) -> Ships | None:

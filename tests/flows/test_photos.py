@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from in_process import photographs
+from in_process import photographs, run_chain
 
 from data.errors import ConfigError
 from flows.as_yaml import plain
@@ -119,3 +120,21 @@ def test_without_labels_only_the_first_part_is_planned(tmp_path: Path) -> None:
     stages = {row.stage for row in dry(configured(tmp_path, "plan.minutes=5")).rows}
     assert "plan-images" in stages
     assert not stages & {"plan-labels", "weigh", "ship"}
+
+
+@pytest.mark.slow
+def test_a_run_of_photos_follows_its_plan_and_a_rerun_computes_nothing(place: Path) -> None:
+    """In one process, so without the time that starts take: the plan, the record, the report, the rerun."""
+    config = configured(place, "plan.minutes=2", "data.labels_per_class=4")
+    made = run_chain(config)
+    record = json.loads((made.folder / "run.json").read_text())
+    plans = [made.store.meta(made.made[label]) for label in ("plan-images", "plan-labels")]
+    assert record["plan"] == {key: value for meta in plans for key, value in meta["settings"].items()}
+    asked = made.store.meta(made.made["pretext"])["config"]
+    assert asked["pretext"]["steps"] == record["plan"]["pretext.steps"]
+    assert asked["image_size"] == record["plan"]["data.image_size"]
+    report = (made.folder / "report.html").read_text()
+    assert all(line.partition(":")[0] in report for meta in plans for line in meta["because"])
+    assert record["shipped"]["model"]
+    again = run_chain(config, "again")
+    assert all(row["cached"] for row in again.result["stages"])
