@@ -238,7 +238,8 @@ def _compare(layout: Layout, student: Handle) -> None:
         models["teacher-linear"] = layout.make("linear-teacher", linear_plan, **inputs, checkpoint=teacher)
         features |= {"teacher": layout.made["embed"]} if config.embed.layer == "features" else {}
     for role in finetune.UNTRAINED:
-        models[role] = _untrained(layout, role)
+        if role == "plain" or config.finetune.baseline:
+            models[role] = _untrained(layout, role)
     judged = {label: TUNED[label] for label in layout.made if label in TUNED}
     contenders: dict[str, Handle] = {}
     for label, name in judged.items():

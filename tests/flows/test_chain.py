@@ -307,3 +307,30 @@ def test_pretrain_on_one_source_cluster_another_label_a_third(store: Store) -> N
 def test_the_baseline_is_trained_after_the_chain(store: Store) -> None:
     layout = Layout(store, configured(), PARTS)
     assert layout.after["scratch"] == layout.made["distill"]
+
+
+def test_classifiers_that_are_compared_and_what_each_of_them_reads(store: Store) -> None:
+    layout = Layout(store, configured(ship={"compare": True}, until="distill"), PARTS)
+    judged = {"finetune-student", "finetune-teacher", "linear-student", "linear-teacher", "scratch", "plain"}
+    assert layout.reads("linear-teacher") == {"manifest", "labels", "pretext"}
+    assert layout.reads("linear-student") == {"manifest", "labels", "transfer"}
+    assert layout.reads("spread") >= {"manifest", "labels", "embed", "embed-student-transferred"}
+    predicted = {f"predict-{name}" for name in ("teacher-linear", "student-linear", "plain", "scratch")}
+    assert layout.reads("weigh") >= judged | predicted | {"labels", "spread"}
+    assert layout.reads("distill") >= {"weigh", "manifest"}
+    assert layout.reads("ship") == judged | {"manifest", "labels", "weigh", "distill"}
+    assert not {"predict", "propagate"} & layout.requests.keys()
+
+
+def test_a_comparison_without_the_baseline_still_has_the_plain_network(
+    store: Store,
+) -> None:
+    config = configured(ship={"compare": True}, finetune={"baseline": False})
+    assert {"scratch", "plain"} & Layout(store, config, PARTS).requests.keys() == {"plain"}
+
+
+def test_new_test_images_change_neither_the_mixture_nor_what_ships(store: Store) -> None:
+    config = configured(ship={"compare": True})
+    layout = Layout(store, config, PARTS)
+    other = Layout(store, config, PARTS | {"test": "x", "test_labels": "y"})
+    assert not {"weigh", "ship", "distill", "spread", "linear-student"} & layout.renewed_against(other)
