@@ -1,7 +1,8 @@
 """Weigh: judges all classifiers by the drawn labels, and mixes their probabilities as targets.
 
 Each classifier is judged by its out-of-fold predictions alone. Each gets a temperature, then a weight in the
-mixture under which the labels are likeliest (`models.evaluation.contenders`).
+mixture under which the labels are likeliest (`models.evaluation.contenders`). A mixture of calibrated
+probabilities is not confident enough (Ranjan and Gneiting 2010), so it gets a temperature, too.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def build(job: Job) -> Outcome:
 
     from data import schemas
     from data.tables import VectorWriter, iterate_in_step, positions, write_table
-    from models.evaluation.contenders import mixture_weights, tempered
+    from models.evaluation.contenders import OutOfFold, mixture_weights, tempered
     from tasks.out_of_fold import read_out_of_fold
     from tasks.rows import drawn_rows
 
@@ -66,9 +67,11 @@ def build(job: Job) -> Outcome:
     heat = {name: found.temperature for name, (_, found) in held.items()}
     each = np.stack([found.probabilities(heat[name]) for name, (_, found) in held.items()])
     weight = mixture_weights(each, first.label, job.settings["prior"])
-    mixed = np.tensordot(weight, each, 1)
+    pooled = OutOfFold(first.label, np.log(np.tensordot(weight, each, 1)))
+    heat[MIXTURE] = pooled.temperature
+    mixed = pooled.probabilities(heat[MIXTURE])
     rows = [_row(name, each[m], first.label, heat[name], float(weight[m])) for m, name in enumerate(names)]
-    rows.append(_row(MIXTURE, mixed, first.label, 1.0, 1.0))
+    rows.append(_row(MIXTURE, mixed, first.label, heat[MIXTURE], 1.0))
     write_table(
         job.out / "contenders.parquet",
         {key: [row[key] for row in rows] for key in rows[0]},
@@ -93,7 +96,8 @@ def build(job: Job) -> Outcome:
     n = 0
     with VectorWriter(job.out, schemas.probabilities(each.shape[2])) as out:
         for at, blocks in iterate_in_step([job.path(f"{name} probabilities") for name in names]):
-            p = sum(w * tempered(b, heat[m]) for w, m, b in zip(weight, names, blocks, strict=True))
+            pool = sum(w * tempered(b, heat[m]) for w, m, b in zip(weight, names, blocks, strict=True))
+            p = tempered(pool, heat[MIXTURE])
             here = np.isin(drawn, at)
             own = positions(at, drawn[here], "probabilities of the labelled images")
             p[own] *= 1 - job.settings["own"]

@@ -85,6 +85,8 @@ def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
         heat[name] = temperature(logits.astype(np.float64), smoothed(truth, 2))
         each.append(softmax(logits.astype(np.float64) / heat[name], axis=1))
     weight = dict(zip(labels, mixture_weights(np.stack(each), truth, weigh.PRIOR), strict=True))
+    pool = sum(weight[name] * p for name, p in zip(labels, each, strict=True))
+    together = temperature(np.log(pool), smoothed(truth, 2))
     rows = read_table(made.path("weigh") / "contenders.parquet", CONTENDERS).to_pylist()
     found = {row["model"]: row for row in rows}
     assert found.keys() == {*labels, weigh.MIXTURE}
@@ -101,6 +103,9 @@ def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
         assert np.array_equal(other, index)
         hot = np.maximum(p.astype(np.float64), 1e-30) ** (1 / found[name]["temperature"])
         expected += found[name]["weight"] * hot / hot.sum(axis=1, keepdims=True)
+    assert found[weigh.MIXTURE]["temperature"] == pytest.approx(together, rel=1e-2)
+    expected = expected ** (1 / found[weigh.MIXTURE]["temperature"])
+    expected /= expected.sum(axis=1, keepdims=True)
     drawn = pq.read_table(made.path("labels") / "labels.parquet").to_pydict()
     for i, c in zip(drawn["index"], drawn["label"], strict=True):
         at = np.searchsorted(index, i)
