@@ -10,7 +10,7 @@ from data.store import digest
 from data.types import Artifact
 from flows.chain import chain
 from flows.layout import Hooks, Plan
-from flows.recipes import NAMES, recipe
+from flows.recipes import NAMES, PLANNED, recipe
 from tasks.config import Config
 
 N = 2_000_000
@@ -62,7 +62,7 @@ PINNED: dict[str, dict[str, str]] = {
 """Recipe -> the last of its trainings -> digest, which covers all trainings before it."""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != PLANNED])
 def test_a_named_recipe_requests_the_trainings_that_it_always_has(name: str) -> None:
     found = requests(recipe(name))
     assert {label: found[label] for label in PINNED[name]} == PINNED[name]
