@@ -96,7 +96,7 @@ def build(job: Job) -> Outcome:
     if "mixture" in job.request.inputs:
         chosen = _compare(job, names)
     else:
-        because = "ship.compare is off, so the candidates were not compared"
+        because = "the candidates were not compared, because ship.compare is off"
         chosen = Choice(names[0], because, job.settings["temperature"])
     job.log(f"ships {chosen.name}: {chosen.because}")
     shipped = {"model": chosen.name, "because": chosen.because}
