@@ -72,7 +72,7 @@ def recipe(name: str) -> Config:
     base = values.get("recipe")
     if base in NAMES:
         own = recipe(base)
-        return _checked(resolve(laid_over(own, values, by_hand(own, values))))
+        return resolve(laid_over(own, values, by_hand(own, values)))
     like = get_close_matches(str(base), NAMES, n=1, cutoff=0.8)
     if like and not set(SECTIONS) <= values.keys():
         raise ConfigError(
@@ -80,7 +80,7 @@ def recipe(name: str) -> Config:
             f"recipe: {like[0]} to take the rest from that recipe, or choose a label that is less like it"
         )
     named = values if base else {**values, "recipe": path.stem}
-    return _checked(resolve(suit_kind(named, named)))
+    return resolve(suit_kind(named, named))
 
 
 def override(config: Config, over: dict[str, Any]) -> Config:
