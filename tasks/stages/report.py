@@ -205,8 +205,8 @@ def _understood(config: dict[str, Any], manifest: Mapping[str, Any]) -> list[str
 
 
 def _planned(metas: list[Meta]) -> list[str]:
-    """The lines of the plan, from the meta.json of all stages."""
-    return [f"plan: {line}" for meta in metas if meta["stage"].startswith("plan") for line in meta["because"]]
+    """The lines of the plan, from the meta.json of all stages. Only plans have the key `because`."""
+    return [f"plan: {line}" for meta in metas for line in meta.get("because", ())]
 
 
 def _ships(job: Job) -> Ships | None:
