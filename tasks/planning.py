@@ -1,8 +1,9 @@
 """The arithmetic of a plan: what to train, and for how long, so that a run ends after the given minutes.
 
-First the images decide (`from_images`): the size, the networks, the steps of teacher and transfer. When these
-are trained, the labels decide (`from_labels`) about the rest of the minutes. So what the first trainings took
-too long, or too short, the last ones make up for.
+A plan is made in two parts. `from_images` needs only the images: it chooses the image size, the kind of
+pictures, the number of clusters, and the steps of teacher and transfer. `from_labels` follows when these are
+trained. It divides the minutes that are left among the trainings on the few labels and distillation. If the
+first trainings took longer or shorter than planned, the last ones make up for it.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from data.errors import ConfigError
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)
 """Sides of the images that a plan chooses from, px."""
 SHARES = {"pretext": 0.45, "transfer": 0.15, "contenders": 0.2, "distill": 0.2}
-"""How the minutes are divided among the trainings."""
+"""Share of the training time that each part gets. Contenders are the trainings on the few labels."""
 FIXED = 45.0
-"""Seconds of a run besides trainings, features and reading: starts, evaluations, tables and the report."""
+"""Seconds of everything but trainings, features and reading: starts, evaluations, tables and the report."""
 ENOUGH = 400
-"""Steps of the teacher that a larger image size must leave time for."""
+"""A larger image size is chosen only if it leaves time for this many steps of the teacher."""
 LEAST = 60
-"""Steps of the teacher below which a budget is refused."""
+"""A budget that leaves time for fewer steps of the teacher is refused."""
 FEW, MANY = 30, 300
-"""Fewest and most steps in which a network learns the few labels. The student's last training has at least
-the fewest, too."""
+"""Minimum and maximum number of steps of a training on the few labels. Distillation has at least the minimum,
+too."""
 OTHERS = 3
-"""Networks that learn the few labels, besides the teacher: the student from transfer, and twice from
-scratch."""
+"""Number of networks that are trained on the few labels, besides the teacher: the student after transfer, and
+two networks from scratch."""
+PASSES = 3
+"""How often a run computes the teacher's and the student's features of all images, about. It has done so once
+when the labels are planned."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,12 @@ class Speed:
     """Measured times on this machine at one image size, seconds.
 
     Attributes:
-        teacher: a step of the teacher.
-        transfer: a step of transfer.
-        tuned: a step of the student on the few labels.
-        tuned_teacher: the same of the teacher.
-        distill: a step of distillation.
-        forward: the teacher's and the student's features of one image, together.
+        teacher: one step of the pretext training.
+        transfer: one step of transfer.
+        tuned: one step of the student on the few labels.
+        tuned_teacher: one step of the teacher on the few labels.
+        distill: one step of distillation.
+        forward: features of one image, from the teacher and from the student together.
     """
 
     teacher: float
@@ -67,7 +71,7 @@ class Planned:
 
 
 def without_kept(settings: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
-    """The planned settings without those that the user set, and without steps where the user set epochs."""
+    """Leave out the settings that the user set. If the user set a training's epochs, leave out its steps."""
     return {
         key: value
         for key, value in settings.items()
@@ -76,20 +80,23 @@ def without_kept(settings: Mapping[str, Any], kept: Collection[str]) -> dict[str
 
 
 def batch_size(images: int) -> int:
-    """Images per step: 128, or less if there are few."""
+    """Images per step: 128, but at most half of the images, and at least 2."""
     return max(2, min(128, images // 2))
 
 
 def clusters(images: int, distinct: int) -> int:
-    """k: 1.5 times the square root of the number of images, as in the recipes digits and cifar10."""
+    """Number of clusters k: 1.5 times the square root of the number of images, but at most `distinct`.
+
+    The recipes digits and cifar10 have this ratio.
+    """
     return max(2, min(round(1.5 * sqrt(images)), distinct))
 
 
 def sizes(side: int) -> list[int]:
     """The image sizes to choose from, ascending.
 
-    None enlarges the images by more than a quarter. Below 32 px, none makes them smaller by more than a
-    fifth, because little would be left.
+    No size enlarges the images by more than a quarter. A size below 32 px shrinks them by at most a fifth,
+    because little would be left of them. If no size fits, the smallest one is the only choice.
 
     Args:
         side: the images' shorter side, px.
@@ -112,25 +119,25 @@ def from_images(
     Args:
         minutes: the budget.
         images: number of train + unlabelled images.
-        speeds: image size -> speed, for one size or more, ascending.
+        speeds: image size -> speed, for at least one size.
         distinct: number of different images among them.
         fixed: seconds that a run takes besides trainings and features.
-        reading: seconds in which all images are read and decoded once.
-        kind: kind of pictures, and why.
+        reading: seconds that reading and decoding all images once takes.
+        kind: (kind of pictures, reason).
 
     Raises:
-        ConfigError: the budget is too short.
+        ConfigError: the budget is too short. The message says how many minutes are enough.
     """
     batch = batch_size(images)
-    left = {size: 60 * minutes - fixed - reading - 3 * images * s.forward for size, s in speeds.items()}
+    left = {size: 60 * minutes - fixed - reading - PASSES * images * s.forward for size, s in speeds.items()}
     steps = {size: int(SHARES["pretext"] * left[size] / s.teacher) for size, s in speeds.items()}
     size = max((size for size in steps if steps[size] >= ENOUGH), default=min(steps))
     if steps[size] < LEAST:
         speed = speeds[size]
-        need = fixed + reading + 3 * images * speed.forward + LEAST * speed.teacher / SHARES["pretext"]
+        need = fixed + reading + PASSES * images * speed.forward + LEAST * speed.teacher / SHARES["pretext"]
         raise ConfigError(
             f"plan.minutes = {minutes:g} is too short for {images:,} images on this machine; "
-            f"set at least {-(-need // 6) / 10:.1f}"
+            f"set at least {-(-need // 6) / 10:.1f}"  # rounded up to 0.1 minutes
         )
     transfer = max(1, int(SHARES["transfer"] * left[size] / speeds[size].transfer))
     k = clusters(images, distinct)
@@ -138,7 +145,7 @@ def from_images(
     why_size = (
         f"at {larger} px the teacher would have only {steps[larger]} steps"
         if larger is not None
-        else f"the smallest; even so the teacher has only {steps[size]} steps"
+        else f"the smallest size, but the teacher still has only {steps[size]} steps"
         if steps[size] < ENOUGH
         else "as large as the images"
     )
@@ -166,14 +173,14 @@ def from_images(
 
 
 def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: int) -> Planned:
-    """Plan what the few labels are learned with.
+    """Plan the trainings on the few labels, and distillation.
 
     Args:
-        seconds: what is left of the budget for training.
+        seconds: what is left of the budget for these trainings.
         labels: number of drawn labels.
         images: number of train + unlabelled images.
-        speed: at the run's image size.
-        folds: number of times that a network is trained to judge it.
+        speed: the speed at the run's image size.
+        folds: how often each network is trained to judge it. It is trained once more on all labels.
     """
     both = SHARES["contenders"] + SHARES["distill"]
     share = seconds * SHARES["contenders"] / both
@@ -184,9 +191,9 @@ def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: i
     spent = steps * (each if teacher else alone)
     distill = max(FEW, int((seconds - spent) / speed.distill))
     why = (
-        f"{folds + 1} trainings of each network, to judge it by the labels"
+        f"each network is trained {folds + 1} times, to judge it by the labels"
         if steps < MANY
-        else f"more hardly helps with {labels:,} labels"
+        else f"more steps hardly help with {labels:,} labels"
     )
     return Planned(
         {
