@@ -1,4 +1,7 @@
-"""What to try next: rules that fire on evidence. Each one gives a sentence with its figures, or nothing."""
+"""What to try next: rules that look for evidence in a run. A rule that finds some *fires*.
+
+Each rule returns a piece of advice with its figures, or None if it doesn't fire.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,25 @@ from tasks.report.scoreboard import PROPORTIONS, Score
 Rule = Callable[[ReportData], str | None]
 
 WIDE = 0.1
-"""An interval of the accuracy is too wide from this width on."""
+"""The interval of the accuracy is too wide if its width is at least this."""
 WANTED = 0.05
-"""Half the width of an interval that is worth having."""
+"""Half the width of the interval that a user should aim for."""
 FEW = 25
-"""A class has few labels up to this number."""
+"""A class has few labels if it has at most this number."""
 LISTED = 5
-"""Most classes, or pairs of classes, in a sentence."""
+"""Maximum number of classes, or of pairs of classes, that a sentence lists."""
 OFTEN = 0.1
-"""A pair of classes is often confused if it has this share of all mistakes."""
+"""A pair of classes is often confused if it has at least this share of all mistakes."""
 AT_LEAST = 5
-"""Fewest mistakes of a pair that is worth a look."""
+"""Pairs with fewer mistakes than this are not listed."""
 GAP = 0.05
-"""Differences of accuracies below this are no evidence."""
+"""Differences of accuracies up to this are no evidence."""
 UNSURE = 0.1
-"""Confidence and accuracy disagree if their means are this far apart."""
+"""Confidence and accuracy disagree if mean confidence and accuracy are at least this far apart."""
 
 
 def advice(data: ReportData) -> list[str]:
-    """The sentences of all rules that fire, the most important first."""
+    """The advice of all rules that fire, the most important first."""
     found = (rule(data) for rule in RULES)
     return [sentence for sentence in found if sentence is not None]
 
@@ -48,7 +51,7 @@ def unmeasured(data: ReportData) -> str | None:
 
 
 def leaked_tests(data: ReportData) -> str | None:
-    """Fires if training images show the pictures of test images."""
+    """Fires if training images show the same pictures as test images."""
     leaked, test = data.counts.leaked, data.counts.test
     if not leaked:
         return None
@@ -87,10 +90,10 @@ def guessing(data: ReportData) -> str | None:
     if low > largest.n / found.n or found.balanced >= 2 / classes:
         return None
     return (
-        f"The model is hardly better than a guess: it is right for {_percent(found.accuracy)} of the test "
-        f"images, and always naming “{largest.name}” for {_percent(largest.n / found.n)}. Its mean recall is "
-        f"{_percent(found.balanced)}; a guess has {_percent(1 / classes)}. Label more images, and train "
-        "every stage longer, before you change anything else."
+        f"The model is hardly better than a guess. It is right for {_percent(found.accuracy)} of the test "
+        f"images. Always naming “{largest.name}” is right for {_percent(largest.n / found.n)}. The model's "
+        f"mean recall is {_percent(found.balanced)}; a guess has {_percent(1 / classes)}. Label more images, "
+        "and train every stage longer, before you change anything else."
     )
 
 
@@ -108,8 +111,8 @@ def pretext_near_chance(data: ReportData) -> str | None:
     if wilson(found.value, found.n)[0] > largest:
         return None
     return (
-        f"The teacher's features tell little about the classes: kNN with all labels is right for "
-        f"{_percent(found.value)} of the test images, and always naming the largest class for "
+        f"The teacher's features tell little about the classes. kNN with all labels is right for "
+        f"{_percent(found.value)} of the test images. Always naming the largest class is right for "
         f"{_percent(largest)}. Train the pretext longer (pretext.epochs), or choose another pretext.method."
     )
 
@@ -120,9 +123,10 @@ def transfer_lost(data: ReportData) -> str | None:
     if teacher is None or student is None or not _ahead(teacher, student):
         return None
     return (
-        f"Transfer lost {_points(teacher.value - student.value)} points of kNN: {_percent(teacher.value)} "
-        f"with the teacher's features, {_percent(student.value)} with the student's. Train the transfer "
-        "longer (transfer.epochs), use more clusters (cluster.k), or a wider student (student.width)."
+        f"Transfer lost {_points(teacher.value - student.value)} points of kNN accuracy: "
+        f"{_percent(teacher.value)} with the teacher's features, {_percent(student.value)} with the "
+        "student's. Train the transfer longer (transfer.epochs), use more clusters (cluster.k), or a wider "
+        "student (student.width)."
     )
 
 
@@ -136,8 +140,8 @@ def teacher_knows_more(data: ReportData) -> str | None:
         return None
     return (
         f"The teacher's features hold more than the model uses: kNN with all labels is right for "
-        f"{_percent(teacher.value)}, the model for {_percent(ours.value)}. Label more images, distil longer "
-        "(distill.epochs), or use a wider student (student.width)."
+        f"{_percent(teacher.value)} of the test images, the model for {_percent(ours.value)}. Label more "
+        "images, distil longer (distill.epochs), or use a wider student (student.width)."
     )
 
 
@@ -148,9 +152,9 @@ def scratch_ahead(data: ReportData) -> str | None:
     if scratch is None or ours is None or not _ahead(scratch, ours, gap=0):
         return None
     return (
-        f"The chain does harm here: the same network from scratch is right for {_percent(scratch.value)}, "
-        f"the model for {_percent(ours.value)}. Check that the augmentations keep what tells the classes "
-        "apart (colour, orientation, size), and that the view sizes fit the images."
+        f"The chain does harm here: the same network from scratch is right for {_percent(scratch.value)} of "
+        f"the test images, the model for {_percent(ours.value)}. Check that the augmentations keep what "
+        "tells the classes apart (colour, orientation, size), and that the view sizes fit the images."
     )
 
 
@@ -192,9 +196,9 @@ def confused_pairs(data: ReportData) -> str | None:
     )
     share = sum(times for *_, times in often[:LISTED]) / wrong
     return (
-        f"Look at the classes that are taken for each other: {named}. That is {_percent(share)} of the "
-        f"{_count(wrong)} mistakes. Their labels may be mixed up, or what tells them apart may be lost at "
-        "this image size or by the augmentations. If neither is so, label more of them."
+        f"Look at the classes that are taken for each other: {named}. These are {_percent(share)} of the "
+        f"{_count(wrong)} mistakes. Their labels may be mixed up, or this image size or the augmentations "
+        "may hide what tells them apart. If neither is the case, label more of them."
     )
 
 
@@ -206,9 +210,9 @@ def confidence_off(data: ReportData) -> str | None:
     low, high = wilson(right, data.answers.n)
     if abs(sure - right) < UNSURE or low <= sure <= high:
         return None
-    than = "surer than it is right" if sure > right else "right more often than it is sure"
+    how = "too confident" if sure > right else "not confident enough"
     return (
-        f"The model is {than}: its mean confidence is {_percent(sure)}, its accuracy {_percent(right)}. "
+        f"The model is {how}: its mean confidence is {_percent(sure)}, its accuracy {_percent(right)}. "
         "Don't read its confidence as a probability. To decide which answers to trust, take a threshold "
         "from the table of answered shares below."
     )
@@ -230,7 +234,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def _score(data: ReportData, evaluation: str, model: str) -> Score | None:
-    """The first accuracy of a model on test images."""
+    """The first accuracy of a model on test images; None if there is none."""
     for score in data.scores:
         measured = (score.evaluation, score.model, score.split) == (evaluation, model, "test")
         if measured and score.metric in PROPORTIONS and score.n > 0:

@@ -80,12 +80,12 @@ FIRES: list[tuple[Rule, ReportData, tuple[str, ...]]] = [
     (
         guessing,
         run(answers=plain(right=260)),
-        ("26.0 % of the test", "“ant” for 25.0 %", "mean recall is 26.0 %; a guess has 25.0 %"),
+        ("26.0 % of the test", "“ant” is right for 25.0 %", "mean recall is 26.0 %; a guess has 25.0 %"),
     ),
     (
         pretext_near_chance,
         run(score("knn", "teacher", 0.26)),
-        ("26.0 %", "naming the largest class for 25.0 %", "pretext.epochs"),
+        ("26.0 %", "naming the largest class is right for 25.0 %", "pretext.epochs"),
     ),
     (
         transfer_lost,
@@ -115,9 +115,9 @@ FIRES: list[tuple[Rule, ReportData, tuple[str, ...]]] = [
     (
         confidence_off,
         run(answers=plain(confidence=0.23)),
-        ("right more often than it is sure", "23.0 %", "90.0 %"),
+        ("not confident enough", "23.0 %", "90.0 %"),
     ),
-    (confidence_off, run(answers=plain(right=600, confidence=0.97)), ("surer than it is right", "97.0 %")),
+    (confidence_off, run(answers=plain(right=600, confidence=0.97)), ("too confident", "97.0 %")),
 ]
 
 
