@@ -1,4 +1,4 @@
-"""Linear: puts a linear classifier on a frozen network, fitted to the few labels and judged out of fold."""
+"""Linear: fits a linear classifier on a frozen network to the few labels, and judges it out of fold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def plan(config: Config, manifest: Artifact, labels: Artifact, checkpoint: Artif
         config: the run's configuration.
         manifest: the manifest of the run's images.
         labels: the drawn labels.
-        checkpoint: the network, which is not trained further.
+        checkpoint: the network, which stays as it is.
     """
     return STAGE.request(
         settings={"image_size": config.data.image_size, "precision": config.compute.precision},
@@ -37,7 +37,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
 
 
 def build(job: Job) -> Outcome:
-    """Fit a logistic regression to the frozen features of the labelled images."""
+    """Fit a logistic regression to the frozen features of the labelled images, and write its predictions."""
     from models.evaluation.linear_head import fit_head, set_head
     from models.progress import History
     from models.saved import load

@@ -13,7 +13,7 @@ from tasks.stage import Outcome, Request, Stage
 STAGE = Stage(name="spread", kind="probabilities", version=1, process="plain")
 
 FOLDS = 10
-"""Number of times that labels spread without a part of them. This is cheap: the graph is the same."""
+"""Number of folds of the labels. Many folds are cheap, because all of them use one graph."""
 
 
 def plan(
@@ -27,11 +27,12 @@ def plan(
     """Request the classes that spread from the drawn labels alone, without any network's guess.
 
     Args:
-        config: the run's configuration; `predict.neighbours` (10 if 0) and `predict.alpha` count.
+        config: the run's configuration. `predict.neighbours` (10 if it is 0), `predict.alpha` and the
+            clustering space are used.
         manifest: the manifest of the images; only the number of its classes is read.
         features: the features of the images.
         labels: the drawn labels.
-        clusters: gives the clustering space; None if the run has no clusters.
+        clusters: the clusters, which know the clustering space; None if the run has none.
         second: another network's features of the same images.
     """
     settings: dict[str, Any] = {
@@ -53,7 +54,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
 
 
 def build(job: Job) -> Outcome:
-    """Spread all labels, and once more per fold without its labels."""
+    """Spread the labels once per fold without that fold, to judge the result. Then spread all labels."""
     import numpy as np
 
     from data import schemas
