@@ -14,10 +14,12 @@ from models.evaluation.contenders import OutOfFold, folds_of, smoothed
 from models.network import Network
 
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Values of scikit-learn's C to choose from, on standardised features. Few labels need a small C."""
+"""Values of scikit-learn's C to choose from, on standardised features. C is the inverse of the penalty's
+strength. Few labels need a small C."""
 USUAL = 0.03
-"""C if no label is in a fold."""
+"""C if no label is in a fold, so that none can be chosen."""
 FOLDS = 10
+"""Number of folds of the labels."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,10 @@ class LinearHead:
     """A fitted classifier.
 
     Attributes:
-        weight: (C, D) float64, for features as given (not standardised).
+        weight: (C, D) float64, for features that are not standardised.
         bias: (C,) float64.
         penalty: the chosen C of scikit-learn.
-        position: (h,) int64 rows that are in a fold.
+        position: (h,) int64, the rows that are in a fold.
         out_of_fold: predictions for these rows.
     """
 
@@ -42,17 +44,18 @@ class LinearHead:
 def fit_head(x: NDArray[np.floating], label: NDArray[np.integer], classes: int, *, seed: int) -> LinearHead:
     """Choose the penalty by cross-validation, then fit to all labels.
 
-    The penalty with the best out-of-fold likelihood is chosen, each at its own best temperature. With few
-    labels, the likelihood tells penalties apart where the accuracy is the same.
+    The out-of-fold predictions of each penalty get the temperature that suits them. The penalty under which
+    the labels are then likeliest is chosen. With few labels, the likelihood tells penalties apart that have
+    the same accuracy.
 
     Args:
         x: (n, D) features of the labelled images.
-        label: (n,) their classes.
+        label: (n,) classes of these images.
         classes: C, at least 2.
-        seed: of the folds.
+        seed: seed of the folds.
 
     Raises:
-        ArtifactError: a feature is not finite.
+        ArtifactError: a value of the features is not finite.
     """
     if not np.isfinite(x).all():
         raise ArtifactError("linear head: the features hold values that are not finite")
@@ -85,6 +88,7 @@ def set_head(network: Network, head: LinearHead) -> None:
 
 
 def _loss(held: OutOfFold) -> float:
+    """Cross-entropy of tempered predictions with smoothed labels; 0 without predictions."""
     if not len(held.label):
         return 0.0
     target = smoothed(held.label, held.logits.shape[1])
@@ -94,14 +98,14 @@ def _loss(held: OutOfFold) -> float:
 def _fit(
     x: NDArray[np.float64], label: NDArray[np.integer], classes: int, penalty: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weight (C, D) and bias (C,). A class without a label gets weights of 0 and the lowest bias."""
+    """Weight (C, D) and bias (C,). A class without a label gets weights of 0, and a bias below all others."""
     known = np.unique(label)
     weight, bias = np.zeros((classes, x.shape[1])), np.zeros(classes)
     if len(known) == 1:
         bias[known] = 1.0
         return weight, bias
     fitted = LogisticRegression(C=penalty, max_iter=1000).fit(x, label)
-    if len(known) == 2:  # scikit-learn fits one row for two classes
+    if len(known) == 2:  # for two classes, scikit-learn gives one row, the difference of the two
         weight[known], bias[known] = (
             np.stack([-fitted.coef_[0], fitted.coef_[0]]) / 2,
             np.array([-fitted.intercept_[0], fitted.intercept_[0]]) / 2,
