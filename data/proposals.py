@@ -62,8 +62,8 @@ def difference_hash(
 ) -> NDArray[np.uint64]:
     """Hash thumbnails. Similar images have hashes that differ in few bits.
 
-    Each bit is the sign of a random weighted sum of the low frequencies. Each coefficient is multiplied by its
-    frequency, as in a difference of neighbours, because an image's coarsest shades say least about it.
+    Each bit is the sign of a random weighted sum of the low frequencies. Each frequency counts in proportion
+    to its number, as in a difference of neighbours: an image's coarsest shades say least about it.
     Mirroring an image keeps the first 128 bits and inverts the last 128, which are the last two words.
 
     Args:
