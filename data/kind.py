@@ -12,8 +12,8 @@ Each test asks for a property of a kind, not of a data set:
 - Sides: can the classifier tell an image from its mirror image? If so, left and right have a meaning (Lin et
   al. 2020, "Visual chirality").
 
-The classifier can't learn single images by heart. It is linear, it has few weights, and it is tested on other
-images than it is fitted on.
+The classifier can't memorise single images. It is linear, it has few weights, and it is tested on images
+that it was not fitted to.
 
 If the tests are not clear, the suggestion is the kind whose views destroy least. A view that changes too
 little costs some accuracy. A view that destroys what tells the classes apart costs most of it. So images are
@@ -105,7 +105,7 @@ def suggest(pixels: NDArray[np.uint8]) -> Suggestion:
     if found.coloured < 0.05:
         return Suggestion("grey", f"{1 - found.coloured:.0%} of the images have no colours", tested)
     stained = found.stained > 0.6
-    clear = 0.53 + 1 / np.sqrt(found.images)  # two standard errors above chance, and a little
+    clear = 0.53 + 1 / np.sqrt(found.images)  # chance, two standard errors and a margin of 0.03
     if tested and found.turned < clear:
         because = f"no direction is special: {found.turned:.0%} can be told from a turned copy (chance: 50 %)"
         if stained:

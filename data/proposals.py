@@ -47,7 +47,7 @@ class Proposals(NamedTuple):
 
     Attributes:
         near: pairs that may show the same picture.
-        mirrored: pairs of which one may show the mirror image of the other.
+        mirrored: pairs whose first image may show the mirror image of the second.
     """
 
     near: NDArray[np.int64]

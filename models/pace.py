@@ -43,7 +43,7 @@ from models.work import IMPORTS, Chores, Describe, Imports, Pass, Portion, Produ
 
 CPU = torch.device("cpu")
 CHORES = 0.2
-"""Seconds that `_chores` takes on two quiet cores of an AMD EPYC. Stages state their chores for it."""
+"""Seconds that `_chores` takes on two quiet cores of an AMD EPYC. Stages state how long chores take there."""
 UNMEASURED = 0.25
 """Share of a plain convolution's speed that work is assumed to reach until something like it is measured."""
 DESCRIBED = 2e-7
@@ -152,7 +152,7 @@ class Pace:
         self._known[key_of(Imports())] = Measured(Imports(), seconds / IMPORTS)
 
     def seconds(self, portion: Portion) -> float:
-        """Seconds that some work takes: measured earlier, or else estimated. This measures nothing."""
+        """Seconds that some work takes, as measured by an earlier trial. Without one, they are estimated."""
         work = portion.work
         found = self._known.get(key_of(work))
         if found is not None:

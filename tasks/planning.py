@@ -1,4 +1,4 @@
-"""The arithmetic of a plan: what to train, and for how long, so that a run ends after the given minutes.
+"""The arithmetic of a plan: which image size and how many training steps fit into the given minutes.
 
 A plan is made in two parts. `from_images` needs only the images: it chooses the image size, the kind of
 pictures, the number of clusters, and the steps of teacher and transfer. `from_labels` follows when these are

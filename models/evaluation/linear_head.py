@@ -17,7 +17,7 @@ PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Values of scikit-learn's C to choose from, on standardised features. C is the inverse of the penalty's
 strength. Few labels need a small C."""
 USUAL = 0.03
-"""C if no label is in a fold, so that none can be chosen."""
+"""C if no label is in a fold. The values can't be compared then."""
 FOLDS = 10
 """Number of folds of the labels."""
 
