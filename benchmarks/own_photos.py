@@ -294,7 +294,7 @@ def summary(record: Record, a: argparse.Namespace) -> str:
     lines = []
     groups = sorted({(cell.minutes, cell.labels) for cell, _ in record.rows})
     for minutes, labels in groups:
-        lines += [f"## {minutes:g} minutes, {labels} labels a class", ""]
+        lines += [f"## {minutes:g} minutes, {labels} labels per class", ""]
         lines += [*_table(record, minutes, labels), ""]
     missing = [
         f"{cell.images}, {cell.minutes:g} minutes, {cell.labels} labels, draw {cell.draw}"

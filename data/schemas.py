@@ -107,6 +107,15 @@ CONTENDERS = pa.schema(
     ]
 )
 """What the drawn labels say of each classifier, from held-out predictions, and its weight in the mixture."""
+RIGHT = pa.schema(
+    [
+        _column("index", pa.int64()),
+        _column("model", pa.string()),
+        _column("right", pa.bool_()),
+        _column("counts", pa.float64()),
+    ]
+)
+"""Whether each classifier is right about each labelled image, out of fold, and how much the image counts."""
 ANSWERS = pa.schema(
     [
         _column("index", pa.int64()),

@@ -297,19 +297,20 @@ class Ship(Frozen):
         False,
         description="Compare all classifiers on the drawn labels, out of fold: the fine-tuned networks, "
         "linear classifiers on the frozen ones, labels spread over neighbours, and networks from scratch. "
-        "The final student learns from a mixture of them, with the weights under which the drawn labels are "
-        "likeliest. The best classifier is shipped. Off: the final student is shipped.",
+        "The final student learns from a mixture of them. Classifiers that explain the labels better have "
+        "more weight in it. The best one of all is shipped. Off: the final student is shipped.",
     )
     folds: int = Field(
         4,
         ge=2,
         le=20,
-        description="compare: number of parts of the drawn labels (2 to 20). For each part, each network is "
-        "trained once more without the labels of this part, and judged on them.",
+        description="With compare: number of parts into which the drawn labels are divided (2 to 20). For "
+        "each part, each network is trained once more without the labels of this part, and judged on them.",
     )
     teacher: bool = Field(
         True,
-        description="compare: fine-tune the teacher, too. It is the largest network, so this takes longest.",
+        description="With compare: also fine-tune the teacher. It is the largest network, so this takes "
+        "longest.",
     )
 
 

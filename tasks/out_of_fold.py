@@ -29,8 +29,12 @@ def write_out_of_fold(
     write_table(folder / FILE, columns, out_of_fold(logits.shape[1]))
 
 
-def read_out_of_fold(folder: Path) -> tuple[NDArray[np.int64], OutOfFold]:
+def read_out_of_fold(folder: Path, balanced: bool = False) -> tuple[NDArray[np.int64], OutOfFold]:
     """Read out-of-fold predictions: index (n,) in ascending order, and the predictions in the same order.
+
+    Args:
+        folder: folder of the artifact.
+        balanced: whether each class counts the same (`OutOfFold.balanced`).
 
     Raises:
         ArtifactError: the file is missing or damaged.
@@ -38,4 +42,5 @@ def read_out_of_fold(folder: Path) -> tuple[NDArray[np.int64], OutOfFold]:
     table = read_table(folder / FILE)
     index, logits = column(table, "index"), read_matrix(table, "logit").astype(np.float64)
     order = np.argsort(index)
-    return index[order], OutOfFold(column(table, "label").astype(np.int64)[order], logits[order])
+    label = column(table, "label").astype(np.int64)
+    return index[order], OutOfFold(label[order], logits[order], balanced)

@@ -40,8 +40,9 @@ class SoftLabels(Lasting):
         ge=1,
         le=8,
         description=(
-            "Number of rounds, each of that many epochs (1 to 8). Before each further round, labels are "
-            "propagated again over a graph that includes the student's neighbours; this needs predict.joint."
+            "Number of rounds (1 to 8). Each is a training as long as epochs or steps say. Before each "
+            "further round, labels are propagated again over a graph that includes the student's neighbours; "
+            "this needs predict.joint."
         ),
     )
     init: Literal["finetuned", "transferred", "scratch"] = Field(

@@ -13,6 +13,7 @@ from tasks.phrases import percent
 from tasks.report.content import ReportData
 from tasks.report.numbers import count, narrow, points
 from tasks.report.scoreboard import PROPORTIONS, Score
+from tasks.understood import UNEVEN
 
 Rule = Callable[[ReportData], str | None]
 
@@ -93,7 +94,7 @@ def guessing(data: ReportData) -> str | None:
         f"The model is hardly better than a guess. It is right for {_percent(found.accuracy)} of the test "
         f"images. Always naming “{largest.name}” is right for {_percent(largest.n / found.n)}. The model's "
         f"mean recall is {_percent(found.balanced)}; a guess has {_percent(1 / classes)}. Label more images, "
-        "and train every stage longer, before you change anything else."
+        f"and {_longer(data, 'pretext', 'train every stage')}, before you change anything else."
     )
 
 
@@ -113,7 +114,8 @@ def pretext_near_chance(data: ReportData) -> str | None:
     return (
         f"The teacher's features tell little about the classes. kNN with all labels is right for "
         f"{_percent(found.value)} of the test images. Always naming the largest class is right for "
-        f"{_percent(largest)}. Train the pretext longer (pretext.epochs), or choose another pretext.method."
+        f"{_percent(largest)}. You can {_longer(data, 'pretext', 'train the pretext')}, or choose another "
+        "pretext.method."
     )
 
 
@@ -125,8 +127,8 @@ def transfer_lost(data: ReportData) -> str | None:
     return (
         f"Transfer lost {_points(teacher.value - student.value)} points of kNN accuracy: "
         f"{_percent(teacher.value)} with the teacher's features, {_percent(student.value)} with the "
-        "student's. Train the transfer longer (transfer.epochs), use more clusters (cluster.k), or a wider "
-        "student (student.width)."
+        f"student's. You can {_longer(data, 'transfer', 'train the transfer')}, use more clusters "
+        "(cluster.k), or use a wider student (student.width)."
     )
 
 
@@ -140,8 +142,8 @@ def teacher_knows_more(data: ReportData) -> str | None:
         return None
     return (
         f"The teacher's features hold more than the model uses: kNN with all labels is right for "
-        f"{_percent(teacher.value)} of the test images, the model for {_percent(ours.value)}. Label more "
-        "images, distil longer (distill.epochs), or use a wider student (student.width)."
+        f"{_percent(teacher.value)} of the test images, the model for {_percent(ours.value)}. You can label "
+        f"more images, {_longer(data, 'distill', 'distil')}, or use a wider student (student.width)."
     )
 
 
@@ -173,13 +175,37 @@ def few_labels(data: ReportData) -> str | None:
     if not worse:
         return None
     named = ", ".join(
-        f"“{row.name}” ({_of(row.labels or 0, 'label')}, {_count(row.right)} of {_count(row.n)} right)"
+        f"“{row.name}” ({_of(row.labels or 0, 'label', 'labels')}, {_count(row.right)} of {_count(row.n)} "
+        "right)"
         for row in worse[:LISTED]
     )
     more = f" and {_count(len(worse) - LISTED)} more" if len(worse) > LISTED else ""
     return (
         f"Label more images of these classes first: {named}{more}. "
         f"Over all classes, the mean recall is {_percent(data.answers.balanced)}."
+    )
+
+
+def uneven_labels(data: ReportData) -> str | None:
+    """Fires if classes with few labels, beside others with many, are recognised less often, beyond chance."""
+    if data.answers is None:
+        return None
+    known = [row for row in data.answers.classes if row.labels and row.recall is not None]
+    most = max((row.labels or 0 for row in known), default=0)
+    rare = [row for row in known if UNEVEN * (row.labels or 0) <= most]
+    often = [row for row in known if row not in rare]
+    if not rare:
+        return None
+    (right, n), (right_often, n_often) = (
+        (sum(row.right for row in rows), sum(row.n for row in rows)) for rows in (rare, often)
+    )
+    if wilson(right / n, n)[1] >= wilson(right_often / n_often, n_often)[0]:
+        return None
+    return (
+        f"The labels are uneven: {_of(len(rare), 'class', 'classes')} with at most a third of the largest "
+        f"one's labels {'is' if len(rare) == 1 else 'are'} recognised in {_percent(right / n)} of the "
+        f"images, the others in {_percent(right_often / n_often)}. If every class matters the same, set "
+        "finetune.balanced=true, or label more images of the rare classes."
     )
 
 
@@ -228,6 +254,7 @@ RULES: tuple[Rule, ...] = (
     transfer_lost,
     teacher_knows_more,
     few_labels,
+    uneven_labels,
     confused_pairs,
     confidence_off,
 )
@@ -261,5 +288,11 @@ def _points(difference: float) -> str:
     return narrow(points(difference)).lstrip("+")
 
 
-def _of(value: int, what: str) -> str:
-    return f"{_count(value)} {what if value == 1 else what + 's'}"
+def _of(value: int, one: str, many: str) -> str:
+    return f"{_count(value)} {one if value == 1 else many}"
+
+
+def _longer(data: ReportData, section: str, what: str) -> str:
+    """How to train a stage longer. A run that is planned needs more minutes."""
+    planned = any(line.startswith("plan: ") for line in data.understood)
+    return "give the run more minutes (--minutes)" if planned else f"{what} longer ({section}.epochs)"

@@ -136,6 +136,9 @@ def build(job: Job) -> Outcome:
     With `folds`, the classifier is also trained once per fold without the fold's labels, and its predictions
     for these are written as out_of_fold.parquet.
     """
+    import numpy as np
+
+    from models.evaluation.contenders import OutOfFold
     from tasks.embedding import embed
     from tasks.fit import publish
     from tasks.rows import drawn_rows, label_rows
@@ -150,7 +153,8 @@ def build(job: Job) -> Outcome:
             short = config.model_copy(update={"learning_rate": candidate, "steps": steps})
             method, _ = _train(job, short, index, label, f"finetune-{role}-{number}")
             logits = embed(job, method.network, held_out, "logits", job.settings["image_size"])
-            found[candidate] = float((logits.argmax(1) == held_out_label).mean())
+            held = OutOfFold(held_out_label.astype(np.int64), logits.astype(np.float64), config.balanced)
+            found[candidate] = held.accuracy
         rate = max(found, key=lambda candidate: (found[candidate], -candidate))
         tried = ", ".join(f"{r:g}: {a:.3f}" for r, a in found.items())
         job.log(f"{role}: chose learning rate {rate:g}; validation accuracy by rate: {tried}")
@@ -185,13 +189,15 @@ def _out_of_fold(job: Job, config: Finetune, index: NDArray[np.int64], label: ND
 def _train(
     job: Job, config: Finetune, index: NDArray[np.int64], label: NDArray[np.int64], stage: str
 ) -> tuple[Method, Trained]:
-    from data.order import Repeated
+    from data.order import Order, Repeated, UniformOverClusters
     from models.methods.finetune import FinetuneMethod
     from tasks.feed import ImageFeed, order_key
     from tasks.fit import fit
 
     method = FinetuneMethod(config, _start(job, config, index, label))
-    order = Repeated(index, config.batch_size, config.steps)
+    order: Order = Repeated(index, config.batch_size, config.steps)
+    if config.balanced:  # each class is as likely as any other
+        order = UniformOverClusters(index, label, config.batch_size, config.steps)
     feed = ImageFeed(job.images(job.settings["image_size"]), order, index, label, order_key(job, stage))
     return method, fit(job, method, feed, config, epochs=1, stage=stage, part=stage)
 
@@ -214,5 +220,5 @@ def _start(job: Job, config: Finetune, index: NDArray[np.int64], label: NDArray[
     )
     if config.head_first:
         x = embed(job, network, index, network.last_layer, size)
-        set_head(network, fit_head(x, label, classes, seed=job.seed))
+        set_head(network, fit_head(x, label, classes, seed=job.seed, balanced=config.balanced))
     return network

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
@@ -21,8 +23,11 @@ def plan(config: Config, manifest: Artifact, labels: Artifact, checkpoint: Artif
         labels: the drawn labels.
         checkpoint: the network, which stays as it is.
     """
+    settings: dict[str, Any] = {"image_size": config.data.image_size, "precision": config.compute.precision}
+    if config.finetune.balanced:
+        settings["balanced"] = True
     return STAGE.request(
-        settings={"image_size": config.data.image_size, "precision": config.compute.precision},
+        settings=settings,
         inputs={"manifest": manifest, "labels": labels, "checkpoint": checkpoint},
         parts=("train",),
         seed=config.seed,
@@ -50,7 +55,8 @@ def build(job: Job) -> Outcome:
     classes = len(job.meta("manifest")["classes"])
     network = load(job.path("checkpoint")).with_classifier(classes, keep_fc=True, keep_head=0, seed=0)
     x = embed(job, network, index, network.last_layer, job.settings["image_size"])
-    head = fit_head(x, label, classes, seed=job.seed)
+    balanced = job.settings.get("balanced", False)
+    head = fit_head(x, label, classes, seed=job.seed, balanced=balanced)
     set_head(network, head)
     write_out_of_fold(job.out, index[head.position], head.out_of_fold.label, head.out_of_fold.logits)
     outcome = publish(job, network, Trained(History([], 0, 0, 0.0, 0.0), []))

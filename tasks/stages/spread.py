@@ -27,8 +27,8 @@ def plan(
     """Request the classes that spread from the drawn labels alone, without any network's guess.
 
     Args:
-        config: the run's configuration. `predict.neighbours` (10 if it is 0), `predict.alpha` and the
-            clustering space are used.
+        config: the run's configuration. `predict.neighbours` (10 if it is 0), `predict.alpha`, the clustering
+            space and `finetune.balanced` are used.
         manifest: the manifest of the images; only the number of its classes is read.
         features: the features of the images.
         labels: the drawn labels.
@@ -40,6 +40,8 @@ def plan(
         "alpha": config.predict.alpha,
         "space": config.cluster.model_dump(include={"pca", "whitening", "normalise"}),
     }
+    if config.finetune.balanced:
+        settings["balanced"] = True
     inputs = {"manifest": manifest, "features": features, "labels": labels}
     inputs |= {"clusters": clusters} if clusters is not None else {}
     inputs |= {"second": second} if second is not None else {}
@@ -73,7 +75,13 @@ def build(job: Job) -> Outcome:
     graph = knn_graph(points, min(settings["neighbours"], len(points) - 1), device=job.compute.device)
 
     def spread(kept: Any) -> Any:
-        return propagate(graph, None, position[kept], label[kept], classes=classes, alpha=settings["alpha"])
+        """Spread the labels that are kept: (n,) bool -> (N, C), rows sum to 1."""
+        found = propagate(graph, None, position[kept], label[kept], classes=classes, alpha=settings["alpha"])
+        if not settings.get("balanced", False):
+            return found
+        # Divided by the number of its labels, every class counts the same.
+        found /= np.maximum(np.bincount(label[kept], minlength=classes), 1)
+        return found / found.sum(axis=1, keepdims=True)
 
     fold = folds_of(label, FOLDS, job.seed)
     logits = np.zeros((len(label), classes))

@@ -7,7 +7,7 @@ probabilities is not confident enough (Ranjan and Gneiting 2010), so it gets a t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
 from tasks.config import Config
@@ -16,10 +16,9 @@ from tasks.size import Context, Inputs, Size
 from tasks.stage import Outcome, Request, Stage, require
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from models.evaluation.contenders import OutOfFold
 
-STAGE = Stage(name="weigh", kind="probabilities", version=1, process="plain")
+STAGE = Stage(name="weigh", kind="probabilities", version=2, process="plain")
 
 PRIOR = 5.0
 """Images' worth of evidence for equal weights."""
@@ -38,7 +37,10 @@ def plan(config: Config, labels: Artifact, **contenders: Artifact) -> Request:
         **contenders: for each classifier NAME the artifact with its out-of-fold predictions, and as
             `NAME probabilities` its probabilities of train + unlabelled images.
     """
-    return STAGE.request(settings={"prior": PRIOR, "own": OWN}, inputs={"labels": labels, **contenders})
+    settings: dict[str, Any] = {"prior": PRIOR, "own": OWN}
+    if config.finetune.balanced:
+        settings["balanced"] = True
+    return STAGE.request(settings=settings, inputs={"labels": labels, **contenders})
 
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
@@ -57,21 +59,20 @@ def build(job: Job) -> Outcome:
     from tasks.out_of_fold import read_out_of_fold
     from tasks.rows import drawn_rows
 
+    balanced = job.settings.get("balanced", False)
     names = [n for n in job.request.inputs if n != "labels" and not n.endswith(" probabilities")]
-    held = {name: read_out_of_fold(job.path(name)) for name in names}
-    index, first = held[names[0]]
+    read = {name: read_out_of_fold(job.path(name), balanced) for name in names}
+    index, first = read[names[0]]
     require(
-        all(np.array_equal(index, other) for other, _ in held.values()),
+        all(np.array_equal(index, other) for other, _ in read.values()),
         "weigh: the classifiers were judged on different images",
     )
-    heat = {name: found.temperature for name, (_, found) in held.items()}
-    each = np.stack([found.probabilities(heat[name]) for name, (_, found) in held.items()])
-    weight = mixture_weights(each, first.label, job.settings["prior"])
-    pooled = OutOfFold(first.label, np.log(np.tensordot(weight, each, 1)))
-    heat[MIXTURE] = pooled.temperature
-    mixed = pooled.probabilities(heat[MIXTURE])
-    rows = [_row(name, each[m], first.label, heat[name], float(weight[m])) for m, name in enumerate(names)]
-    rows.append(_row(MIXTURE, mixed, first.label, heat[MIXTURE], 1.0))
+    held = {name: found for name, (_, found) in read.items()}
+    each = np.stack([found.probabilities(found.temperature) for found in held.values()])
+    weight = mixture_weights(each, first.label, job.settings["prior"], first.weight)
+    held[MIXTURE] = OutOfFold(first.label, np.log(np.tensordot(weight, each, 1)), balanced)
+    heat = {name: found.temperature for name, found in held.items()}
+    rows = [_row(name, held[name], w) for name, w in zip(held, [*map(float, weight), 1.0], strict=True)]
     write_table(
         job.out / "contenders.parquet",
         {key: [row[key] for row in rows] for key in rows[0]},
@@ -80,17 +81,15 @@ def build(job: Job) -> Outcome:
     for row in rows:
         share = "" if row["accuracy"] is None else f"{row['accuracy']:.1%} right of {row['n']}, "
         job.log(f"{row['model']}: {share}weight {row['weight']:.2f}")
-    right = {name: each[m].argmax(1) == first.label for m, name in enumerate(names)} | {
-        MIXTURE: mixed.argmax(1) == first.label
-    }
     write_table(
         job.out / "right.parquet",
         {
-            "index": np.tile(index, len(right)),
-            "model": np.repeat(list(right), len(index)),
-            "right": np.concatenate(list(right.values())),
+            "index": np.tile(index, len(held)),
+            "model": np.repeat(list(held), len(index)),
+            "right": np.concatenate([found.right for found in held.values()]),
+            "counts": np.tile(first.weight, len(held)),
         },
-        schemas.schema_of({"index": "int64", "model": "string", "right": "bool"}),
+        schemas.RIGHT,
     )
     drawn, label = drawn_rows(job.path("labels"))
     n = 0
@@ -107,18 +106,18 @@ def build(job: Job) -> Outcome:
     return Outcome(rows=n, meta={"weights": dict(zip(names, map(float, weight), strict=True))})
 
 
-def _row(
-    name: str, p: NDArray[np.float64], label: NDArray[np.int64], heat: float, weight: float
-) -> dict[str, object]:
+def _row(name: str, held: OutOfFold, weight: float) -> dict[str, object]:
+    """A row of contenders.parquet: the classifier, its temperature and weight, and how it did out of fold."""
     import numpy as np
 
     from data.intervals import wilson
 
-    n = len(label)
-    row: dict[str, object] = {"model": name, "temperature": heat, "weight": weight, "n": n}
+    n = len(held.label)
+    row: dict[str, object] = {"model": name, "temperature": held.temperature, "weight": weight, "n": n}
     if not n:
         return row | dict.fromkeys(("accuracy", "low", "high", "log_loss"))
-    accuracy = float((p.argmax(1) == label).mean())
-    low, high = wilson(accuracy, n)
-    loss = float(-np.log(np.maximum(p[np.arange(n), label], 1e-12)).mean())
-    return row | {"accuracy": accuracy, "low": low, "high": high, "log_loss": loss}
+    # Unequal weights say less than as many equal ones (Kish's effective sample size).
+    low, high = wilson(held.accuracy, max(1, round(n / float(np.mean(held.weight**2)))))
+    p = held.probabilities(held.temperature)[np.arange(n), held.label]
+    loss = float(np.average(-np.log(np.maximum(p, 1e-12)), weights=held.weight))
+    return row | {"accuracy": held.accuracy, "low": low, "high": high, "log_loss": loss}

@@ -12,6 +12,7 @@ from in_process import Made, photographs, run_chain
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy.special import softmax
+from sklearn.metrics import balanced_accuracy_score
 
 from data.schemas import CONTENDERS
 from data.tables import column, read_matrix, read_table, read_vectors
@@ -151,6 +152,32 @@ def test_no_stage_up_to_the_choice_reads_a_test_image_or_its_label(made: Made) -
         student=made.made["distill"],
     )
     assert set(plan.parts) <= {"train", "unlabelled"}
+
+
+def test_uneven_classes_count_the_same_if_asked(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", each=40, side=40)
+    for image in sorted((tmp_path / "photos" / "temple").glob("*.png"))[10:]:
+        image.unlink()
+    draw = {"labels_per_class": None, "label_fraction": 0.6}
+    uneven = override(config(tmp_path), {"data": draw})
+    before = run_chain(uneven)
+    made = run_chain(override(uneven, {"finetune": {"balanced": True}}), "balanced")
+    rows = read_table(made.path("weigh") / "contenders.parquet", CONTENDERS).to_pylist()
+    accuracy = {row["model"]: row["accuracy"] for row in rows}
+    for name, label in {**NETWORKS, "neighbours": "spread"}.items():
+        _, truth, logits = held(made, label)
+        assert np.bincount(truth).max() > 2 * np.bincount(truth).min()
+        assert accuracy[name] == pytest.approx(balanced_accuracy_score(truth, logits.argmax(1)))
+    cached = {row["stage"]: row["cached"] for row in made.result["stages"]}
+    assert all(cached[label] for label in ("pretext", "transfer", "labels"))
+    assert not any(cached[label] for label in (*NETWORKS.values(), "spread", "weigh"))
+    # Neighbours' votes are divided by how many labels a class has.
+    plain, fair = (
+        read_vectors(place)[1].astype(np.float64) for place in (before.path("spread"), made.path("spread"))
+    )
+    count = np.bincount(column(pq.read_table(made.path("labels") / "labels.parquet"), "label"))
+    expected = plain / count
+    assert fair == pytest.approx(expected / expected.sum(axis=1, keepdims=True), abs=1e-5)
 
 
 def test_a_run_that_compares_nothing_ships_its_final_student(tmp_path: Path) -> None:
