@@ -41,8 +41,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.record import environment
+from tasks.config import Config
 
 NEIGHBOURS, ALPHAS = (5, 7, 10, 20), (0.2, 0.8, 0.95, 0.99)
+SPLITS = ("train", "test", "unlabelled")
 LIGHTLY_RATES, LIGHTLY_STEPS = (0.03, 0.01), 200
 
 
@@ -68,6 +70,15 @@ def stage_path(result: dict[str, Any], store: Path, label: str) -> Path:
     return store / next(row["path"] for row in result["stages"] if row["stage"] == label)
 
 
+def settings_of(result: dict[str, Any]) -> Config:
+    """The configuration of a run, with what its plan chose."""
+    from flows.recipes import override, planned
+
+    told = json.loads((Path(result["folder"]) / "run.json").read_text())
+    config = override(Config(), told["config"])
+    return planned(config, told["plan"]) if told["plan"] else config
+
+
 class Images:
     """Pixels and labels of a run's manifest, read once with our decoder."""
 
@@ -77,12 +88,10 @@ class Images:
         from data.schemas import MANIFEST
         from data.tables import column, read_table
 
-        config = json.loads((Path(result["folder"]) / "run.json").read_text())["config"]
-        sources = {
-            name: config["data"][name] for name in ("train", "test", "unlabelled") if config["data"][name]
-        }
+        config = settings_of(result)
+        sources = {name: source for name in SPLITS if (source := getattr(config.data, name))}
         manifest = read_table(stage_path(result, store, "manifest") / "images.parquet", MANIFEST)
-        self.size = config["data"]["image_size"]
+        self.size = config.data.image_size
         opened = open_images(manifest, sources, stored_size(self.size), cache=store / "cache" / "images")
         self.pixels = opened.read(np.arange(manifest.num_rows))
         self.label = column(manifest, "label").astype(np.int64)

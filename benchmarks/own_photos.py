@@ -39,7 +39,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks.chain_pays import Images, Lightly, neighbour_graphs, run_chain, spreading_right, stage_path
+from benchmarks.chain_pays import (
+    Images,
+    Lightly,
+    neighbour_graphs,
+    run_chain,
+    settings_of,
+    spreading_right,
+    stage_path,
+)
 from benchmarks.record import environment
 
 STEPS = (300, 600)
@@ -195,8 +203,6 @@ def measure(
 ) -> None:
     """Measure all contestants on one set with one budget, as far as rows are missing."""
     from data.tables import read_vectors
-    from flows.recipes import override, planned
-    from tasks.config import Config
 
     train, test = a.sources[name]
     store = a.store / name
@@ -215,8 +221,7 @@ def measure(
         settings = [*common, f"data.labels_per_class={cell.labels}"]
         result, seconds = run_chain("photos", settings, store, cell.draw)
         cold = not any(row["cached"] for row in result["stages"])
-        told = json.loads((Path(result["folder"]) / "run.json").read_text())
-        config = planned(override(Config(), told["config"]), told["plan"])
+        config = settings_of(result)
         if not record.has(cell, "shipped"):
             for label in [row["stage"] for row in result["stages"] if row["stage"].startswith("evaluate-")]:
                 model = label.removeprefix("evaluate-")
