@@ -148,7 +148,8 @@ def neighbour_graphs(x: np.ndarray, x_test: np.ndarray) -> dict[int, Any]:
 class Lightly:
     """lightly's SimCLR: pretrained once for a given wall time, then fine-tuned for each label draw."""
 
-    def __init__(self, images: Images, seconds: float, batch: int) -> None:
+    def __init__(self, images: Images, seconds: float, batch: int, keep: Path | None = None) -> None:
+        """Pretrain, or load what an earlier call has written to the file `keep`."""
         import torch
         from lightly.loss import NTXentLoss
         from lightly.models.modules import SimCLRProjectionHead
@@ -173,7 +174,11 @@ class Lightly:
         )
         rng = np.random.default_rng(0)
         started = time.monotonic()
-        self.steps = 0
+        self.net, self.flip, self.steps = net, flip, 0
+        if keep is not None and keep.exists():
+            kept = torch.load(keep, weights_only=True)
+            self.weights, self.steps = kept["weights"], kept["steps"]
+            return
         while (elapsed := time.monotonic() - started) < seconds:
             for group in optimizer.param_groups:  # cosine schedule over the given time
                 group["lr"] = rate * 0.5 * (1 + np.cos(np.pi * min(1.0, elapsed / seconds)))
@@ -188,8 +193,9 @@ class Lightly:
             loss.backward()
             optimizer.step()
             self.steps += 1
-        self.net, self.weights = net, {k: v.clone() for k, v in net.state_dict().items()}
-        self.flip = flip
+        self.weights = {k: v.clone() for k, v in net.state_dict().items()}
+        if keep is not None:
+            torch.save({"weights": self.weights, "steps": self.steps}, keep)
 
     def batch(self, rows: np.ndarray, augment: bool) -> Any:
         """The images of the rows as (B, 3, S, S) float32, normalised as lightly does."""
