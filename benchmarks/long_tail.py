@@ -1,9 +1,9 @@
-"""Write a long-tailed part of a labelled Parquet file: the largest class has R times the images of the smallest.
+"""Write a long-tailed part of a labelled Parquet file: the largest class has R times the smallest one's images.
 
     python -m benchmarks.long_tail TRAIN.parquet OUT.parquet --imbalance 50 --largest 1000
 
-The class at place c of C keeps largest * imbalance^(-c / (C - 1)) images (Cui et al. 2019, section 5.1), drawn
-with a seed. `benchmarks.own_photos` measures on such a file what uneven labels do.
+The class at place c of C keeps largest * imbalance^(-c / (C - 1)) images (Cui et al. 2019, section 5.1). They
+are drawn with a seed. `benchmarks.own_photos` measures on such a file what uneven labels do.
 """
 
 from __future__ import annotations
