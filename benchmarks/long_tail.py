@@ -1,4 +1,4 @@
-"""Write a long-tailed part of a labelled Parquet file: the largest class has R times the smallest one's images.
+"""Write a long-tailed part of a labelled Parquet file: from class to class there are fewer images.
 
     python -m benchmarks.long_tail TRAIN.parquet OUT.parquet --imbalance 50 --largest 1000
 
