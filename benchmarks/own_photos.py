@@ -39,7 +39,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks.chain_pays import Images, Lightly, neighbour_graphs, run_chain, spreading_right, stage_path
+from benchmarks.chain_pays import (
+    Images,
+    Lightly,
+    neighbour_graphs,
+    run_chain,
+    settings_of,
+    spreading_right,
+    stage_path,
+)
 from benchmarks.record import environment
 
 STEPS = (300, 600)
@@ -52,11 +60,18 @@ Right = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Cell:
-    """What a contestant is measured on: a set, a budget, labels per class and a draw."""
+    """What a contestant is measured on: a set, a budget, labels and a draw.
+
+    Attributes:
+        images: name of the set.
+        minutes: the budget.
+        labels: labels per class, or the share of labels that is drawn if it is below 1.
+        draw: seed of the draw.
+    """
 
     images: str
     minutes: float
-    labels: int
+    labels: float
     draw: int
 
 
@@ -195,8 +210,6 @@ def measure(
 ) -> None:
     """Measure all contestants on one set with one budget, as far as rows are missing."""
     from data.tables import read_vectors
-    from flows.recipes import override, planned
-    from tasks.config import Config
 
     train, test = a.sources[name]
     store = a.store / name
@@ -212,11 +225,12 @@ def measure(
     for cell in cells:
         if all(record.has(cell, each) for each in contestants) or late():
             continue
-        settings = [*common, f"data.labels_per_class={cell.labels}"]
+        draw = "label_fraction" if cell.labels < 1 else "labels_per_class"
+        settings = [*common, *a.settings, f"data.{draw}={cell.labels:g}"]
+        settings += ["data.labels_per_class=null"] if cell.labels < 1 else []
         result, seconds = run_chain("photos", settings, store, cell.draw)
         cold = not any(row["cached"] for row in result["stages"])
-        told = json.loads((Path(result["folder"]) / "run.json").read_text())
-        config = planned(override(Config(), told["config"]), told["plan"])
+        config = settings_of(result)
         if not record.has(cell, "shipped"):
             for label in [row["stage"] for row in result["stages"] if row["stage"].startswith("evaluate-")]:
                 model = label.removeprefix("evaluate-")
@@ -252,7 +266,8 @@ def measure(
                 best = max(tried, key=lambda right: right.mean())
                 record.add(cell, contestant, best, by_steps=[float(right.mean()) for right in tried])
         if not record.has(cell, "lightly") and not late():
-            lightly = lightly or Lightly(images, 60 * minutes, min(128, len(images.pool) // 2))
+            batch = min(128, len(images.pool) // 2)
+            lightly = lightly or Lightly(images, 60 * minutes, batch, store / f"lightly-{minutes:g}.pt")
             record.add(cell, "lightly", lightly.finetuned(drawn, images.test), steps=lightly.steps)
         del result
 
@@ -297,7 +312,7 @@ def summary(record: Record, a: argparse.Namespace) -> str:
         lines += [f"## {minutes:g} minutes, {labels} labels per class", ""]
         lines += [*_table(record, minutes, labels), ""]
     missing = [
-        f"{cell.images}, {cell.minutes:g} minutes, {cell.labels} labels, draw {cell.draw}"
+        f"{cell.images}, {cell.minutes:g} minutes, {cell.labels:g} labels, draw {cell.draw}"
         for cell in wanted(a)
         if not record.has(cell, "lightly")
     ]
@@ -363,7 +378,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", action="append", required=True, metavar="NAME=TRAIN,TEST")
-    parser.add_argument("--labels", type=int, nargs="+", default=[5, 25])
+    parser.add_argument("--labels", type=float, nargs="+", default=[5, 25], help="per class; or a share")
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0])
     parser.add_argument("--hours", type=float, default=8.0, help="no row is begun after this time")
