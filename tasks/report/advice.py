@@ -13,7 +13,6 @@ from tasks.phrases import percent
 from tasks.report.content import ReportData
 from tasks.report.numbers import count, narrow, points
 from tasks.report.scoreboard import PROPORTIONS, Score
-from tasks.understood import UNEVEN
 
 Rule = Callable[[ReportData], str | None]
 
@@ -25,6 +24,8 @@ FEW = 25
 """A class has few labels if it has at most this number."""
 LISTED = 5
 """Maximum number of classes, or of pairs of classes, that a sentence lists."""
+RARE = 3
+"""A class is rare if another one has at least this many times its labels (as `tasks.understood.UNEVEN`)."""
 OFTEN = 0.1
 """A pair of classes is often confused if it has at least this share of all mistakes."""
 AT_LEAST = 5
@@ -187,12 +188,12 @@ def few_labels(data: ReportData) -> str | None:
 
 
 def uneven_labels(data: ReportData) -> str | None:
-    """Fires if classes with few labels, beside others with many, are recognised less often, beyond chance."""
+    """Fires if the rare classes are recognised less often than the others, beyond chance."""
     if data.answers is None:
         return None
     known = [row for row in data.answers.classes if row.labels and row.recall is not None]
     most = max((row.labels or 0 for row in known), default=0)
-    rare = [row for row in known if UNEVEN * (row.labels or 0) <= most]
+    rare = [row for row in known if RARE * (row.labels or 0) <= most]
     often = [row for row in known if row not in rare]
     if not rare:
         return None
@@ -202,9 +203,9 @@ def uneven_labels(data: ReportData) -> str | None:
     if wilson(right / n, n)[1] >= wilson(right_often / n_often, n_often)[0]:
         return None
     return (
-        f"The labels are uneven: {_of(len(rare), 'class', 'classes')} with at most a third of the largest "
-        f"one's labels {'is' if len(rare) == 1 else 'are'} recognised in {_percent(right / n)} of the "
-        f"images, the others in {_percent(right_often / n_often)}. If every class matters the same, set "
+        f"The labels are uneven: {_of(len(rare), 'class has', 'classes have')} at most a third of the "
+        f"largest class's labels. The model is right about {_percent(right / n)} of their images, and about "
+        f"{_percent(right_often / n_often)} of the others. If every class matters the same, set "
         "finetune.balanced=true, or label more images of the rare classes."
     )
 

@@ -111,7 +111,7 @@ FIRES: list[tuple[Rule, ReportData, tuple[str, ...]]] = [
     (
         uneven_labels,
         run(answers=plain(classes=classes(ant={"labels": 30, "right": 240}, cat={"right": 100}))),
-        ("3 classes with at most a third", "in 73.3 %", "others in 96.0 %", "finetune.balanced=true"),
+        ("3 classes have at most a third", "about 73.3 %", "96.0 % of the others", "finetune.balanced=true"),
     ),
     (
         transfer_lost,
