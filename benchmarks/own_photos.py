@@ -145,6 +145,7 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
     import torch
 
     from data.order import Repeated
+    from models.device import resolve_precision
     from models.engine import train
     from models.inference import run
     from models.method import Batch
@@ -180,7 +181,7 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
             pixels, label = images.pixels[rows], images.label[rows]
             return Batch(torch.from_numpy(pixels), torch.from_numpy(rows), torch.from_numpy(label))
 
-    schedule = SCHEDULES["cosine"]
+    schedule, device = SCHEDULES["cosine"], torch.device("cpu")
     train(
         FinetuneMethod(finetune, network),
         Feed(),
@@ -188,8 +189,8 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
         seed=0,
         stage="scratch",
         schedule=lambda step, of: schedule(step, of, warmup=0.1),
-        device=torch.device("cpu"),
-        precision="bf16",
+        device=device,
+        precision=resolve_precision("auto", device),
     )
     blocks = run(
         network,
@@ -197,7 +198,7 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
         lambda index: images.pixels[index],
         images.test,
         batch_size=512,
-        device=torch.device("cpu"),
+        device=device,
         precision="fp32",
         size=images.size,
     )
