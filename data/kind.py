@@ -103,22 +103,23 @@ def suggest(pixels: NDArray[np.uint8]) -> Suggestion:
     if strokes is not None:
         return strokes._replace(sure=strokes.sure and tested)
     if found.coloured < 0.05:
-        return Suggestion("grey", f"{1 - found.coloured:.0%} of the images have no colours", tested)
+        return Suggestion("grey", f"{100 * (1 - found.coloured):.0f} % of the images have no colours", tested)
     stained = found.stained > 0.6
     clear = 0.53 + 1 / np.sqrt(found.images)  # chance, two standard errors and a margin of 0.03
     if tested and found.turned < clear:
-        because = f"no direction is special: {found.turned:.0%} can be told from a turned copy (chance: 50 %)"
+        turned = f"{100 * found.turned:.0f} % can be told from a turned copy (chance: 50 %)"
+        because = f"no direction is special: {turned}"
         if stained:
             return Suggestion(
-                "microscopy", f"{because}, and {found.stained:.0%} of the colours are stains", True
+                "microscopy", f"{because}, and {100 * found.stained:.0f} % of the colours are stains", True
             )
         if found.centred > 0.3:
             return Suggestion("microscopy", f"{because}, and the images show single objects", False)
         return Suggestion("satellite", f"{because}, and the centre is like the border", found.turned < 0.56)
     if stained and found.paper > 0.6:
-        because = f"{found.stained:.0%} of the colours are stains on a light background"
+        because = f"{100 * found.stained:.0f} % of the colours are stains on a light background"
         return Suggestion("microscopy", because, tested and found.stained > 0.75)
-    sides = f"{found.mirrored:.0%} can be told from their mirror image (chance: 50 %)"
+    sides = f"{100 * found.mirrored:.0f} % can be told from their mirror image (chance: 50 %)"
     if tested and found.mirrored > max(0.65, 0.5 + 1.5 / np.sqrt(found.images)):  # three standard errors
         return Suggestion("symbols", f"left and right have a meaning: {sides}", found.mirrored > 0.75)
     because = f"there are colours, up and down differ, and left and right hardly do: {sides}"
@@ -133,7 +134,8 @@ def _strokes(found: Signs) -> Suggestion | None:
         return None
     kind = "drawings" if found.stroke < 0.035 else "symbols"
     because = (
-        f"{found.background:.0%} of an image is background, and strokes are {found.stroke:.1%} of a side wide"
+        f"{100 * found.background:.0f} % of an image is background, "
+        f"and strokes are {100 * found.stroke:.1f} % of a side wide"
     )
     return Suggestion(kind, because, found.background > _SPARSE and not 0.025 < found.stroke < 0.045)
 

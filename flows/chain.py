@@ -240,7 +240,7 @@ def _compare(layout: Layout, student: Handle) -> None:
         features |= {"teacher": layout.made["embed"]} if config.embed.layer == "features" else {}
     for role in finetune.UNTRAINED:
         if role == "plain" or config.finetune.baseline:
-            models[role] = _untrained(layout, role)
+            models[role] = _untrained(layout, role, steps=config.finetune.baseline_steps)
     judged = {label: TUNED[label] for label in layout.made if label in TUNED}
     contenders: dict[str, Handle] = {}
     for label, name in judged.items():

@@ -14,10 +14,11 @@ from math import sqrt
 from typing import Any
 
 from data.errors import ConfigError
+from tasks.phrases import percent
 
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)
 """Sides of the images that a plan chooses from, px."""
-SHARES = {"pretext": 0.45, "transfer": 0.15, "contenders": 0.2, "distill": 0.2}
+SHARES = {"pretext": 0.38, "transfer": 0.12, "contenders": 0.3, "distill": 0.2}
 """Share of the training time that each part gets. Contenders are the trainings on the few labels."""
 FIXED = 45.0
 """Seconds of everything but trainings, features and reading: starts, evaluations, tables and the report."""
@@ -25,15 +26,16 @@ ENOUGH = 400
 """A larger image size is chosen only if it leaves time for this many steps of the teacher."""
 LEAST = 60
 """A budget that leaves time for fewer steps of the teacher is refused."""
-FEW, MANY = 30, 300
-"""Minimum and maximum number of steps of a training on the few labels. Distillation has at least the minimum,
-too."""
-OTHERS = 3
-"""Number of networks that are trained on the few labels, besides the teacher: the student after transfer, and
-two networks from scratch."""
+FEW, MANY = 30, 150
+"""Fewest and most steps in which a network of the chain learns the few labels. The student's last training
+has at least the fewest, too."""
+UNTRAINED = 3
+"""Networks from scratch get this many times the steps, because they have learned nothing before."""
 PASSES = 3
 """How often a run computes the teacher's and the student's features of all images, about. It has done so once
 when the labels are planned."""
+SMALL_BATCH = 16
+"""Labelled images per step. For as many images in all, small batches learn more than large ones."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +65,29 @@ class Planned:
 
     Attributes:
         settings: dotted key -> value.
-        because: one line per decision, with its reason.
+        because: dotted key -> the reason, for settings that need one.
     """
 
     settings: dict[str, Any]
-    because: list[str]
+    because: dict[str, str]
+
+    def without(self, kept: Collection[str]) -> Planned:
+        """Leave out the settings that the user set. If the user set epochs, leave out the steps."""
+        settings = {
+            key: value
+            for key, value in self.settings.items()
+            if key not in kept and not (key.endswith(".steps") and key.replace(".steps", ".epochs") in kept)
+        }
+        return Planned(settings, {key: text for key, text in self.because.items() if key in settings})
+
+    @property
+    def lines(self) -> list[str]:
+        """One line per decision: key, value and reason."""
+        return [f"{key}={_written(self.settings[key])}: {text}" for key, text in self.because.items()]
 
 
-def without_kept(settings: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
-    """Leave out the settings that the user set. If the user set a training's epochs, leave out its steps."""
-    return {
-        key: value
-        for key, value in settings.items()
-        if key not in kept and not (key.endswith(".steps") and key.replace(".steps", ".epochs") in kept)
-    }
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def batch_size(images: int) -> int:
@@ -161,52 +172,56 @@ def from_images(
             "transfer.steps": transfer,
             "predict.neighbours": max(1, min(10, images - 1)),
         },
-        [
-            f"data.image_size={size}: {why_size}",
-            f"data.kind={kind[0]}: {kind[1]}",
-            f"pretext.steps={steps[size]} of {batch} images: {SHARES['pretext']:.0%} of the minutes; "
-            f"each image is seen {seen:.1f} times",
-            f"cluster.k={k}: 1.5 times the square root of {images:,} images",
-            f"transfer.steps={transfer}: {SHARES['transfer']:.0%} of the minutes",
-        ],
+        {
+            "data.image_size": why_size,
+            "data.kind": kind[1],
+            "pretext.steps": f"{percent(SHARES['pretext'], 0)} of the minutes, {batch} images per step; each image is "
+            f"seen {seen:.1f} times",
+            "cluster.k": f"1.5 times the square root of {images:,} images",
+            "transfer.steps": f"{percent(SHARES['transfer'], 0)} of the minutes",
+        },
     )
 
 
 def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: int) -> Planned:
-    """Plan the trainings on the few labels, and distillation.
+    """Plan what the few labels are learned with.
+
+    Each network is trained once for every fold and once with all labels: the student from transfer, twice the
+    student's network from scratch, and the teacher if there is time.
 
     Args:
-        seconds: what is left of the budget for these trainings.
+        seconds: what is left of the budget for training.
         labels: number of drawn labels.
         images: number of train + unlabelled images.
-        speed: the speed at the run's image size.
-        folds: how often each network is trained to judge it. It is trained once more on all labels.
+        speed: at the run's image size.
+        folds: number of times that a network is trained to judge it.
     """
-    both = SHARES["contenders"] + SHARES["distill"]
-    share = seconds * SHARES["contenders"] / both
-    each = (folds + 1) * (OTHERS * speed.tuned + speed.tuned_teacher)
-    alone = (folds + 1) * OTHERS * speed.tuned
-    teacher = share / each >= FEW
-    steps = int(min(MANY, max(FEW, share / (each if teacher else alone))))
-    spent = steps * (each if teacher else alone)
-    distill = max(FEW, int((seconds - spent) / speed.distill))
+    share = seconds * SHARES["contenders"] / (SHARES["contenders"] + SHARES["distill"])
+    alone = (folds + 1) * (1 + 2 * UNTRAINED) * speed.tuned
+    both = alone + (folds + 1) * speed.tuned_teacher
+    teacher = share / both >= FEW
+    each = both if teacher else alone
+    steps = int(min(MANY, max(FEW, share / each)))
+    distill = max(FEW, int((seconds - steps * each) / speed.distill))
     why = (
-        f"each network is trained {folds + 1} times, to judge it by the labels"
+        f"{folds + 1} trainings of each network, to judge it by the labels"
         if steps < MANY
-        else f"more steps hardly help with {labels:,} labels"
+        else f"more hardly helps with {labels:,} labels"
     )
     return Planned(
         {
-            "finetune.batch_size": max(2, min(64, labels)),
+            "finetune.batch_size": max(2, min(SMALL_BATCH, labels)),
             "finetune.steps": steps,
+            "finetune.baseline_steps": UNTRAINED * steps,
             "ship.teacher": teacher,
             "distill.batch_size": batch_size(images),
             "distill.steps": distill,
         },
-        [
-            f"finetune.steps={steps}: {why}",
-            f"ship.teacher={str(teacher).lower()}: fine-tuning the teacher "
+        {
+            "finetune.steps": why,
+            "finetune.baseline_steps": f"{UNTRAINED} times as many for networks from scratch",
+            "ship.teacher": "fine-tuning the teacher "
             + ("fits into the minutes" if teacher else "would leave the others too few steps"),
-            f"distill.steps={distill}: the rest of the minutes",
-        ],
+            "distill.steps": "the rest of the minutes",
+        },
     )

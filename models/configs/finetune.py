@@ -42,6 +42,15 @@ class FewLabels(Sized):
             "learning_rates (above 0, up to 100); empty: learning_rate."
         ),
     )
+    baseline_steps: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description=(
+            "Steps of the networks from scratch (1 to 10000000); empty: as many as all trainings of the "
+            "student together, or finetune.steps where candidates are compared."
+        ),
+    )
     head_first: bool = Field(
         False,
         description=(

@@ -49,11 +49,11 @@ def plan(
         checkpoint: the network to start from; None for the baseline.
         role: what is trained. An untrained student gets the same initial weights as the student of
             `transfer`.
-        steps: number of steps, instead of `finetune.steps`. The baseline gets as many steps as all trainings
-            of the student together.
+        steps: number of steps of an untrained student, instead of `finetune.steps`.
     """
     tuned = config.finetune.settings(
-        config.data.image_size, exclude=frozenset({"seed", "baseline", "baseline_learning_rate"})
+        config.data.image_size,
+        exclude=frozenset({"seed", "baseline", "baseline_learning_rate", "baseline_steps"}),
     )
     if role in UNTRAINED:
         tuned |= {"steps": steps or tuned["steps"], "head_learning_rate": None, "freeze": False}
@@ -93,12 +93,16 @@ def _plain(config: Finetune) -> Views:
 
 
 def baseline_steps(config: Config, images: int) -> int:
-    """The number of steps of the baseline: the sum over the student's transfer, fine-tuning and distillation.
+    """The number of steps of the baseline.
+
+    `finetune.baseline_steps`, or else the sum over the student's transfer, fine-tuning and distillation.
 
     Args:
         config: the run's configuration.
         images: number of train + unlabelled images.
     """
+    if config.finetune.baseline_steps is not None:
+        return config.finetune.baseline_steps
     transfer, distill = config.transfer, config.distill
     passes = ((len(transfer.phases), transfer.length(images)), (distill.rounds, distill.length(images)))
     return config.finetune.steps + sum(times * epochs * steps for times, (epochs, steps) in passes)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from models.pace import Pace
     from tasks.planning import Speed
 
-STAGE = Stage(name="plan", kind="plan", version=1, process="train")
+STAGE = Stage(name="plan", kind="plan", version=2, process="train")
 
 MEASURING = 12.0
 """Seconds that a dry run counts for measuring this machine, as chores."""
@@ -35,7 +35,7 @@ def plan(config: Config, manifest: Artifact) -> Request:
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
         "keep": sorted(config.plan.keep),
-        "config": {name: config.model_dump()[name] for name in (*sections, "ship")},
+        "config": {name: config.model_dump()[name] for name in sections},
         "data": config.data.model_dump(include={"image_size", "kind"}),
         "precision": config.compute.precision,
     }
@@ -115,7 +115,7 @@ def _plan(
         pace: measures this machine.
         say: logs a line for each size that was measured.
     """
-    from tasks.planning import ENOUGH, FIXED, SHARES, from_images, sizes, without_kept
+    from tasks.planning import ENOUGH, FIXED, SHARES, from_images, sizes
 
     kept, minutes = set(settings["keep"]), settings["minutes"]
     own = settings["data"]["image_size"] if "data.image_size" in kept else None
@@ -129,8 +129,8 @@ def _plan(
         minutes, images, speeds, distinct=distinct, fixed=FIXED + spent, reading=reading, kind=kind
     )
     size = found.settings["data.image_size"]
-    chosen = without_kept(found.settings, kept)
-    return {"settings": chosen, "because": found.because, "speed": vars(speeds[size])}
+    chosen = found.without(kept)
+    return {"settings": chosen.settings, "because": chosen.lines, "speed": vars(speeds[size])}
 
 
 def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
@@ -172,7 +172,7 @@ def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images
     from models.configs.shared import Sized
     from models.cost import classifier_cost, pretext_cost
     from models.work import Pass, Portion, Step, timed
-    from tasks.planning import Speed, batch_size
+    from tasks.planning import SMALL_BATCH, Speed, batch_size
 
     asked = settings["config"]
     pretext: Any = PRETEXT[asked["pretext"]["method"]].model_validate(asked["pretext"])
@@ -208,8 +208,8 @@ def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images
     return Speed(
         teacher=step("pretext", teacher, batch),
         transfer=step("transfer", small, batch),
-        tuned=step("finetune", small, min(64, batch)),
-        tuned_teacher=step("finetune", whole, min(64, batch)),
+        tuned=step("finetune", small, min(SMALL_BATCH, batch)),
+        tuned_teacher=step("finetune", whole, min(SMALL_BATCH, batch)),
         distill=step("distill", small, batch),
         forward=forward(teacher) + forward(small),
     )

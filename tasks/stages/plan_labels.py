@@ -11,7 +11,7 @@ from tasks.job import Job
 from tasks.size import Context, Inputs, Size, chores, images_of
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="plan_labels", kind="plan", version=1, process="plain")
+STAGE = Stage(name="plan_labels", kind="plan", version=2, process="plain")
 
 
 def plan(config: Config, manifest: Artifact, first: Artifact, *, labels: int, **trained: Artifact) -> Request:
@@ -70,10 +70,10 @@ def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken
         images: number of train + unlabelled images.
         taken: seconds that the stages so far took.
     """
-    from tasks.planning import FIXED, PASSES, Speed, from_labels, without_kept
+    from tasks.planning import FIXED, PASSES, Speed, from_labels
 
     speed = Speed(**first["speed"])
     left = 60 * settings["minutes"] - FIXED - taken - (PASSES - 1) * images * speed.forward
     found = from_labels(left, settings["labels"], images, speed, settings["folds"])
-    chosen = without_kept(found.settings, settings["keep"])
-    return {"settings": chosen, "because": found.because}
+    chosen = found.without(settings["keep"])
+    return {"settings": chosen.settings, "because": chosen.lines}
