@@ -155,17 +155,7 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
 
     finetune = config.finetune.model_copy(update={"learning_rate": config.finetune.baseline_learning_rate})
     if plain:
-        off = {
-            "jitter": 0.0,
-            "grey": 0.0,
-            "noise": 0.0,
-            "blur": 0.0,
-            "rotate": 0.0,
-            "shear": 0.0,
-            "zoom": 1.0,
-        }
-        off |= {"shift": 0.0, "stretch": 1.0, "crop_min": max(0.5, finetune.crop_min)}
-        finetune = finetune.model_copy(update=off)
+        finetune = finetune.model_copy(update=finetune.mild().model_dump())
     student = config.student
     network = build_network(
         student.backbone, images.size, width=student.width, classes=images.classes, seed=0

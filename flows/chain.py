@@ -54,6 +54,8 @@ TUNED = {
     "ship": "shipped",
 }
 """Label of a stage that makes a classifier from the few labels -> name of this classifier in the scores."""
+STUDENTS = ("student-finetuned", "student-linear", "scratch", "plain")
+"""Candidates with the student's network, which `distill.init: favoured` chooses from."""
 
 
 def chain(
@@ -262,14 +264,11 @@ def _compare(layout: Layout, student: Handle) -> None:
     mixture = layout.make("weigh", partial(weigh.plan, config), labels=inputs["labels"], **contenders)
     candidates = {name: layout.made[label] for label, name in judged.items()}
     if config.until == "distill":
-        start = {"finetuned": models["student-finetuned"], "transferred": student, "scratch": None}
-        begin = start[config.distill.init]
+        starts = _starts(config.distill.init, models["student-finetuned"], student)
+        if config.distill.init == "favoured":
+            starts = {name: candidates[name] for name in STUDENTS if name in candidates}
         models["student"] = candidates["student"] = layout.make(
-            "distill",
-            partial(distill.plan, config),
-            **inputs,
-            probabilities=mixture,
-            **({} if begin is None else {"checkpoint": begin}),
+            "distill", partial(distill.plan, config), **inputs, probabilities=mixture, **starts
         )
     _ship(layout, candidates, mixture=mixture)
 
@@ -278,6 +277,11 @@ def _ship(layout: Layout, candidates: dict[str, Handle], **mixture: Handle) -> N
     """Lay out the choice of the model that the run hands over."""
     inputs, plan = layout.having("manifest", "labels"), partial(ship.plan, layout.config)
     layout.models["shipped"] = layout.make("ship", plan, **inputs, **mixture, **candidates)
+
+
+def _starts(init: str, tuned: Handle, transferred: Handle) -> dict[str, Handle]:
+    """The student that distillation starts from, as its input `checkpoint`; none for one from scratch."""
+    return {"finetuned": {"checkpoint": tuned}, "transferred": {"checkpoint": transferred}}.get(init, {})
 
 
 def _second(layout: Layout, name: str, model: Handle) -> Handle:
@@ -318,7 +322,7 @@ def _distill(layout: Layout, draw: Handle, student: Handle, tuned: Handle) -> Ha
     if teacher is not None:
         members = {"checkpoint": teacher} | ({"student": tuned} if config.predict.student else {})
     probabilities = layout.make("predict", partial(predict.plan, config), manifest=images, **members)
-    last = {"finetuned": tuned, "transferred": student, "scratch": None}[config.distill.init]
+    last = _starts(config.distill.init, tuned, student).get("checkpoint")
     second = None if teacher is None else ("teacher-finetuned", teacher)
     for round in range(1, config.distill.rounds + 1):
         end = "" if round == config.distill.rounds else f"-round{round}"

@@ -619,6 +619,15 @@ class Config(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _favours_among_compared(self) -> Config:
+        if self.distill.init == "favoured" and not self.ship.compare:
+            raise ValueError(
+                "distill.init = favoured chooses among candidates, but none are compared; set "
+                "ship.compare=true, or distill.init=finetuned"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _bands_are_colours(self) -> Config:
         bands, pretext = self.data.bands or [], self.pretext
         if len(bands) not in (0, 1, 3) and isinstance(pretext, Teacher) and pretext.needs_colours:

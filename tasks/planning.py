@@ -175,8 +175,8 @@ def from_images(
         {
             "data.image_size": why_size,
             "data.kind": kind[1],
-            "pretext.steps": f"{percent(SHARES['pretext'], 0)} of the minutes, {batch} images per step; each image is "
-            f"seen {seen:.1f} times",
+            "pretext.steps": f"{percent(SHARES['pretext'], 0)} of the minutes, {batch} images per step; each "
+            f"image is seen {seen:.1f} times",
             "cluster.k": f"1.5 times the square root of {images:,} images",
             "transfer.steps": f"{percent(SHARES['transfer'], 0)} of the minutes",
         },

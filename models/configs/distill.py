@@ -45,10 +45,12 @@ class SoftLabels(Lasting):
             "this needs predict.joint."
         ),
     )
-    init: Literal["finetuned", "transferred", "scratch"] = Field(
+    init: Literal["finetuned", "transferred", "scratch", "favoured"] = Field(
         "finetuned",
         description=(
-            "Student to start from: finetuned, transferred (with a new classifier) or scratch (untrained)."
+            "Student to start from: finetuned, transferred (with a new classifier), scratch (untrained), or "
+            "favoured (the one that the labels favour, also among those trained from scratch; this needs "
+            "ship.compare)."
         ),
     )
     seed: Seed | None = Field(

@@ -294,6 +294,19 @@ class Views(Sized):
         ),
     )
 
+    def mild(self) -> Views:
+        """The same views with crops, flips and quarter turns alone. Crops keep at least half of the image."""
+        return Views(
+            view_size=self.view_size,
+            crop_min=max(self.crop_min, 0.5),
+            crop_max=max(self.crop_max, 0.5),
+            flip=self.flip,
+            turn=self.turn,
+            jitter=0,
+            jitter_probability=0,
+            grey=0,
+        )
+
     def side(self, image_size: int) -> int:
         """Side of the views, px. `image_size` is the side of the images that the network is for, px."""
         return image_size if self.view_size is None else px(self.view_size, image_size)

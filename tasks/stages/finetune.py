@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.types import Artifact
 from models.configs.finetune import Finetune
-from models.configs.shared import Views
 from models.work import timed
 from tasks.config import Config
 from tasks.job import Job
@@ -60,7 +59,7 @@ def plan(
         tuned["learning_rate"] = config.finetune.baseline_learning_rate or tuned["learning_rate"]
         tuned.pop("head_first", None)
     if role == "plain":
-        tuned |= _plain(config.finetune).settings(config.data.image_size)
+        tuned |= config.finetune.mild().settings(config.data.image_size)
     settings: dict[str, Any] = {
         "finetune": tuned,
         "role": role,
@@ -77,18 +76,6 @@ def plan(
         parts=("train",),
         seed=config.seed if config.finetune.seed is None else config.finetune.seed,
         outside={"sources": sources(config)},
-    )
-
-
-def _plain(config: Finetune) -> Views:
-    """Views that only crop and flip. Crops keep at least half of the image."""
-    return Views(
-        view_size=config.view_size,
-        flip=config.flip,
-        crop_min=max(config.crop_min, 0.5),
-        jitter=0,
-        jitter_probability=0,
-        grey=0,
     )
 
 

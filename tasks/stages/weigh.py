@@ -16,6 +16,9 @@ from tasks.size import Context, Inputs, Size
 from tasks.stage import Outcome, Request, Stage, require
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from models.evaluation.contenders import OutOfFold
 
 STAGE = Stage(name="weigh", kind="probabilities", version=2, process="plain")
@@ -24,8 +27,6 @@ PRIOR = 5.0
 """Images' worth of evidence for equal weights."""
 OWN = 0.9
 """Probability of a drawn label in the targets of its own image; the mixture has the rest."""
-MIXTURE = "mixture"
-"""Name of the mixture in contenders.parquet."""
 
 
 def plan(config: Config, labels: Artifact, **contenders: Artifact) -> Request:
@@ -54,8 +55,9 @@ def build(job: Job) -> Outcome:
     import numpy as np
 
     from data import schemas
-    from data.tables import VectorWriter, iterate_in_step, positions, write_table
+    from data.tables import VectorWriter, iterate_in_step, positions
     from models.evaluation.contenders import OutOfFold, mixture_weights, tempered
+    from tasks.judged import MIXTURE, Judged, write_judged
     from tasks.out_of_fold import read_out_of_fold
     from tasks.rows import drawn_rows
 
@@ -72,25 +74,16 @@ def build(job: Job) -> Outcome:
     weight = mixture_weights(each, first.label, job.settings["prior"], first.weight)
     held[MIXTURE] = OutOfFold(first.label, np.log(np.tensordot(weight, each, 1)), balanced)
     heat = {name: found.temperature for name, found in held.items()}
-    rows = [_row(name, held[name], w) for name, w in zip(held, [*map(float, weight), 1.0], strict=True)]
-    write_table(
-        job.out / "contenders.parquet",
-        {key: [row[key] for row in rows] for key in rows[0]},
-        schemas.CONTENDERS,
-    )
-    for row in rows:
+    loss = {name: _loss(found) for name, found in held.items()}
+    rows = {
+        name: _row(name, held[name], loss[name], w)
+        for name, w in zip(held, [*map(float, weight), 1.0], strict=True)
+    }
+    right = {name: found.right for name, found in held.items()}
+    write_judged(job.out, Judged(rows, index, right, loss, first.weight))
+    for row in rows.values():
         share = "" if row["accuracy"] is None else f"{row['accuracy']:.1%} right of {row['n']}, "
         job.log(f"{row['model']}: {share}weight {row['weight']:.2f}")
-    write_table(
-        job.out / "right.parquet",
-        {
-            "index": np.tile(index, len(held)),
-            "model": np.repeat(list(held), len(index)),
-            "right": np.concatenate([found.right for found in held.values()]),
-            "counts": np.tile(first.weight, len(held)),
-        },
-        schemas.RIGHT,
-    )
     drawn, label = drawn_rows(job.path("labels"))
     n = 0
     with VectorWriter(job.out, schemas.probabilities(each.shape[2])) as out:
@@ -106,18 +99,26 @@ def build(job: Job) -> Outcome:
     return Outcome(rows=n, meta={"weights": dict(zip(names, map(float, weight), strict=True))})
 
 
-def _row(name: str, held: OutOfFold, weight: float) -> dict[str, object]:
+def _loss(held: OutOfFold) -> NDArray[np.float64]:
+    """(n,) -ln of the label's probability."""
+    import numpy as np
+
+    p = held.probabilities(held.temperature)[np.arange(len(held.label)), held.label]
+    found: NDArray[np.float64] = -np.log(np.maximum(p, 1e-12))
+    return found
+
+
+def _row(name: str, held: OutOfFold, loss: NDArray[np.float64], weight: float) -> dict[str, Any]:
     """A row of contenders.parquet: the classifier, its temperature and weight, and how it did out of fold."""
     import numpy as np
 
     from data.intervals import wilson
 
     n = len(held.label)
-    row: dict[str, object] = {"model": name, "temperature": held.temperature, "weight": weight, "n": n}
+    row: dict[str, Any] = {"model": name, "temperature": held.temperature, "weight": weight, "n": n}
     if not n:
         return row | dict.fromkeys(("accuracy", "low", "high", "log_loss"))
-    # Unequal weights say less than as many equal ones (Kish's effective sample size).
+    # Images that count differently say less than as many that count the same (Kish's effective sample size).
     low, high = wilson(held.accuracy, max(1, round(n / float(np.mean(held.weight**2)))))
-    p = held.probabilities(held.temperature)[np.arange(n), held.label]
-    loss = float(np.average(-np.log(np.maximum(p, 1e-12)), weights=held.weight))
-    return row | {"accuracy": held.accuracy, "low": low, "high": high, "log_loss": loss}
+    log_loss = float(np.average(loss, weights=held.weight))
+    return row | {"accuracy": held.accuracy, "low": low, "high": high, "log_loss": log_loss}
