@@ -335,26 +335,24 @@ def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _predict(options: argparse.Namespace, terminal: Terminal) -> int:
-    from data.sources.given import open_given
-    from flows.answer import FEW, Question, answer, check, table
-    from flows.model_folder import usable_model
+    from flows.answer import FEW, answer, question, table
 
     if options.embeddings and not (options.out or options.json):
         raise ConfigError("--embeddings: a terminal can't show vectors; give --out FILE.parquet, or --json")
-    question = Question(
-        model=usable_model(options.model, Path(options.store or Config().store).expanduser().absolute()),
-        sources=open_given(options.images),
+    asked = question(
+        options.model,
+        options.images,
+        store=options.store,
         top=options.top,
         every=options.all,
         embeddings=options.embeddings,
         neighbours=options.neighbours,
-        out=Path(options.out).expanduser() if options.out else None,
+        out=options.out,
         keep=math.inf if options.json and not options.out else FEW,
         device=options.device,
     )
-    check(question)
     with terminal.counting("predict") as progress:
-        result = answer(question, terminal.note, progress)
+        result = answer(asked, terminal.note, progress)
     if options.json:
         if options.out:
             del result["predictions"]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.errors import ConfigError
 from data.sources import Source
-from flows.model_folder import Usable
-from tasks.config import Compute
+from flows.model_folder import Usable, usable_model
+from tasks.config import Compute, Config
 
 if TYPE_CHECKING:
     from models.opened import Opened
@@ -59,6 +59,54 @@ class Question:
     out: Path | None = None
     keep: float = FEW
     device: Device = "auto"
+
+
+def question(
+    model: str,
+    images: Sequence[str],
+    *,
+    store: str | None = None,
+    top: int = 2,
+    every: bool = False,
+    embeddings: bool = False,
+    neighbours: int = 0,
+    out: str | None = None,
+    keep: float = FEW,
+    device: Device = "auto",
+) -> Question:
+    """Understand what a user asks in words, and check it before any work.
+
+    Args:
+        model: a run's name or folder, or a checkpoint's folder.
+        images: see `data.sources.given.open_given`.
+        store: the store that has the run; None: the default one.
+        top: see `Question`.
+        every: see `Question`.
+        embeddings: see `Question`.
+        neighbours: see `Question`.
+        out: path of the file to write, or None.
+        keep: see `Question`.
+        device: see `Question`.
+
+    Raises:
+        ConfigError: there is no such model or image, or a number or the file is not allowed.
+        DataError: a source can't be reached.
+    """
+    from data.sources.given import open_given
+
+    asked = Question(
+        model=usable_model(model, Path(store or Config().store).expanduser().absolute()),
+        sources=open_given(images),
+        top=top,
+        every=every,
+        embeddings=embeddings,
+        neighbours=neighbours,
+        out=Path(out).expanduser() if out else None,
+        keep=keep,
+        device=device,
+    )
+    check(asked)
+    return asked
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """The process behind `import knowledge_transfer`. It works for a process that must not load our packages.
 
+The flow `predict` uses it too, because a flow's process must not load torch.
+
     python -m flows.service
 
-A request is one line of JSON on stdin: {"do", "folder", "terminal", ...}. `do` is run, open, predict or
-recipes. `folder` is the user's current folder. `terminal` is the path of the user's terminal, or null.
+A request is one line of JSON on stdin: {"do", "folder", "terminal", ...}. `do` is run, open, predict, answer
+or recipes. `folder` is the user's current folder. `terminal` is the path of the user's terminal, or null.
 
 An answer is any number of {"event": "text", "text"}, which the user reads, and then one of
 {"event": "done", "value"} and {"event": "refused"|"failed"|"cancelled", "text", "details"}. It goes to the
@@ -147,6 +149,14 @@ def _predict(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
     return {"images": result["images"], "bad": result["bad"], "first_bad": result["first_bad"]}
 
 
+def _answered(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
+    """Do what the command `predict` does. The request's key `question` has the arguments of `question`."""
+    from flows.answer import answer, question
+
+    with terminal.counting("predict") as progress:
+        return answer(question(**request["question"]), terminal.note, progress)
+
+
 def _recipes(request: dict[str, Any], terminal: Terminal) -> dict[str, str]:
     found = {name: importlib.import_module(f"flows.recipes.{name.replace('-', '_')}") for name in NAMES}
     return {name: (module.__doc__ or "").partition("\n")[0] for name, module in found.items()}
@@ -156,6 +166,7 @@ _DO: dict[str, Callable[[dict[str, Any], Terminal], dict[str, Any]]] = {
     "run": _run,
     "open": _open,
     "predict": _predict,
+    "answer": _answered,
     "recipes": _recipes,
 }
 

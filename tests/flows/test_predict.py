@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 from tiny_digits import TinyDigits
 
+from data.errors import ConfigError
 from data.schemas import ANSWERS
 from data.tables import column, read_table, read_vectors
 from flows.__main__ import main
@@ -58,15 +58,24 @@ def agree(found: pd.DataFrame, tiny: TinyDigits) -> None:
     assert found["reason"].isna().all()
 
 
-@pytest.mark.parametrize("form", ["digits", "photos", "photos.zip", "photos.parquet", "folder:photos"])
-@pytest.mark.parametrize("out", ["answers.parquet", "answers.csv"])
-def test_answers_are_those_of_the_run(tiny: TinyDigits, form: str, out: str) -> None:
-    if out.endswith(".csv") and form != "photos":
-        pytest.skip("one form of images is enough for CSV")
-    os.chdir(tiny.place)
-    path = tiny.place / out
-    ask(tiny.run, form, "--out", str(path))
-    agree(read(str(path)), tiny)
+@pytest.mark.parametrize(
+    ("form", "out"),
+    [
+        ("digits", "a.parquet"),
+        ("photos", "a.parquet"),
+        ("photos", "a.csv"),
+        ("photos.zip", "a.parquet"),
+        ("photos.parquet", "a.parquet"),
+        ("folder:photos", "a.parquet"),
+    ],
+)
+def test_answers_are_those_of_the_run(
+    tiny: TinyDigits, form: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.place)
+    path = str(tmp_path / out)
+    ask(tiny.run, form, "--out", path)
+    agree(read(path), tiny)
 
 
 def test_a_url_of_an_archive_and_single_files(tiny: TinyDigits) -> None:
@@ -256,3 +265,15 @@ def test_mistakes_are_refused_in_one_line(
     assert all(part in line for part in said), line
     assert printed.out == ""
     assert {path.name for path in Path().iterdir()} == {"models"}
+
+
+def test_the_flow_s_child_answers_and_refuses_like_the_command(tiny: TinyDigits) -> None:
+    from flows.predict import _in_child
+
+    said: list[str] = []
+    asked = {"model": tiny.run, "images": ["digits"], "out": "a.parquet", "neighbours": 1}
+    result = _in_child(asked, said.append)
+    assert (result["images"], result["bad"], result["out"]) == (360, 0, "a.parquet")
+    agree(read("a.parquet"), tiny)
+    with pytest.raises(ConfigError, match="no classifier"):
+        _in_child(asked | {"model": str(tiny.ran.path("pretext")), "neighbours": 0}, said.append)
