@@ -96,7 +96,7 @@ def test_a_checkpoint_answers_like_its_run(tiny: TinyDigits) -> None:
 def test_processes_and_a_thread_give_the_same(tiny: TinyDigits, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = str(tiny.place / "photos")
     ask(tiny.run, photos, "--out", "a.parquet")
-    monkeypatch.setattr("tasks.predictions.MANY", 1)
+    monkeypatch.setattr("tasks.predictions.LARGE", 1)
     monkeypatch.setattr("tasks.config.Compute.decoders", 2)
     monkeypatch.setattr("data.squares.MOST", 100)  # several batches
     ask(tiny.run, photos, "--out", "b.parquet")
