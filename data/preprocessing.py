@@ -127,7 +127,7 @@ class Preprocessing:
         Not for the input `lightness`.
         """
         assert self.input != "lightness"
-        x = crops.astype(np.float32) / np.float32(255)
+        x: NDArray[Any] = crops.astype(np.float32) / np.float32(255)
         x = (x - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 

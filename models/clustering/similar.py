@@ -48,5 +48,4 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors of length 1 in the same directions; those of length 0 stay."""
     x = np.ascontiguousarray(vectors, np.float32)
     length = np.sqrt(np.einsum("nd,nd->n", x, x))[:, None]
-    scaled: NDArray[np.float32] = x / np.where(length > 0, length, np.float32(1))
-    return scaled
+    return np.divide(x, np.where(length > 0, length, 1), dtype=np.float32)
