@@ -151,26 +151,26 @@ def build(job: Job) -> Outcome:
         job.log(f"{role}: chose learning rate {rate:g}; validation accuracy by rate: {tried}")
     whole, classes = drawn_rows(job.path("labels"))
     chosen = config.model_copy(update={"learning_rate": rate})
-    views = ""
+    views: dict[str, Any] = {}
     if "folds" in job.settings:
         views, chosen = _out_of_fold(job, chosen, whole, classes)
     method, trained = _train(job, chosen, whole, classes, f"finetune-{role}")
     outcome = publish(job, method.network, trained)
-    outcome.meta |= {"views": views} if views else {}
-    outcome.meta |= {"learning_rate": rate, "validation": {f"{r:g}": a for r, a in found.items()}}
+    outcome.meta |= views | {"learning_rate": rate, "validation": {f"{r:g}": a for r, a in found.items()}}
     return outcome
 
 
 def _out_of_fold(
     job: Job, config: Finetune, index: NDArray[np.int64], label: NDArray[np.int64]
-) -> tuple[str, Finetune]:
+) -> tuple[dict[str, Any], Finetune]:
     """Train without each fold in turn, and write the predictions for the images left out.
 
     If there are several views, the first fold is left out with each of them. Those with the lowest loss on it
     are used from then on.
 
     Returns:
-        The name of the chosen views, empty if there was no choice, and the configuration with them.
+        For meta.json the chosen views and the loss with each (`views`, `views_loss`), empty if there was no
+        choice; and the configuration with the chosen views.
     """
     import numpy as np
 
@@ -181,7 +181,7 @@ def _out_of_fold(
     fold = folds_of(label, job.settings["folds"], job.seed)
     logits = np.zeros((len(label), len(job.meta("manifest")["classes"])), np.float32)
     views = {name: config.model_copy(update=given) for name, given in job.settings.get("views", {}).items()}
-    views = views or {"": config}
+    views, told = views or {"": config}, dict[str, Any]()
     for number in np.unique(fold[fold >= 0]):
         kept, found = fold != number, {}
         for name, each in views.items():
@@ -198,7 +198,7 @@ def _out_of_fold(
         views, logits[~kept] = {best: views[best]}, found[best].logits
     known = fold >= 0
     write_out_of_fold(job.out, index[known], label[known], logits[known])
-    return next(iter(views.items()))
+    return told, next(iter(views.values()))
 
 
 def _train(
