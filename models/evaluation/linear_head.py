@@ -105,8 +105,8 @@ def set_head(network: Network, head: LinearHead) -> None:
 def _axes(z: NDArray[np.float64]) -> NDArray[np.float64]:
     """Orthonormal axes (r, D) of the space that holds all rows of z (n, D), or the identity if n >= D.
 
-    With a penalty on |w|² the solution lies in this space, and no rotation changes it. So a fit to n coordinates
-    gives the same classifier as a fit to D features, in less time.
+    With a penalty on |w|² the solution lies in this space, and no rotation changes it. So a fit to n features
+    gives the same classifier as a fit to D, in less time.
     """
     n, d = z.shape
     if n >= d:

@@ -134,12 +134,9 @@ def test_pixels_are_averaged_over_squares_and_classified_by_scikit_learn(made: M
     )
     table = read_table(made.path("manifest") / "images.parquet")
     kept = np.flatnonzero(column(table, "split") != "test")
-    opened = open_images(
-        table,
-        {"train": f"folder:{made.store.root.parent / 'photos'}"},
-        stored_size(32),
-        made.store.root / "x",
-    )
+    photos = f"folder:{made.store.root.parent / 'photos'}"
+    place = made.store.root / "cache" / "images"
+    opened = open_images(table, {"train": photos, "test": photos}, stored_size(32), place)
     x = pixels.shrunk(opened.read(kept), 32)
     drawn = pq.read_table(made.path("labels") / "labels.parquet").to_pydict()
     rows = np.searchsorted(kept, drawn["index"])

@@ -42,7 +42,7 @@ def test_more_features_than_labels_give_scikit_learns_classifier() -> None:
     head = fit_head(x, label, 3, seed=0)
     scaler = StandardScaler().fit(x)
     theirs = LogisticRegression(C=head.penalty, max_iter=5000, tol=1e-8).fit(scaler.transform(x), label)
-    new = draw.normal(size=(50, 200))
+    new = draw.normal(size=(50, 200)) * np.logspace(-1, 1, 200)
     p = softmax(new @ head.weight.T + head.bias, axis=1)
     assert p == pytest.approx(theirs.predict_proba(scaler.transform(new)), abs=2e-3)
 
