@@ -1,0 +1,99 @@
+"""The format onnx: one file in float32, for ONNX Runtime and whatever else reads ONNX.
+
+Inputs: `images`, (batch, S, S, C) uint8. Outputs: `probabilities` (batch, classes) and `features` (batch, D),
+float32. Metadata: `classes` and `preprocessing`, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.export.answering import About, Answer, Answering, Pixels
+
+FILE = "model.onnx"
+OPSET = 18
+"""ONNX's version of the operators. Runtimes of 2023 and later know it."""
+
+
+def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
+    """Write model.onnx with a dynamic batch named `batch`."""
+    with _quiet():
+        program = torch.onnx.export(
+            model,
+            (model.example(),),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["probabilities", "features"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(folder / FILE), external_data=False)
+    describe(folder / FILE, about)
+
+
+def describe(path: Path, about: About) -> None:
+    """Add classes and pre-processing to a file's metadata."""
+    import onnx
+
+    model = onnx.load(path)
+    # What the exporter notes of our source code is of no use to others.
+    for node in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        del node.metadata_props[:]
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+    onnx.helper.set_model_props(
+        model,
+        {"classes": json.dumps(about.classes), "preprocessing": json.dumps(dict(about.preprocessing))},
+    )
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def answer(folder: Path, threads: int) -> Answer:
+    """Load the file, as its user does.
+
+    Args:
+        folder: where the file is.
+        threads: number of threads of ONNX Runtime.
+    """
+    return session(folder / FILE, threads)
+
+
+def session(path: Path, threads: int) -> Answer:
+    """Load any ONNX file with the inputs and outputs of this format."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    opened = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(pixels: Pixels) -> tuple[Any, Any]:
+        probabilities, features = opened.run(["probabilities", "features"], {"images": np.asarray(pixels)})
+        return probabilities, features
+
+    return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's exporter warns of its own deprecations, and logs what no user can act on."""
+    log, level = logging.getLogger("torch.onnx"), logging.getLogger("torch.onnx").level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,37 @@
+"""The format pt2: one file of torch.export. It loads with torch alone, without the code that made it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from models.export.answering import About, Answer, Answering, Pixels
+
+FILE = "model.pt2"
+
+
+def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
+    """Write model.pt2 with a dynamic batch. Its extra file `about.json` has classes and pre-processing."""
+    extra = {"about.json": json.dumps({"classes": about.classes, "preprocessing": about.preprocessing})}
+    torch.export.save(traced(model), folder / FILE, extra_files=extra)
+
+
+def traced(model: Answering) -> torch.export.ExportedProgram:
+    """The program of a model, for any number of images."""
+    batch = {"images": {0: torch.export.Dim("batch")}}
+    with torch.no_grad():
+        return torch.export.export(model, (model.example(),), dynamic_shapes=batch)
+
+
+def answer(folder: Path, threads: int) -> Answer:
+    """Load the file, as its user does. torch's own number of threads counts, not `threads`."""
+    program = torch.export.load(folder / FILE).module()
+
+    def run(pixels: Pixels):  # type: ignore[no-untyped-def]  # as Answer says
+        with torch.inference_mode():
+            probabilities, features = program(torch.from_numpy(pixels))
+        return probabilities.numpy(), features.numpy()
+
+    return run
