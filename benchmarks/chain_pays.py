@@ -73,7 +73,7 @@ class Images:
 
     def __init__(self, result: dict[str, Any], store: Path) -> None:
         from data.images import open_images
-        from data.reading import stored_size
+        from data.preprocessing import stored_size
         from data.schemas import MANIFEST
         from data.tables import column, read_table
 

@@ -40,7 +40,7 @@ def views() -> None:
 
     from benchmarks.speed.views import photographs
     from data.draws import Draws
-    from data.reading import stored_size
+    from data.preprocessing import stored_size
     from models.augment import two_views
     from models.configs.shared import Views
 

@@ -181,7 +181,7 @@ def open_images(
     Args:
         manifest: schema `MANIFEST`, rows in the order of index.
         sources: split -> source. Held-out test images come from the source of train.
-        size: side in pixels, from `data.reading.stored_size`.
+        size: side in pixels, from `data.preprocessing.stored_size`.
         cache: a folder; it is created if missing.
         workers: number of processes that decode.
         whole: fit the whole image into the square (`resize_within`) instead of cropping the central square.

@@ -53,11 +53,3 @@ def recorded_in(values: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> Read
         None if bands is None else tuple(map(int, bands)),
         max_pixels,
     )
-
-
-def stored_size(image_size: int) -> int:
-    """Side of the stored square in pixels, for networks whose input is `image_size` pixels wide.
-
-    From 64 px on, evaluation crops the central 87.5 % (224 of 256). Smaller images are used whole.
-    """
-    return image_size if image_size < 64 else round(image_size * 8 / 7)

@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.draws import Draws
+from data.preprocessing import first_of_centre
 from models.configs.shared import AsymmetricViews, SmallCrops, Views
 
 GREY = (0.2989, 0.587, 0.114)
@@ -216,7 +217,7 @@ def centre(images: Tensor, size: int) -> Tensor:
     """
     side = images.shape[1]
     if side >= size:
-        start = round((side - size) / 2)
+        start = first_of_centre(side, size)
         x = _planes(images[:, start : start + size, start : start + size])
     else:
         boxes = np.tile(np.array([0, 0, side, side]), (len(images), 1))

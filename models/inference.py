@@ -64,21 +64,37 @@ def run(
     try:
         with closing(prefetch(read, range(0, len(index), batch_size))) as batches:
             for part, pixels in batches:
-                yield part, _mean(output, pixels.to(device, non_blocking=True), part, precision, size, views)
+                yield (
+                    part,
+                    mean_output(output, pixels.to(device, non_blocking=True), part, precision, size, views),
+                )
     finally:
         for module, mode in modes:
             module.training = mode
 
 
 @torch.inference_mode()
-def _mean(
+def mean_output(
     output: Callable[[Tensor], Tensor],
     pixels: Tensor,
     index: Index,
     precision: Precision,
     size: int,
-    views: MakeViews | None,
+    views: MakeViews | None = None,
 ) -> NDArray[np.float32]:
+    """The output for one batch, averaged over its views.
+
+    Args:
+        output: as for `run`. Its network is in evaluation mode, on the device of the pixels.
+        pixels: (B, S, S, C) uint8.
+        index: (B,) int64, for the views.
+        precision: as for `run`.
+        size: side of a view, px.
+        views: as for `run`.
+
+    Returns:
+        (B, ...) float32.
+    """
     total, n = torch.zeros((), device=pixels.device), 0
     for view in [centre(pixels, size)] if views is None else views(pixels, index):
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):

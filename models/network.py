@@ -208,6 +208,23 @@ class Network(nn.Module):
         output = next(output for name, output in self.outputs(x) if name == layer)
         return pooled(output) if output.ndim == 4 else output.float()
 
+    def answer(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The features of `last_layer` and the logits, in one pass.
+
+        Args:
+            x: (B, C, S, S) float32 in [0, 1].
+
+        Returns:
+            Features (B, D) float32; logits (B, classes), or None without a classifier.
+        """
+        logits = None
+        for name, output in self._outputs(x):
+            if name == "logits":
+                logits = output
+            elif name == self.last_layer:
+                last = output
+        return (pooled(last) if last.ndim == 4 else last.float()), logits
+
     def maps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(B, C, S, S) float32 in [0, 1] -> (name, (B, c, h, w)) of each backbone layer, on demand."""
         return self.backbone.outputs(self._seen(x))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from data.errors import PipelineError
-from data.reading import stored_size
+from data.preprocessing import stored_size
 from models.configs import PRETEXT, TRANSFER
 from models.configs.distill import Distill
 from models.configs.evaluations import NonLinear

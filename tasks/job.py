@@ -78,10 +78,10 @@ class Job:
                 crops.
             whole: keep all of each image, scaled to fit into exactly `size` px.
         """
-        from data import images, reading, schemas, tables
+        from data import images, preprocessing, schemas, tables
 
         manifest = self.request.inputs["manifest"]
-        stored = size if whole else reading.stored_size(size)
+        stored = size if whole else preprocessing.stored_size(size)
         known = (manifest.fingerprint, stored, whole)
         if known not in self.images_cache:
             table = tables.read_table(self.path("manifest") / "images.parquet", schemas.MANIFEST)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator
 
 from data.errors import ConfigError
-from data.reading import stored_size
+from data.preprocessing import stored_size
 from models.configs.shared import Sized, Views
 from tasks.config import Config
 

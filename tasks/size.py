@@ -258,7 +258,7 @@ def decoded(run: Context, images: Counts, read: float) -> float:
         read: number of images that are read, each counted as often as it is read.
     """
     from data.images import KEPT
-    from data.reading import stored_size
+    from data.preprocessing import stored_size
 
     pixels = (images.all + images.test) * 3 * stored_size(run.config.data.image_size) ** 2
     return 0.0 if pixels <= KEPT else read * run.decoding / run.config.compute.decoders

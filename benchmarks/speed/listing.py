@@ -13,7 +13,7 @@ from benchmarks.record import Comparison, rounds
 from data.decode import decode
 from data.manifest import make_manifest
 from data.packs import Shape
-from data.reading import stored_size
+from data.preprocessing import stored_size
 from data.sources import Entry, Source, open_source
 from data.spread import spread
 

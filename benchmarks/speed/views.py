@@ -65,7 +65,7 @@ def ours(size: int, many: bool) -> float:
 
     from data.decode import decode, resize_square
     from data.draws import Draws
-    from data.reading import stored_size
+    from data.preprocessing import stored_size
     from models.augment import multi_crop, two_views
     from models.configs.shared import Views
     from models.configs.swav import SwAV
@@ -98,7 +98,7 @@ def lightly(size: int, many: bool) -> float:
     from lightly.transforms import SimCLRTransform, SwaVTransform
     from PIL import Image
 
-    from data.reading import stored_size
+    from data.preprocessing import stored_size
 
     torch.set_num_threads(1)
     _, strength, blur = SIZES[size]

@@ -76,6 +76,22 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
     return scaled
 
 
+def ranked(probability: NDArray[np.float64], most: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The most likely classes of each image, and their probabilities, in descending order.
+
+    Of equally likely classes, the one with the smaller number comes first.
+
+    Args:
+        probability: (N, C).
+        most: number of classes, at least 1.
+
+    Returns:
+        Classes (N, m) int64 and probabilities (N, m), where m is the smaller of `most` and C.
+    """
+    classes = np.argsort(-probability, axis=1, kind="stable")[:, :most]
+    return classes, np.take_along_axis(probability, classes, axis=1)
+
+
 def log_loss(probability: NDArray[np.float64], label: NDArray[np.int64]) -> float:
     """Mean of -ln p(true class). probability: (N, C), rows sum to 1; label: (N,) 0 to C - 1; N >= 1."""
     true = probability[np.arange(len(label)), label]

@@ -53,12 +53,10 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
 
 def build(job: Job) -> Outcome:
     """Compute softmax(logits / temperature) of every test image. Score the images that have a label."""
-    import numpy as np
-
     from data.checkpoints import read_description
     from data.schemas import ANSWERS
     from data.tables import write_table
-    from models.evaluation.calibration import softmax
+    from models.evaluation.calibration import ranked, softmax
     from models.saved import load
     from tasks.embedding import embed
     from tasks.rows import manifest_rows
@@ -69,15 +67,13 @@ def build(job: Job) -> Outcome:
     index, label = manifest_rows(job.path("manifest"), ("test",))
     logits = embed(job, load(folder), index, "logits", job.settings["image_size"])
     probability = softmax(logits, temperature)
-    # Of equally likely classes, the one with the smaller number comes first.
-    ranked = np.argsort(-probability, axis=1, kind="stable")[:, :2]
-    confidence = np.take_along_axis(probability, ranked, axis=1)
+    best, confidence = ranked(probability, 2)
     columns = {
         "index": index,
         "label": [None if each < 0 else each for each in label.tolist()],
-        "predicted": ranked[:, 0],
+        "predicted": best[:, 0],
         "confidence": confidence[:, 0],
-        "runner_up": ranked[:, 1],
+        "runner_up": best[:, 1],
         "runner_up_confidence": confidence[:, 1],
     }
     rows = write_table(job.out / "answers.parquet", columns, ANSWERS)

@@ -195,6 +195,7 @@ def _descriptor(job: Job) -> _Source:
     import numpy as np
     import torch
 
+    from data.preprocessing import first_of_centre
     from models.device import resolve_device
     from models.prefetch import prefetch
 
@@ -213,7 +214,7 @@ def _descriptor(job: Job) -> _Source:
 
     def read(part: NDArray[np.int64]) -> tuple[NDArray[np.int64], torch.Tensor]:
         pixels = images.read(part)
-        start = round((pixels.shape[1] - size) / 2)  # the same central square that networks see
+        start = first_of_centre(pixels.shape[1], size)  # the same central square that networks see
         return part, torch.from_numpy(
             np.ascontiguousarray(pixels[:, start : start + size, start : start + size])
         )

@@ -85,7 +85,7 @@ def build(job: Job) -> Outcome:
     from data.manifest import make_manifest
     from data.measured import read_known, write_known
     from data.packs import Shape
-    from data.reading import stored_size
+    from data.preprocessing import stored_size
     from data.schemas import MANIFEST, REJECTED, TWINS
     from data.tables import write_table
 

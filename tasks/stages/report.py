@@ -318,7 +318,7 @@ def _pixels(job: Job, wanted: list[int]) -> dict[int, tuple[str, Any]]:
     import numpy as np
 
     from data import images, schemas
-    from data.reading import stored_size
+    from data.preprocessing import stored_size
     from data.tables import read_table
 
     if not wanted:
@@ -526,7 +526,7 @@ class _Assigned:
         import numpy as np
 
         from data import images
-        from data.reading import stored_size
+        from data.preprocessing import stored_size
         from tasks.report.content import ClusterSheet
         from tasks.report.sheets import choose, nearest
 

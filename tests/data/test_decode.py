@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 from data import decode as module
 from data.decode import content_sha256, decode, resize_square
 from data.errors import DataError
-from data.reading import MAX_PIXELS, Reading, stored_size
+from data.preprocessing import stored_size
+from data.reading import MAX_PIXELS, Reading
 
 
 def jpeg(data, reading=Reading()):  # noqa: B008

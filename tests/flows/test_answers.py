@@ -58,7 +58,7 @@ def ran(place: Path) -> Made:
 def logits(ran: Made, checkpoint: Artifact) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Index, class and logits of the test images, without the stage."""
     from data import images, schemas
-    from data.reading import stored_size
+    from data.preprocessing import stored_size
 
     folder = ran.path("manifest")
     index, label = manifest_rows(folder, ("test",))

@@ -62,7 +62,7 @@ def test_descriptors_see_the_central_square_that_networks_see(store: Store, tmp_
     import torch
 
     from data.decode import resize_square
-    from data.reading import stored_size
+    from data.preprocessing import stored_size
     from models.configs.hog import HOG
     from models.hog import descriptor
 

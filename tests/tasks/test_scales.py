@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from data.errors import ConfigError
-from data.reading import stored_size
+from data.preprocessing import stored_size
 from flows.as_yaml import plain
 from flows.recipes import NAMES, override, recipe
 from models.augment import crop_boxes
