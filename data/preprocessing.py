@@ -141,9 +141,7 @@ class Preprocessing:
         ).format(*(reading.value_range or ()))
         start = first_of_centre(S, s)
         crop = "Use it whole." if s == S else f"Crop its centre: {s} rows and columns from number {start} on."
-        numbers = [
-            "(" + ", ".join(f"{value:g}" for value in values) + ")" for values in (self.mean, self.std)
-        ]
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
         seen = " Replace the colours by their lightness L / 100." if self.input == "lightness" else ""
         return [
             f"Decode the image upright to 8 bits: {channels}.{chosen}{wide} Transparent parts are white.",

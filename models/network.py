@@ -186,7 +186,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S) float32 in [0, 1] -> (B, classes), or (B, output_dim) without a classifier."""
-        for _, output in self.outputs(x):
+        for _, output in self._outputs(x):
             x = output
         return x
 
@@ -205,7 +205,7 @@ class Network(nn.Module):
         """
         self.layer_dim(layer)
         layer = self.last_layer if layer == "last" else layer
-        output = next(output for name, output in self.outputs(x) if name == layer)
+        output = next(output for name, output in self._outputs(x) if name == layer)
         return pooled(output) if output.ndim == 4 else output.float()
 
     def answer(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -238,7 +238,7 @@ class Network(nn.Module):
             x = lightness(x)
         return (x - self.mean) / self.std
 
-    def outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def _outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(name, output) of every layer in order. Each one is computed on demand."""
         x = self._seen(x)
         for name, output in self.backbone.outputs(x):

@@ -3,16 +3,15 @@
 Quantisation is static: ranges of activations are measured on a few hundred training images, without labels.
 Each output channel of a weight has its own scale. Inputs and outputs are those of the format onnx.
 
-Some networks lose much, such as MobileNetV3. Therefore a second file leaves the weak parts in float: the first
-convolution, the classifier, hard swish, and the small networks of gates (squeeze and excite, selective
-kernels). Training images that were not used for the ranges decide which of the two is kept, by how often each
-agrees with the float network. No label is read.
+Some networks lose much, such as MobileNetV3. Therefore a second file leaves the weak parts in float: the
+first convolution, the classifier, depthwise convolutions, and the small networks of gates (squeeze and
+excite, selective kernels). Training images that were not used for the ranges decide which of the two is kept,
+by how often each agrees with the float network. No label is read.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,16 +21,15 @@ from typing import Any
 import numpy as np
 
 from models.export import onnx_file
-from models.export.answering import About, Answer, Answering, Pixels
+from models.export.answering import About, Answer, Answering, Pixels, batches, probabilities
 
 FILE = "model-int8.onnx"
 CALIBRATED = 256
 """Number of images on which the ranges are measured, at most. The others are used to choose."""
 ENOUGH = 0.99
 """If the file with everything in 8 bits agrees on this share of the images, the second is not tried."""
-BATCH = 32
 QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "Concat"]
-"""Operators that compute in 8 bits. The scaling of pixels and the softmax stay in float."""
+"""Operators that compute in 8 bits. The scaling of pixels, hard swish and softmax stay in float."""
 GATES = ("HardSigmoid", "Sigmoid", "Softmax")
 POOLS = ("ReduceMean", "GlobalAveragePool")
 
@@ -47,15 +45,14 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
     """
     few, others = images[:CALIBRATED], images[CALIBRATED:]
     others = others if len(others) else few
-    expected = np.concatenate([model.answer(part)[0] for part in _batches(others)]).argmax(1)
+    expected = probabilities(model.answer, others).argmax(1)
     with TemporaryDirectory(dir=folder) as place:
         start = _prepared(model, about, Path(place))
         best: tuple[float, Path] | None = None
         for name, kept in (("all", []), ("careful", _weak(start))):
             made = Path(place) / f"{name}.onnx"
             _quantise(start, made, few, kept)
-            run = onnx_file.session(made, 1)
-            found = np.concatenate([run(part)[0] for part in _batches(others)]).argmax(1)
+            found = probabilities(onnx_file.session(made, 1), others).argmax(1)
             agreement = float((found == expected).mean())
             if best is None or agreement > best[0]:
                 best = agreement, made
@@ -71,17 +68,14 @@ def answer(folder: Path, threads: int) -> Answer:
     return onnx_file.session(folder / FILE, threads)
 
 
-def _batches(images: Pixels) -> Iterator[Pixels]:
-    for start in range(0, len(images), BATCH):
-        yield images[start : start + BATCH]
-
-
 def _prepared(model: Answering, about: About, place: Path) -> Path:
     """The float network as ONNX, with the shapes of all tensors."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     onnx_file.write(model, about, place, np.zeros((0,), np.uint8))
-    quant_pre_process(place / onnx_file.FILE, place / "shaped.onnx", skip_symbolic_shape=True)
+    quant_pre_process(
+        place / onnx_file.FILE, place / "shaped.onnx", skip_symbolic_shape=True, skip_optimization=True
+    )
     return place / "shaped.onnx"
 
 
@@ -89,7 +83,7 @@ class _Images:
     """Gives ONNX Runtime the images to measure ranges on, batch by batch."""
 
     def __init__(self, images: Pixels) -> None:
-        self._rest = _batches(images)
+        self._rest = batches(images)
 
     def get_next(self) -> dict[str, Pixels] | None:
         part = next(self._rest, None)
@@ -129,30 +123,30 @@ def _weak(path: Path) -> list[str]:
 
     graph = onnx.load(path).graph
     maker = {name: node for node in graph.node for name in node.output}
-    weights = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
-    kept = {weights[0].name, weights[-1].name}
+    products = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    kept = {products[0].name, products[-1].name}
+    kept |= {node.name for node in products if _groups(node) > 1}
     for node in graph.node:
-        if node.op_type == "HardSwish":
-            kept |= {node.name} | {maker[name].name for name in node.input if name in maker}
         if node.op_type in GATES:
             kept |= _up_to_pool(node, maker)
     return sorted(kept)
 
 
+def _groups(node: Any) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+
+
 def _up_to_pool(gate: Any, maker: dict[str, Any]) -> set[str]:
-    """The nodes between a pool over all places and a gate; none if the gate has no such pool."""
-    seen: set[str] = set()
-    reached, ahead = False, deque([gate])
-    while ahead:
-        node = ahead.popleft()
-        if node.name in seen:
-            continue
-        seen.add(node.name)
-        if node.op_type in POOLS:
-            reached = True
-            continue
-        ahead += [maker[name] for name in node.input if name in maker]
-    return seen if reached else set()
+    """The nodes of a gate: a plain chain from a pool over all places. None if there is no such chain."""
+    chain: set[str] = set()
+    node = gate
+    while node.op_type not in POOLS:
+        chain.add(node.name)
+        computed = [maker[name] for name in node.input if name in maker]
+        if len(computed) != 1:
+            return set()
+        node = computed[0]
+    return chain
 
 
 @contextmanager

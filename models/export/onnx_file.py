@@ -12,12 +12,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from models.export.answering import About, Answer, Answering, Pixels
+from models.export.answering import About, Answer, Answering, Floats, Pixels
 
 FILE = "model.onnx"
 OPSET = 18
@@ -52,10 +50,7 @@ def describe(path: Path, about: About) -> None:
         del node.metadata_props[:]
     for node in model.graph.node:
         node.ClearField("doc_string")
-    onnx.helper.set_model_props(
-        model,
-        {"classes": json.dumps(about.classes), "preprocessing": json.dumps(dict(about.preprocessing))},
-    )
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in about.as_json().items()})
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
@@ -79,17 +74,18 @@ def session(path: Path, threads: int) -> Answer:
     options.log_severity_level = 3  # errors only
     opened = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def run(pixels: Pixels) -> tuple[Any, Any]:
-        probabilities, features = opened.run(["probabilities", "features"], {"images": np.asarray(pixels)})
-        return probabilities, features
+    def run(pixels: Pixels) -> tuple[Floats, Floats]:
+        found, features = opened.run(["probabilities", "features"], {"images": pixels})
+        return found, features
 
     return run
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporter warns of its own deprecations, and logs what no user can act on."""
-    log, level = logging.getLogger("torch.onnx"), logging.getLogger("torch.onnx").level
+    """Silence the exporter: it warns of its own deprecations, and logs what no user can act on."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from models.export.answering import About, Answer, Answering, Pixels
+from models.export.answering import About, Answer, Answering, Floats, Pixels
 
 FILE = "model.pt2"
 
 
 def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
     """Write model.pt2 with a dynamic batch. Its extra file `about.json` has classes and pre-processing."""
-    extra = {"about.json": json.dumps({"classes": about.classes, "preprocessing": about.preprocessing})}
+    extra = {"about.json": json.dumps(about.as_json())}
     torch.export.save(traced(model), folder / FILE, extra_files=extra)
 
 
@@ -26,12 +26,12 @@ def traced(model: Answering) -> torch.export.ExportedProgram:
 
 
 def answer(folder: Path, threads: int) -> Answer:
-    """Load the file, as its user does. torch's own number of threads counts, not `threads`."""
+    """Load the file, as its user does. Torch's own number of threads counts, not `threads`."""
     program = torch.export.load(folder / FILE).module()
 
-    def run(pixels: Pixels):  # type: ignore[no-untyped-def]  # as Answer says
+    def run(pixels: Pixels) -> tuple[Floats, Floats]:
         with torch.inference_mode():
-            probabilities, features = program(torch.from_numpy(pixels))
-        return probabilities.numpy(), features.numpy()
+            found, features = program(torch.from_numpy(pixels))
+        return found.numpy(), features.numpy()
 
     return run
