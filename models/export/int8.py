@@ -44,6 +44,7 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
         images: (M, S, S, C) uint8 training images. The first `CALIBRATED` measure ranges, the others choose.
     """
     few, others = images[:CALIBRATED], images[CALIBRATED:]
+    assert len(few), "int8 needs training images to measure ranges"
     others = others if len(others) else few
     expected = probabilities(model.answer, others).argmax(1)
     with TemporaryDirectory(dir=folder) as place:
