@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -163,3 +163,31 @@ def out_of_fold(classes: int) -> pa.Schema:
 def probabilities(classes: int) -> pa.Schema:
     """Probabilities: index, and a vector of `classes` float32 that sums to 1."""
     return pa.schema([_column("index", pa.int64()), _column("probability", _vector(classes))])
+
+
+def predictions(
+    classes: Sequence[str], *, top: int = 2, every: bool = False, dim: int = 0, neighbours: int = 0
+) -> pa.Schema:
+    """Schema of what `predict` says, one row per image. All columns but `uri` and `source` may be null.
+
+    Args:
+        classes: names of the classes.
+        top: number of most likely classes. The first two are `class` and `runner_up`, the next `class_3` ...
+        every: whether each class has a column of its probability, `p_NAME`.
+        dim: D of the column `vector`; 0: no such column.
+        neighbours: number of similar training images.
+    """
+    fields = [_column("uri", pa.string())]
+    if classes:
+        best = [("class", "probability"), ("runner_up", "runner_up_probability")]
+        best += [(f"class_{n}", f"probability_{n}") for n in range(3, min(top, len(classes)) + 1)]
+        for name, probability in best:
+            fields += [_column(name, pa.string(), True), _column(probability, pa.float32(), True)]
+        fields += [_column(f"p_{name}", pa.float32(), True) for name in (classes if every else ())]
+    if dim:
+        fields.append(_column("vector", _vector(dim), True))
+    for n in range(1, neighbours + 1):
+        fields.append(_column(f"neighbour_{n}", pa.string(), True))
+        fields.append(_column(f"neighbour_{n}_class", pa.string(), True))
+        fields.append(_column(f"neighbour_{n}_similarity", pa.float32(), True))
+    return pa.schema([*fields, _column("reason", pa.string(), True), _column("source", pa.string())])

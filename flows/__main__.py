@@ -1,6 +1,7 @@
 """The command line: `knowledge-transfer`, or `python -m flows` in a checkout.
 
-Each command checks what the user gave before it imports Prefect. Only dry runs import torch in this process.
+Each command checks what the user gave before it imports Prefect. Only dry runs and `predict` import torch in
+this process.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import importlib
 import io
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable
@@ -199,6 +201,44 @@ def _parser() -> argparse.ArgumentParser:
     )
     storing(sub)
     printing(sub)
+    sub = command("predict", _predict, "name the classes of images, with calibrated probabilities")
+    sub.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run's name in the store or its folder (the model that it ships), or a checkpoint's folder",
+    )
+    sub.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="files, folders, archives, or sources that `list` shows, such as parquet:PATH",
+    )
+    sub.add_argument(
+        "--out",
+        metavar="FILE",
+        help="write one row per image to FILE, which ends with .parquet or .csv (default: show the first 20)",
+    )
+    sub.add_argument(
+        "--top", type=int, default=2, metavar="N", help="number of most likely classes (default: 2)"
+    )
+    sub.add_argument("--all", action="store_true", help="give the probability of every class")
+    sub.add_argument(
+        "--embeddings",
+        action="store_true",
+        help="give the features of the last layer below the classifier, as the column vector",
+    )
+    sub.add_argument(
+        "--neighbours",
+        type=int,
+        default=0,
+        metavar="N",
+        help="find the N most similar training images; with --out, also draw them on a page",
+    )
+    sub.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute (default: auto)"
+    )
+    storing(sub)
+    printing(sub)
     sub = command("compare", _compare, "run several configurations and rank them in one leaderboard")
     sub.add_argument("recipes", nargs="+", metavar="RECIPE", help="names that `list` shows, or YAML files")
     sub.add_argument(
@@ -292,6 +332,34 @@ def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
         "store": str(Path(config.store).expanduser().absolute()),
     }
     return _flow("flows.evaluate", "evaluate", parameters, options.json, terminal)
+
+
+def _predict(options: argparse.Namespace, terminal: Terminal) -> int:
+    from flows.answer import FEW, answer, question, table
+
+    if options.embeddings and not (options.out or options.json):
+        raise ConfigError("--embeddings: a terminal can't show vectors; give --out FILE.parquet, or --json")
+    asked = question(
+        options.model,
+        options.images,
+        store=options.store,
+        top=options.top,
+        every=options.all,
+        embeddings=options.embeddings,
+        neighbours=options.neighbours,
+        out=options.out,
+        keep=math.inf if options.json and not options.out else FEW,
+        device=options.device,
+    )
+    with terminal.counting("predict") as progress:
+        result = answer(asked, terminal.note, progress)
+    if options.json:
+        if options.out:
+            del result["predictions"]
+        print(json.dumps({"status": "done", **result}))
+    else:
+        print("\n".join(table(result)))
+    return 0
 
 
 def _compare(options: argparse.Namespace, terminal: Terminal) -> int:

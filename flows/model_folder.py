@@ -1,8 +1,9 @@
-"""Find the network that a user names: a run's final student, a checkpoint in a store, or another folder."""
+"""Find the network that a user names: a run's final student or shipped model, or a checkpoint's folder."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import ConfigError, DataError
@@ -34,6 +35,62 @@ def model_folder(named: str, store: Store) -> Path:
         f"model {named!r} is neither a run in {store.root / 'runs'} nor a folder with {' and '.join(FILES)}; "
         "give one of these"
     )
+
+
+@dataclass(frozen=True)
+class Usable:
+    """A model that can be asked about images.
+
+    Attributes:
+        place: its folder, absolute.
+        run: the folder of the run that ships it, absolute; None if the user named the model itself.
+    """
+
+    place: Path
+    run: Path | None
+
+
+def usable_model(named: str, root: Path) -> Usable:
+    """Find the model that `predict` asks: the one that a run ships, or a checkpoint. Nothing is written.
+
+    Args:
+        named: a run's folder, the name of a run in the store, or a folder with `FILES`.
+        root: the store in which runs are looked up by name.
+
+    Raises:
+        ConfigError: `named` is none of these, or the run ships no model.
+    """
+    path = Path(named).expanduser()
+    for folder in (path, root / "runs" / named):
+        if (folder / "run.json").exists():
+            return Usable(shipped(folder.absolute()), folder.absolute())
+    if all((path / name).exists() for name in FILES):
+        return Usable(path.absolute(), None)
+    raise ConfigError(
+        f"model {named!r} is neither a run in {root / 'runs'}, nor the folder of a run or of a model (with "
+        f"{' and '.join(FILES)}); give one of these, or the run's store with --store"
+    )
+
+
+def shipped(run: Path) -> Path:
+    """Find the folder of the model that a run ships.
+
+    Args:
+        run: the run's folder, absolute.
+
+    Raises:
+        ConfigError: the run ships none, or the store no longer has it.
+    """
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    if not record.get("shipped"):
+        raise ConfigError(
+            f"run {run.name!r} ships no model (it is {record['status']}); "
+            "run it to its end, with labels, or give the folder of a checkpoint"
+        )
+    folder = run.parent.parent / str(record["shipped"]["path"])
+    if not folder.exists():
+        raise ConfigError(f"run {run.name!r}: its model is gone from {folder}; run it again")
+    return folder
 
 
 def final_student(run: Path) -> Path:

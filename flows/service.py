@@ -1,9 +1,11 @@
 """The process behind `import knowledge_transfer`. It works for a process that must not load our packages.
 
+The flow `predict` uses it too, because a flow's process must not load torch.
+
     python -m flows.service
 
-A request is one line of JSON on stdin: {"do", "folder", "terminal", ...}. `do` is run, open or recipes.
-`folder` is the user's current folder. `terminal` is the path of the user's terminal, or null.
+A request is one line of JSON on stdin: {"do", "folder", "terminal", ...}. `do` is run, open, predict, answer
+or recipes. `folder` is the user's current folder. `terminal` is the path of the user's terminal, or null.
 
 An answer is any number of {"event": "text", "text"}, which the user reads, and then one of
 {"event": "done", "value"} and {"event": "refused"|"failed"|"cancelled", "text", "details"}. It goes to the
@@ -25,8 +27,8 @@ from typing import Any
 from rich.console import Console
 
 from data.errors import ConfigError
-from data.tables import read_table
-from flows.model_folder import FILES, final_student
+from data.tables import read_matrix, read_table
+from flows.model_folder import FILES, Usable, final_student
 from flows.recipes import NAMES, nest, quick
 from flows.run import WATCHERS, headline
 from flows.start import chain_parameters, explain, load_flow
@@ -106,6 +108,55 @@ def _open(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
     )
 
 
+def _predict(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
+    """Ask a model about images. The answers become files in the folder `to`, which the user's process made.
+
+    Keys of the request: model (its folder), words (files, folders and sources) or null, top, all, embed
+    (whether vectors are wanted in place of classes), and to. Without words, the images are in `to`: as
+    images.npy (N, H, W, C), or as images.npz with one array per image.
+    """
+    import numpy as np
+
+    from data.sources.given import InMemory, open_given
+    from flows.answer import Question, answer
+
+    to, out = Path(request["to"]), Path(request["to"]) / "answers.parquet"
+    if request["words"] is not None:
+        sources = open_given(request["words"])
+    elif (to / "images.npy").exists():
+        sources = [InMemory(np.load(to / "images.npy", mmap_mode="r"))]
+    else:
+        with np.load(to / "images.npz") as arrays:
+            sources = [InMemory([arrays[name] for name in arrays.files])]
+    question = Question(
+        model=Usable(Path(request["model"]), None),
+        sources=sources,
+        classes=not request["embed"],
+        top=request["top"],
+        every=request["all"],
+        embeddings=request["embed"],
+        out=out,
+        keep=0,
+    )
+    with terminal.counting("predict") as progress:
+        result = answer(question, terminal.note, progress)
+    if request["embed"]:
+        table = read_table(out)
+        good = ~np.asarray(table["reason"].is_valid())
+        vectors = np.full((len(good), table["vector"].type.list_size), np.nan, np.float32)
+        vectors[good] = read_matrix(table, "vector")  # it has no rows for nulls
+        np.save(to / "vectors.npy", vectors)
+    return {"images": result["images"], "bad": result["bad"], "first_bad": result["first_bad"]}
+
+
+def _answered(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
+    """Do what the command `predict` does. The request's key `question` has the arguments of `question`."""
+    from flows.answer import answer, question
+
+    with terminal.counting("predict") as progress:
+        return answer(question(**request["question"]), terminal.note, progress)
+
+
 def _recipes(request: dict[str, Any], terminal: Terminal) -> dict[str, str]:
     found = {name: importlib.import_module(f"flows.recipes.{name.replace('-', '_')}") for name in NAMES}
     return {name: (module.__doc__ or "").partition("\n")[0] for name, module in found.items()}
@@ -114,6 +165,8 @@ def _recipes(request: dict[str, Any], terminal: Terminal) -> dict[str, str]:
 _DO: dict[str, Callable[[dict[str, Any], Terminal], dict[str, Any]]] = {
     "run": _run,
     "open": _open,
+    "predict": _predict,
+    "answer": _answered,
     "recipes": _recipes,
 }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -139,6 +140,39 @@ class Terminal:
     def note(self, text: str) -> None:
         """Print a line that does not belong to a run."""
         self._print(f"[dim]{escape(text)}[/dim]")
+
+    @contextmanager
+    def counting(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        """Show how far a count is that belongs to no run: a bar on a terminal, else a line now and then.
+
+        Args:
+            label: what is counted.
+
+        Yields:
+            A function that gets the number done and the number of all.
+        """
+        began = self._spoken[label] = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            nonlocal began
+            if not done:  # the count begins
+                began = time.monotonic()
+            rate = done / max(time.monotonic() - began, 1e-9)
+            event = {"event": "progress", "done": done, "total": total, "rate": rate}
+            self.event(label, event | {"eta": (total - done) / rate if done else None})
+
+        bars = _Bars(self.console) if self.console.is_terminal and self._progress is None else None
+        if bars is None:
+            yield show
+            return
+        with bars:
+            self._progress = bars
+            self._bars[label] = bars.add_task(label, total=None, left="", done="")
+            try:
+                yield show
+            finally:
+                self._finish(label)
+                self._progress = None
 
     def _start(self, label: str) -> None:
         if self._progress is not None:

@@ -13,5 +13,6 @@ enter()
 from flows.compare import compare  # noqa: E402
 from flows.evaluate import evaluate  # noqa: E402
 from flows.knowledge_transfer import knowledge_transfer  # noqa: E402
+from flows.predict import predict  # noqa: E402
 
-__all__ = ["compare", "evaluate", "knowledge_transfer"]
+__all__ = ["compare", "evaluate", "knowledge_transfer", "predict"]

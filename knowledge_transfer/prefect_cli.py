@@ -18,6 +18,7 @@ DEPLOYMENTS = {
     "smoke": "knowledge-transfer/smoke",
     "compare": "compare/compare",
     "evaluate": "evaluate/evaluate",
+    "predict": "predict/predict",
 }
 _TAKE_A_VALUE = {
     "-p",

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knowledge_transfer import asking
 from knowledge_transfer.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from pandas import DataFrame
 
 
@@ -35,6 +38,44 @@ class Model:
         described = self.description
         numbers = range(described.get("classes") or 0)
         return described.get("class_names") or [str(number) for number in numbers]
+
+    def predict(self, images: asking.Images, *, top: int = 2, all: bool = False) -> DataFrame:
+        """Name the classes of images, with calibrated probabilities.
+
+        The first call takes some seconds, because it starts the process that does the work and loads the
+        model. Later calls find both.
+
+        Args:
+            images: a path, a list of paths, or pixels. A path is a file, a folder or a source, such as
+                "parquet:PATH". Pixels are uint8: (H, W, C) or (H, W) for one image, (N, H, W, C) for N
+                images, or a list of arrays or Pillow images.
+            top: number of most likely classes, at least 1.
+            all: whether to add the probability of every class, as columns `p_NAME`.
+
+        Returns:
+            One row per image, in the given order: `uri` (the path, or the number of an array), `class`,
+            `probability`, `runner_up`, `runner_up_probability`, `class_3` ..., and `reason`. If an image
+            can't be read, `reason` says why and the others are missing; else `reason` is missing.
+
+        Raises:
+            UserError: the model has no classifier or no names of classes; or there is no such file, the
+                pixels are not uint8, or `images` is empty.
+        """
+        return asking.predict(self.folder, images, top=top, every=all)
+
+    def embed(self, images: asking.Images) -> NDArray[np.float32]:
+        """Compute the features of images: the last layer below the classifier.
+
+        Args:
+            images: as for `predict`.
+
+        Returns:
+            (N, D) float32, in the given order. The row of an image that can't be read is NaN.
+
+        Raises:
+            UserError: as for `predict`; but the model needs no classifier.
+        """
+        return asking.embed(self.folder, images)
 
     def __repr__(self) -> str:
         described = self.description
@@ -112,6 +153,14 @@ class Run:
         if self._shipped is None:
             raise UserError(f"run {self.name!r} ships no model (it is {self.status}); it needs labels")
         return Model(self._shipped)
+
+    def predict(self, images: asking.Images, *, top: int = 2, all: bool = False) -> DataFrame:
+        """Name the classes of images with the model that the run ships. See `Model.predict`."""
+        return self.shipped.predict(images, top=top, all=all)
+
+    def embed(self, images: asking.Images) -> NDArray[np.float32]:
+        """Compute the features of images with the model that the run ships. See `Model.embed`."""
+        return self.shipped.embed(images)
 
     def __repr__(self) -> str:
         lines = [f"Run {self.name}: {self.status}"]

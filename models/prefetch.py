@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -15,7 +15,7 @@ def prefetch(
     make: Callable[[Item], Result],
     items: Iterable[Item],
     depth: int = 2,
-    threads: ThreadPoolExecutor | None = None,
+    threads: Executor | None = None,
 ) -> Generator[Result]:
     """Yield make(item) in order. Up to `depth` results are made ahead of time.
 
@@ -23,11 +23,11 @@ def prefetch(
     items that are being made.
 
     Args:
-        make: called by the threads.
+        make: called by the threads or processes.
         items: advanced by the thread that takes the results.
         depth: how many results may be made or in the making beyond the one that is due.
-        threads: the threads that call `make`, closed with the generator; None: a single one, so `make` needs
-            no lock.
+        threads: the threads or processes that call `make`, closed with the generator; None: a single thread,
+            so `make` needs no lock.
     """
     with threads or ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
         pending: deque[Future[Result]] = deque()

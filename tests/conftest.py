@@ -127,3 +127,11 @@ def prefect(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
 
     with serving(environment, tmp_path_factory.mktemp("server")) as prefect:
         yield prefect
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small finished run on digits that ships a model: `tiny_digits.TinyDigits`. For the flows' tests."""
+    from tiny_digits import tiny_digits
+
+    return tiny_digits(tmp_path_factory.mktemp("tiny"))

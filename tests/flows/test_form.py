@@ -61,7 +61,10 @@ def test_pretext_is_a_plain_union(schema: dict[str, Any]) -> None:
         assert "const" in schema["definitions"][name]["properties"]["method"]
 
 
-@pytest.mark.parametrize("flow", ["flows.knowledge_transfer:knowledge_transfer", "flows.evaluate:evaluate"])
+@pytest.mark.parametrize(
+    "flow",
+    ["flows.knowledge_transfer:knowledge_transfer", "flows.evaluate:evaluate", "flows.predict:predict"],
+)
 def test_every_field_says_what_it_is(flow: str) -> None:
     described = schema_of(flow)
     fields = dict(described["properties"])
@@ -130,6 +133,7 @@ def test_a_section_without_its_method_is_of_the_recipes() -> None:
         ("deployment run -p k=3 nightly --watch", "deployment run -p k=3 knowledge-transfer/nightly --watch"),
         ("--no-prompt deployment run evaluate", "--no-prompt deployment run evaluate/evaluate"),
         ("deployment run --tag nightly evaluate", "deployment run --tag nightly evaluate/evaluate"),
+        ("deployment run predict -p model=x", "deployment run predict/predict -p model=x"),
         ("deployment run other/nightly", "deployment run other/nightly"),
         ("deployment run theirs", "deployment run theirs"),
         ("deployment inspect nightly", "deployment inspect nightly"),

@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import ROOT
@@ -19,7 +20,18 @@ pytestmark = pytest.mark.slow
 def test_deployments_are_as_written(prefect: Prefect) -> None:
     written = {row["name"]: row for row in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
     found = {row["name"]: row for row in prefect.ask("/deployments/filter", limit=50)}
-    assert written.keys() == found.keys() == {"knowledge-transfer", "nightly", "smoke", "compare", "evaluate"}
+    assert (
+        written.keys()
+        == found.keys()
+        == {
+            "knowledge-transfer",
+            "nightly",
+            "smoke",
+            "compare",
+            "evaluate",
+            "predict",
+        }
+    )
     for name, deployment in found.items():
         assert deployment["entrypoint"] == written[name]["entrypoint"]
         assert deployment["tags"] == written[name]["tags"]
@@ -92,6 +104,15 @@ def test_deployment_run_then_again_from_the_store(prefect: Prefect, tmp_path: Pa
         "evaluate", {"model": first["name"], "store": str(store), "protocols": ["few-label"]}
     )
     assert evaluated["state_name"] == "Completed", evaluated["state"]["message"]
+
+    out = store / "answers.parquet"
+    answered = prefect.run(
+        "predict", {"model": first["name"], "images": ["digits"], "store": str(store), "out": str(out)}
+    )
+    assert answered["state_name"] == "Completed", answered["state"]["message"]
+    assert pq.read_metadata(out).num_rows == 360
+    (told,) = [row["data"] for row in prefect.artifacts(answered) if row["key"] == "predictions"]
+    assert "images  360" in told
 
 
 def test_a_mistake_is_refused_by_the_server_and_by_the_flow(prefect: Prefect, tmp_path: Path) -> None:

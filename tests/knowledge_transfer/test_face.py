@@ -37,7 +37,33 @@ try:
 except kt.UserError as error:
     missing = str(error)
 top1 = scores[(scores.evaluation == "few-label") & (scores.metric == "top1") & (scores.model == "student")]
+import numpy as np
+from PIL import Image
+Image.fromarray(pixels[0]).save("zero.png")
+open("bad.png", "w").write("no image")
+mixed = run.predict(["zero.png", "bad.png"], top=3, all=True)
+rgb = np.repeat(np.stack(pixels)[..., None], 3, -1)
+refused = []
+for wrong in ([], ["zero.png", pixels[0]], rgb / 255, 7, "gone.png", [rgb]):
+    try:
+        run.predict(wrong)
+    except kt.UserError as error:
+        refused.append(str(error))
+of_teacher = kt.open(next(path.parent for path in run.folder.parents[1].glob(
+    "artifacts/checkpoint/*/model.json") if json.loads(path.read_text())["classes"] is None))
+try:
+    of_teacher.predict("zero.png")
+except kt.UserError as error:
+    refused.append(str(error))
 said = {
+    "answers": answers.to_dict("list"),
+    "stacked": run.shipped.predict(rgb).equals(answers),
+    "single": run.predict(rgb[3])["probability"].tolist() == answers["probability"][3:4].tolist(),
+    "mixed": mixed.astype(object).where(mixed.notna(), None).to_dict("list"),
+    "vectors": [str(vectors.dtype), vectors.shape, bool(np.isfinite(vectors).all())],
+    "nan": np.isnan(run.embed(["zero.png", "bad.png"])).all(axis=1).tolist(),
+    "teacher": of_teacher.embed(rgb).shape[0],
+    "refused": refused,
     "recipes": kt.recipes(),
     "run": repr(run),
     "name": run.name,
@@ -138,6 +164,42 @@ def test_what_a_run_gives(session: dict[str, Any]) -> None:
     assert f"{100 * session['headline']['student']:.1f} %" in session["run"]
     assert session["name"] in session["run"]
     assert "10 classes: 0, 1" in session["model"]
+
+
+def test_images_get_answers_in_their_order(session: dict[str, Any]) -> None:
+    found = session["answers"]
+    assert found["uri"] == [str(number) for number in range(10)]
+    assert set(found["class"]) <= {str(digit) for digit in range(10)}
+    assert all(0 < p <= 1 for p in found["probability"])
+    assert session["stacked"]
+    assert session["single"]
+    mixed = session["mixed"]
+    assert mixed["uri"] == ["zero.png", "bad.png"]
+    assert mixed["class"] == [found["class"][0], None]
+    assert mixed["probability"][0] == pytest.approx(found["probability"][0], abs=1e-6)
+    assert mixed["reason"][0] is None
+    assert "no image" in mixed["reason"][1]
+    assert sum(mixed[f"p_{digit}"][0] for digit in range(10)) == pytest.approx(1, abs=1e-5)
+    assert mixed["class_3"][0] in session["classes"]
+
+
+def test_features_of_images(session: dict[str, Any]) -> None:
+    kind, (count, width), finite = session["vectors"]
+    assert (kind, count, finite) == ("float32", 10, True)
+    assert width > 1
+    assert session["nan"] == [False, True]
+    assert session["teacher"] == 10
+
+
+def test_images_that_are_none_are_refused(session: dict[str, Any]) -> None:
+    empty, mixed, floats, number, gone, nested, teacher = session["refused"]
+    assert "the list is empty" in empty
+    assert "only paths, or only arrays" in mixed
+    assert "float64, not uint8" in floats
+    assert "int is neither" in number
+    assert "'gone.png'" in gone
+    assert "shape (10, 8, 8, 3)" in nested
+    assert "no classifier" in teacher
 
 
 def test_runs_are_found_by_folder_and_store_from_anywhere(session: dict[str, Any]) -> None:

@@ -121,7 +121,14 @@ def test_a_worker_runs_a_deployment_without_a_checkout(
     said = give(prefect.environment, "knowledge-transfer", "prefect-setup", "--deploy")
     assert f"runs start in {folder}" in said
     names = {row["name"] for row in prefect.ask("/deployments/filter", limit=50)}
-    assert names == {"knowledge-transfer", "nightly", "smoke", "compare", "evaluate"}
+    assert names == {
+        "knowledge-transfer",
+        "nightly",
+        "smoke",
+        "compare",
+        "evaluate",
+        "predict",
+    }
 
     run = prefect.create(
         "knowledge-transfer/knowledge-transfer", {**PARAMETERS, "evaluate": {"protocols": ["few-label"]}}
