@@ -1,7 +1,7 @@
 """Formats in which a classifier leaves for other programs. A format is one file here, named in `FORMATS`.
 
 Each file has `write(model, about, folder, images)` and `answer(folder, threads)`, which loads what was
-written as its user does. `refusal(model)` says why a model can't have the format, if that can happen. This
+written as its user does. `write` returns what the card says of this file besides. `refusal(model)` says why a model can't have the format, if that can happen. This
 module does not import torch.
 """
 
@@ -45,7 +45,7 @@ FORMATS = {
     "int8": Format("models.export.int8", "model-int8.onnx", _ONNX, False, False, "ONNX in 8 bits"),
     "pt2": Format("models.export.pt2", "model.pt2", (), True, False, "torch.export"),
     "safetensors": Format(
-        "models.export.safetensors_folder", "safetensors", (), True, False, "weights, with config.json"
+        "models.export.safetensors_folder", "weights", (), True, False, "weights, with config.json"
     ),
     "bits": Format("models.export.bits", "bits", (), True, True, "packed 1-bit weights"),
 }

@@ -32,7 +32,7 @@ def refusal(model: Answering) -> str | None:
     return None
 
 
-def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
+def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[str, Any]:
     """Write the folder bits: model.npz and reader.py."""
     place = folder / FOLDER
     place.mkdir()
@@ -54,6 +54,7 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
     arrays["config"] = np.array(json.dumps(config))
     np.savez(place / "model.npz", **arrays)  # type: ignore[arg-type]  # keywords are arrays
     (place / "reader.py").write_text(inspect.getsource(signs), encoding="utf-8")
+    return {}
 
 
 def answer(folder: Path, threads: int) -> Answer:

@@ -34,7 +34,7 @@ GATES = ("HardSigmoid", "Sigmoid", "Softmax")
 POOLS = ("ReduceMean", "GlobalAveragePool")
 
 
-def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
+def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[str, Any]:
     """Write model-int8.onnx.
 
     Args:
@@ -42,6 +42,9 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
         about: what its users have to know.
         folder: where the file goes.
         images: (M, S, S, C) uint8 training images. The first `CALIBRATED` measure ranges, the others choose.
+
+    Returns:
+        `kept_in_float`: whether weak parts are in float; `chosen_by`: how often the file agreed.
     """
     few, others = images[:CALIBRATED], images[CALIBRATED:]
     assert len(few), "int8 needs training images to measure ranges"
@@ -62,6 +65,7 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
         assert best is not None
         best[1].replace(folder / FILE)
     onnx_file.describe(folder / FILE, about)
+    return {"kept_in_float": best[1].stem == "careful", "chosen_by": best[0]}
 
 
 def answer(folder: Path, threads: int) -> Answer:

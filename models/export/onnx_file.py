@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ OPSET = 18
 """ONNX's version of the operators. Runtimes of 2023 and later know it."""
 
 
-def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
+def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[str, Any]:
     """Write model.onnx with a dynamic batch named `batch`."""
     with _quiet():
         program = torch.onnx.export(
@@ -38,6 +39,7 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
     assert program is not None
     program.save(str(folder / FILE), external_data=False)
     describe(folder / FILE, about)
+    return {}
 
 
 def describe(path: Path, about: About) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,10 +13,11 @@ from models.export.answering import About, Answer, Answering, Floats, Pixels
 FILE = "model.pt2"
 
 
-def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
+def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[str, Any]:
     """Write model.pt2 with a dynamic batch. Its extra file `about.json` has classes and pre-processing."""
     extra = {"about.json": json.dumps(about.as_json())}
     torch.export.save(traced(model), folder / FILE, extra_files=extra)
+    return {}
 
 
 def traced(model: Answering) -> torch.export.ExportedProgram:

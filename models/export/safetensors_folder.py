@@ -1,4 +1,4 @@
-"""The format safetensors: weights and config.json, for whoever builds the network in PyTorch.
+"""The format safetensors: the folder weights, for whoever builds the network in PyTorch.
 
 There are three variants. The first whose answers equal ours on random squares is written:
 
@@ -32,7 +32,7 @@ from models.export import pt2
 from models.export.answering import About, Answer, Answering, Floats, Pixels
 from models.export.readers import graph
 
-FOLDER = "safetensors"
+FOLDER = "weights"
 TORCHVISION = {
     "resnet18": "resnet18",
     "resnet34": "resnet34",
@@ -49,8 +49,8 @@ EQUAL = 1e-4
 """Largest difference of equal answers, relative to the largest logit."""
 
 
-def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
-    """Write the folder safetensors."""
+def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[str, Any]:
+    """Write the folder weights. Return its `library`, and the `constructor` for torchvision."""
     place = folder / FOLDER
     place.mkdir()
     name = str(model.network.description()["backbone"])
@@ -60,12 +60,13 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> None:
         config = {"library": "torchvision", "constructor": TORCHVISION[name], "arguments": arguments}
     elif name.startswith(TIMM) and (made := as_timm(model)) is not None:
         _save_timm(made, place, about)
-        return
+        return {"library": "timm"}
     else:
         config = {"library": "reader", **_written_graph(model, place)}
         source = inspect.getsource(graph)
         (place / "reader.py").write_text(source, encoding="utf-8")
     _write_config(place, config | about.as_json())
+    return {key: config[key] for key in ("library", "constructor") if key in config}
 
 
 def answer(folder: Path, threads: int) -> Answer:

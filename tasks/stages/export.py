@@ -185,7 +185,7 @@ class _Measuring:
             return row | {"refused": can_not}
         self.job.log(f"writes {name}")
         out = self.job.out
-        module.write(self.model, self.about, out, self.ranges)
+        row |= module.write(self.model, self.about, out, self.ranges)
         count = SLOW if form.binary else len(self.test)
         test, label, expected = self.test[:count], self.label[:count], self.expected[:count]
         answer = module.answer(out, self.cores)
