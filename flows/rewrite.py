@@ -80,6 +80,15 @@ def _report(store: Store, config: Config, folder: Path, request: Request | Artif
 
 
 def run_folder(named: str, store: str | None) -> Path:
+    """Find the folder of a run.
+
+    Args:
+        named: the run's folder, or its name in the store.
+        store: the store's folder; None: the default store.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
     runs = Path(store or Config().store).expanduser().absolute() / "runs"
     for folder in (Path(named).expanduser().absolute(), runs / named):
         if (folder / "run.json").exists():

@@ -1,4 +1,4 @@
-"""The card of an exported model: card.json as a README that people read. Pure text; nothing is measured here."""
+"""The card of an exported model: card.json as a README that people read. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from tasks.phrases import percent
 
 MANY = 20
 """With more classes, the card has no confusion matrix, but the most frequent confusions."""
+ARTIFACT = ("stage", "kind", "fingerprint")
+"""Keys of a row of the chain that name its artifact. All others are settings."""
 Card = Mapping[str, Any]
 
 
@@ -125,7 +127,7 @@ def _scores(card: Card) -> Iterator[list[str]]:
         return
     n = found["labelled"]
     yield [
-        f"Measured on {n:,} test images that no training saw, with the network in float32:",
+        f"Measured on {n:,} test images, with the network in float32:",
     ]
     calibration = (
         f"{percent(found['calibration_error'])} ({percent(found['calibration_error_low'])} to "
@@ -211,8 +213,8 @@ def _bought(card: Card) -> Iterator[list[str]]:
         )
     yield _table(("model", "accuracy (95 % interval)", "size", "multiply-adds per image", "images/s"), rows)
     yield [
-        "Without another word, a model computes in PyTorch in float32, with all cores. 64 multiply-adds of two "
-        "signs count as one."
+        "Without another word, a model computes in PyTorch in float32, with all cores. 64 multiply-adds of "
+        "two signs count as one."
     ]
 
 
@@ -224,14 +226,14 @@ def _made_from(card: Card) -> Iterator[list[str]]:
         told += f" and {labels['validation']:,} to choose settings by"
     yield [f"{text}, and {told}. {images['test']:,} images are for testing only."]
     hashes = card["image_hashes"]
-    yield _table(("images", "sha256 of their list"), [(name, f"`{value}`") for name, value in hashes.items()])
+    yield _table(("images", "hash"), [(name, f"`{value}`") for name, value in hashes.items()])
     if any(row["stage"] == "external" for row in card["chain"]):
         yield ["The features of its teacher come from files that the user gave (stage external)."]
     else:
         yield ["All weights were trained from random ones by these stages."]
     rows = []
     for row in card["chain"]:
-        about = ", ".join(str(row[key]) for key in ("method", "backbone") if key in row)
+        about = ", ".join(f"{key} {value}" for key, value in row.items() if key not in ARTIFACT)
         rows.append((row["stage"], about, f"`{row['kind']}/{row['fingerprint']}`"))
     yield _table(("stage", "how", "artifact"), rows)
 

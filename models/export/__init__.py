@@ -1,8 +1,8 @@
 """Formats in which a classifier leaves for other programs. A format is one file here, named in `FORMATS`.
 
-Each file has `write(model, about, folder, images)` and `answer(folder, threads)`, which loads what was
-written as its user does. `write` returns what the card says of this file besides. `refusal(model)` says why a model can't have the format, if that can happen. This
-module does not import torch.
+Each file has `write(model, about, folder, images)`, which returns what the card says of this file besides.
+Its `answer(folder, threads)` loads what was written, as a user does. `refusal(model)` says why a model can't
+have the format, if that can happen. This module does not import torch.
 """
 
 from __future__ import annotations

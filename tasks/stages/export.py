@@ -26,6 +26,8 @@ MOST = 10_000
 """Number of test images that every file is checked on, at most."""
 MOST_BYTES = 512 << 20
 """Bytes of these images, at most."""
+TOLD = ("method", "backbone", "width", "epochs", "steps", "k", "labels_per_class", "label_fraction")
+"""Settings of a stage that the card tells."""
 SLOW = 256
 """Number of test images for the format bits, whose reader is slow."""
 CHOOSING = 1024
@@ -191,7 +193,7 @@ class _Measuring:
         answer = module.answer(out, self.cores)
         found = probabilities(answer, test)
         compared = checks.compare(expected, found, label, self.about.rule.temperature)
-        self.near[name] = list(compared.near)
+        self.near[name] = list(compared.near) if form.exact else []
         row |= {
             "images": compared.n,
             "difference": compared.difference,
@@ -336,6 +338,8 @@ def _labels(job: Job) -> dict[str, int]:
 
 def _chain(job: Job, last: Artifact) -> list[dict[str, Any]]:
     """The artifacts that a model was made from, the first one first, as their meta.json files say."""
+    from data.checkpoints import read_description
+
     found: dict[str, dict[str, Any]] = {}
 
     def visit(artifact: Artifact) -> None:
@@ -344,12 +348,11 @@ def _chain(job: Job, last: Artifact) -> list[dict[str, Any]]:
         meta = job.store.meta(artifact)
         for given in meta["inputs"].values():
             visit(Artifact.model_validate(given))
-        config = meta["config"]
         row = {"stage": meta["stage"], "kind": artifact.kind, "fingerprint": artifact.fingerprint}
-        for key in ("method", "backbone", "seed"):
-            value = config.get(key)
-            row |= {key: value} if isinstance(value, str | int) else {}
-        found[artifact.path] = row
+        settings = meta["config"] | (meta["config"].get(meta["stage"]) or {})
+        if artifact.kind == "checkpoint":
+            settings |= read_description(job.store.folder(artifact))
+        found[artifact.path] = row | {key: settings[key] for key in TOLD if settings.get(key) is not None}
 
     visit(last)
     return list(found.values())
