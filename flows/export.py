@@ -161,15 +161,16 @@ def _check_target(target: Path) -> None:
         return
     if not target.is_dir():
         raise ConfigError(f"--to {target} is a file; give a folder")
-    files = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    others = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    others = {name for name in others if "__pycache__" not in name}  # of whoever used a reader there
     try:
-        own = set(json.loads((target / CARD).read_text(encoding="utf-8"))["files"])
+        others -= {CARD, "README.md", *json.loads((target / CARD).read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError):
-        own = set()
-    others = sorted(name for name in files - own - {CARD, "README.md"} if "__pycache__" not in name)
-    if others or (files and not own):
-        found = (others or sorted(files))[0]
-        raise ConfigError(f"--to {target} has files that no export wrote, such as {found}; give a new folder")
+        pass  # no export wrote this folder
+    if others:
+        raise ConfigError(
+            f"--to {target} has files that no export wrote, such as {min(others)}; give a new folder"
+        )
 
 
 def _copy(source: Path, target: Path, card: dict[str, Any]) -> None:
