@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +164,8 @@ def _check_target(target: Path) -> None:
         raise ConfigError(f"--to {target} is a file; give a folder")
     others = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     others = {name for name in others if "__pycache__" not in name}  # of whoever used a reader there
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):  # without a card, no export wrote this folder
         others -= {CARD, "README.md", *json.loads((target / CARD).read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # no export wrote this folder
     if others:
         raise ConfigError(
             f"--to {target} has files that no export wrote, such as {min(others)}; give a new folder"

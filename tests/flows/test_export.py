@@ -86,7 +86,10 @@ paths = sorted(Path(PHOTOS).glob("*.png"))
 def run_block(code: str, tiny: TinyDigits, folder: Path, unused: tuple[str, ...]) -> np.ndarray:
     """Run blocks of the card in the folder, without our packages, on the test images as PNG files."""
     start = PHOTOS.replace("PHOTOS", repr(str(tiny.place / "photos")))
-    end = f"\nnp.save('../answers.npy', np.asarray(probabilities))\nassert not set({unused!r}) & set(sys.modules)"
+    end = f"""
+np.save("../answers.npy", np.asarray(probabilities))
+assert not set({unused!r}) & set(sys.modules)
+"""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, "-W", "ignore", "-B", "-c", start + code + end]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
