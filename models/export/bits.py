@@ -48,8 +48,7 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[
             arrays[f"{name}.scale"] = np.abs(weight[:, 0, 0, 0])
         elif isinstance(layer, ReActBlock):
             blocks.append([name, layer.conv3x3.stride[0], len(layer.conv1x1)])
-    first = network.backbone.stages["conv1"]
-    assert hasattr(first, "__getitem__")
+    first: Any = network.backbone.stages["conv1"]
     config = about.as_json() | {"blocks": blocks, "first_stride": first[0].stride[0]}
     arrays["config"] = np.array(json.dumps(config))
     np.savez(place / "model.npz", **arrays)  # type: ignore[arg-type]  # keywords are arrays

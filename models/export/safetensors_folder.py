@@ -143,7 +143,7 @@ def as_timm(model: Answering) -> nn.Module | None:
             given["img_size"] = model.size
         try:
             with torch.random.fork_rng(devices=[]):
-                theirs = timm.create_model(name, **given).eval()
+                theirs: Any = timm.create_model(name, **given).eval()
             head = theirs.pretrained_cfg["classifier"]
             named = {}
             for key, tensor in model.network.state_dict().items():
@@ -152,7 +152,8 @@ def as_timm(model: Answering) -> nn.Module | None:
         except (TypeError, RuntimeError, KeyError, AssertionError):
             continue
         if _equal(model, theirs):
-            return theirs  # type: ignore[no-any-return]  # timm has no types
+            found: nn.Module = theirs
+            return found
     return None
 
 

@@ -26,6 +26,8 @@ MOST = 10_000
 """Number of test images that every file is checked on, at most."""
 MOST_BYTES = 512 << 20
 """Bytes of these images, at most."""
+TITLES = {"onnx": "student, ONNX", "int8": "student, int8", "bits": "student, 1 bit, NumPy"}
+"""Formats that are compared with the teacher -> their name there."""
 TOLD = ("method", "backbone", "width", "epochs", "steps", "k", "labels_per_class", "label_fraction")
 """Settings of a stage that the card tells."""
 SLOW = 256
@@ -57,11 +59,7 @@ def plan(
     inputs |= {} if labels is None else {"labels": labels}
     inputs |= {} if teacher is None else {"teacher": teacher}
     return STAGE.request(
-        settings={
-            "formats": formats,
-            "max_drop": config.export.max_drop,
-            "image_size": config.data.image_size,
-        },
+        settings={"formats": formats, "max_drop": config.export.max_drop},
         inputs=inputs,
         parts=("train", "unlabelled", "test", "labels", "test_labels"),
         seed=config.seed,
@@ -107,19 +105,20 @@ def build(job: Job) -> Outcome:
     job.log(f"answers of the network for {len(index)} test images")
     expected = probabilities(model.answer, test)
     measuring = _Measuring(job, model, about, test, label, expected, ranges)
+    own = measuring.own()
     formats = {name: measuring.format(name, FORMATS[name]) for name in job.settings["formats"]}
     card: dict[str, Any] = {
         **about.as_json(),
         "model": _sizes(network) | {"backbone": described["backbone"], "width": described.get("width", 1.0)},
         "shipped": described.get("shipped"),
         "test": _scores(expected, label, about.classes, job.seed),
-        "float": measuring.own(),
+        "float": own,
         "formats": formats,
         "images": job.meta("manifest")["counts"],
         "image_hashes": job.meta("manifest")["parts"],
         "labels": _labels(job),
         "chain": _chain(job, job.request.inputs["checkpoint"]),
-        "compared": _compared(job, network, measuring, formats),
+        "compared": [*_teacher(job, measuring, index), *_student(network, own, formats)],
         "max_drop": job.settings["max_drop"],
         "uncertain": {name: index[found].tolist() for name, found in measuring.near.items() if found},
     }
@@ -244,45 +243,43 @@ def _sizes(network: Network) -> dict[str, Any]:
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "weight_bits": weight_bits(network),
+        "bytes": weight_bits(network) / 8,
         "real_operations": counted.real,
         "binary_operations": counted.binary,
     }
 
 
-def _compared(
-    job: Job, network: Network, measuring: _Measuring, formats: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """What distillation buys: the teacher, the model that ships, and its smaller forms."""
+def _teacher(job: Job, measuring: _Measuring, index: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Size, accuracy and speed of the teacher that was fine-tuned, as a row of a table; none without one."""
     from data.checkpoints import read_description
     from data.preprocessing import Preprocessing
     from models.export import checks
     from models.export.answering import Answering, probabilities
     from models.saved import load
 
-    rows: list[dict[str, Any]] = []
-    if "teacher" in job.request.inputs:
-        folder = job.path("teacher")
-        big = load(folder)
-        described = read_description(folder)
-        teacher = Answering(big, Preprocessing.of(described))
-        job.log("measures the teacher")
-        right = checks.accuracy(probabilities(teacher.answer, measuring.test), measuring.label)
-        with checks.threads(measuring.cores):
-            speed = checks.rate(teacher.answer, measuring.test)
-        accuracy = _accuracy(right, int((measuring.label >= 0).sum()))
-        sizes = _sizes(big)
-        name = f"teacher ({described['backbone']})"
-        rows.append({"name": name, "rate": speed, "bytes": sizes["weight_bits"] / 8, **sizes, **accuracy})
-    sizes, own = _sizes(network), measuring.own()
-    backbone = network.description()["backbone"]
-    student = f"student ({backbone})"
-    rows.append({"name": student, "bytes": sizes["weight_bits"] / 8, **sizes, **own})
-    named = {"onnx": "student, ONNX", "int8": "student, int8", "bits": "student, 1-bit, NumPy"}
-    for name, title in named.items():
-        row = formats.get(name)
-        if row is not None and row["refused"] is None:
-            kept = ("accuracy", "low", "high", "labelled", "bytes", "rate")
-            rows.append({"name": title, **sizes, **{key: row[key] for key in kept if key in row}})
+    if "teacher" not in job.request.inputs:
+        return []
+    job.log("measures the teacher")
+    network, described = load(job.path("teacher")), read_description(job.path("teacher"))
+    rule = Preprocessing.of(described)
+    teacher, test = Answering(network, rule), job.images(rule.size).read(index)
+    label = measuring.label
+    right = checks.accuracy(probabilities(teacher.answer, test), label)
+    with checks.threads(measuring.cores):
+        rate = checks.rate(teacher.answer, test)
+    row = {"name": f"teacher ({described['backbone']})", "rate": rate, **_sizes(network)}
+    return [row | _accuracy(right, int((label >= 0).sum()))]
+
+
+def _student(
+    network: Network, own: dict[str, Any], formats: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The same of the model that ships, and of its files for fewer bits."""
+    sizes = _sizes(network)
+    rows = [{"name": f"student ({network.description()['backbone']})", **sizes, **own}]
+    for name, title in TITLES.items():
+        if name in formats and formats[name]["refused"] is None:
+            rows.append({"name": title, **sizes, **formats[name]})
     return rows
 
 

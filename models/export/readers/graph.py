@@ -42,7 +42,7 @@ class Reader:
 
         for number, node in enumerate(self.config["graph"]):
             namespace, _, name = node["op"].partition(".")
-            compute = operator if namespace == "operator" else getattr(torch.ops, namespace)
+            compute: Any = operator if namespace == "operator" else getattr(torch.ops, namespace)
             for part in name.split("."):
                 compute = getattr(compute, part)
             kwargs = {key: given(value) for key, value in node["kwargs"].items()}
