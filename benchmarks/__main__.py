@@ -20,6 +20,7 @@ NAMES = (
     "views",
     "step",
     "listing",
+    "predict",
     "kmeans",
     "assign",
     "vectors",
@@ -46,14 +47,17 @@ def main() -> int:
     parser.add_argument(
         "--kind", choices=["mixture", "features"], help="kmeans: measure only one of its two data sets"
     )
-    parser.add_argument("--images", help="kmeans, listing: the source of images")
+    parser.add_argument("--images", help="kmeans, listing, predict: the source of images")
     parser.add_argument(
-        "--size", type=int, default=32, help="listing: side of the images that networks see, px (default 32)"
+        "--size",
+        type=int,
+        default=32,
+        help="listing, predict: side of the images that networks see, px (default 32)",
     )
     parser.add_argument(
         "--model", type=Path, help="kmeans: folder of the checkpoint that computes the features"
     )
-    parser.add_argument("--about", help="kmeans, listing: a description of the images")
+    parser.add_argument("--about", help="kmeans, listing, predict: a description of the images")
     parser.add_argument(
         "--out", type=Path, help="folder of the record; default: benchmarks/records/<date>_<machine>"
     )
@@ -85,7 +89,7 @@ def main() -> int:
             f"python -m benchmarks {name} --rounds {options.rounds}"
             + (f" --kind {options.kind}" if options.kind else "")
             + (" --images SOURCE" if options.images else "")
-            + (f" --size {options.size}" if name == "listing" else "")
+            + (f" --size {options.size}" if name in ("listing", "predict") else "")
             + (" --model FOLDER" if options.model else ""),
         )
         return 0

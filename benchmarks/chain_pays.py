@@ -16,8 +16,8 @@ Contestants:
     lightly: lightly's SimCLRTransform, NTXentLoss and SimCLRProjectionHead on ResNet-18 (3x3 stem, no
         max-pool) with SGD at 0.06 x batch / 128, as in its CIFAR-10 benchmark. Then it is fine-tuned on the
         label draw. If the draw has a validation part, that part chooses the learning rate among 0.03 and
-        0.01; otherwise the rate is 0.03. It trains in bf16 with channels-last tensors, which doubles its
-        number of steps in the given time.
+        0.01; otherwise the rate is 0.03. It trains with channels-last tensors, and in bf16 where the CPU
+        has it, which makes more steps in the given time.
     spreading-pixels: LabelSpreading (knn kernel) on the raw pixels of train. The fitted model predicts test.
     spreading-ours: The same on our teacher's features.
 
@@ -41,8 +41,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.record import environment
+from tasks.config import Config
 
 NEIGHBOURS, ALPHAS = (5, 7, 10, 20), (0.2, 0.8, 0.95, 0.99)
+SPLITS = ("train", "test", "unlabelled")
 LIGHTLY_RATES, LIGHTLY_STEPS = (0.03, 0.01), 200
 
 
@@ -68,6 +70,15 @@ def stage_path(result: dict[str, Any], store: Path, label: str) -> Path:
     return store / next(row["path"] for row in result["stages"] if row["stage"] == label)
 
 
+def settings_of(result: dict[str, Any]) -> Config:
+    """The configuration of a run, with what its plan chose."""
+    from flows.recipes import override, planned
+
+    told = json.loads((Path(result["folder"]) / "run.json").read_text())
+    config = override(Config(), told["config"])
+    return planned(config, told["plan"]) if told["plan"] else config
+
+
 class Images:
     """Pixels and labels of a run's manifest, read once with our decoder."""
 
@@ -77,12 +88,10 @@ class Images:
         from data.schemas import MANIFEST
         from data.tables import column, read_table
 
-        config = json.loads((Path(result["folder"]) / "run.json").read_text())["config"]
-        sources = {
-            name: config["data"][name] for name in ("train", "test", "unlabelled") if config["data"][name]
-        }
+        config = settings_of(result)
+        sources = {name: source for name in SPLITS if (source := getattr(config.data, name))}
         manifest = read_table(stage_path(result, store, "manifest") / "images.parquet", MANIFEST)
-        self.size = config["data"]["image_size"]
+        self.size = config.data.image_size
         opened = open_images(manifest, sources, stored_size(self.size), cache=store / "cache" / "images")
         self.pixels = opened.read(np.arange(manifest.num_rows))
         self.label = column(manifest, "label").astype(np.int64)
@@ -139,7 +148,8 @@ def neighbour_graphs(x: np.ndarray, x_test: np.ndarray) -> dict[int, Any]:
 class Lightly:
     """lightly's SimCLR: pretrained once for a given wall time, then fine-tuned for each label draw."""
 
-    def __init__(self, images: Images, seconds: float, batch: int) -> None:
+    def __init__(self, images: Images, seconds: float, batch: int, keep: Path | None = None) -> None:
+        """Pretrain, or load what an earlier call has written to the file `keep`."""
         import torch
         from lightly.loss import NTXentLoss
         from lightly.models.modules import SimCLRProjectionHead
@@ -164,7 +174,11 @@ class Lightly:
         )
         rng = np.random.default_rng(0)
         started = time.monotonic()
-        self.steps = 0
+        self.net, self.flip, self.steps = net, flip, 0
+        if keep is not None and keep.exists():
+            kept = torch.load(keep, weights_only=True)
+            self.weights, self.steps = kept["weights"], kept["steps"]
+            return
         while (elapsed := time.monotonic() - started) < seconds:
             for group in optimizer.param_groups:  # cosine schedule over the given time
                 group["lr"] = rate * 0.5 * (1 + np.cos(np.pi * min(1.0, elapsed / seconds)))
@@ -172,15 +186,26 @@ class Lightly:
             pictures = [Image.fromarray(images.pixels[i]) for i in chosen]
             views = [transform(p.resize((self.size, self.size))) for p in pictures]
             a, b = (torch.stack([v[j] for v in views]) for j in (0, 1))
-            with torch.autocast("cpu", torch.bfloat16):
+            with self.autocast():
                 z = [head(net(v.contiguous(memory_format=torch.channels_last))) for v in (a, b)]
             loss = loss_of(*(v.float() for v in z))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             self.steps += 1
-        self.net, self.weights = net, {k: v.clone() for k, v in net.state_dict().items()}
-        self.flip = flip
+        self.weights = {k: v.clone() for k, v in net.state_dict().items()}
+        if keep is not None:
+            torch.save({"weights": self.weights, "steps": self.steps}, keep)
+
+    @staticmethod
+    def autocast() -> Any:
+        """bfloat16 where the CPU has it, as our own trainings do."""
+        import torch
+
+        from models.device import resolve_precision
+
+        low = resolve_precision("auto", torch.device("cpu")) == "bf16"
+        return torch.autocast("cpu", torch.bfloat16, enabled=low)
 
     def batch(self, rows: np.ndarray, augment: bool) -> Any:
         """The images of the rows as (B, 3, S, S) float32, normalised as lightly does."""
@@ -217,7 +242,7 @@ class Lightly:
         size = min(64, len(drawn))
         for _ in range(LIGHTLY_STEPS):
             rows = rng.choice(drawn, size, replace=False)
-            with torch.autocast("cpu", torch.bfloat16):
+            with self.autocast():
                 logits = self.net(self.batch(rows, True))
             loss = torch.nn.functional.cross_entropy(
                 logits.float(), torch.from_numpy(self.images.label[rows])

@@ -39,7 +39,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks.chain_pays import Images, Lightly, neighbour_graphs, run_chain, spreading_right, stage_path
+from benchmarks.chain_pays import (
+    Images,
+    Lightly,
+    neighbour_graphs,
+    run_chain,
+    settings_of,
+    spreading_right,
+    stage_path,
+)
 from benchmarks.record import environment
 
 STEPS = (300, 600)
@@ -52,11 +60,18 @@ Right = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Cell:
-    """What a contestant is measured on: a set, a budget, labels per class and a draw."""
+    """What a contestant is measured on: a set, a budget, labels and a draw.
+
+    Attributes:
+        images: name of the set.
+        minutes: the budget.
+        labels: labels per class, or the share of labels that is drawn if it is below 1.
+        draw: seed of the draw.
+    """
 
     images: str
     minutes: float
-    labels: int
+    labels: float
     draw: int
 
 
@@ -130,6 +145,7 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
     import torch
 
     from data.order import Repeated
+    from models.device import resolve_precision
     from models.engine import train
     from models.inference import run
     from models.method import Batch
@@ -139,17 +155,7 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
 
     finetune = config.finetune.model_copy(update={"learning_rate": config.finetune.baseline_learning_rate})
     if plain:
-        off = {
-            "jitter": 0.0,
-            "grey": 0.0,
-            "noise": 0.0,
-            "blur": 0.0,
-            "rotate": 0.0,
-            "shear": 0.0,
-            "zoom": 1.0,
-        }
-        off |= {"shift": 0.0, "stretch": 1.0, "crop_min": max(0.5, finetune.crop_min)}
-        finetune = finetune.model_copy(update=off)
+        finetune = finetune.model_copy(update=finetune.mild().model_dump())
     student = config.student
     network = build_network(
         student.backbone, images.size, width=student.width, classes=images.classes, seed=0
@@ -165,7 +171,7 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
             pixels, label = images.pixels[rows], images.label[rows]
             return Batch(torch.from_numpy(pixels), torch.from_numpy(rows), torch.from_numpy(label))
 
-    schedule = SCHEDULES["cosine"]
+    schedule, device = SCHEDULES["cosine"], torch.device("cpu")
     train(
         FinetuneMethod(finetune, network),
         Feed(),
@@ -173,8 +179,8 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
         seed=0,
         stage="scratch",
         schedule=lambda step, of: schedule(step, of, warmup=0.1),
-        device=torch.device("cpu"),
-        precision="bf16",
+        device=device,
+        precision=resolve_precision("auto", device),
     )
     blocks = run(
         network,
@@ -182,7 +188,7 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
         lambda index: images.pixels[index],
         images.test,
         batch_size=512,
-        device=torch.device("cpu"),
+        device=device,
         precision="fp32",
         size=images.size,
     )
@@ -195,8 +201,6 @@ def measure(
 ) -> None:
     """Measure all contestants on one set with one budget, as far as rows are missing."""
     from data.tables import read_vectors
-    from flows.recipes import override, planned
-    from tasks.config import Config
 
     train, test = a.sources[name]
     store = a.store / name
@@ -212,11 +216,12 @@ def measure(
     for cell in cells:
         if all(record.has(cell, each) for each in contestants) or late():
             continue
-        settings = [*common, f"data.labels_per_class={cell.labels}"]
+        draw = "label_fraction" if cell.labels < 1 else "labels_per_class"
+        settings = [*common, *a.settings, f"data.{draw}={cell.labels:g}"]
+        settings += ["data.labels_per_class=null"] if cell.labels < 1 else []
         result, seconds = run_chain("photos", settings, store, cell.draw)
         cold = not any(row["cached"] for row in result["stages"])
-        told = json.loads((Path(result["folder"]) / "run.json").read_text())
-        config = planned(override(Config(), told["config"]), told["plan"])
+        config = settings_of(result)
         if not record.has(cell, "shipped"):
             for label in [row["stage"] for row in result["stages"] if row["stage"].startswith("evaluate-")]:
                 model = label.removeprefix("evaluate-")
@@ -252,7 +257,8 @@ def measure(
                 best = max(tried, key=lambda right: right.mean())
                 record.add(cell, contestant, best, by_steps=[float(right.mean()) for right in tried])
         if not record.has(cell, "lightly") and not late():
-            lightly = lightly or Lightly(images, 60 * minutes, min(128, len(images.pool) // 2))
+            batch = min(128, len(images.pool) // 2)
+            lightly = lightly or Lightly(images, 60 * minutes, batch, store / f"lightly-{minutes:g}.pt")
             record.add(cell, "lightly", lightly.finetuned(drawn, images.test), steps=lightly.steps)
         del result
 
@@ -294,10 +300,10 @@ def summary(record: Record, a: argparse.Namespace) -> str:
     lines = []
     groups = sorted({(cell.minutes, cell.labels) for cell, _ in record.rows})
     for minutes, labels in groups:
-        lines += [f"## {minutes:g} minutes, {labels} labels a class", ""]
+        lines += [f"## {minutes:g} minutes, {labels} labels per class", ""]
         lines += [*_table(record, minutes, labels), ""]
     missing = [
-        f"{cell.images}, {cell.minutes:g} minutes, {cell.labels} labels, draw {cell.draw}"
+        f"{cell.images}, {cell.minutes:g} minutes, {cell.labels:g} labels, draw {cell.draw}"
         for cell in wanted(a)
         if not record.has(cell, "lightly")
     ]
@@ -363,7 +369,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", action="append", required=True, metavar="NAME=TRAIN,TEST")
-    parser.add_argument("--labels", type=int, nargs="+", default=[5, 25])
+    parser.add_argument("--labels", type=float, nargs="+", default=[5, 25], help="per class; or a share")
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0])
     parser.add_argument("--hours", type=float, default=8.0, help="no row is begun after this time")

@@ -12,8 +12,8 @@ HEAD = """# Performance
 
 `python -m benchmarks --page` writes this page from `benchmarks/records/` and `benchmarks/remarks.md`. The
 page shows only what was measured. In each round, all contestants are measured one after the other. A ratio
-compares ours with the peer in the same round. The page gives its median over the rounds, and its range.
-Above 1, ours is faster.
+compares our code with the peer in the same round. If it is above 1, ours is faster. The page gives medians
+over n measurements, and their ranges.
 """
 OURS, PEER = "#0b6e4f", "#8a8f98"
 GROWTH = {"growth-n": "N", "growth-k": "k", "growth-d": "d"}

@@ -203,7 +203,7 @@ def _check_pixels(pixels: int, reading: Reading, turn: ExitStack, memory: int = 
     if pixels > reading.max_pixels:
         raise DataError(
             f"it has {pixels:,} pixels, more than the {reading.max_pixels:,} that are allowed; "
-            "data.max_pixels raises the limit"
+            "data.max_pixels raises the limit (for predict: --max-pixels)"
         )
     if pixels > LARGE or memory > 8 * LARGE:
         turn.enter_context(alone())

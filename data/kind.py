@@ -4,16 +4,16 @@ Each test asks for a property of a kind, not of a data set:
 
 - Strokes: most of an image is black or white background, and the rest is narrow. Wide strokes are symbols,
   and thin ones are drawings.
-- Colours: images without any are grey. If most of what is coloured absorbs green before a light background,
-  it is stained, as tissue is under a microscope.
+- Colours: images without any are grey. If most coloured pixels absorb mainly green light, they are stained,
+  like tissue under a microscope.
 - Directions: can a linear classifier tell an image from its turned copy, by where it is dark, coloured or
-  rich in edges? If not, no direction is special, as in images from a satellite or a microscope. If the centre
-  differs from the border, the images show single objects, as a microscope does.
-- Sides: can it tell an image from its mirror image? If so, left and right have a meaning (Lin et al. 2020,
-  "Visual chirality").
+  rich in edges? If not, no direction is special, as in images from a satellite or a microscope. If, besides,
+  the centre differs from the border, the images show single objects, as those from a microscope do.
+- Sides: can the classifier tell an image from its mirror image? If so, left and right have a meaning (Lin et
+  al. 2020, "Visual chirality").
 
-The classifier is linear, has few weights and is tested on other images than it is fitted on, so it can't
-learn single images by heart.
+The classifier can't memorise single images. It is linear, it has few weights, and it is tested on images
+that it was not fitted to.
 
 If the tests are not clear, the suggestion is the kind whose views destroy least. A view that changes too
 little costs some accuracy. A view that destroys what tells the classes apart costs most of it. So images are
@@ -32,18 +32,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE = 500
-"""At most this many images are looked at."""
+"""Maximum number of images that are looked at."""
 FEWEST = 20
 """With fewer images, directions and sides are not tested, and no suggestion is sure."""
 
 _Floats = NDArray[np.float32]
 _SIDE = 64  # px; larger images are shrunk by a whole factor
-_FIELDS = 4  # fields along each side of an image
-_DIRECTIONS = 8  # bins of a gradient's direction, over half a turn
+_FIELDS = 4  # number of fields along each side of an image
+_DIRECTIONS = 8  # number of bins for a gradient's direction, over half a turn
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _FOLDS = 5
-_CHROMA = 40  # difference of the largest and the smallest channel from which on a pixel has a colour
-_SPARSE = 0.75  # share of an image that is background, from which on the rest is strokes
+_CHROMA = 40  # the channels of a strongly coloured pixel differ by more than this, of 255
+_SPARSE = 0.75  # if at least this share of an image is background, the rest may be strokes
 
 
 class Suggestion(NamedTuple):
@@ -67,12 +67,12 @@ class Signs:
     Attributes:
         images: number of images that were looked at.
         coloured: share of the images that have colours.
-        background: share of an image that has its most frequent grey level, by median.
+        background: share of an image that has about its most frequent grey level; median over the images.
         paper: share of the images in which that level is nearly black or nearly white.
-        stroke: width of what is not background, as a share of the side, by median.
-        turned: share of the images that can be told from their copy that is turned by 90 or by 180 degrees
-            (0.5: none), whichever is larger.
-        mirrored: the same for the mirror image.
+        stroke: width of what is not background, as a share of the side; median over the images.
+        turned: share of the images that the classifier tells from their turned copy (0.5: chance). This is
+            the larger one of the shares for 90 and for 180 degrees.
+        mirrored: share of the images that the classifier tells from their mirror image (0.5: chance).
         centred: how far the centre differs from the border in brightness, colour or edges, in standard
             deviations between images.
         stained: share of the coloured pixels that absorb mostly green, relative to the image's lightest
@@ -94,8 +94,8 @@ def suggest(pixels: NDArray[np.uint8]) -> Suggestion:
     """Suggest the kind of pictures.
 
     Args:
-        pixels: (n, S, S, C) uint8: squares of a random sample of the images, in random order, with n of 1 or
-            more and S of 8 or more. 32 to 64 px are enough. If C is not 3, the channels count as grey.
+        pixels: (n, S, S, C) uint8, squares of a random sample of the images in random order. n is at least 1
+            and S at least 8; 32 to 64 px are enough. If C is not 3, the mean of the channels counts as grey.
     """
     found = signs(pixels)
     tested = found.images >= FEWEST
@@ -103,22 +103,23 @@ def suggest(pixels: NDArray[np.uint8]) -> Suggestion:
     if strokes is not None:
         return strokes._replace(sure=strokes.sure and tested)
     if found.coloured < 0.05:
-        return Suggestion("grey", f"{1 - found.coloured:.0%} of the images have no colours", tested)
+        return Suggestion("grey", f"{100 * (1 - found.coloured):.0f} % of the images have no colours", tested)
     stained = found.stained > 0.6
-    clear = 0.53 + 1 / np.sqrt(found.images)  # two standard errors above chance, and a little
+    clear = 0.53 + 1 / np.sqrt(found.images)  # chance, two standard errors and a margin of 0.03
     if tested and found.turned < clear:
-        because = f"no direction is special: {found.turned:.0%} can be told from a turned copy (chance: 50 %)"
+        turned = f"{100 * found.turned:.0f} % can be told from a turned copy (chance: 50 %)"
+        because = f"no direction is special: {turned}"
         if stained:
             return Suggestion(
-                "microscopy", f"{because}, and {found.stained:.0%} of the colours are stains", True
+                "microscopy", f"{because}, and {100 * found.stained:.0f} % of the colours are stains", True
             )
         if found.centred > 0.3:
             return Suggestion("microscopy", f"{because}, and the images show single objects", False)
         return Suggestion("satellite", f"{because}, and the centre is like the border", found.turned < 0.56)
     if stained and found.paper > 0.6:
-        because = f"{found.stained:.0%} of the colours are stains on a light background"
+        because = f"{100 * found.stained:.0f} % of the colours are stains on a light background"
         return Suggestion("microscopy", because, tested and found.stained > 0.75)
-    sides = f"{found.mirrored:.0%} can be told from their mirror image (chance: 50 %)"
+    sides = f"{100 * found.mirrored:.0f} % can be told from their mirror image (chance: 50 %)"
     if tested and found.mirrored > max(0.65, 0.5 + 1.5 / np.sqrt(found.images)):  # three standard errors
         return Suggestion("symbols", f"left and right have a meaning: {sides}", found.mirrored > 0.75)
     because = f"there are colours, up and down differ, and left and right hardly do: {sides}"
@@ -133,7 +134,8 @@ def _strokes(found: Signs) -> Suggestion | None:
         return None
     kind = "drawings" if found.stroke < 0.035 else "symbols"
     because = (
-        f"{found.background:.0%} of an image is background, and strokes have {found.stroke:.1%} of its side"
+        f"{100 * found.background:.0f} % of an image is background, "
+        f"and strokes are {100 * found.stroke:.1f} % of a side wide"
     )
     return Suggestion(kind, because, found.background > _SPARSE and not 0.025 < found.stroke < 0.045)
 
@@ -175,7 +177,7 @@ def _sample(pixels: NDArray[np.uint8]) -> _Floats:
 
 
 def _shrunk(x: _Floats, side: int) -> _Floats:
-    """Average blocks of a whole number of pixels, so that at least `side` px are left."""
+    """Average square blocks of pixels. At least `side` px are left; smaller images stay as they are."""
     n, S, _, C = x.shape
     step = max(1, S // side)
     kept = S // step * step
@@ -184,7 +186,7 @@ def _shrunk(x: _Floats, side: int) -> _Floats:
 
 
 def _background(grey: _Floats) -> tuple[_Floats, _Floats]:
-    """The most frequent grey level of each image (n,), 0 to 255, and the share of the pixels near it (n,)."""
+    """Share of each image's pixels near its most frequent grey level (n,), and that level (n,), 0 to 255."""
     bins = (grey / 16).astype(int)
     counts = np.stack([(bins == level).mean((1, 2)) for level in range(16)], axis=1)
     near = np.pad(counts, ((0, 0), (1, 1)))
@@ -194,7 +196,7 @@ def _background(grey: _Floats) -> tuple[_Floats, _Floats]:
 
 
 def _stroke(grey: _Floats, level: _Floats) -> _Floats:
-    """Width of what is not background, as a share of the side (n,): twice its area over its edges' length."""
+    """Width of what is not background, as a share of the side (n,): twice its area / length of its edges."""
     ink = np.abs(grey - level[:, None, None])
     ink = np.where(ink > 0.15 * ink.max((1, 2), keepdims=True), ink, 0)
     dx, dy = (np.abs(np.diff(ink, axis=axis)).sum((1, 2)) for axis in (2, 1))
@@ -203,7 +205,7 @@ def _stroke(grey: _Floats, level: _Floats) -> _Floats:
 
 
 def _layout(x: _Floats) -> _Floats:
-    """(n, S, S, 3) -> (n, 64): colour and amount of edges in 4 x 4 fields, relative to the image's mean."""
+    """(n, S, S, 3) -> (n, 64): colour and strength of edges in 4 x 4 fields, relative to the image's mean."""
     gy, gx = np.gradient(x @ _LUMA, axis=(1, 2))
     # At the border, gradients are one-sided and so larger. Leave it out.
     stacked = np.concatenate([x, np.hypot(gx, gy)[..., None]], axis=3)[:, 1:-1, 1:-1]
@@ -216,7 +218,7 @@ def _layout(x: _Floats) -> _Floats:
 
 
 def _described(x: _Floats) -> _Floats:
-    """(n, S, S, 3) -> (n, 192): `_layout`, and the directions of edges in each field."""
+    """(n, S, S, 3) -> (n, 192): `_layout`, and a histogram of the edges' directions in each field."""
     gy, gx = np.gradient(x @ _LUMA, axis=(1, 2))
     size, angle = np.hypot(gx, gy), np.arctan2(gy, gx) % np.pi
     n, S = size.shape[:2]
@@ -243,8 +245,8 @@ def _mirror(x: _Floats) -> _Floats:
 def _told(x: _Floats, describe: Callable[[_Floats], _Floats], change: Callable[[_Floats], _Floats]) -> float:
     """Share of unseen images that a linear classifier tells from their changed copies (0.5: chance).
 
-    The classifier has no bias: an image and its copy differ by d, and their exchange gives -d. It is a ridge
-    regression of 1 on d.
+    An image and its copy differ by d, and exchanging them gives -d. So the classifier has no bias: it is a
+    ridge regression of 1 on d.
     """
     odd = (describe(x) - describe(np.ascontiguousarray(change(x)))).astype(np.float64)
     odd /= np.sqrt((odd**2).mean(0)) + 1e-6

@@ -127,8 +127,8 @@ class Preprocessing:
         Not for the input `lightness`.
         """
         assert self.input != "lightness"
-        x = crops.astype(np.float32) / np.float32(255)
-        x = (x - np.float32(self.mean)) / np.float32(self.std)
+        x: NDArray[Any] = crops.astype(np.float32) / np.float32(255)
+        x = (x - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 
     def words(self) -> list[str]:

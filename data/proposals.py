@@ -24,31 +24,30 @@ Of 5 % crops of photographs, 97 % are within 35 bits. Of random pairs of CIFAR-1
 """
 
 NEAREST = 32
-"""An image keeps this many proposed pairs, the nearest ones. A pair stays if either image keeps it."""
+"""An image keeps only this many proposed pairs, the nearest ones. A pair stays if either image keeps it."""
 
 CUT = 0.05
-"""Images are also hashed without this share of their height or width."""
+"""Images are also hashed without this share of their height, their width, or both."""
 
-_FLAT = 4  # grey levels between the darkest and the brightest cell of a flat image, at most
-_FREQUENCIES = 7  # 0 to 3 cycles per image: a shift by 2.5 % changes few signs
-_BYTES = 32  # of a hash
-_HASHED = 1 << 14  # thumbnails that are hashed at once
+_FLAT = 4  # an image is flat if its darkest and its brightest cell differ by at most this many grey levels
+_FREQUENCIES = 7  # in each direction, 0 to 3 cycles per image: a shift by 2.5 % changes few signs
+_BYTES = 32  # length of a hash
+_HASHED = 1 << 14  # number of thumbnails that are hashed at once
 _EXACT = 2048  # up to this number of images, all pairs are compared
-_TABLES = 32
-_STEPS = 32  # neighbours on each side that an image is compared with in a table
-_ASKED = 1 << 15  # images whose neighbours in a table are looked up at once
-_CLOSE = 8  # bits
-_MIRROR = np.array([0, 0, ~0, ~0], np.int64).view(
-    np.uint64
-)  # the bits that differ in a mirrored image's hash
+_TABLES = 32  # number of tables, each with another choice of bytes
+_STEPS = 32  # number of neighbours on each side that an image is compared with in a table
+_ASKED = 1 << 15  # number of images whose neighbours in a table are looked up at once
+_CLOSE = 8  # a pair is very near if its hashes differ in at most this many bits
+# The bits that differ in a mirrored image's hash.
+_MIRROR = np.array([0, 0, ~0, ~0], np.int64).view(np.uint64)
 
 
 class Proposals(NamedTuple):
     """Pairs of images, each (P, 2) int64 with first < second, in ascending order.
 
     Attributes:
-        near: both may show the same picture.
-        mirrored: one may show the mirror image of the other.
+        near: pairs that may show the same picture.
+        mirrored: pairs whose first image may show the mirror image of the second.
     """
 
     near: NDArray[np.int64]
@@ -63,14 +62,14 @@ def difference_hash(
 ) -> NDArray[np.uint64]:
     """Hash thumbnails. Similar images have hashes that differ in few bits.
 
-    Each bit is the sign of a random weighting of the low frequencies. They are weighted by frequency, as
-    differences of neighbours are, because an image's coarsest shades say least about it. The first 128 bits
-    are even under mirroring and the last 128 odd: a mirrored image's hash has the last two words inverted.
+    Each bit is the sign of a random weighted sum of the low frequencies. Each frequency counts in proportion
+    to its number, as in a difference of neighbours: an image's coarsest shades say least about it.
+    Mirroring an image keeps the first 128 bits and inverts the last 128, which are the last two words.
 
     Args:
         thumbnails: (N, 16, 16) uint8.
         crops: whether to also hash the images without their first or last 5 %, in each direction.
-        threads: they do the work.
+        threads: the threads that do the work.
 
     Returns:
         (1, N, 4) uint64, or (9, N, 4) with crops. The first is the hash of the whole image.
@@ -127,15 +126,15 @@ _Compared = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]
 def propose(thumbnails: Pixels, *, mirrored: bool = True, threads: Threads = INLINE) -> Proposals:
     """Find pairs whose hashes differ in at most `RADIUS` bits, with a crop of one image or without.
 
-    Up to 2,048 images, all pairs are compared. Beyond, only those are that have 3 given bytes of the hash in
-    common. This is tried with 32 choices of bytes, which together find nearly all pairs of photographs. Time
-    and memory grow about linearly with N, also if all images are alike: an image is compared with a bounded
-    number of neighbours, and keeps at most `NEAREST` pairs.
+    Up to 2,048 images, all pairs are compared. With more images, a pair is compared only if 3 chosen bytes of
+    its hashes are equal. This is repeated with 32 choices of bytes, which together find nearly all pairs of
+    photographs. Time and memory grow about linearly with N, even if all images are alike. The reason is that
+    an image is compared with a bounded number of neighbours, and keeps at most `NEAREST` pairs.
 
     Args:
-        thumbnails: (N, 16, 16) uint8. Flat ones take no part.
-        mirrored: whether to compare images with mirror images as well.
-        threads: they do the work.
+        thumbnails: (N, 16, 16) uint8. Flat ones are never in a pair.
+        mirrored: whether to compare images with mirror images, too.
+        threads: the threads that do the work.
 
     Returns:
         The pairs. They do not depend on the number of threads.
@@ -152,7 +151,7 @@ def propose(thumbnails: Pixels, *, mirrored: bool = True, threads: Threads = INL
 
 
 class _Search(NamedTuple):
-    """A search for pairs: the bits of the hash that are inverted, and the pairs that are found."""
+    """A search for pairs: the bits of the hash that it inverts, and the pairs that it has found so far."""
 
     inverted: NDArray[np.uint64]
     nearest: _Nearest
@@ -166,7 +165,7 @@ class _Nearest:
         self._code = np.empty(0, np.int64)  # first * n + second, ascending
         self._distance = np.empty(0, np.uint16)
         self.full = np.zeros(n, np.bool_)
-        """Images that have `NEAREST` very near pairs, and need no more."""
+        """Whether an image has `NEAREST` very near pairs, so that it needs no more."""
 
     def add(self, one: NDArray[np.int64], other: NDArray[np.int64], distance: NDArray[np.uint16]) -> None:
         """Add pairs in any order. Then keep those that are among the nearest of either image."""
@@ -188,12 +187,12 @@ class _Nearest:
             kept = (rank < NEAREST).reshape(2, -1).any(axis=0)
             code, distance = code[kept], distance[kept]
             close = np.tile(distance <= _CLOSE, 2)
-            ends = np.concatenate([code // self._n, code % self._n])[close[: 2 * len(code)]]
+            ends = np.concatenate([code // self._n, code % self._n])[close]
             self.full = np.bincount(ends, minlength=self._n) >= NEAREST
         self._code, self._distance = code, distance
 
     def _has(self, code: NDArray[np.int64], distance: NDArray[np.uint16]) -> NDArray[np.bool_]:
-        """Whether pairs are there already, and as near. Most are, because many tables find the same pairs."""
+        """Whether each pair is there already, and as near. Most are: many tables find the same pairs."""
         if not len(self._code):
             return np.zeros(len(code), np.bool_)
         at = np.minimum(np.searchsorted(self._code, code), len(self._code) - 1)
@@ -207,7 +206,7 @@ class _Nearest:
 def _every_pair(
     hashes: NDArray[np.uint64], searches: list[_Search], threads: Threads
 ) -> Iterator[tuple[_Search, _Compared]]:
-    """Compare all of (9, N, 4) hashes with all images."""
+    """Compare each of the (9, N, 4) hashes with the hashes of all whole images."""
     signs = _signs(hashes[0])
 
     def compare(task: tuple[_Search, NDArray[np.uint64], int]) -> tuple[_Search, _Compared]:
@@ -230,13 +229,13 @@ def _signs(hashes: NDArray[np.uint64]) -> NDArray[np.float32]:
 def _same_keys(
     hashes: NDArray[np.uint64], searches: list[_Search], threads: Threads
 ) -> Iterator[tuple[_Search, _Compared]]:
-    """Compare (9, N, 4) hashes with the images whose key is equal in one of the tables."""
+    """Compare each of the (9, N, 4) hashes with the whole images that have the same start in a table."""
     whole = hashes[0]
     for number in range(_TABLES):
         columns = draws.permutation(draws.key(0, "table", number), _BYTES)[:8]
         table = _Table(whole, columns)
         for query in hashes:
-            # The results of one part must not decide what the next part asks.
+            # The results of one part must not change what the next part asks, whatever the number of threads.
             asking = [(search, ~search.nearest.full) for search in searches]
             parts = [slice(start, start + _ASKED) for start in range(0, len(whole), _ASKED)]
             tasks = [(search, query, asks, part) for part in parts for search, asks in asking]
@@ -244,9 +243,10 @@ def _same_keys(
 
 
 class _Table:
-    """Images in the order of their keys: 8 bytes of the hash, of which the first 3 must be equal.
+    """Images in the order of their keys. A key is 8 bytes of the hash, and its first 3 bytes are its *start*.
 
-    An image finds its place by all 8 bytes, and meets at most `_STEPS` images up and down from there.
+    An image finds its place by all 8 bytes. It *meets* the images with the same start in the `_STEPS` places
+    before and after this one.
 
     Args:
         whole: (N, 4), the hashes of the images.
@@ -262,10 +262,10 @@ class _Table:
         starts = self._start[self._order]
         begins = np.flatnonzero(np.diff(starts, prepend=~starts[:1]))
         sizes = np.diff(begins, append=len(starts))
-        # Where the images with the same start are, for each place in the order.
+        # For each place in the order: where the images with the same start begin and end.
         self._low, self._high = np.repeat(begins, sizes), np.repeat(begins + sizes, sizes)
-        # Most starts occur in no other image. To look here is faster than to search.
-        self._count = np.zeros(1 << 24, np.uint8)  # of images with a start: 0, 1, or 2 for more
+        # Most starts occur in no other image. Looking that up here is faster than searching for them.
+        self._count = np.zeros(1 << 24, np.uint8)  # number of images with a start; 2 stands for 2 or more
         self._count[starts[begins]] = np.minimum(sizes, 2)
 
     def compare(
@@ -274,7 +274,7 @@ class _Table:
         """Compare images with those that they meet.
 
         Args:
-            task: the search, (N, 4) hashes, (N,) whether an image asks, and a part of the images.
+            task: the search; (N, 4) hashes; (N,) bool, whether an image asks; and a part of the images.
         """
         search, query, asks, part = task
         start = _starts(query[part], self._columns) ^ _starts(search.inverted[None], self._columns)
@@ -305,13 +305,13 @@ def _of_two(one: NDArray[np.int64], other: NDArray[np.int64], distance: NDArray[
 
 
 def _starts(hashes: NDArray[np.uint64], columns: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """(N, 4) hashes -> (N,) uint32, the first 3 bytes of their keys."""
+    """The starts of the keys: (N, 4) hashes -> (N,) uint32 below 2**24."""
     first, second, third = (hashes.view(np.uint8)[:, column] for column in columns[:3])
     shifted = first.astype(np.uint32) << 16 | second.astype(np.uint32) << 8 | third
     return np.asarray(shifted, np.uint32)
 
 
 def _keys(hashes: NDArray[np.uint64], columns: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """(N, 4) hashes -> (N,) uint64 of 8 of their bytes, the first one highest."""
+    """The keys: (N, 4) hashes -> (N,) uint64 of 8 of their bytes, with the first one as the highest."""
     chosen = hashes.view(np.uint8)[:, columns]
     return np.ascontiguousarray(chosen).view(">u8")[:, 0].astype(np.uint64)

@@ -107,6 +107,17 @@ CONTENDERS = pa.schema(
     ]
 )
 """What the drawn labels say of each classifier, from held-out predictions, and its weight in the mixture."""
+JUDGED = pa.schema(
+    [
+        _column("index", pa.int64()),
+        _column("model", pa.string()),
+        _column("right", pa.bool_()),
+        _column("loss", pa.float64()),
+        _column("counts", pa.float64()),
+    ]
+)
+"""What each classifier says of each labelled image out of fold: whether it is right, and the loss, -ln of the
+label's probability. And how much the image counts."""
 ANSWERS = pa.schema(
     [
         _column("index", pa.int64()),

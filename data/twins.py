@@ -1,24 +1,24 @@
 """Near-duplicate images ("twins"): a difference hash proposes pairs, and aligned pixels confirm them.
 
-Each image is decoded once, and leaves two things: `pixel_sha`, which is the exact identity of its pixels, and
-`thumbnail`, the mean green of 16x16 cells (`data.thumbnails`). `twins` finds the pairs from these. It decodes
-again only the images of pairs that the thumbnails can't rule out.
+Each image is decoded once. Two things are kept of it: `pixel_sha`, a hash of all its pixels, and `thumbnail`,
+the mean green of 16x16 cells (`data.thumbnails`). `twins` finds the pairs from these. It decodes again only
+the images of pairs that the thumbnails can't rule out.
 
-1. Images with equal pixels form a group. Each gives one pair, with the first image of the group. Only the
-   first image takes part in what follows.
+1. Images with equal pixels form a group. Each of them is paired with the first image of its group. Only this
+   first image takes part in the next steps.
 2. `data.proposals` compares difference hashes. A bit of the hash says which of two weighted parts of the
    image is brighter. To survive a crop, each image is also hashed without its first or last 5 % in each
    direction.
 3. `data.alignment` aligns the thumbnails of a proposed pair. Many pairs are ruled out here, without decoding.
-4. `data.confirmation` aligns the pixels themselves and correlates their detail. Detail tells images apart
-   that only share a layout: two cells on a plain background, two letters, two textures under the same light.
+4. `data.confirmation` aligns the pixels themselves and correlates their detail. The detail tells images apart
+   that share only a layout: two cells on a plain background, two letters, two textures under the same light.
 
-A copy may be re-encoded, resized (also with another aspect ratio), shifted or cropped by up to 8 % of each
-side (at 10 %, nine in ten are found), and brighter or darker. Copies that are rotated, drawn on, or
-recoloured to another pattern of light and dark are not found.
+A copy is found if it is re-encoded, resized (also to another aspect ratio), shifted or cropped by up to 8 %
+of each side, or made brighter or darker. At 10 %, nine in ten are found. Copies that are rotated, drawn on,
+or recoloured to another pattern of light and dark are not found.
 
-Images with a side below `SMALLEST` pixels have too few pixels to say more than "equal". The same holds for
-flat images, whose thumbnail has no contrast. For both, only equal pixels count.
+Two kinds of images are twins only if their pixels are equal: images with a side below
+`data.thumbnails.SMALLEST` pixels, and flat images, whose thumbnail has no contrast.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from data.spread import Threads
 Kind = Literal["equal", "near", "mirrored"]
 
 _THUMBNAILS_AGREE = 0.75  # correlation
-_BATCH = 128  # pairs that are aligned at once: their arrays fit into a cache
-_ROUND = 8192  # pairs whose images are in memory at once: at most 256 MiB
+_BATCH = 128  # number of pairs that are aligned at once; their arrays fit into a cache
+_ROUND = 8192  # number of pairs whose images are in memory at once, at most 256 MiB
 
 
 class Twin(NamedTuple):
@@ -51,8 +51,9 @@ class Twin(NamedTuple):
     Attributes:
         first: index of an image.
         second: index of the other image, greater than `first`.
-        kind: "equal": all pixels are equal; "near": one is a changed copy; "mirrored": of the mirror image.
-        correlation: of their detail, at most 1; it is 1 for equal pixels.
+        kind: "equal": all pixels are equal. "near": one image is a changed copy of the other. "mirrored": one
+            is a changed copy of the other's mirror image.
+        correlation: correlation of their detail, at most 1; it is 1 for equal pixels.
     """
 
     first: int
@@ -70,16 +71,16 @@ def twins(
 ) -> list[Twin]:
     """Find all pairs of twins among N images.
 
-    An image with equal pixels elsewhere is paired only with the first such image, and only this one is
-    compared further. `groups` therefore says best which images belong together.
+    Of images with equal pixels, each is paired only with the first, and only the first is compared with other
+    images. So use `groups` to find out which images belong together.
 
     Args:
         thumbnails: (N, 16, 16) uint8 from `thumbnail`.
         shas: N results of `pixel_sha`.
-        read: is called with ascending indices, a few times. It may yield one image at a time: of each at most
-            128x128 pixels are kept.
-        mirrored: whether to also look for mirrored copies. It doubles the time of the proposals.
-        workers: number of threads.
+        read: decodes images. It is called a few times, with ascending indices. It should yield one image at a
+            time, because at most 128x128 pixels of each are kept.
+        mirrored: whether to look for mirrored copies, too. This doubles the time of the proposals.
+        workers: number of threads; 0: this thread does the work.
 
     Returns:
         The pairs, ascending by first and second. No pair occurs twice.
@@ -94,8 +95,8 @@ def twins(
     with Threads(workers) as threads:
         proposals = propose(thumbnails[alone], mirrored=mirrored, threads=threads)
         pairs = np.concatenate([alone[pairs] for pairs in proposals])
-        turned = np.repeat([False, True], [len(pairs) for pairs in proposals])
-        for twin in _confirmed(_likely(thumbnails, pairs, turned, threads), read, threads):
+        flipped = np.repeat([False, True], [len(pairs) for pairs in proposals])
+        for twin in _confirmed(_likely(thumbnails, pairs, flipped, threads), read, threads):
             other = best.setdefault(twin[:2], twin)
             best[twin[:2]] = max(twin, other, key=lambda one: one.correlation)
     return sorted([*found, *best.values()])
@@ -106,43 +107,43 @@ class _Pairs(NamedTuple):
 
     Attributes:
         images: (P, 2) int64, their indices.
-        turned: (P,) bool, whether the second image is mirrored.
-        places: where the second image, so turned, lies in the first.
+        flipped: (P,) bool, whether the second image is mirrored first.
+        places: where the second image, mirrored if `flipped`, lies in the first.
     """
 
     images: NDArray[np.int64]
-    turned: NDArray[np.bool_]
+    flipped: NDArray[np.bool_]
     places: Places
 
     def at(self, chosen: NDArray[np.int64] | NDArray[np.bool_] | slice) -> _Pairs:
         """Some of the pairs."""
         places = Places(self.places.scale[chosen], self.places.shift[chosen])
-        return _Pairs(self.images[chosen], self.turned[chosen], places)
+        return _Pairs(self.images[chosen], self.flipped[chosen], places)
 
 
 def _likely(
-    thumbnails: Pixels, index: NDArray[np.int64], turned: NDArray[np.bool_], threads: Threads
+    thumbnails: Pixels, index: NDArray[np.int64], flipped: NDArray[np.bool_], threads: Threads
 ) -> _Pairs:
     """The pairs whose thumbnails agree, ascending by their indices."""
 
     def aligned(start: int) -> _Pairs:
-        pairs, mirrored = index[start : start + _BATCH], turned[start : start + _BATCH]
+        pairs, mirrored = index[start : start + _BATCH], flipped[start : start + _BATCH]
         one, other = (thumbnails[pairs[:, i]].astype(np.float32) for i in (0, 1))
         other[mirrored] = other[mirrored][..., ::-1]
         places, likeness = align(one, other)
         return _Pairs(pairs, mirrored, places).at(likeness >= _THUMBNAILS_AGREE)
 
-    none = _Pairs(index[:0], turned[:0], Places(*np.empty((2, 0, 2), np.float32)))
+    none = _Pairs(index[:0], flipped[:0], Places(*np.empty((2, 0, 2), np.float32)))
     parts = [none, *threads.map(aligned, range(0, len(index), _BATCH))]
     found = _Pairs(
         np.concatenate([part.images for part in parts]),
-        np.concatenate([part.turned for part in parts]),
+        np.concatenate([part.flipped for part in parts]),
         Places(
             np.concatenate([part.places.scale for part in parts]),
             np.concatenate([part.places.shift for part in parts]),
         ),
     )
-    return found.at(np.lexsort((found.turned, *found.images.T[::-1])))
+    return found.at(np.lexsort((found.flipped, *found.images.T[::-1])))
 
 
 def _confirmed(pairs: _Pairs, read: Read, threads: Threads) -> Iterator[Twin]:
@@ -154,8 +155,8 @@ def _confirmed(pairs: _Pairs, read: Read, threads: Threads) -> Iterator[Twin]:
         def confirm(begin: int, part: _Pairs = part, images: dict[int, Image.Image] = images) -> Confirmed:
             batch = part.at(slice(begin, begin + _BATCH))
             others = [
-                images[i].transpose(Image.Transpose.FLIP_LEFT_RIGHT) if turned else images[i]
-                for i, turned in zip(batch.images[:, 1].tolist(), batch.turned, strict=True)
+                images[i].transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else images[i]
+                for i, flipped in zip(batch.images[:, 1].tolist(), batch.flipped, strict=True)
             ]
             return confirm_at(batch.places, [images[i] for i in batch.images[:, 0].tolist()], others)
 
@@ -163,7 +164,7 @@ def _confirmed(pairs: _Pairs, read: Read, threads: Threads) -> Iterator[Twin]:
         correlation = np.concatenate([result.correlation for result in results])
         for at in np.flatnonzero(np.concatenate([result.twins for result in results])).tolist():
             first, second = part.images[at].tolist()
-            yield Twin(first, second, "mirrored" if part.turned[at] else "near", float(correlation[at]))
+            yield Twin(first, second, "mirrored" if part.flipped[at] else "near", float(correlation[at]))
 
 
 def groups(n: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from data.errors import ConfigError, Interrupted
+from data.reading import MAX_PIXELS
 from data.secrets import mask_all
 from data.store import Store
 from flows.phrases import summary
@@ -250,6 +251,13 @@ def _parser() -> argparse.ArgumentParser:
         help="find the N most similar training images; with --out, also draw them on a page",
     )
     sub.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help=f"images with more pixels count as bad; this limits memory (default: {MAX_PIXELS})",
+    )
+    sub.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute (default: auto)"
     )
     storing(sub)
@@ -380,6 +388,7 @@ def _predict(options: argparse.Namespace, terminal: Terminal) -> int:
         out=options.out,
         keep=math.inf if options.json and not options.out else FEW,
         device=options.device,
+        max_pixels=options.max_pixels,
     )
     with terminal.counting("predict") as progress:
         result = answer(asked, terminal.note, progress)

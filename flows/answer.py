@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data.errors import ConfigError
+from data.reading import MAX_PIXELS
 from data.sources import Source
 from flows.model_folder import Usable, usable_model
 from tasks.config import Compute, Config
@@ -47,6 +48,7 @@ class Question:
         out: the file to write, .parquet or .csv; None: nothing is written.
         keep: number of rows to return.
         device: where to compute.
+        max_pixels: images with more pixels are bad images; it bounds memory.
     """
 
     model: Usable
@@ -59,6 +61,7 @@ class Question:
     out: Path | None = None
     keep: float = FEW
     device: Device = "auto"
+    max_pixels: int = MAX_PIXELS
 
 
 def question(
@@ -73,6 +76,7 @@ def question(
     out: str | None = None,
     keep: float = FEW,
     device: Device = "auto",
+    max_pixels: int = MAX_PIXELS,
 ) -> Question:
     """Understand what a user asks in words, and check it before any work.
 
@@ -87,6 +91,7 @@ def question(
         out: path of the file to write, or None.
         keep: see `Question`.
         device: see `Question`.
+        max_pixels: see `Question`.
 
     Raises:
         ConfigError: there is no such model or image, or a number or the file is not allowed.
@@ -104,6 +109,7 @@ def question(
         out=Path(out).expanduser() if out else None,
         keep=keep,
         device=device,
+        max_pixels=max_pixels,
     )
     check(asked)
     return asked
@@ -152,7 +158,7 @@ def answer(
     from data.schemas import predictions
     from tasks import predictions as asking
 
-    model = opened(question.model.place, question.device)
+    model = opened(question.model.place, question.device, question.max_pixels)
     names = model.need_names() if question.classes else ()
     features = question.embeddings or question.neighbours > 0
     if features and model.dim is None:
@@ -211,6 +217,8 @@ def check(question: Question) -> None:
 
     if question.top < 1:
         raise ConfigError(f"--top {question.top}: give 1 or more")
+    if question.max_pixels < 1:
+        raise ConfigError(f"--max-pixels {question.max_pixels}: give 1 or more")
     if question.neighbours < 0:
         raise ConfigError(f"--neighbours {question.neighbours}: give 0 or more")
     if question.out is not None:
@@ -224,16 +232,16 @@ def check(question: Question) -> None:
 _OPENED: dict[Any, Opened] = {}
 
 
-def opened(place: Path, device: Device) -> Opened:
+def opened(place: Path, device: Device, max_pixels: int) -> Opened:
     """Open a model, or take the one that this process has open. A file that has changed is read again."""
     from models.opened import open_model
 
     files = sorted(place.glob("model.*")) if place.is_dir() else [place]
-    key = (place, device, *(path.stat().st_mtime_ns for path in files))
+    key = (place, device, max_pixels, *(path.stat().st_mtime_ns for path in files))
     if key not in _OPENED:
         while len(_OPENED) >= _KEPT:
             _OPENED.pop(next(iter(_OPENED)))
-        _OPENED[key] = open_model(place, device)
+        _OPENED[key] = open_model(place, device, max_pixels)
     return _OPENED[key]
 
 

@@ -1,6 +1,6 @@
 """A configuration as YAML: plain, with an explanation of each key, or only the keys that differ.
 
-`run` accepts all three, and they give the same configuration.
+The command `run` accepts all three forms, and reads the same configuration from each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.config import Config
 from tasks.overlay import METHOD_SECTIONS, merge, methods
 
 COLUMNS = 100
-"""Width of the comments, characters. A key with its value may be longer."""
+"""Maximum width of the comments, in characters. A line with a key and its value may be longer."""
 
 Values = dict[str, Any]
 """A configuration, or a part of one, as nested dicts of JSON values."""
@@ -82,20 +82,21 @@ def _defaults(config: Config) -> Values:
 
 
 def _method_defaults(section: str, method: str) -> Values:
-    """The defaults of a method. Keys that must be given are missing."""
+    """The defaults of a method. Keys without a default are missing."""
     return {name: s.default for name, s in settings(methods(section)[method]).items() if not s.required} | {
         "method": method
     }
 
 
 def _changes(config: Config, base: Config) -> tuple[Values, Values]:
-    """The settings that turn one configuration into another, if they are laid over it like a file's.
+    """The settings that turn `base` into `config` when they are laid over it, as those of a file are.
 
     Setting one key can reset others: another method brings its own defaults, for example. So the settings are
-    laid over, and what still differs is set as well, until nothing differs.
+    laid over `base`, and what still differs is set as well, until nothing differs.
 
     Returns:
-        The settings, and the values that these keys have without them, if only the methods are chosen.
+        The settings, and the values to compare them with. These are the values of `base` after the methods
+        of `config` are chosen, but with the methods of `base`.
     """
     wanted, chosen = _json(config), {s: getattr(config, s).method for s in METHOD_SECTIONS}
     over: Values = {s: {"method": m} for s, m in chosen.items() if m != getattr(base, s).method}
@@ -116,14 +117,14 @@ def _changes(config: Config, base: Config) -> tuple[Values, Values]:
 
 
 def _under(base: Any, over: Any) -> Any:
-    """`over` with the values of `base` for the keys that it lacks, section by section."""
+    """Fill in the keys that `over` lacks with the values of `base`, section by section."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
     return base | {name: _under(base.get(name), value) for name, value in over.items()}
 
 
 def _methods_named(over: Values, config: Config) -> Values:
-    """Name the method of each section that has keys of a method, because they mean nothing without it."""
+    """Add the method to each section that has keys of a method. Without it they have no meaning."""
     named = {s: {"method": getattr(config, s).method, **over[s]} for s in METHOD_SECTIONS if s in over}
     return {**over, **named}
 
@@ -156,7 +157,7 @@ def _lines(model: Frozen, values: Values, instead: Values, above: str) -> Iterat
     Args:
         model: the configuration, or one of its sections.
         values: what is shown of it, in the order of the model's fields.
-        instead: the values to compare with; keys that it lacks are shown without comparison.
+        instead: the values to compare with. A key that it lacks is shown without a comparison.
         above: the section's dotted key with a dot at its end; empty for the configuration.
     """
     indent, known = "  " * above.count("."), settings(type(model), above)
@@ -192,7 +193,7 @@ def _comment(text: str, indent: str) -> list[str]:
 
 def _flow(value: Any) -> str:
     """A value as YAML in one line."""
-    for style in (None, '"'):  # only double quotes have a sign for the end of a line
+    for style in (None, '"'):  # only double-quoted text can have a line break within one line
         text: str = yaml.safe_dump(
             value, allow_unicode=True, default_flow_style=True, default_style=style, width=float("inf")
         )

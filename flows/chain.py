@@ -3,8 +3,9 @@
 `chain(config, hooks)` calls `hooks.step(label, plan, **inputs)` for every stage. The returned handle stands
 for an artifact that may not exist yet (a future in the flow). Later stages take it as an input.
 
-The type of a method's configuration says which stages it needs. A `Teacher` is trained. A `Descriptor` and
-`External` train nothing, so the chain starts at embed. `learns_from` says what transfer reads.
+The type of the pretext configuration says which stages it needs. A `Teacher` is trained. A `Descriptor` and
+`External` train nothing, so the chain starts at embed. The transfer configuration's `learns_from` says what
+transfer reads.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ TUNED = {
     "plain": "plain",
     "ship": "shipped",
 }
-"""Stage that trains on the few labels -> name of its model in the scores."""
+"""Label of a stage that makes a classifier from the few labels -> name of this classifier in the scores."""
+STUDENTS = ("student-finetuned", "student-linear", "scratch", "plain")
+"""Candidates with the student's network, which `distill.init: favoured` chooses from."""
 
 
 def chain(
@@ -67,12 +70,12 @@ def chain(
     Args:
         config: the run's configuration.
         hooks: callbacks that run the stages.
-        made: label -> handle of stages that are already laid out, such as the manifest and the drift
+        made: label -> handle, for stages that are already laid out, such as the manifest and the drift
             measurements.
         kept: label -> artifact of an earlier run that this run keeps instead of training again.
 
     Returns:
-        label -> handle of every stage of the run.
+        label -> handle, for every stage of the run.
 
     Raises:
         ConfigError: the images can't serve this configuration (`tasks.feasible`).
@@ -111,14 +114,14 @@ def chain(
 
 
 def _follow(layout: Layout, made: Handle) -> None:
-    """Continue with the settings of a plan, as soon as it is made."""
+    """Wait for a plan, and continue with its settings."""
     found = layout.hooks.look(made)
     layout.config = planned(layout.config, found["settings"])
     layout.hooks.planned(layout.config, found)
 
 
 def _teach(layout: Layout) -> None:
-    """Lay out the teacher, if the method trains one, and the features of the run's images."""
+    """Lay out the teacher, if the pretext method trains one, and the features of the run's images."""
     config, images = layout.config, layout.made["manifest"]
     layout.models["teacher"] = None
     if isinstance(config.pretext, Teacher):
@@ -157,7 +160,7 @@ def _transfer(layout: Layout) -> None:
 
 
 def _cluster(layout: Layout) -> Handle:
-    """Lay out clusters and assignments. If a person who reviews them chooses another k, repeat with it."""
+    """Lay out clusters and assignments. If a reviewer chooses another k, lay them out again with this k."""
     end, config = "", layout.config
     clustered = layout.features_of(config.cluster.data, "cluster")
     while True:
@@ -178,7 +181,7 @@ def _cluster(layout: Layout) -> Handle:
 
 
 def _learn_labels(layout: Layout, facts: Facts) -> None:
-    """Lay out the stages that use the few labels: fine-tuning, distillation, the baseline, and what ships."""
+    """Lay out the stages that use the few labels: fine-tuning, distillation, the baseline, and the choice."""
     if "finetune-student" in layout.kept:
         _keep_learned(layout)
         return
@@ -239,10 +242,11 @@ def _compare(layout: Layout, student: Handle) -> None:
         features |= {"teacher": layout.made["embed"]} if config.embed.layer == "features" else {}
     for role in finetune.UNTRAINED:
         if role == "plain" or config.finetune.baseline:
-            models[role] = _untrained(layout, role)
+            models[role] = _untrained(layout, role, steps=config.finetune.baseline_steps)
     judged = {label: TUNED[label] for label in layout.made if label in TUNED}
     contenders: dict[str, Handle] = {}
     for label, name in judged.items():
+        # A linear classifier reads features that exist already. The other networks were trained further.
         frozen = {"features": features[end]} if (end := label.removeprefix("linear-")) in features else {}
         plan: Plan = partial(predict.plan, config)
         contenders[name] = layout.made[label]
@@ -260,14 +264,11 @@ def _compare(layout: Layout, student: Handle) -> None:
     mixture = layout.make("weigh", partial(weigh.plan, config), labels=inputs["labels"], **contenders)
     candidates = {name: layout.made[label] for label, name in judged.items()}
     if config.until == "distill":
-        start = {"finetuned": models["student-finetuned"], "transferred": student, "scratch": None}
-        begin = start[config.distill.init]
+        starts = _starts(config.distill.init, models["student-finetuned"], student)
+        if config.distill.init == "favoured":
+            starts = {name: candidates[name] for name in STUDENTS if name in candidates}
         models["student"] = candidates["student"] = layout.make(
-            "distill",
-            partial(distill.plan, config),
-            **inputs,
-            probabilities=mixture,
-            **({} if begin is None else {"checkpoint": begin}),
+            "distill", partial(distill.plan, config), **inputs, probabilities=mixture, **starts
         )
     _ship(layout, candidates, mixture=mixture)
 
@@ -278,8 +279,13 @@ def _ship(layout: Layout, candidates: dict[str, Handle], **mixture: Handle) -> N
     layout.models["shipped"] = layout.make("ship", plan, **inputs, **mixture, **candidates)
 
 
+def _starts(init: str, tuned: Handle, transferred: Handle) -> dict[str, Handle]:
+    """The student that distillation starts from, as its input `checkpoint`; none for one from scratch."""
+    return {"finetuned": {"checkpoint": tuned}, "transferred": {"checkpoint": transferred}}.get(init, {})
+
+
 def _second(layout: Layout, name: str, model: Handle) -> Handle:
-    """The features of a network other than the teacher."""
+    """The features of a network other than the teacher. They are laid out once."""
     plan: Plan = partial(embed.plan, layout.config, part="train", layer="features")
     return layout.made.get(f"embed-{name}") or layout.make(
         f"embed-{name}", plan, manifest=layout.made["manifest"], checkpoint=model
@@ -316,7 +322,7 @@ def _distill(layout: Layout, draw: Handle, student: Handle, tuned: Handle) -> Ha
     if teacher is not None:
         members = {"checkpoint": teacher} | ({"student": tuned} if config.predict.student else {})
     probabilities = layout.make("predict", partial(predict.plan, config), manifest=images, **members)
-    last = {"finetuned": tuned, "transferred": student, "scratch": None}[config.distill.init]
+    last = _starts(config.distill.init, tuned, student).get("checkpoint")
     second = None if teacher is None else ("teacher-finetuned", teacher)
     for round in range(1, config.distill.rounds + 1):
         end = "" if round == config.distill.rounds else f"-round{round}"
@@ -341,8 +347,8 @@ def _propagate(
         layout: the run's layout.
         label: the stage's label.
         probabilities: the probabilities of all images.
-        second: name and handle of a second network; neighbours are searched in both networks' features. None:
-            only the teacher's features are used.
+        second: name and handle of a second network. With `predict.joint`, neighbours are searched in both
+            networks' features. None: only the teacher's features are used.
     """
     config, made = layout.config, layout.made
     inputs = {"features": made["embed"], "probabilities": probabilities, "labels": made["labels"]}
@@ -354,4 +360,5 @@ def _propagate(
 
 
 def _nothing(**inputs: Artifact) -> Artifact:
+    """Stands for the plan of a kept stage. `Layout.make` returns the kept artifact instead of calling it."""
     raise AssertionError("a kept stage never calls its plan")

@@ -2,8 +2,8 @@
 
 With `pin.enabled`, a run looks for the latest run of the same configuration that trained its own networks. It
 counts the images that are new, changed or gone since then, and measures how far the distances to the
-centroids have drifted. If both stay within the limits, this run uses the earlier checkpoints and clusters
-unchanged. All later stages are named by their actual inputs: these checkpoints and today's images.
+centroids have drifted. If both stay within the limits, this run uses the earlier checkpoints, clusters and
+plan unchanged. The other stages read these and today's images, and their fingerprints follow from both.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from tasks.stages import assign, drift, growth, manifest
 TRAINED = ("checkpoint", "clusters", "plan")
 """Kinds of artifacts that are kept."""
 GROWTH = ("images", "before", "new", "changed", "gone", "relabelled", "same", "share")
-"""Figures of the stage growth."""
+"""Figures that are taken from the stage growth."""
 DRIFT = ("mean", "mean_before", "shift", "far", "far_before")
-"""Figures of the stage drift."""
+"""Figures that are taken from the stage drift."""
 _OWN = {"recipe", "store", "compute", "export", "pin", "review"}
-"""Keys that are ignored when two configurations are compared. Of `compute`, the precision still counts."""
+"""Keys that are ignored when two configurations are compared. Only the precision of `compute` is compared."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Earlier:
 
     Attributes:
         run: its name.
-        config: the configuration of its trainings, with its plan.
+        config: the configuration that it trained with, including its plan's settings.
         manifest: the manifest of its images.
         assignments: the clusters of these images; None if it has none.
-        trained: stage -> checkpoint, clusters or part of a plan.
+        trained: label of a stage -> its checkpoint, its clusters, or its part of the plan.
     """
 
     run: str
@@ -82,7 +82,7 @@ class Decision:
 
 
 def find(config: Config) -> Earlier | None:
-    """Find the latest finished run of this configuration that trained its own networks.
+    """Find the latest finished run of this configuration that trained its own networks; None without one.
 
     Runs whose artifacts are no longer in the store are skipped.
     """
@@ -91,7 +91,7 @@ def find(config: Config) -> Earlier | None:
     for path in sorted((store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # another run is writing it, or it is damaged
+        except (OSError, ValueError):  # another run is writing the file, or it is damaged
             continue
         if record["status"] != "done" or record.get("pinned"):
             continue
@@ -142,18 +142,22 @@ def pinned_chain(config: Config, earlier: Earlier | None, hooks: Hooks) -> dict[
         config: the run's configuration, with `pin.enabled`.
         earlier: the result of `find`; None: everything is trained.
         hooks: callbacks that run the stages. `decided` gets the decision.
+
+    Returns:
+        label -> handle, for every stage of the run.
     """
     if earlier is None:
         hooks.decided(Decision(False, "no earlier run of this configuration", None, {}))
         return chain(config, hooks)
-    # The earlier networks need the scale that they were trained with.
+    # The earlier networks need the range of pixel values that they were trained with.
     images = hooks.step("manifest", partial(manifest.plan, config, like=earlier.manifest))
     made: dict[str, Handle] = {"manifest": images}
     made["growth"] = hooks.step("growth", partial(growth.plan, before=earlier.manifest), manifest=images)
     figures = _figures(hooks.look(made["growth"]), GROWTH)
     limits, because = config.pin, ""
     if figures["same"]:
-        because = "the images are those it was trained on"  # so the store finds its artifacts without pinning
+        # Pinning is not needed, because the store has all artifacts of these images.
+        because = "the images are those it was trained on"
     elif figures["share"] > limits.growth:
         because = (
             f"{percent(figures['share'])} of the images are new, changed or gone, "
@@ -170,7 +174,8 @@ def pinned_chain(config: Config, earlier: Earlier | None, hooks: Hooks) -> dict[
                 break
     if because:
         hooks.decided(Decision(False, because, earlier.run, figures))
-        if "value_range" in hooks.look(images) and not figures["same"]:  # today's images choose it again
+        # With new training, today's images choose the range again.
+        if "value_range" in hooks.look(images) and not figures["same"]:
             made["manifest"] = hooks.step("manifest", partial(manifest.plan, config))
         return chain(config, hooks, made=made)
     kept = earlier.trained

@@ -30,9 +30,9 @@ docs/settings.md` writes this page from the configuration's own descriptions.
 - A recipe has its own values for many keys. `knowledge-transfer show RECIPE` prints all of them with these
   sentences, and `knowledge-transfer show RECIPE --changed` prints those that differ from the defaults below.
 - A YAML file with `recipe: digits`, or another name that `list` shows, needs only the keys that differ from
-  this recipe. All others are the recipe's. A choice of another `method` behaves as with `--set`. `--set` wins
-  over the file. Any other name in `recipe:` is a label of your own, and so is the file's name if it has no
-  such key. Keys that such a file lacks have the defaults below.
+  this recipe. All other keys have the recipe's values. Choosing another `method` has the same effect as with
+  `--set`. `--set` wins over the file. Any other name in `recipe:` is a label of your own. If the file has no
+  such key, its name is the label. Keys that such a file lacks have the defaults below.
 - The methods `pretext.method` and `transfer.method` each have their own keys, in one table per method.
 """
 

@@ -81,7 +81,8 @@ class Failure:
 def explain(error: BaseException, run: Run | None) -> Failure:
     """Describe an error to the user. The traceback of an unforeseen one goes to the run's log, if any."""
     if stopped(error):
-        text = "interrupted; what was done is kept, and the same command resumes from there"
+        kept = "what was done is kept, and the same command resumes from there"
+        text = f"interrupted; {kept if run is not None else 'nothing was left half-written'}"
         return Failure("cancelled", Interrupted.status, text)
     line = scrub(" ".join(str(error).split()))
     if isinstance(error, PipelineError):

@@ -98,7 +98,7 @@ def _save(images: Any, to: Path) -> None:
     if len({each.shape for each in several}) == 1:
         np.save(to / "images.npy", np.stack(several))
     else:
-        np.savez(to / "images.npz", **{str(number): each for number, each in enumerate(several)})
+        np.savez(to / "images.npz", *several)
 
 
 def _checked(array: NDArray[Any], dimensions: tuple[int, ...]) -> NDArray[Any]:

@@ -110,41 +110,66 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for w in group["params"]:
-                if w.grad is not None:
-                    w.mul_(1 - group["lr"] * group["weight_decay"])
-                    (self._matrix if group["orthogonal"] else self._adam)(w, w.grad, group)
+            weights = [w for w in group["params"] if w.grad is not None]
+            if weights:
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                (self._matrices if group["orthogonal"] else self._adam)(weights, group)
         return loss
 
-    def _matrix(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[w]
-        if not state:
-            state["velocity"] = torch.zeros_like(w)
-        v = state["velocity"].mul_(group["momentum"]).add_(g)
-        u = g.add(v, alpha=group["momentum"]).flatten(1)
-        rows, columns = u.shape
-        w.add_(orthogonal(u).view_as(w), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+    def _matrices(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = [w.grad for w in weights if w.grad is not None]
+        for w in weights:
+            if not self.state[w]:
+                self.state[w]["velocity"] = torch.zeros_like(w)
+        velocity = [self.state[w]["velocity"] for w in weights]
+        torch._foreach_mul_(velocity, group["momentum"])
+        torch._foreach_add_(velocity, gradients)
+        updates = torch._foreach_add(gradients, velocity, alpha=group["momentum"])
+        for w, update in zip(weights, updates, strict=True):
+            u = update.flatten(1)
+            rows, columns = u.shape
+            w.add_(orthogonal(u).view_as(w), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
-    def _adam(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[w]
-        if not state:
-            state.update(steps=torch.zeros(()), mean=torch.zeros_like(w), square=torch.zeros_like(w))
-        state["steps"] += 1
-        t = float(state["steps"])
-        mean, square = state["mean"].lerp_(g, 0.1), state["square"].lerp_(g * g, 0.01)
-        spread = (square / (1 - 0.99**t)).sqrt_().add_(1e-8)
-        w.addcdiv_(mean, spread, value=-ADAM_SHARE * group["lr"] / (1 - 0.9**t))
+    def _adam(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        for w in weights:
+            if not self.state[w]:
+                self.state[w].update(
+                    steps=torch.zeros(()), mean=torch.zeros_like(w), square=torch.zeros_like(w)
+                )
+            self.state[w]["steps"] += 1
+        gradients = [w.grad for w in weights if w.grad is not None]
+        mean, square = ([self.state[w][name] for w in weights] for name in ("mean", "square"))
+        steps = [float(self.state[w]["steps"]) for w in weights]
+        torch._foreach_lerp_(mean, gradients, 0.1)
+        torch._foreach_lerp_(square, torch._foreach_mul(gradients, gradients), 0.01)
+        spread = torch._foreach_div(square, [1 - 0.99**t for t in steps])
+        torch._foreach_sqrt_(spread)
+        torch._foreach_add_(spread, 1e-8)
+        rates = [-ADAM_SHARE * group["lr"] / (1 - 0.9**t) for t in steps]
+        torch._foreach_addcdiv_(weights, mean, spread, rates)
 
 
 def orthogonal(u: Tensor) -> Tensor:
-    """(rows, columns) -> the same singular vectors, singular values near 1. The iteration tolerates bf16."""
+    """(rows, columns) float32 -> the same singular vectors, singular values near 1.
+
+    A Newton-Schulz iteration is x <- (a + b G + c G G) x with G = x x^T. All its factors are polynomials in
+    the first G, so they commute. Hence we iterate G itself, and multiply x once, by the product of all
+    factors. That is less work where a matrix has more columns than rows. We compute in float32, because few
+    CPUs are faster with small matrices in bfloat16.
+    """
     a, b, c = NEWTON_SCHULZ
-    x: Tensor = u.bfloat16() if u.shape[0] <= u.shape[1] else u.bfloat16().T
+    x = u if u.shape[0] <= u.shape[1] else u.T
     x = x / (x.norm() + 1e-7)
+    gram = x @ x.T
+    whole: Tensor | None = None
     for _ in range(5):
-        gram: Tensor = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x if u.shape[0] <= u.shape[1] else x.T).float()
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        whole = factor if whole is None else factor @ whole
+        gram = factor @ gram @ factor
+    assert whole is not None
+    x = torch.mm(whole, x)
+    return x if u.shape[0] <= u.shape[1] else x.T
 
 
 def make_optimizer(

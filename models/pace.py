@@ -1,8 +1,8 @@
-"""How long work takes on this machine's CPU: measured by doing a little of it with the product's own code.
+"""How long work takes on this machine's CPU. A little of the work is done and timed, with the product's code.
 
-A `Pace` measures each piece of work once and keeps the result, also as JSON. Work that is too large to try
-is estimated by its operations, at the speed of the most similar work that was measured. Images are random,
-because the time of a step doesn't depend on what they show.
+A `Pace` measures each piece of work once and keeps the result, which can be stored as JSON. Work that is too
+large to try is estimated from its number of operations, at the speed of the most similar work that was
+measured. Images are random, because the time of a step doesn't depend on what they show.
 """
 
 from __future__ import annotations
@@ -43,25 +43,26 @@ from models.work import IMPORTS, Chores, Describe, Imports, Pass, Portion, Produ
 
 CPU = torch.device("cpu")
 CHORES = 0.2
-"""Seconds of `_chores` on two quiet cores of an AMD EPYC. Stages state their chores as on that machine."""
+"""Seconds that `_chores` takes on two quiet cores of an AMD EPYC. Stages state how long chores take there."""
 UNMEASURED = 0.25
-"""Share of a plain convolution's speed that work reaches, as long as nothing like it has been measured."""
+"""Share of a plain convolution's speed that work is assumed to reach until something like it is measured."""
 DESCRIBED = 2e-7
-"""Seconds per pixel that a descriptor takes, as long as it has not been measured."""
+"""Seconds per pixel that a descriptor is assumed to take until it is measured."""
 LARGEST = 100_000_000
 """Networks with more parameters than this are not built."""
 LONGEST = 4.0
 """Seconds. Work is not tried if the trial is expected to take longer."""
 TRIAL = 0.5
-"""Seconds that a trial's timed steps take, about."""
+"""Approximate number of seconds that a trial's timed steps take."""
 FEW = 16
-"""Images of the first, small trial, which decides how many images the second one has."""
+"""Number of images in the first, small trial. Its time decides how many images the second trial has."""
 LABELLED = {"transfer", "finetune", "distill"}
-"""Sections of methods whose students learn labels or probabilities of one view, if they have no teacher."""
+"""Sections whose methods, if they have no teacher, learn labels or probabilities from one view per image."""
 SHARED = ("freeze", "optimizer", *Views.model_fields)
-"""Settings that matter to the time of a step that learns labels."""
+"""The only settings that change the time of a step that learns labels."""
 IGNORED = 0.05
-"""Measuring ends when what is not measured takes at most this share of the time, doubts included."""
+"""Measuring ends when the unmeasured work takes at most this share of the whole time, even in the worst case
+(`Pace._doubt`)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Measured:
 
     Attributes:
         work: what was done.
-        seconds: per step, per image or per operation.
+        seconds: seconds per step, per image, per operation, or per unit of chores or imports.
         fixed: the part of a step's seconds that does not depend on the number of images, such as that of the
             optimizer.
         between: seconds per image and epoch that the method of a step takes between epochs.
@@ -86,10 +87,10 @@ class Pace:
     """The pace of this machine.
 
     Args:
-        budget: seconds to spend on measuring. No measurement begins later than this.
-        trial: measures some work; None if it can't be tried. Tests pass one that needs no time.
-        clock: seconds. The default counts those in which this thread runs, so that a busy machine lengthens
-            the measurements instead of leaving work unmeasured.
+        budget: seconds to spend on measuring. When they are spent, no further measurement begins.
+        trial: measures some work; returns None if it can't be tried. Tests pass one that needs no time.
+        clock: returns the time in seconds. The default counts only the time in which this thread runs. So a
+            busy machine lengthens the measurements instead of leaving work unmeasured.
 
     Attributes:
         spent: seconds spent on measuring so far.
@@ -108,10 +109,10 @@ class Pace:
         self._untried: dict[str, Work] = {}
 
     def measure(self, portions: Iterable[Portion]) -> None:
-        """Measure the work that takes most of the time first, until the rest does not matter.
+        """Measure work, the most time-consuming first, until the rest does not matter.
 
         Args:
-            portions: all that will be done.
+            portions: all work that will be done.
         """
         wanted = list(portions)
         while self.spent < self.budget:
@@ -130,7 +131,7 @@ class Pace:
             self.know(works[max(left, key=left.__getitem__)])
 
     def know(self, work: Work) -> Measured | None:
-        """Measure work, unless this was done before. None: it can't be tried."""
+        """Measure work, unless it is measured already. Returns None if it can't be tried."""
         key = key_of(work)
         if key not in self._known | self._untried:
             began = self._clock()
@@ -143,14 +144,15 @@ class Pace:
         return self._known.get(key)
 
     def imported(self, seconds: float) -> None:
-        """Tell how long this process took to import this module and torch.
+        """Record how many seconds this process took to import this module and torch.
 
-        Imports can be timed only once in a process. Otherwise they are estimated from other chores.
+        Imports can be timed only once in a process, so they can't be tried like other work. Without this
+        record, they are estimated from chores.
         """
         self._known[key_of(Imports())] = Measured(Imports(), seconds / IMPORTS)
 
     def seconds(self, portion: Portion) -> float:
-        """Seconds that some work takes. If it is not measured, it is estimated; nothing is measured now."""
+        """Seconds that some work takes, as measured by an earlier trial. Without one, they are estimated."""
         work = portion.work
         found = self._known.get(key_of(work))
         if found is not None:
@@ -168,13 +170,13 @@ class Pace:
                 return portion.times * self._similar(work)
 
     def measured(self, work: Work) -> bool:
-        """Whether the work is measured, or a step that differs only in what it learns and in its images."""
+        """Whether this work is measured, or a step that takes as long per image (`_alike`)."""
         if key_of(work) in self._known:
             return True
         return isinstance(work, Step) and any(_alike(work, each.work) for each in self._known.values())
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values for `learn`. A pace that learns them measures nothing of it again."""
+        """What this pace knows, as JSON values for `learn`."""
         return {
             "measured": [
                 {**asdict(each), "work": each.work.model_dump(mode="json")} for each in self._known.values()
@@ -183,7 +185,7 @@ class Pace:
         }
 
     def learn(self, values: Mapping[str, Any]) -> None:
-        """Take over what another pace knew, on the same machine.
+        """Take over what another pace on the same machine knew, so that it is not measured again.
 
         Args:
             values: what `as_json` returned.
@@ -197,10 +199,10 @@ class Pace:
             self._untried[key_of(work)] = work
 
     def _doubt(self, work: Work) -> float:
-        """How many times longer the work may take than `seconds` says.
+        """How many times longer than `seconds` says the work may take.
 
-        Operations say little of networks that nothing is known of: those of a MobileNet take ten times as
-        long as those of a ResNet.
+        The number of operations says little about a backbone that was not measured: an operation of a
+        MobileNet takes ten times as long as one of a ResNet.
         """
         if not isinstance(work, Step | Pass):
             return 1.0
@@ -209,7 +211,7 @@ class Pace:
         return 2.0 if work.kind in like else 5.0 if like else 20.0
 
     def _similar(self, work: Step | Pass) -> float:
-        """Seconds of work that is not measured, at the pace of the measured work that is most like it."""
+        """Estimate the seconds of unmeasured work, at the speed of the most similar measured work."""
 
         def distance(given: Measured) -> tuple[bool, bool, bool, float]:
             other = given.work
@@ -303,9 +305,9 @@ class RandomImages:
 
     Args:
         images: number of different images.
-        side: of the stored images, px.
+        side: side of the stored images, px.
         classes: labels are 0 to classes - 1; None: no labels.
-        soft: labels are probabilities.
+        soft: whether the labels are probabilities.
     """
 
     def __init__(self, images: int, side: int, classes: int | None = None, soft: bool = False) -> None:
@@ -319,7 +321,7 @@ class RandomImages:
         self.batch_size, self.steps_per_epoch, self.sweeping = images, 1, False
 
     def read(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(B,) int64 -> (B, side, side, 3) uint8."""
+        """Read images by index: (B,) int64 -> (B, side, side, 3) uint8."""
         return self._pixels[index % len(self._pixels)]
 
     def batch(self, epoch: int, step: int) -> Batch:
@@ -338,10 +340,10 @@ class RandomImages:
 
 
 def _step(work: Step) -> Measured:
-    """Time steps of a training: a few images at first, then as many as fit into the trial.
+    """Time steps of a training: first with a few images, then with as many as fit into the trial.
 
-    If they are fewer than the batch, the time of a whole batch is extrapolated from the two batches. A part
-    of the time does not depend on the images, such as that of the optimizer.
+    If the batch has more images than that, its time is extrapolated from the two trials. A part of the time,
+    such as the optimizer's, does not depend on the number of images.
     """
     images = max(work.batch_size, *(work.settings.get(key) or 0 for key in ("clusters", "prototypes")))
     small = min(FEW, work.batch_size)
@@ -355,12 +357,12 @@ def _step(work: Step) -> Measured:
         soft=work.section == "distill",
     )
     _, first, _ = _steps(work, method, feed, small, steps=2)
-    # Even if few images take long, it may be the optimizer that takes it, so more images are tried.
+    # If few images take long, the optimizer may be the reason. So the second trial has more images even then.
     more = 4 * small if first < LONGEST / 2 else small
     large = min(work.batch_size, max(more, int(small * TRIAL / first)))
     steps = 1 + max(1, min(10, ceil(TRIAL / (first * large / small))))
     seconds, busy, between = _steps(work, method, feed, large, steps=steps, epochs=2 if sweeps else 1)
-    # The parts are found in the time that this thread runs, which depends little on other programs.
+    # The time in which this thread runs tells the parts apart: it depends little on other programs.
     each, fixed = (seconds / busy * part for part in parts((small, first), (large, busy)))
     return Measured(work, fixed + each * work.batch_size, fixed, between / images)
 
@@ -368,14 +370,14 @@ def _step(work: Step) -> Measured:
 def parts(small: tuple[int, float], large: tuple[int, float]) -> tuple[float, float]:
     """The part of a step's time that each image takes, and the part that does not depend on the images.
 
-    Short trials are uncertain, so at least a tenth of the larger trial's time is taken to be that of images.
+    Short trials are uncertain. So at least a tenth of the larger trial's time is counted for the images.
 
     Args:
         small: images and seconds of the smaller trial.
         large: images and seconds of the larger trial.
 
     Returns:
-        Seconds per image, and seconds. Together they give the larger trial's time.
+        Seconds per image, and seconds per step. Together they give the larger trial's time.
     """
     n, seconds = large
     each = (seconds - small[1]) / (n - small[0]) if n > small[0] else seconds / n
@@ -401,10 +403,13 @@ def _alike(work: Step, other: Work) -> bool:
 def _steps(
     work: Step, method: Method, feed: RandomImages, batch_size: int, steps: int, epochs: int = 1
 ) -> tuple[float, float, float]:
-    """Train, and return the mean seconds of a step, and those between epochs.
+    """Train for a few steps and time them.
 
-    The second value has only the seconds of a step in which this thread runs. The first step of an epoch is
-    not counted. It prepares what later steps use again.
+    The first step of an epoch is left out, because it prepares what later steps use.
+
+    Returns:
+        Mean seconds of a step; the part of them in which this thread runs; and the mean seconds between two
+        epochs, which are 0 if there is one epoch or if the method does little between epochs.
     """
     ended: list[tuple[float, float]] = []
 
@@ -435,12 +440,12 @@ def _steps(
 
 
 def _pass(work: Pass) -> float:
-    """Time forward passes: a few images at first, then as many as fit into the trial."""
+    """Seconds per image of a forward pass. A small trial decides how many images the second trial has."""
     network = network_of(work.network)
     feed = RandomImages(min(work.batch_size, 512), stored_size(work.network.image_size))
 
     def timed(batch_size: int) -> tuple[float, float]:
-        """Seconds per image, and those in which this thread runs."""
+        """Seconds per image, and the part of them in which this thread runs."""
         ended = []
         for _ in run(
             network,
@@ -466,6 +471,7 @@ def _pass(work: Pass) -> float:
 
 
 def _describe(work: Describe) -> float:
+    """Seconds that a descriptor takes per image."""
     config: Any = _pretext(work.settings)
     descriptor = resolve_name(config.descriptor)
     feed = RandomImages(64, work.image_size)
@@ -477,7 +483,7 @@ def _describe(work: Describe) -> float:
 
 
 def _products() -> float:
-    """Seconds per operation of a product of float32 matrices, the fastest of a few."""
+    """Seconds per operation of a product of float32 matrices, the fastest of ten."""
     a, b = torch.ones(2048, 512), torch.ones(512, 512)
     fastest = inf
     for _ in range(10):

@@ -1,6 +1,7 @@
 """Descriptions of work whose time depends on the machine. `models.pace` measures such work. No torch here.
 
-Equal descriptions stand for equal work, so a measured time can be kept and used again.
+Equal descriptions stand for equal work, so a measured time can be kept and used again. A multiply-add counts
+as two operations, as in `models.cost.Cost`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ IDLE = frozenset(
 equal descriptions, and are measured once."""
 
 Precision = Literal["auto", "fp32", "bf16"]
-"""As in `compute.precision`."""
+"""The values of `compute.precision`."""
 
 
 def timed(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,14 +49,14 @@ def timed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Shape(Frozen):
-    """How to build a network like one of a run, untrained.
+    """How to build an untrained network that takes as long as one of a run.
 
     Attributes:
         backbone: name of the backbone.
-        width: factor on its channels.
+        width: factor on the backbone's number of channels.
         image_size: side of the images, px.
         pretext: settings of the pretext method that makes this network; None: the backbone alone.
-        classes: number of classes of a classifier on top; None without one.
+        classes: number of classes of the classifier on top; None: there is no classifier.
         parameters: number of its parameters.
         forward: operations of a forward pass on one image.
     """
@@ -74,13 +75,13 @@ class Step(Frozen):
 
     Attributes:
         section: the section of the configuration that has the method's settings.
-        settings: these settings, without the `IDLE` ones.
+        settings: the method's settings, without the `IDLE` ones.
         network: the network that is trained; for pretext, the one that the method makes.
         teacher: the network that a student learns from; None if it learns labels.
         phase: name of the training, if the method has several.
         batch_size: images per step.
         precision: as the user wrote it.
-        operations: operations of the step.
+        operations: number of operations of the step, for the whole batch.
     """
 
     kind: Literal["step"] = "step"
@@ -102,7 +103,7 @@ class Pass(Frozen):
         views: settings of the random view that is made first; None: the centre of the image.
         batch_size: largest number of images at a time.
         precision: as the user wrote it.
-        operations: operations of the pass.
+        operations: number of operations of the pass, for one image.
     """
 
     kind: Literal["pass"] = "pass"
@@ -133,19 +134,19 @@ class Products(Frozen):
 
 
 class Chores(Frozen):
-    """What takes Python one second on the machine on which `models.pace.CHORES` was measured."""
+    """One second of Python's own work on the machine on which `models.pace.CHORES` was measured."""
 
     kind: Literal["chores"] = "chores"
 
 
 class Imports(Frozen):
-    """Imports that take one second on a machine on which those of `models.pace` take `IMPORTS`."""
+    """One second of imports on a machine on which importing `models.pace` takes `IMPORTS` seconds."""
 
     kind: Literal["imports"] = "imports"
 
 
 IMPORTS = 4.0
-"""Seconds that the imports of `models.pace`, with torch, take on two quiet cores of an AMD EPYC."""
+"""Seconds that importing `models.pace`, with torch, takes on two quiet cores of an AMD EPYC."""
 Work = Annotated[Step | Pass | Describe | Products | Chores | Imports, Field(discriminator="kind")]
 
 
@@ -155,8 +156,8 @@ class Portion:
 
     Attributes:
         work: what is done.
-        times: how often.
-        swept: number of images times number of epochs, for the time that a step's method takes between
+        times: how often it is done.
+        swept: number of images times number of epochs. It gives the time that a step's method takes between
             epochs.
     """
 

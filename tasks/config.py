@@ -26,7 +26,7 @@ from models.configs.simclr import SimCLR
 
 
 def _from_text(value: Any) -> Any:
-    """1,2,3 from the command line -> [1, 2, 3]; a single number -> a list of it."""
+    """Turn 1,2,3 from the command line into a list, and a single number into a list of one."""
     if isinstance(value, str) and value.strip():
         return [part.strip() for part in value.strip("[]() ").split(",")]
     return [value] if isinstance(value, int | float) else value
@@ -39,7 +39,7 @@ def _ascending(pair: list[float]) -> list[float]:
 
 
 Source = Annotated[str, AfterValidator(mask)]
-"""A source of images. Passwords and keys in its URL are masked; `data.secrets.reveal` gives them back."""
+"""A source of images. Passwords and keys in its URL are masked; `data.secrets.reveal` unmasks them."""
 _SOURCE = "digits, folder:PATH, parquet:PATH, torchvision:NAME or voc:PATH. PATH may be any fsspec URL"
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -51,8 +51,8 @@ class Data(Frozen):
     train: Source = Field("digits", min_length=1, description=f"Training images: {_SOURCE}.")
     test: Source | None = Field(
         None,
-        description="Test images, in the same forms as train. Empty: the test split of train if it has one "
-        "(folders or files that are named so), else 20 % of train is held out for testing.",
+        description="Test images, in the same forms as train. Empty: the test split of train, if its folders "
+        "or files are named for splits. Otherwise 20 % of train is held out for testing.",
     )
     unlabelled: Source | None = Field(
         None,
@@ -75,11 +75,11 @@ class Data(Frozen):
     image_size: int = Field(
         32, ge=8, le=1024, description="Side of the square images that the networks see, px (8 to 1024)."
     )
-    kind: KindName | Literal["auto"] | None = Field(
+    kind: Literal[KindName, "auto"] | None = Field(
         None,
-        description="Kind of pictures, which chooses the views of all stages, except for the keys that you "
-        "set: photographs, symbols (no flips, no changes of colour), microscopy, satellite (all quarter "
-        "turns), grey (such as X-rays), drawings. auto: a plan chooses it. Empty: the recipe's own views.",
+        description="Kind of pictures: photographs, symbols (no flips, no changes of colour), microscopy, "
+        "satellite (all quarter turns), grey (such as X-rays) or drawings. It sets the views of all stages, "
+        "but not the keys that you set. auto: a plan chooses the kind. Empty: the recipe's own views.",
     )
     label_fraction: float | None = Field(
         None,
@@ -106,8 +106,8 @@ class Data(Frozen):
     )
     leaks: Literal["keep", "drop", "refuse"] = Field(
         "keep",
-        description="What happens to training images that show the picture of a test image, as a copy or "
-        "nearly. keep: they are reported. drop: they are left out. refuse: the run stops.",
+        description="What happens to training images that are copies, or near copies, of a test image. "
+        "keep: they are used and reported. drop: they are left out. refuse: the run stops.",
     )
     max_rejected: float = Field(
         0.05,
@@ -120,9 +120,10 @@ class Data(Frozen):
         None,
         min_length=1,
         max_length=16,
-        description="Bands to read of each image, such as 4,1,2 (1 to 16 of them). They count from 1 as they "
-        "are stored, transparency too. Three are taken for red, green and blue, and one for grey; other "
-        "numbers have no colours. Empty: grey and RGB; an image with other bands is refused.",
+        description="Bands to read from each image, such as 4,1,2 (1 to 16 of them). Numbers count from 1 in "
+        "stored order, and transparency counts. Three bands are read as red, green and blue, and one band "
+        "as grey. Other numbers of bands have no colours. Empty: only grey and RGB images are read; an image "
+        "with other bands is refused.",
     )
     value_range: (
         Annotated[
@@ -135,16 +136,16 @@ class Data(Frozen):
         None,
         min_length=2,
         max_length=2,
-        description="Values that become black and white in images with more than 8 bits per value, or with "
-        "signed or float values: low,high. Empty: all but 0.1 % of the values at either end, over train and "
-        "unlabelled. Images of 8 bits are read as they are.",
+        description="low,high: the values that become black and white, in images with more than 8 bits per "
+        "value or with signed or float values. Empty: the range that leaves out 0.1 % of the values of train "
+        "and unlabelled at each end. Images of 8 bits are read as they are.",
     )
     max_pixels: int = Field(
         MAX_PIXELS,
         ge=1,
         le=4_294_836_225,
-        description="Images with more pixels are refused (1 to 4294836225). While it is decoded, an image "
-        "takes about 8 bytes per pixel, or 12 with 16 bits per value: 0.7 and 1.1 GB at 89478485.",
+        description="Images with more pixels are refused (1 to 4294836225). Decoding an image takes about 8 "
+        "bytes of memory per pixel, or 12 with 16 bits per value: 0.7 or 1.1 GB for 89478485 pixels.",
     )
 
     @model_validator(mode="after")
@@ -228,7 +229,7 @@ class Student(Frozen):
     """The final network. It is trained from scratch on the pseudo-labels."""
 
     backbone: Backbone = Field(
-        "alexnet", description="Student network, by name. timm:NAME is one of the package timm."
+        "alexnet", description="Student network, by name. timm:NAME is a network of the package timm."
     )
     width: float = Field(
         1.0, gt=0, le=8, description="Factor on the backbone's number of channels (above 0, up to 8)."
@@ -270,13 +271,14 @@ class Predict(Frozen):
         1.0,
         ge=0,
         le=100,
-        description="Weight of the teacher's probabilities against a label (0 to 100). They are the prior of "
-        "the images without a label. 0: propagate the labels only.",
+        description="Weight of the teacher's probabilities, relative to a label (0 to 100). They are the "
+        "prior of the images without a label. 0: propagate the labels only.",
     )
     joint: bool = Field(
         False,
-        description="Find neighbours in the features of two networks together: the teacher, and the "
-        "fine-tuned teacher (from the second round of distillation on: the student of the round before).",
+        description="Find neighbours in the features of two networks together: the teacher and the "
+        "fine-tuned teacher. From the second round of distillation on, the second network is the student of "
+        "the round before.",
     )
     probe: bool = Field(
         False,
@@ -295,19 +297,20 @@ class Ship(Frozen):
         False,
         description="Compare all classifiers on the drawn labels, out of fold: the fine-tuned networks, "
         "linear classifiers on the frozen ones, labels spread over neighbours, and networks from scratch. "
-        "The final student learns from their mixture, weighted by what the labels say of each, and the best "
-        "one is shipped. Off: the final student is shipped.",
+        "The final student learns from a mixture of them. Classifiers that explain the labels better have "
+        "more weight in it. The best one of all is shipped. Off: the final student is shipped.",
     )
     folds: int = Field(
         4,
         ge=2,
         le=20,
-        description="compare: number of parts of the drawn labels (2 to 20). Each network is trained once "
-        "more per part, without its labels, and judged on them.",
+        description="With compare: number of parts into which the drawn labels are divided (2 to 20). For "
+        "each part, each network is trained once more without the labels of this part, and judged on them.",
     )
     teacher: bool = Field(
         True,
-        description="compare: fine-tune the teacher, too. It is the largest network, so this takes longest.",
+        description="With compare: also fine-tune the teacher. It is the largest network, so this takes "
+        "longest.",
     )
 
 
@@ -330,7 +333,7 @@ PROTOCOLS: dict[str, str] = {
     "clusters": "measures how well pseudo-labels agree with true labels",
     "label-efficiency": "fine-tunes and probes the student on several other draws of few labels",
 }
-"""The evaluations in the chain, each with a sentence. Leaf stages add more (`tasks.found.leaves`)."""
+"""The chain's own evaluations, each with a sentence. Leaf stages add more (`tasks.found.leaves`)."""
 USUAL = ("knn", "linear", "few-label")
 """Protocols that measure a model within seconds."""
 
@@ -505,7 +508,7 @@ class Plan(Frozen):
         le=100_000,
         allow_inf_nan=False,
         description="Minutes that the run may take on this machine (above 0, up to 100000). Sizes, steps and "
-        "augmentations follow from it. Empty: there is no plan, and all settings count as they are.",
+        "augmentations follow from it. Empty: there is no plan, and all settings are used as they are.",
     )
     keep: list[str] = Field(
         [],
@@ -629,6 +632,15 @@ class Config(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _favours_among_compared(self) -> Config:
+        if self.distill.init == "favoured" and not self.ship.compare:
+            raise ValueError(
+                "distill.init = favoured chooses among candidates, but none are compared; set "
+                "ship.compare=true, or distill.init=finetuned"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _bands_are_colours(self) -> Config:
         bands, pretext = self.data.bands or [], self.pretext
         if len(bands) not in (0, 1, 3) and isinstance(pretext, Teacher) and pretext.needs_colours:
@@ -664,5 +676,6 @@ class Config(Frozen):
 
 
 SECTIONS: tuple[str, ...] = tuple(
-    n for n, f in Config.model_fields.items() if n not in ("recipe", "seed", "until", "review", "store")
+    n for n in Config.model_fields if n not in ("recipe", "seed", "until", "review", "store")
 )
+"""Keys of the configuration whose values are configurations themselves."""

@@ -1,8 +1,9 @@
-"""The arithmetic of a plan: what to train, and for how long, so that a run ends after the given minutes.
+"""The arithmetic of a plan: which image size and how many training steps fit into the given minutes.
 
-First the images decide (`from_images`): the size, the networks, the steps of teacher and transfer. When these
-are trained, the labels decide (`from_labels`) about the rest of the minutes. So what the first trainings took
-too long, or too short, the last ones make up for.
+A plan is made in two parts. `from_images` needs only the images: it chooses the image size, the kind of
+pictures, the number of clusters, and the steps of teacher and transfer. `from_labels` follows when these are
+trained. It divides the minutes that are left among the trainings on the few labels and distillation. If the
+first trainings took longer or shorter than planned, the last ones make up for it.
 """
 
 from __future__ import annotations
@@ -13,23 +14,28 @@ from math import sqrt
 from typing import Any
 
 from data.errors import ConfigError
+from tasks.phrases import percent
 
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)
 """Sides of the images that a plan chooses from, px."""
-SHARES = {"pretext": 0.45, "transfer": 0.15, "contenders": 0.2, "distill": 0.2}
-"""How the minutes are divided among the trainings."""
+SHARES = {"pretext": 0.38, "transfer": 0.12, "contenders": 0.3, "distill": 0.2}
+"""Share of the training time that each part gets. Contenders are the trainings on the few labels."""
 FIXED = 45.0
-"""Seconds of a run besides trainings, features and reading: starts, evaluations, tables and the report."""
+"""Seconds of everything but trainings, features and reading: starts, evaluations, tables and the report."""
 ENOUGH = 400
-"""Steps of the teacher that a larger image size must leave time for."""
+"""A larger image size is chosen only if it leaves time for this many steps of the teacher."""
 LEAST = 60
-"""Steps of the teacher below which a budget is refused."""
-FEW, MANY = 30, 300
-"""Fewest and most steps in which a network learns the few labels. The student's last training has at least
-the fewest, too."""
-OTHERS = 3
-"""Networks that learn the few labels, besides the teacher: the student from transfer, and twice from
-scratch."""
+"""A budget that leaves time for fewer steps of the teacher is refused."""
+FEW, MANY = 30, 150
+"""Fewest and most steps in which a network of the chain learns the few labels. The student's last training
+has at least the fewest, too."""
+UNTRAINED = 3
+"""Networks from scratch get this many times the steps, because they have learned nothing before."""
+PASSES = 3
+"""How often a run computes the teacher's and the student's features of all images, about. It has done so once
+when the labels are planned."""
+SMALL_BATCH = 16
+"""Labelled images per step. For as many images in all, small batches learn more than large ones."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,12 @@ class Speed:
     """Measured times on this machine at one image size, seconds.
 
     Attributes:
-        teacher: a step of the teacher.
-        transfer: a step of transfer.
-        tuned: a step of the student on the few labels.
-        tuned_teacher: the same of the teacher.
-        distill: a step of distillation.
-        forward: the teacher's and the student's features of one image, together.
+        teacher: one step of the pretext training.
+        transfer: one step of transfer.
+        tuned: one step of the student on the few labels.
+        tuned_teacher: one step of the teacher on the few labels.
+        distill: one step of distillation.
+        forward: features of one image, from the teacher and from the student together.
     """
 
     teacher: float
@@ -59,37 +65,49 @@ class Planned:
 
     Attributes:
         settings: dotted key -> value.
-        because: one line per decision, with its reason.
+        because: dotted key -> the reason, for settings that need one.
     """
 
     settings: dict[str, Any]
-    because: list[str]
+    because: dict[str, str]
+
+    def without(self, kept: Collection[str]) -> Planned:
+        """Leave out the settings that the user set. If the user set epochs, leave out the steps."""
+        settings = {
+            key: value
+            for key, value in self.settings.items()
+            if key not in kept and not (key.endswith(".steps") and key.replace(".steps", ".epochs") in kept)
+        }
+        return Planned(settings, {key: text for key, text in self.because.items() if key in settings})
+
+    @property
+    def lines(self) -> list[str]:
+        """One line per decision: key, value and reason."""
+        return [f"{key}={_written(self.settings[key])}: {text}" for key, text in self.because.items()]
 
 
-def without_kept(settings: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
-    """The planned settings without those that the user set, and without steps where the user set epochs."""
-    return {
-        key: value
-        for key, value in settings.items()
-        if key not in kept and not (key.endswith(".steps") and key.replace(".steps", ".epochs") in kept)
-    }
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def batch_size(images: int) -> int:
-    """Images per step: 128, or less if there are few."""
+    """Images per step: 128, but at most half of the images, and at least 2."""
     return max(2, min(128, images // 2))
 
 
 def clusters(images: int, distinct: int) -> int:
-    """k: 1.5 times the square root of the number of images, as in the recipes digits and cifar10."""
+    """Number of clusters k: 1.5 times the square root of the number of images, but at most `distinct`.
+
+    The recipes digits and cifar10 have this ratio.
+    """
     return max(2, min(round(1.5 * sqrt(images)), distinct))
 
 
 def sizes(side: int) -> list[int]:
     """The image sizes to choose from, ascending.
 
-    None enlarges the images by more than a quarter. Below 32 px, none makes them smaller by more than a
-    fifth, because little would be left.
+    No size enlarges the images by more than a quarter. A size below 32 px shrinks them by at most a fifth,
+    because little would be left of them. If no size fits, the smallest one is the only choice.
 
     Args:
         side: the images' shorter side, px.
@@ -112,25 +130,25 @@ def from_images(
     Args:
         minutes: the budget.
         images: number of train + unlabelled images.
-        speeds: image size -> speed, for one size or more, ascending.
+        speeds: image size -> speed, for at least one size.
         distinct: number of different images among them.
         fixed: seconds that a run takes besides trainings and features.
-        reading: seconds in which all images are read and decoded once.
-        kind: kind of pictures, and why.
+        reading: seconds that reading and decoding all images once takes.
+        kind: (kind of pictures, reason).
 
     Raises:
-        ConfigError: the budget is too short.
+        ConfigError: the budget is too short. The message says how many minutes are enough.
     """
     batch = batch_size(images)
-    left = {size: 60 * minutes - fixed - reading - 3 * images * s.forward for size, s in speeds.items()}
+    left = {size: 60 * minutes - fixed - reading - PASSES * images * s.forward for size, s in speeds.items()}
     steps = {size: int(SHARES["pretext"] * left[size] / s.teacher) for size, s in speeds.items()}
     size = max((size for size in steps if steps[size] >= ENOUGH), default=min(steps))
     if steps[size] < LEAST:
         speed = speeds[size]
-        need = fixed + reading + 3 * images * speed.forward + LEAST * speed.teacher / SHARES["pretext"]
+        need = fixed + reading + PASSES * images * speed.forward + LEAST * speed.teacher / SHARES["pretext"]
         raise ConfigError(
             f"plan.minutes = {minutes:g} is too short for {images:,} images on this machine; "
-            f"set at least {-(-need // 6) / 10:.1f}"
+            f"set at least {-(-need // 6) / 10:.1f}"  # rounded up to 0.1 minutes
         )
     transfer = max(1, int(SHARES["transfer"] * left[size] / speeds[size].transfer))
     k = clusters(images, distinct)
@@ -138,7 +156,7 @@ def from_images(
     why_size = (
         f"at {larger} px the teacher would have only {steps[larger]} steps"
         if larger is not None
-        else f"the smallest; even so the teacher has only {steps[size]} steps"
+        else f"the smallest size, but the teacher still has only {steps[size]} steps"
         if steps[size] < ENOUGH
         else "as large as the images"
     )
@@ -154,19 +172,22 @@ def from_images(
             "transfer.steps": transfer,
             "predict.neighbours": max(1, min(10, images - 1)),
         },
-        [
-            f"data.image_size={size}: {why_size}",
-            f"data.kind={kind[0]}: {kind[1]}",
-            f"pretext.steps={steps[size]} of {batch} images: {SHARES['pretext']:.0%} of the minutes; "
-            f"each image is seen {seen:.1f} times",
-            f"cluster.k={k}: 1.5 times the square root of {images:,} images",
-            f"transfer.steps={transfer}: {SHARES['transfer']:.0%} of the minutes",
-        ],
+        {
+            "data.image_size": why_size,
+            "data.kind": kind[1],
+            "pretext.steps": f"{percent(SHARES['pretext'], 0)} of the minutes, {batch} images per step; each "
+            f"image is seen {seen:.1f} times",
+            "cluster.k": f"1.5 times the square root of {images:,} images",
+            "transfer.steps": f"{percent(SHARES['transfer'], 0)} of the minutes",
+        },
     )
 
 
 def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: int) -> Planned:
     """Plan what the few labels are learned with.
+
+    Each network is trained once for every fold and once with all labels: the student from transfer, twice the
+    student's network from scratch, and the teacher if there is time.
 
     Args:
         seconds: what is left of the budget for training.
@@ -175,14 +196,13 @@ def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: i
         speed: at the run's image size.
         folds: number of times that a network is trained to judge it.
     """
-    both = SHARES["contenders"] + SHARES["distill"]
-    share = seconds * SHARES["contenders"] / both
-    each = (folds + 1) * (OTHERS * speed.tuned + speed.tuned_teacher)
-    alone = (folds + 1) * OTHERS * speed.tuned
-    teacher = share / each >= FEW
-    steps = int(min(MANY, max(FEW, share / (each if teacher else alone))))
-    spent = steps * (each if teacher else alone)
-    distill = max(FEW, int((seconds - spent) / speed.distill))
+    share = seconds * SHARES["contenders"] / (SHARES["contenders"] + SHARES["distill"])
+    alone = (folds + 1) * (1 + 2 * UNTRAINED) * speed.tuned
+    both = alone + (folds + 1) * speed.tuned_teacher
+    teacher = share / both >= FEW
+    each = both if teacher else alone
+    steps = int(min(MANY, max(FEW, share / each)))
+    distill = max(FEW, int((seconds - steps * each) / speed.distill))
     why = (
         f"{folds + 1} trainings of each network, to judge it by the labels"
         if steps < MANY
@@ -190,16 +210,18 @@ def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: i
     )
     return Planned(
         {
-            "finetune.batch_size": max(2, min(64, labels)),
+            "finetune.batch_size": max(2, min(SMALL_BATCH, labels)),
             "finetune.steps": steps,
+            "finetune.baseline_steps": UNTRAINED * steps,
             "ship.teacher": teacher,
             "distill.batch_size": batch_size(images),
             "distill.steps": distill,
         },
-        [
-            f"finetune.steps={steps}: {why}",
-            f"ship.teacher={str(teacher).lower()}: fine-tuning the teacher "
+        {
+            "finetune.steps": why,
+            "finetune.baseline_steps": f"{UNTRAINED} times as many for networks from scratch",
+            "ship.teacher": "fine-tuning the teacher "
             + ("fits into the minutes" if teacher else "would leave the others too few steps"),
-            f"distill.steps={distill}: the rest of the minutes",
-        ],
+            "distill.steps": "the rest of the minutes",
+        },
     )

@@ -5,7 +5,7 @@ Memory holds a few batches of squares, however many images there are. Only proce
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.preprocessing import Preprocessing
 from data.sources import Source
 from data.spread import open_pool
 from data.squares import Read, read, wanted
@@ -20,10 +21,9 @@ from models.evaluation.calibration import ranked, softmax
 from models.opened import Opened
 from models.prefetch import prefetch
 
-MANY = 2048
-"""From this number of images on, processes decode them. For fewer, starting processes takes longer."""
-LARGE = 32 << 20
-"""The same for the bytes of the files."""
+LARGE = 256 << 20
+"""From this number of bytes of files on, processes decode them. One thread decodes less in about ten seconds,
+while the network computes."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,13 @@ def ask(model: Opened, sources: Sequence[Source], *, workers: int, features: boo
     Args:
         model: the model.
         sources: where the images are.
-        workers: number of processes that decode if there are many images.
+        workers: number of processes that decode if there is much to decode.
         features: whether to return the features too.
 
     Raises:
         DataError: a source can't be listed, or a file that holds many images is damaged.
     """
-    pool = open_pool(workers) if workers >= 2 and _many(sources) else None
-    with closing(prefetch(read, wanted(sources, model.rule), depth=workers + 1, threads=pool)) as batches:
+    with closing(squares(sources, model.rule, workers)) as batches:
         for batch in batches:
             if len(batch.squares):
                 said = model.outputs(batch.squares, features=features)
@@ -66,13 +65,21 @@ def ask(model: Opened, sources: Sequence[Source], *, workers: int, features: boo
             yield Block(batch, probability, vectors)
 
 
-def _many(sources: Sequence[Source]) -> bool:
-    """Whether processes decode faster than one thread."""
-    if not all(source.parallel for source in sources):
-        return False
-    entries = [entry for source in sources for entry in source.entries()]
-    files = {(entry.mtime, entry.size) for entry in entries}  # rows of one Parquet file share its size
-    return len(entries) >= MANY or sum(size for _, size in files) >= LARGE
+def squares(sources: Sequence[Source], rule: Preprocessing, workers: int) -> Generator[Read]:
+    """Read all images of some sources, a few batches ahead.
+
+    Args:
+        sources: where the images are.
+        rule: how they are prepared.
+        workers: number of processes that decode if there is much to decode.
+    """
+    pool = None
+    if workers >= 2 and all(source.parallel for source in sources):
+        entries = [entry for source in sources for entry in source.entries()]
+        files = {(entry.mtime, entry.size) for entry in entries}  # rows of one Parquet file share its size
+        if sum(size for _, size in files) >= LARGE:
+            pool = open_pool(workers)
+    yield from prefetch(read, wanted(sources, rule), depth=workers + 1, threads=pool)
 
 
 def columns(block: Block, names: Sequence[str], top: int) -> dict[str, Any]:

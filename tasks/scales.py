@@ -1,13 +1,13 @@
 """Whether the networks are tested at the scale that they are trained at.
 
 A test image is shown at its own scale: the network sees its central square of data.image_size px. In
-training, a random crop is resized to the side of a view. Objects then have another size, by the factor
+training, a random crop is resized to the side of a view. This changes the size of objects by the factor
 
     magnification = side of the view / (side of the stored image * sqrt(mean share of the area in a crop))
 
 Its inverse says how large objects are in the test, relative to their mean size in training (Touvron et al.
-2019, "Fixing the train-test resolution discrepancy", section 3). Random zooms are as often in as out, so they
-don't count. Neither do small crops: a network that sees them always sees large ones as well.
+2019, "Fixing the train-test resolution discrepancy", section 3). Random zooms don't count, because they go in
+as often as out. Small crops don't count, because a network that sees them always sees large crops as well.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from models.configs.shared import Sized, Views
 from tasks.config import Config
 
 NOTED = (0.7, 1.25)
-"""Outside of these ratios a run says so. docs/decisions/0017-scales-and-kinds.md has the measurements."""
+"""A run notes a ratio outside this range. docs/decisions/0017-scales-and-kinds.md has the measurements."""
 REFUSED = (0.5, 2.0)
-"""Outside of these ratios a run is refused."""
+"""A run with a ratio outside this range is refused."""
 
 
 def ratio(views: Views, image_size: int) -> float:
-    """Size of an object in the test, relative to its mean size in training.
+    """The size of an object in the test, divided by its mean size in training.
 
     Args:
         views: the views of a training.
         image_size: data.image_size, px.
 
     Returns:
-        Above 1 if objects are larger in the test.
+        The ratio, above 0. It is above 1 if objects are larger in the test.
     """
     area = (views.crop_min + views.crop_max) / 2
     return stored_size(image_size) * math.sqrt(area) / views.side(image_size)
@@ -44,7 +44,7 @@ def refuse(config: Config) -> None:
     """Check that no training sees objects at a scale that is far from the test's.
 
     Raises:
-        ConfigError: one does. The message has the figure, and a size of views that fits.
+        ConfigError: a training does. The message has the ratio, and a view size that fits.
     """
     found = [phrase for key, views in _trainings(config) if (phrase := _phrase(config, key, views, REFUSED))]
     if found:
@@ -52,13 +52,13 @@ def refuse(config: Config) -> None:
 
 
 def notes(config: Config) -> list[str]:
-    """Sentences on the trainings whose scale is somewhat off, with the figures."""
+    """A sentence on each training whose ratio is outside `NOTED`, with the ratio and a fitting view size."""
     found = (_phrase(config, key, views, NOTED) for key, views in _trainings(config))
     return [phrase for phrase in found if phrase]
 
 
 def _trainings(config: Config) -> Iterator[tuple[str, Views]]:
-    """The trainings of a run whose networks are later tested on whole images, by the key of their section."""
+    """Yield (key of the section, views) of each training whose network is later tested on whole images."""
     sections: dict[str, Sized] = {"pretext": config.pretext}
     if config.transfers:
         sections["transfer"] = config.transfer
@@ -72,12 +72,12 @@ def _trainings(config: Config) -> Iterator[tuple[str, Views]]:
 
 
 def _phrase(config: Config, key: str, views: Views, limits: tuple[float, float]) -> str:
-    """What is wrong with the scale of a training, and a size of views that fits; empty if nothing is."""
+    """Say how a training's scale is off, and which view size fits. Empty if the ratio is within `limits`."""
     size = config.data.image_size
     factor = ratio(views, size)
     if limits[0] <= factor <= limits[1]:
         return ""
-    share = views.side(size) / size * factor  # objects are then equally large
+    share = views.side(size) / size * factor  # with it, the ratio is 1
     way = f"set {key}.view_size={min(1.0, share):.2g}, a share of data.image_size"
     if factor < 1:
         way += f", or a {key}.crop_max of up to 1" if views.crop_max < 1 else f", or a larger {key}.crop_min"

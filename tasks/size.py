@@ -87,7 +87,7 @@ class Size:
         width: length of the vectors, or the number of classes or clusters.
         seconds: time on this machine's CPU, besides `work`.
         work: work whose time on this machine's CPU `models.pace` measures or estimates.
-        meta: what meta.json will hold, for a plan; the layout needs it to go on.
+        meta: what meta.json will hold, for a plan; the layout needs it to continue.
     """
 
     rows: int

@@ -12,6 +12,8 @@ from tasks.scales import notes
 
 SHOWN = 12
 """At most this many classes are named; the others are counted."""
+UNEVEN = 3
+"""Labels are uneven if a class has this many times the labels of another."""
 REASONS = 4
 """At most this many reasons are given why images are left out; the others are counted."""
 
@@ -29,7 +31,7 @@ def describe(config: Config, manifest: Mapping[str, Any], *, recipes: bool = Fal
     sizes = _sizes(seen)
     lines = [
         f"images: {counts['train']:,} for training{sizes}",
-        *_classes(config.data, counts, seen, recipes),
+        *_classes(config, counts, seen, recipes),
     ]
     if counts["unlabelled"]:
         split = seen.get("unlabelled_from") == "split"
@@ -86,8 +88,8 @@ def _sizes(seen: Mapping[str, Any]) -> str:
     return f", {left} to {right} px wide and {low} to {high} px high"
 
 
-def _classes(data: Data, counts: Mapping[str, int], seen: Mapping[str, Any], recipes: bool) -> list[str]:
-    classes = seen.get("classes", [])
+def _classes(config: Config, counts: Mapping[str, int], seen: Mapping[str, Any], recipes: bool) -> list[str]:
+    data, classes = config.data, seen.get("classes", [])
     if not counts["labelled"]:
         return ["labels: none"]
     sizes = [row["train"] for row in classes if row["train"]]
@@ -102,6 +104,14 @@ def _classes(data: Data, counts: Mapping[str, int], seen: Mapping[str, Any], rec
         lines.append(f"labels: uses {used:,} of your {counts['labelled']:,} labels: {whose}{setting}")
     else:
         lines.append(f"labels: uses all {counts['labelled']:,}")
+    taken = [drawn(data, [n]) for n in sizes]
+    if taken and max(taken) >= UNEVEN * min(taken):
+        counted = (
+            "every class counts the same"
+            if config.finetune.balanced
+            else "every label counts the same; finetune.balanced=true counts every class the same"
+        )
+        lines.append(f"labels: {min(taken):,} to {max(taken):,} per class; {counted}")
     rest = counts["train"] - counts["labelled"]
     if rest:
         lines.append(f"unlabelled: {rest:,} training images have no label")

@@ -114,7 +114,7 @@ HOG = Claim(
     settings=at_both(_student),
     arms=(Arm("learned", {}), Arm("hog", {"pretext": {"method": "hog"}})),
     tests=(above("learned", "hog"),),
-    caution="Eight epochs are few for a network, and at 32 px edges say a lot.",
+    caution="Eight epochs are few for a network. At 32 px, edges alone say a lot.",
 )
 
 

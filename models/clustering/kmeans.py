@@ -40,7 +40,7 @@ _GROWTH = 2
 _LARGEST_SAMPLE = 4
 """A sample has at most one in this many of all points. If the first would have more, there are none."""
 _SAMPLE_ITERATIONS, _SAMPLE_FALL = 10, 1e-3
-"""Maximum iterations on a sample, and the share by which each must lower the objective to go on."""
+"""Maximum iterations on a sample, and the share by which each must lower the objective to continue."""
 _SETTLED = 0.1
 """Clusters have settled when an iteration moves at most this share of points to other clusters.
 

@@ -47,5 +47,5 @@ def _opened(folder: str) -> tuple[NDArray[np.int64], Any]:
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors of length 1 in the same directions; those of length 0 stay."""
     x = np.ascontiguousarray(vectors, np.float32)
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(length > 0, length, 1)
+    length = np.sqrt(np.einsum("nd,nd->n", x, x))[:, None]
+    return np.divide(x, np.where(length > 0, length, 1), dtype=np.float32)

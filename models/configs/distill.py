@@ -40,14 +40,17 @@ class SoftLabels(Lasting):
         ge=1,
         le=8,
         description=(
-            "Number of rounds, each of that many epochs (1 to 8). Before each further round, labels are "
-            "propagated again over a graph that includes the student's neighbours; this needs predict.joint."
+            "Number of rounds (1 to 8). Each is a training as long as epochs or steps say. Before each "
+            "further round, labels are propagated again over a graph that includes the student's neighbours; "
+            "this needs predict.joint."
         ),
     )
-    init: Literal["finetuned", "transferred", "scratch"] = Field(
+    init: Literal["finetuned", "transferred", "scratch", "favoured"] = Field(
         "finetuned",
         description=(
-            "Student to start from: finetuned, transferred (with a new classifier) or scratch (untrained)."
+            "Student to start from: finetuned, transferred (with a new classifier), scratch (untrained), or "
+            "favoured (the one that the labels favour, also among those trained from scratch; this needs "
+            "ship.compare)."
         ),
     )
     seed: Seed | None = Field(

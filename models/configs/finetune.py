@@ -15,7 +15,7 @@ class FewLabels(Sized):
     `Finetune` lists this base last, because forms show the fields of the last base first.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"head_first"})
+    later: ClassVar[frozenset[str]] = frozenset({"head_first", "balanced"})
 
     steps: int = Field(300, ge=1, le=10_000_000, description="Optimisation steps (1 to 10000000).")
     batch_size: Annotated[BatchSize, Field(description="Labelled images per step (2 to 65536).")] = 64
@@ -42,11 +42,27 @@ class FewLabels(Sized):
             "learning_rates (above 0, up to 100); empty: learning_rate."
         ),
     )
+    baseline_steps: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description=(
+            "Steps of the networks from scratch (1 to 10000000); empty: as many as all trainings of the "
+            "student together, or finetune.steps where candidates are compared."
+        ),
+    )
     head_first: bool = Field(
         False,
         description=(
             "Start with a logistic regression on the frozen network as the classifier, instead of an "
             "untrained one. Then small rates keep what the network has learned."
+        ),
+    )
+    balanced: bool = Field(
+        False,
+        description=(
+            "Count every class the same, however many labels it has, when classifiers are trained, "
+            "compared and shipped. This is for uneven labels where rare classes matter as much as others."
         ),
     )
     freeze: bool = Field(False, description="Train only the new layers and freeze the rest.")

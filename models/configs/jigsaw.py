@@ -24,7 +24,8 @@ class Puzzle(Optimization, Teacher):
     needs_colours: ClassVar[bool] = True
 
     backbone: Backbone = Field(
-        "alexnet", description="Teacher network, applied to each tile. timm:NAME is one of the package timm."
+        "alexnet",
+        description="Teacher network, applied to each tile. timm:NAME is a network of the package timm.",
     )
     permutations: int = Field(
         100, ge=2, le=10_000, description="Number of permutations to tell apart (2 to 10000)."
@@ -100,7 +101,8 @@ class JigsawPlusPlus(Puzzle):
 
     method: Literal["jigsaw++"] = Field("jigsaw++", description="Pretext method.")
     backbone: Backbone = Field(
-        "vgg16", description="Teacher network, applied to each tile. timm:NAME is one of the package timm."
+        "vgg16",
+        description="Teacher network, applied to each tile. timm:NAME is a network of the package timm.",
     )
     permutations: int = Field(
         701, ge=2, le=10_000, description="Number of permutations to tell apart (2 to 10000)."

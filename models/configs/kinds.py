@@ -19,7 +19,7 @@ from models.configs.shared import Sized, Teacher, Views
 KindName = Literal["photographs", "symbols", "microscopy", "satellite", "grey", "drawings"]
 
 GEOMETRY = frozenset({"flip", "turn", "rotate", "shear", "shift", "zoom", "stretch", "uncovered"})
-"""The fields that move pixels without choosing a part of the image."""
+"""The fields of `Views` that move pixels without choosing a part of the image."""
 
 _PLAIN: dict[str, Any] = {
     "crop_max": 1.0,
@@ -36,7 +36,7 @@ _PLAIN: dict[str, Any] = {
     "grey": 0.0,
     "noise": 0.0,
 }
-"""A view that only crops. Every family starts from it, so choosing another kind leaves nothing behind."""
+"""A view that only crops. Every family starts from it, so every family sets all of these fields."""
 _SHARP: dict[str, Any] = {
     "blur": 0.0,
     "second_blur": 0.0,
@@ -44,7 +44,7 @@ _SHARP: dict[str, Any] = {
     "solarize": 0.0,
     "second_solarize": 0.0,
 }
-"""No blur and no solarising. Photographs keep theirs, because they are usual for large photographs."""
+"""No blur and no solarising. Photographs keep the recipe's, because both are usual for large photographs."""
 _WHOLE: dict[str, Any] = {
     "crop_min": 1.0,
     "view_size": 1.0,
@@ -53,10 +53,10 @@ _WHOLE: dict[str, Any] = {
     "small_crop_max": 0.6,
 }
 """For shapes that a crop would cut. The whole image moves, and its background continues beyond its edge.
-Without crops, only views of the whole size show it at the test's scale."""
+Without crops, only a view as large as the image shows it at the test's scale."""
 _THIRD: dict[str, Any] = {"crop_min": 0.3, "view_size": 0.875}
 _HALF: dict[str, Any] = {"crop_min": 0.5, "view_size": 0.875}
-"""Crops of a third or half of the image or more, in views that show them at the test's scale."""
+"""Crops of at least 0.3 or at least half of the image, in views that show them at the test's scale."""
 _SQUARE: dict[str, Any] = {"flip": 0.5, "turn": 0.75}
 """The eight symmetries of a square, equally likely. They need no resampling and leave no black corners."""
 
@@ -68,7 +68,7 @@ class Family:
     Attributes:
         sentence: what the views change, for users.
         strong: field of `Views` or `SmallCrops` -> value, for methods that learn from the views alone.
-        mild: the same for the stages that learn labels, pseudo-labels or a teacher's output.
+        mild: field -> value, for the stages that learn labels, pseudo-labels or a teacher's output.
     """
 
     sentence: str
@@ -127,7 +127,7 @@ def views_of(kind: KindName, model: type[Sized]) -> dict[str, Any]:
     """The views of a kind, as far as a stage has them.
 
     A method that learns from something other than invariance to its views, such as colorization, gets only
-    the family's geometry: strong changes would hide what it predicts.
+    the geometry of the strong views. Their other changes would hide what it predicts.
 
     Args:
         kind: the kind of pictures.

@@ -52,7 +52,7 @@ OptimizerName = Literal["sgd", "lars", "adamw", "muon"]
 
 
 SMALLEST, LARGEST = 8, 1024
-"""Limits of a length in px."""
+"""Limits of a length, px."""
 
 
 def _share_or_px(value: int | float) -> int | float:
@@ -218,7 +218,7 @@ class Sized(Frozen):
 
 
 class Views(Sized):
-    """Random augmentations that turn an image into a view. A probability or strength of 0 turns one off.
+    """Random augmentations that turn an image into a view. One with probability or strength 0 is off.
 
     Attributes:
         later: see `Sized`.
@@ -230,7 +230,7 @@ class Views(Sized):
         None,
         description=(
             "Side of the views, as a share of data.image_size (above 0, up to 1) or in px (8 to 1024); "
-            "empty: data.image_size. A share follows data.image_size. Smaller views train faster."
+            "empty: data.image_size. Smaller views train faster."
         ),
     )
     crop_min: CropMin = 0.08
@@ -273,8 +273,8 @@ class Views(Sized):
     uncovered: Literal["black", "edge"] = Field(
         "black",
         description=(
-            "What rotation, shear, shift, zoom and stretch uncover: black pixels, or the image's edge, "
-            "continued outwards."
+            "What fills the area that rotation, shear, shift, zoom and stretch uncover. black: black pixels. "
+            "edge: the pixels of the image's edge, continued outwards."
         ),
     )
     jitter: Jitter = 0.5
@@ -293,6 +293,19 @@ class Views(Sized):
             "value (0 to 1). Pixel values are between 0 and 1."
         ),
     )
+
+    def mild(self) -> Views:
+        """The same views with crops, flips and quarter turns alone. Crops keep at least half of the image."""
+        return Views(
+            view_size=self.view_size,
+            crop_min=max(self.crop_min, 0.5),
+            crop_max=max(self.crop_max, 0.5),
+            flip=self.flip,
+            turn=self.turn,
+            jitter=0,
+            jitter_probability=0,
+            grey=0,
+        )
 
     def side(self, image_size: int) -> int:
         """Side of the views, px. `image_size` is the side of the images that the network is for, px."""
@@ -356,7 +369,7 @@ class SmallCrops(Sized):
         return px(3 / 7 if self.small_size is None else self.small_size, large)
 
     def lengths(self, image_size: int) -> dict[str, int]:
-        """See `Sized`. The base that gives the large crops their size has to come after this one."""
+        """See `Sized`. A class must list the base with the large crops' size after this one."""
         others = super().lengths(image_size)
         if self.small_size is None:
             return others
@@ -417,8 +430,8 @@ class Lasting(Sized):
             images: number of images N.
 
         Returns:
-            Number of epochs, and of steps in each. With `steps` set, an epoch is at most one pass over the
-            images, and all together are that many steps, up to half a step per epoch.
+            Number of epochs, and number of steps in each. If `steps` is set, an epoch is at most one pass
+            over the images. The total differs from `steps` by at most half a step per epoch.
         """
         settings: Any = self
         whole = max(1, images // settings.batch_size)
@@ -428,14 +441,14 @@ class Lasting(Sized):
         return epochs, max(1, round(self.steps / epochs))
 
     def seen(self, images: int) -> int:
-        """The number of images that the training sees, repeats counted, of N different ones."""
+        """The number of images that the training sees, out of `images` different ones. Repeats count."""
         epochs, steps = self.length(images)
         settings: Any = self
         return epochs * (images if self.steps is None else steps * settings.batch_size)
 
 
 class Chosen(Sized):
-    """One of several methods of a section. Their names tell them apart."""
+    """Base class of the methods that a section can choose from. `method` is the method's name."""
 
     method: str
 
@@ -462,7 +475,7 @@ class Teacher(Lasting, Pretext):
     invariant: ClassVar[bool] = True
 
     backbone: Backbone = Field(
-        "smallconv", description="Teacher network, by name. timm:NAME is one of the package timm."
+        "smallconv", description="Teacher network, by name. timm:NAME is a network of the package timm."
     )
     width: float = Field(
         1.0, gt=0, le=8, description="Factor on the number of channels of the backbone (above 0, up to 8)."

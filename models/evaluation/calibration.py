@@ -3,9 +3,9 @@
 The calibration error is the root of the mean squared gap between confidence and accuracy over bins of equal
 mass. Its square is debiased as in Kumar, Liang and Ma (2019), "Verified Uncertainty Calibration", section 5:
 each bin's squared gap is reduced by the variance of its accuracy. Without that, a perfectly calibrated model
-would show an error, and a larger one the fewer test images there are.
+would show an error, which grows as test images become fewer.
 
-A class's probability is its share of the softmax. The confidence of an answer is the probability of the
+The probabilities are the softmax of the logits. The confidence of an answer is the probability of the
 predicted class.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 10
-"""Number of bins of equal mass."""
+"""Maximum number of bins of equal mass."""
 FEWEST = 5
-"""Fewest images of a bin. With fewer than BINS * FEWEST images there are fewer bins."""
+"""Minimum of the mean number of images per bin. With fewer than BINS * FEWEST images there are fewer bins."""
 DRAWS = 1000
 """Number of bootstrap resamples behind an interval."""
 SMALLEST = 1e-12
@@ -35,7 +35,7 @@ class Bin:
         low: smallest confidence.
         high: largest confidence.
         confidence: mean confidence.
-        accuracy: share of images that were judged right.
+        accuracy: share of the images whose answer is right.
     """
 
     n: int
@@ -47,13 +47,13 @@ class Bin:
 
 @dataclass(frozen=True)
 class Answered:
-    """What becomes of the accuracy if only the most confident answers count.
+    """The accuracy if only the most confident answers count.
 
     Attributes:
-        share: share of the images that are answered, in (0, 1].
+        share: share of the images whose answers count, in (0, 1].
         n: number of these images.
         threshold: smallest confidence among them.
-        accuracy: share of these that are right. Images of equal confidence count in equal parts.
+        accuracy: share of them that are right. Images of equal confidence each count as their mean.
     """
 
     share: float
@@ -105,20 +105,16 @@ def brier(probability: NDArray[np.float64], label: NDArray[np.int64]) -> float:
     return float((squares - 2 * true + 1).mean())
 
 
-def bins(
-    confidence: NDArray[np.float64], right: NDArray[np.bool_], count: int = BINS, fewest: int = FEWEST
-) -> list[Bin]:
-    """Sort images by confidence into bins of equal mass. Images of equal confidence share a bin.
+def bins(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[Bin]:
+    """Sort images by confidence into at most `BINS` bins of equal mass. Equal confidences share a bin.
 
     Args:
         confidence: (N,) in [0, 1], N >= 1.
         right: (N,) whether the answer is right.
-        count: number of bins, at most.
-        fewest: images of a bin, at least, if there are as many.
     """
     order = np.argsort(confidence, kind="stable")
     sure, good = confidence[order], right[order].astype(np.float64)
-    starts = _starts(sure, count, fewest)
+    starts = _starts(sure)
     ends = np.append(starts[1:], len(sure))
     return [
         Bin(int(b - a), float(sure[a]), float(sure[b - 1]), float(sure[a:b].mean()), float(good[a:b].mean()))
@@ -137,7 +133,7 @@ def calibration_error(found: list[Bin]) -> float:
 
 
 def expected_calibration_error(found: list[Bin]) -> float:
-    """The plain ECE: the mean absolute gap of confidence and accuracy, in [0, 1]. It is biased upwards."""
+    """The plain ECE: mean absolute gap between confidence and accuracy, in [0, 1]. It is biased upwards."""
     n, c, a = _columns(found)
     return float((n * np.abs(c - a)).sum() / n.sum())
 
@@ -147,19 +143,19 @@ def calibration_interval(
 ) -> tuple[float, float]:
     """Bootstrap interval of `calibration_error` over the choice of test images, in [0, 1].
 
-    It is the basic bootstrap of the squared error: by how much the debiased square of a resample differs from
-    the plain square of the sample is taken for the difference of the sample's own from the truth. The images
+    It is the basic bootstrap of the squared error. A resample's debiased square differs from the sample's
+    plain square. The sample's debiased square is assumed to differ from the truth in the same way. The images
     of a resample keep their bins.
 
     Args:
         confidence: (N,) in [0, 1], N >= 1.
         right: (N,) whether the answer is right.
-        seed: of the resamples.
-        level: of the interval.
+        seed: seed of the resamples.
+        level: probability that the interval contains the true value.
     """
     order = np.argsort(confidence, kind="stable")
     sure, good = confidence[order], right[order].astype(np.float64)
-    starts, total = _starts(sure, BINS, FEWEST), len(sure)
+    starts, total = _starts(sure), len(sure)
     random, drawn = np.random.default_rng(seed), []
     for _ in range(DRAWS):
         weight = np.bincount(random.integers(0, total, total), minlength=total).astype(np.float64)
@@ -185,7 +181,7 @@ def answered(
     """
     order = np.argsort(-confidence, kind="stable")
     sure, good = confidence[order], right[order].astype(np.float64)
-    # Images of equal confidence can't be told apart, so each gets the mean of its group.
+    # Images of equal confidence can't be ranked, so each counts as the mean of its group.
     first = np.flatnonzero(np.diff(sure, prepend=np.inf))
     size = np.diff(np.append(first, len(sure)))
     good = np.repeat(np.add.reduceat(good, first) / size, size)
@@ -197,10 +193,10 @@ def answered(
     return found
 
 
-def _starts(sure: NDArray[np.float64], count: int, fewest: int) -> NDArray[np.int64]:
+def _starts(sure: NDArray[np.float64]) -> NDArray[np.int64]:
     """Where the bins of ascending confidences start. A bin never starts within equal confidences."""
     total = len(sure)
-    used = max(1, min(count, total // fewest))
+    used = max(1, min(BINS, total // FEWEST))
     wanted = np.arange(used) * total // used
     return np.unique(np.searchsorted(sure, sure[wanted], side="left")).astype(np.int64)
 
@@ -214,7 +210,7 @@ def _columns(found: list[Bin]) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 
 def _debiased(n: NDArray[np.float64], c: NDArray[np.float64], a: NDArray[np.float64]) -> float:
-    """The debiased square from the images, mean confidence and accuracy of each bin; it may be negative."""
+    """The debiased square, from each bin's images n, mean confidence c and accuracy a. It may be negative."""
     variance = np.where(n > 1, a * (1 - a) / np.maximum(n - 1, 1), 0.0)
     return float((n * ((c - a) ** 2 - variance)).sum() / n.sum())
 

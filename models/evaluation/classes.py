@@ -1,4 +1,4 @@
-"""What a classifier gets right by class. Pure numpy, from the matrix of confusions."""
+"""What a classifier gets right in each class, from its confusion matrix. Pure numpy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def confusion(label: NDArray[np.integer], predicted: NDArray[np.integer], classe
 
 
 def recall(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Share of each true class that is predicted: (C, C) -> (C,) in [0, 1]; nan without such images."""
+    """Share of each class's images that are right: (C, C) -> (C,) in [0, 1]; nan if it has no images."""
     return _share(matrix.diagonal(), matrix.sum(axis=1))
 
 
 def precision(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Share of the answers of each class that are right: (C, C) -> (C,); nan if it is never the answer."""
+    """Share of each class's answers that are right: (C, C) -> (C,) in [0, 1]; nan if it has no answers."""
     return _share(matrix.diagonal(), matrix.sum(axis=0))
 
 
@@ -32,25 +32,19 @@ def balanced_accuracy(matrix: NDArray[np.int64]) -> float:
 def macro_f1(matrix: NDArray[np.int64]) -> float:
     """The mean over classes of 2 TP / (2 TP + FP + FN), in [0, 1]; nan without images.
 
-    A class counts if it has images or is the answer for some.
+    A class counts if it has images or if it is the answer for an image.
     """
     either = matrix.sum(axis=0) + matrix.sum(axis=1)
     known = either > 0
     return float((2 * matrix.diagonal()[known] / either[known]).mean()) if known.any() else float("nan")
 
 
-def unevenness(counts: NDArray[np.integer]) -> float:
-    """Images of the largest class per image of the smallest one that has any: (C,) -> at least 1."""
-    some = counts[counts > 0]
-    return float(some.max() / some.min()) if some.size else 1.0
-
-
 def confused(matrix: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     """Pairs of classes that are taken for each other, most often first.
 
     Returns:
-        (first, second, number of images of either that were taken for the other), first < second. Pairs of
-        the same number are in order of their classes.
+        (first, second, number of images of either class that were taken for the other), first < second. Pairs
+        with equal numbers are ordered by class.
     """
     both = np.triu(matrix + matrix.T, 1)
     first, second = np.nonzero(both)
@@ -62,4 +56,5 @@ def confused(matrix: NDArray[np.int64]) -> list[tuple[int, int, int]]:
 
 
 def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Divide `part` by `whole`; nan where `whole` is 0."""
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)

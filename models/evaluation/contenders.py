@@ -66,12 +66,24 @@ def smoothed(label: NDArray[np.integer], classes: int) -> NDArray[np.float64]:
     return rows
 
 
-def temperature(logits: NDArray[np.floating], target: NDArray[np.floating]) -> float:
+def class_weights(label: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Weights with which every class counts the same: (n,) classes -> (n,), their mean is 1."""
+    _, which, count = np.unique(label, return_inverse=True, return_counts=True)
+    found: NDArray[np.float64] = len(label) / len(count) / count[which]
+    return found
+
+
+def temperature(
+    logits: NDArray[np.floating],
+    target: NDArray[np.floating],
+    weight: NDArray[np.floating] | None = None,
+) -> float:
     """The T at which softmax(logits / T) has the least cross-entropy with the targets (Guo et al. 2017).
 
     Args:
         logits: (n, C).
         target: (n, C), rows sum to 1: `smoothed` labels, or probabilities that can be believed.
+        weight: (n,), how much each image counts; None: all the same.
 
     Returns:
         T from 0.01 to 100; 1 if there is no image.
@@ -81,7 +93,8 @@ def temperature(logits: NDArray[np.floating], target: NDArray[np.floating]) -> f
     z = np.asarray(logits, np.float64)
 
     def loss(log_t: float) -> float:
-        return float(-(target * log_softmax(z / np.exp(log_t), axis=1)).sum(axis=1).mean())
+        each = -(target * log_softmax(z / np.exp(log_t), axis=1)).sum(axis=1)
+        return float(np.average(each, weights=weight))
 
     found = minimize_scalar(loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
     return float(np.exp(found.x))
@@ -95,7 +108,10 @@ def tempered(probabilities: NDArray[np.floating], t: float) -> NDArray[np.float6
 
 
 def mixture_weights(
-    probabilities: NDArray[np.floating], label: NDArray[np.integer], prior: float
+    probabilities: NDArray[np.floating],
+    label: NDArray[np.integer],
+    prior: float,
+    weight: NDArray[np.floating] | None = None,
 ) -> NDArray[np.float64]:
     """Weights w of the mixture sum_m w_m p_m under which the labels are likeliest.
 
@@ -106,23 +122,25 @@ def mixture_weights(
         probabilities: (M, n, C), out of fold.
         label: (n,) classes.
         prior: above 0.
+        weight: (n,), how much each image counts, mean 1; None: all the same.
 
     Returns:
         (M,) float64, above 0, sum 1.
     """
     m, n = probabilities.shape[:2]
-    weight: NDArray[np.float64] = np.full(m, 1 / m)
+    w: NDArray[np.float64] = np.full(m, 1 / m)
     if not n:
-        return weight
+        return w
     likelihood = np.maximum(probabilities[:, np.arange(n), label], 1e-12)
+    counts = np.ones(n) if weight is None else np.asarray(weight, np.float64)
     for _ in range(_ROUNDS):
-        share = weight[:, None] * likelihood
+        share = w[:, None] * likelihood
         share /= share.sum(axis=0)
-        new: NDArray[np.float64] = (share.sum(axis=1) + prior / m) / (n + prior)
-        if np.abs(new - weight).max() < 1e-7:
+        new: NDArray[np.float64] = (share @ counts + prior / m) / (n + prior)
+        if np.abs(new - w).max() < 1e-7:
             return new
-        weight = new
-    return weight
+        w = new
+    return w
 
 
 @dataclass(frozen=True)
@@ -132,20 +150,42 @@ class OutOfFold:
     Attributes:
         label: (n,) int64 classes of the images that are in a fold.
         logits: (n, C) float64.
+        balanced: whether each class counts the same, however many images it has, instead of each image.
     """
 
     label: NDArray[np.int64]
     logits: NDArray[np.float64]
+    balanced: bool = False
+
+    @property
+    def weight(self) -> NDArray[np.float64]:
+        """(n,) float64, how much each image counts; the mean is 1."""
+        return class_weights(self.label) if self.balanced else np.ones(len(self.label))
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(n,) whether each image is classified as labelled."""
+        found: NDArray[np.bool_] = self.logits.argmax(axis=1) == self.label
+        return found
 
     @property
     def accuracy(self) -> float:
         """Share of the images classified as labelled; NaN if no image is in a fold."""
-        return float((self.logits.argmax(axis=1) == self.label).mean()) if len(self.label) else float("nan")
+        return float(np.average(self.right, weights=self.weight)) if len(self.label) else float("nan")
 
     @property
     def temperature(self) -> float:
         """T that suits the predictions."""
-        return temperature(self.logits, smoothed(self.label, self.logits.shape[1]))
+        return temperature(self.logits, smoothed(self.label, self.logits.shape[1]), self.weight)
+
+    @property
+    def loss(self) -> float:
+        """Cross-entropy with the smoothed labels at the best temperature; 0 if no image is in a fold."""
+        if not len(self.label):
+            return 0.0
+        target = smoothed(self.label, self.logits.shape[1])
+        log_p = log_softmax(self.logits / self.temperature, axis=1)
+        return float(np.average(-(target * log_p).sum(axis=1), weights=self.weight))
 
     def probabilities(self, t: float) -> NDArray[np.float64]:
         """(n, C) softmax(logits / t)."""

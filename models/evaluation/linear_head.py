@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from data.errors import ArtifactError
-from models.evaluation.contenders import OutOfFold, folds_of, smoothed
+from models.evaluation.contenders import OutOfFold, folds_of
 from models.network import Network
 
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Values of scikit-learn's C to choose from, on standardised features. Few labels need a small C."""
+"""Values of scikit-learn's C to choose from, on standardised features. C is the inverse of the penalty's
+strength. Few labels need a small C."""
 USUAL = 0.03
-"""C if no label is in a fold."""
+"""C if no label is in a fold. The values can't be compared then."""
 FOLDS = 10
+"""Number of folds of the labels."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,10 @@ class LinearHead:
     """A fitted classifier.
 
     Attributes:
-        weight: (C, D) float64, for features as given (not standardised).
+        weight: (C, D) float64, for features that are not standardised.
         bias: (C,) float64.
         penalty: the chosen C of scikit-learn.
-        position: (h,) int64 rows that are in a fold.
+        position: (h,) int64, the rows that are in a fold.
         out_of_fold: predictions for these rows.
     """
 
@@ -39,20 +41,29 @@ class LinearHead:
     out_of_fold: OutOfFold
 
 
-def fit_head(x: NDArray[np.floating], label: NDArray[np.integer], classes: int, *, seed: int) -> LinearHead:
+def fit_head(
+    x: NDArray[np.floating],
+    label: NDArray[np.integer],
+    classes: int,
+    *,
+    seed: int,
+    balanced: bool = False,
+) -> LinearHead:
     """Choose the penalty by cross-validation, then fit to all labels.
 
-    The penalty with the best out-of-fold likelihood is chosen, each at its own best temperature. With few
-    labels, the likelihood tells penalties apart where the accuracy is the same.
+    The out-of-fold predictions of each penalty get the temperature that suits them. The penalty under which
+    the labels are then likeliest is chosen. With few labels, the likelihood tells penalties apart that have
+    the same accuracy.
 
     Args:
         x: (n, D) features of the labelled images.
-        label: (n,) their classes.
+        label: (n,) classes of these images.
         classes: C, at least 2.
-        seed: of the folds.
+        seed: seed of the folds.
+        balanced: whether each class counts the same, however many labels it has. If not, each label does.
 
     Raises:
-        ArtifactError: a feature is not finite.
+        ArtifactError: a value of the features is not finite.
     """
     if not np.isfinite(x).all():
         raise ArtifactError("linear head: the features hold values that are not finite")
@@ -66,12 +77,12 @@ def fit_head(x: NDArray[np.floating], label: NDArray[np.integer], classes: int, 
         logits = np.zeros((len(label), classes))
         for number in np.unique(fold[position]):
             kept = fold != number
-            weight, bias = _fit(z[kept], label[kept], classes, penalty)
+            weight, bias = _fit(z[kept], label[kept], classes, penalty, balanced)
             logits[~kept] = z[~kept] @ weight.T + bias
-        held = OutOfFold(np.asarray(label, np.int64)[position], logits[position])
-        found[penalty] = (_loss(held), held)
+        held = OutOfFold(np.asarray(label, np.int64)[position], logits[position], balanced)
+        found[penalty] = (held.loss, held)
     penalty = min(found, key=lambda c: (found[c][0], c))
-    weight, bias = _fit(z, label, classes, penalty)
+    weight, bias = _fit(z, label, classes, penalty, balanced)
     weight = weight * scale
     return LinearHead(weight, bias - weight @ mean, penalty, position, found[penalty][1])
 
@@ -84,24 +95,19 @@ def set_head(network: Network, head: LinearHead) -> None:
         network.classifier.bias.copy_(torch.from_numpy(head.bias))
 
 
-def _loss(held: OutOfFold) -> float:
-    if not len(held.label):
-        return 0.0
-    target = smoothed(held.label, held.logits.shape[1])
-    return float(-(target * np.log(held.probabilities(held.temperature) + 1e-300)).sum(axis=1).mean())
-
-
 def _fit(
-    x: NDArray[np.float64], label: NDArray[np.integer], classes: int, penalty: float
+    x: NDArray[np.float64], label: NDArray[np.integer], classes: int, penalty: float, balanced: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weight (C, D) and bias (C,). A class without a label gets weights of 0 and the lowest bias."""
+    """Weight (C, D) and bias (C,). A class without a label gets weights of 0, and a bias below all others."""
     known = np.unique(label)
     weight, bias = np.zeros((classes, x.shape[1])), np.zeros(classes)
     if len(known) == 1:
         bias[known] = 1.0
         return weight, bias
-    fitted = LogisticRegression(C=penalty, max_iter=1000).fit(x, label)
-    if len(known) == 2:  # scikit-learn fits one row for two classes
+    fitted = LogisticRegression(C=penalty, max_iter=1000, class_weight="balanced" if balanced else None).fit(
+        x, label
+    )
+    if len(known) == 2:  # for two classes, scikit-learn gives one row, the difference of the two
         weight[known], bias[known] = (
             np.stack([-fitted.coef_[0], fitted.coef_[0]]) / 2,
             np.array([-fitted.intercept_[0], fitted.intercept_[0]]) / 2,

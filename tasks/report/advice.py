@@ -1,4 +1,7 @@
-"""What to try next: rules that fire on evidence. Each one gives a sentence with its figures, or nothing."""
+"""What to try next: rules that look for evidence in a run. A rule that finds some *fires*.
+
+Each rule returns a piece of advice with its figures, or None if it doesn't fire.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,27 @@ from tasks.report.scoreboard import PROPORTIONS, Score
 Rule = Callable[[ReportData], str | None]
 
 WIDE = 0.1
-"""An interval of the accuracy is too wide from this width on."""
+"""The interval of the accuracy is too wide if its width is at least this."""
 WANTED = 0.05
-"""Half the width of an interval that is worth having."""
+"""Half the width of the interval that a user should aim for."""
 FEW = 25
-"""A class has few labels up to this number."""
+"""A class has few labels if it has at most this number."""
 LISTED = 5
-"""Most classes, or pairs of classes, in a sentence."""
+"""Maximum number of classes, or of pairs of classes, that a sentence lists."""
+RARE = 3
+"""A class is rare if another one has at least this many times its labels (as `tasks.understood.UNEVEN`)."""
 OFTEN = 0.1
-"""A pair of classes is often confused if it has this share of all mistakes."""
+"""A pair of classes is often confused if it has at least this share of all mistakes."""
 AT_LEAST = 5
-"""Fewest mistakes of a pair that is worth a look."""
+"""Pairs with fewer mistakes than this are not listed."""
 GAP = 0.05
-"""Differences of accuracies below this are no evidence."""
+"""Differences of accuracies up to this are no evidence."""
 UNSURE = 0.1
-"""Confidence and accuracy disagree if their means are this far apart."""
+"""Confidence and accuracy disagree if mean confidence and accuracy are at least this far apart."""
 
 
 def advice(data: ReportData) -> list[str]:
-    """The sentences of all rules that fire, the most important first."""
+    """The advice of all rules that fire, the most important first."""
     found = (rule(data) for rule in RULES)
     return [sentence for sentence in found if sentence is not None]
 
@@ -48,7 +53,7 @@ def unmeasured(data: ReportData) -> str | None:
 
 
 def leaked_tests(data: ReportData) -> str | None:
-    """Fires if training images show the pictures of test images."""
+    """Fires if training images show the same pictures as test images."""
     leaked, test = data.counts.leaked, data.counts.test
     if not leaked:
         return None
@@ -87,10 +92,10 @@ def guessing(data: ReportData) -> str | None:
     if low > largest.n / found.n or found.balanced >= 2 / classes:
         return None
     return (
-        f"The model is hardly better than a guess: it is right for {_percent(found.accuracy)} of the test "
-        f"images, and always naming “{largest.name}” for {_percent(largest.n / found.n)}. Its mean recall is "
-        f"{_percent(found.balanced)}; a guess has {_percent(1 / classes)}. Label more images, and train "
-        "every stage longer, before you change anything else."
+        f"The model is hardly better than a guess. It is right for {_percent(found.accuracy)} of the test "
+        f"images. Always naming “{largest.name}” is right for {_percent(largest.n / found.n)}. The model's "
+        f"mean recall is {_percent(found.balanced)}; a guess has {_percent(1 / classes)}. Label more images, "
+        f"and {_longer(data, 'pretext', 'train every stage')}, before you change anything else."
     )
 
 
@@ -108,9 +113,10 @@ def pretext_near_chance(data: ReportData) -> str | None:
     if wilson(found.value, found.n)[0] > largest:
         return None
     return (
-        f"The teacher's features tell little about the classes: kNN with all labels is right for "
-        f"{_percent(found.value)} of the test images, and always naming the largest class for "
-        f"{_percent(largest)}. Train the pretext longer (pretext.epochs), or choose another pretext.method."
+        f"The teacher's features tell little about the classes. kNN with all labels is right for "
+        f"{_percent(found.value)} of the test images. Always naming the largest class is right for "
+        f"{_percent(largest)}. You can {_longer(data, 'pretext', 'train the pretext')}, or choose another "
+        "pretext.method."
     )
 
 
@@ -120,9 +126,10 @@ def transfer_lost(data: ReportData) -> str | None:
     if teacher is None or student is None or not _ahead(teacher, student):
         return None
     return (
-        f"Transfer lost {_points(teacher.value - student.value)} points of kNN: {_percent(teacher.value)} "
-        f"with the teacher's features, {_percent(student.value)} with the student's. Train the transfer "
-        "longer (transfer.epochs), use more clusters (cluster.k), or a wider student (student.width)."
+        f"Transfer lost {_points(teacher.value - student.value)} points of kNN accuracy: "
+        f"{_percent(teacher.value)} with the teacher's features, {_percent(student.value)} with the "
+        f"student's. You can {_longer(data, 'transfer', 'train the transfer')}, use more clusters "
+        "(cluster.k), or use a wider student (student.width)."
     )
 
 
@@ -136,8 +143,8 @@ def teacher_knows_more(data: ReportData) -> str | None:
         return None
     return (
         f"The teacher's features hold more than the model uses: kNN with all labels is right for "
-        f"{_percent(teacher.value)}, the model for {_percent(ours.value)}. Label more images, distil longer "
-        "(distill.epochs), or use a wider student (student.width)."
+        f"{_percent(teacher.value)} of the test images, the model for {_percent(ours.value)}. You can label "
+        f"more images, {_longer(data, 'distill', 'distil')}, or use a wider student (student.width)."
     )
 
 
@@ -148,9 +155,9 @@ def scratch_ahead(data: ReportData) -> str | None:
     if scratch is None or ours is None or not _ahead(scratch, ours, gap=0):
         return None
     return (
-        f"The chain does harm here: the same network from scratch is right for {_percent(scratch.value)}, "
-        f"the model for {_percent(ours.value)}. Check that the augmentations keep what tells the classes "
-        "apart (colour, orientation, size), and that the view sizes fit the images."
+        f"The chain does harm here: the same network from scratch is right for {_percent(scratch.value)} of "
+        f"the test images, the model for {_percent(ours.value)}. Check that the augmentations keep what "
+        "tells the classes apart (colour, orientation, size), and that the view sizes fit the images."
     )
 
 
@@ -169,13 +176,37 @@ def few_labels(data: ReportData) -> str | None:
     if not worse:
         return None
     named = ", ".join(
-        f"“{row.name}” ({_of(row.labels or 0, 'label')}, {_count(row.right)} of {_count(row.n)} right)"
+        f"“{row.name}” ({_of(row.labels or 0, 'label', 'labels')}, {_count(row.right)} of {_count(row.n)} "
+        "right)"
         for row in worse[:LISTED]
     )
     more = f" and {_count(len(worse) - LISTED)} more" if len(worse) > LISTED else ""
     return (
         f"Label more images of these classes first: {named}{more}. "
         f"Over all classes, the mean recall is {_percent(data.answers.balanced)}."
+    )
+
+
+def uneven_labels(data: ReportData) -> str | None:
+    """Fires if the rare classes are recognised less often than the others, beyond chance."""
+    if data.answers is None:
+        return None
+    known = [row for row in data.answers.classes if row.labels and row.recall is not None]
+    most = max((row.labels or 0 for row in known), default=0)
+    rare = [row for row in known if RARE * (row.labels or 0) <= most]
+    often = [row for row in known if row not in rare]
+    if not rare:
+        return None
+    (right, n), (right_often, n_often) = (
+        (sum(row.right for row in rows), sum(row.n for row in rows)) for rows in (rare, often)
+    )
+    if wilson(right / n, n)[1] >= wilson(right_often / n_often, n_often)[0]:
+        return None
+    return (
+        f"The labels are uneven: {_of(len(rare), 'class has', 'classes have')} at most a third of the "
+        f"largest class's labels. The model is right about {_percent(right / n)} of their images, and about "
+        f"{_percent(right_often / n_often)} of the others. If every class matters the same, set "
+        "finetune.balanced=true, or label more images of the rare classes."
     )
 
 
@@ -192,9 +223,9 @@ def confused_pairs(data: ReportData) -> str | None:
     )
     share = sum(times for *_, times in often[:LISTED]) / wrong
     return (
-        f"Look at the classes that are taken for each other: {named}. That is {_percent(share)} of the "
-        f"{_count(wrong)} mistakes. Their labels may be mixed up, or what tells them apart may be lost at "
-        "this image size or by the augmentations. If neither is so, label more of them."
+        f"Look at the classes that are taken for each other: {named}. These are {_percent(share)} of the "
+        f"{_count(wrong)} mistakes. Their labels may be mixed up, or this image size or the augmentations "
+        "may hide what tells them apart. If neither is the case, label more of them."
     )
 
 
@@ -206,9 +237,9 @@ def confidence_off(data: ReportData) -> str | None:
     low, high = wilson(right, data.answers.n)
     if abs(sure - right) < UNSURE or low <= sure <= high:
         return None
-    than = "surer than it is right" if sure > right else "right more often than it is sure"
+    how = "too confident" if sure > right else "not confident enough"
     return (
-        f"The model is {than}: its mean confidence is {_percent(sure)}, its accuracy {_percent(right)}. "
+        f"The model is {how}: its mean confidence is {_percent(sure)}, its accuracy {_percent(right)}. "
         "Don't read its confidence as a probability. To decide which answers to trust, take a threshold "
         "from the table of answered shares below."
     )
@@ -224,13 +255,14 @@ RULES: tuple[Rule, ...] = (
     transfer_lost,
     teacher_knows_more,
     few_labels,
+    uneven_labels,
     confused_pairs,
     confidence_off,
 )
 
 
 def _score(data: ReportData, evaluation: str, model: str) -> Score | None:
-    """The first accuracy of a model on test images."""
+    """The first accuracy of a model on test images; None if there is none."""
     for score in data.scores:
         measured = (score.evaluation, score.model, score.split) == (evaluation, model, "test")
         if measured and score.metric in PROPORTIONS and score.n > 0:
@@ -257,5 +289,11 @@ def _points(difference: float) -> str:
     return narrow(points(difference)).lstrip("+")
 
 
-def _of(value: int, what: str) -> str:
-    return f"{_count(value)} {what if value == 1 else what + 's'}"
+def _of(value: int, one: str, many: str) -> str:
+    return f"{_count(value)} {one if value == 1 else many}"
+
+
+def _longer(data: ReportData, section: str, what: str) -> str:
+    """How to train a stage longer. A run that is planned needs more minutes."""
+    planned = any(line.startswith("plan: ") for line in data.understood)
+    return "give the run more minutes (--minutes)" if planned else f"{what} longer ({section}.epochs)"

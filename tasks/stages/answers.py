@@ -1,4 +1,4 @@
-"""Answers: what the model that ships says of every test image, and how far it can be believed."""
+"""Answers: predicts every test image with the model that ships, and measures how good its confidence is."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 STAGE = Stage(name="answers", kind="answers", version=1, process="train")
 EVALUATION = "shipped"
-"""The name of its rows in the scores."""
+"""Name of this evaluation in the scores."""
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
-"""Shares of the test images for which the accuracy of the most confident answers is measured."""
+"""The accuracy of the most confident answers is measured for each of these shares of the test images."""
 
 
 def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str) -> Request:
@@ -93,7 +93,7 @@ def build(job: Job) -> Outcome:
 def _scores(
     probability: NDArray[np.float64], label: NDArray[np.int64], names: list[str], seed: int
 ) -> Iterator[tuple[str, str, float, int]]:
-    """Yield (metric, setting, value, n), where n is the number of images behind a value."""
+    """Yield (metric, setting, value, n). n is the number of images that a value was measured on."""
     import numpy as np
 
     from data.draws import key

@@ -8,11 +8,17 @@ from data.types import Artifact
 from models.configs.distill import Distill
 from tasks.config import Config
 from tasks.job import Job
+from tasks.phrases import percent
 from tasks.size import Context, Inputs, Size, classifier, decoded, images_of, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="distill", kind="checkpoint", version=3, process="train")
+
+NOT_STARTS = ("manifest", "labels", "probabilities", "checkpoint")
+"""Inputs that are no classifiers to choose the start from."""
+MILD = "plain"
+"""The classifier that was trained with mild views. If it is the start, distillation has mild views, too."""
 
 
 def plan(
@@ -23,6 +29,7 @@ def plan(
     checkpoint: Artifact | None = None,
     *,
     round: int = 1,
+    **starts: Artifact,
 ) -> Request:
     """Request the student of a round of distillation.
 
@@ -33,13 +40,15 @@ def plan(
         probabilities: the probabilities of train + unlabelled images.
         checkpoint: the student to start from; None: from scratch.
         round: number of the round, from 1. From the second round on the student keeps its classifier.
+        **starts: classifiers with the student's network, by name. The one that the labels favour is the
+            start. `probabilities` must come from `weigh`, which has judged them.
     """
     settings: dict[str, Any] = {
         "distill": config.distill.settings(
             config.data.image_size, exclude=frozenset({"seed", "init", "rounds"})
         ),
         "student": config.student.model_dump(),
-        "fine_tuned": round > 1 or config.distill.init == "finetuned",
+        "fine_tuned": round > 1 or config.distill.init in ("finetuned", "favoured"),
         "round": round,
         "keep_fc": config.finetune.keep_fc,
         "image_size": config.data.image_size,
@@ -50,6 +59,7 @@ def plan(
         inputs["labels"] = labels
     if checkpoint is not None:
         inputs["checkpoint"] = checkpoint
+    inputs |= starts
     return STAGE.request(
         settings=settings,
         inputs=inputs,
@@ -91,10 +101,14 @@ def build(job: Job) -> Outcome:
     index, probability = read_vectors(job.path("probabilities"))
     classes = probability.shape[1]
     seed = key(job.seed, "student")
-    if "checkpoint" not in job.request.inputs:
+    starts = [name for name in job.request.inputs if name not in NOT_STARTS]
+    start = _favoured(job, starts) if starts else "checkpoint"
+    if start == MILD:
+        config = config.model_copy(update=config.mild().model_dump())
+    if start not in job.request.inputs:
         network = build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
     else:
-        network = load(job.path("checkpoint"))
+        network = load(job.path(start))
         if network.classes != classes or not job.settings["fine_tuned"]:
             network = network.with_classifier(classes, keep_fc=job.settings["keep_fc"], seed=seed)
     labels = None
@@ -109,3 +123,20 @@ def build(job: Job) -> Outcome:
     order = Shuffled(index, config.batch_size, steps=steps)
     feed = ImageFeed(job.images(size), order, index, probability.astype(np.float32), order_key(job, stage))
     return train_and_publish(job, method, feed, config, epochs=epochs, stage=stage)
+
+
+def _favoured(job: Job, names: list[str]) -> str:
+    """The classifier that the labels favour: the first one, or one whose loss is lower beyond chance.
+
+    A loss is lower beyond chance if the lead is more than one standard error. Losses are compared rather than
+    accuracies, because with few labels these often tie.
+    """
+    from tasks.judged import read_judged
+
+    judged = read_judged(job.path("probabilities"))
+    usual, *others = names
+    ahead = {name: judged.likelier(name, usual) for name in others}
+    lead = {name: mean for name, (mean, error) in ahead.items() if mean > error}
+    chosen = max(lead, key=lambda name: lead[name], default=usual)
+    job.log(f"starts from {chosen}: {percent(judged.accuracy(chosen), 0)} right out of fold")
+    return chosen

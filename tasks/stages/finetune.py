@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.types import Artifact
 from models.configs.finetune import Finetune
-from models.configs.shared import Views
 from models.work import timed
 from tasks.config import Config
 from tasks.job import Job
@@ -49,18 +48,18 @@ def plan(
         checkpoint: the network to start from; None for the baseline.
         role: what is trained. An untrained student gets the same initial weights as the student of
             `transfer`.
-        steps: number of steps, instead of `finetune.steps`. The baseline gets as many steps as all trainings
-            of the student together.
+        steps: number of steps of an untrained student, instead of `finetune.steps`.
     """
     tuned = config.finetune.settings(
-        config.data.image_size, exclude=frozenset({"seed", "baseline", "baseline_learning_rate"})
+        config.data.image_size,
+        exclude=frozenset({"seed", "baseline", "baseline_learning_rate", "baseline_steps"}),
     )
     if role in UNTRAINED:
         tuned |= {"steps": steps or tuned["steps"], "head_learning_rate": None, "freeze": False}
         tuned["learning_rate"] = config.finetune.baseline_learning_rate or tuned["learning_rate"]
         tuned.pop("head_first", None)
     if role == "plain":
-        tuned |= _plain(config.finetune).settings(config.data.image_size)
+        tuned |= config.finetune.mild().settings(config.data.image_size)
     settings: dict[str, Any] = {
         "finetune": tuned,
         "role": role,
@@ -80,25 +79,17 @@ def plan(
     )
 
 
-def _plain(config: Finetune) -> Views:
-    """Views that only crop and flip. Crops keep at least half of the image."""
-    return Views(
-        view_size=config.view_size,
-        flip=config.flip,
-        crop_min=max(config.crop_min, 0.5),
-        jitter=0,
-        jitter_probability=0,
-        grey=0,
-    )
-
-
 def baseline_steps(config: Config, images: int) -> int:
-    """The number of steps of the baseline: the sum over the student's transfer, fine-tuning and distillation.
+    """The number of steps of the baseline.
+
+    `finetune.baseline_steps`, or else the sum over the student's transfer, fine-tuning and distillation.
 
     Args:
         config: the run's configuration.
         images: number of train + unlabelled images.
     """
+    if config.finetune.baseline_steps is not None:
+        return config.finetune.baseline_steps
     transfer, distill = config.transfer, config.distill
     passes = ((len(transfer.phases), transfer.length(images)), (distill.rounds, distill.length(images)))
     return config.finetune.steps + sum(times * epochs * steps for times, (epochs, steps) in passes)
@@ -136,6 +127,9 @@ def build(job: Job) -> Outcome:
     With `folds`, the classifier is also trained once per fold without the fold's labels, and its predictions
     for these are written as out_of_fold.parquet.
     """
+    import numpy as np
+
+    from models.evaluation.contenders import OutOfFold
     from tasks.embedding import embed
     from tasks.fit import publish
     from tasks.rows import drawn_rows, label_rows
@@ -150,7 +144,8 @@ def build(job: Job) -> Outcome:
             short = config.model_copy(update={"learning_rate": candidate, "steps": steps})
             method, _ = _train(job, short, index, label, f"finetune-{role}-{number}")
             logits = embed(job, method.network, held_out, "logits", job.settings["image_size"])
-            found[candidate] = float((logits.argmax(1) == held_out_label).mean())
+            held = OutOfFold(held_out_label.astype(np.int64), logits.astype(np.float64), config.balanced)
+            found[candidate] = held.accuracy
         rate = max(found, key=lambda candidate: (found[candidate], -candidate))
         tried = ", ".join(f"{r:g}: {a:.3f}" for r, a in found.items())
         job.log(f"{role}: chose learning rate {rate:g}; validation accuracy by rate: {tried}")
@@ -185,13 +180,15 @@ def _out_of_fold(job: Job, config: Finetune, index: NDArray[np.int64], label: ND
 def _train(
     job: Job, config: Finetune, index: NDArray[np.int64], label: NDArray[np.int64], stage: str
 ) -> tuple[Method, Trained]:
-    from data.order import Repeated
+    from data.order import Order, Repeated, UniformOverClusters
     from models.methods.finetune import FinetuneMethod
     from tasks.feed import ImageFeed, order_key
     from tasks.fit import fit
 
     method = FinetuneMethod(config, _start(job, config, index, label))
-    order = Repeated(index, config.batch_size, config.steps)
+    order: Order = Repeated(index, config.batch_size, config.steps)
+    if config.balanced:  # each class is as likely as any other
+        order = UniformOverClusters(index, label, config.batch_size, config.steps)
     feed = ImageFeed(job.images(job.settings["image_size"]), order, index, label, order_key(job, stage))
     return method, fit(job, method, feed, config, epochs=1, stage=stage, part=stage)
 
@@ -214,5 +211,5 @@ def _start(job: Job, config: Finetune, index: NDArray[np.int64], label: NDArray[
     )
     if config.head_first:
         x = embed(job, network, index, network.last_layer, size)
-        set_head(network, fit_head(x, label, classes, seed=job.seed))
+        set_head(network, fit_head(x, label, classes, seed=job.seed, balanced=config.balanced))
     return network

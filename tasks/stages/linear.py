@@ -1,6 +1,8 @@
-"""Linear: puts a linear classifier on a frozen network, fitted to the few labels and judged out of fold."""
+"""Linear: fits a linear classifier on a frozen network to the few labels, and judges it out of fold."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from data.types import Artifact
 from tasks.config import Config
@@ -19,10 +21,13 @@ def plan(config: Config, manifest: Artifact, labels: Artifact, checkpoint: Artif
         config: the run's configuration.
         manifest: the manifest of the run's images.
         labels: the drawn labels.
-        checkpoint: the network, which is not trained further.
+        checkpoint: the network, which stays as it is.
     """
+    settings: dict[str, Any] = {"image_size": config.data.image_size, "precision": config.compute.precision}
+    if config.finetune.balanced:
+        settings["balanced"] = True
     return STAGE.request(
-        settings={"image_size": config.data.image_size, "precision": config.compute.precision},
+        settings=settings,
         inputs={"manifest": manifest, "labels": labels, "checkpoint": checkpoint},
         parts=("train",),
         seed=config.seed,
@@ -37,7 +42,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
 
 
 def build(job: Job) -> Outcome:
-    """Fit a logistic regression to the frozen features of the labelled images."""
+    """Fit a logistic regression to the frozen features of the labelled images, and write its predictions."""
     from models.evaluation.linear_head import fit_head, set_head
     from models.progress import History
     from models.saved import load
@@ -50,7 +55,8 @@ def build(job: Job) -> Outcome:
     classes = len(job.meta("manifest")["classes"])
     network = load(job.path("checkpoint")).with_classifier(classes, keep_fc=True, keep_head=0, seed=0)
     x = embed(job, network, index, network.last_layer, job.settings["image_size"])
-    head = fit_head(x, label, classes, seed=job.seed)
+    balanced = job.settings.get("balanced", False)
+    head = fit_head(x, label, classes, seed=job.seed, balanced=balanced)
     set_head(network, head)
     write_out_of_fold(job.out, index[head.position], head.out_of_fold.label, head.out_of_fold.logits)
     outcome = publish(job, network, Trained(History([], 0, 0, 0.0, 0.0), []))

@@ -1,4 +1,4 @@
-"""Plan: chooses image size, networks and lengths of the first trainings from images, minutes and machine."""
+"""Plan: chooses the image size and the first trainings' lengths to suit the images, minutes and machine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from models.pace import Pace
     from tasks.planning import Speed
 
-STAGE = Stage(name="plan", kind="plan", version=1, process="train")
+STAGE = Stage(name="plan", kind="plan", version=2, process="train")
 
 MEASURING = 12.0
-"""Seconds of chores that measuring is taken to last in a dry run."""
+"""Seconds that a dry run counts for measuring this machine, as chores."""
 SAMPLE = 500
-"""Number of images that are looked at, to suggest the kind of pictures."""
+"""Maximum number of images that are looked at to suggest the kind of pictures."""
 LOOKED_AT = 64
-"""Side at which they are looked at, px."""
+"""Side of these images, px."""
 
 
 def plan(config: Config, manifest: Artifact) -> Request:
@@ -35,7 +35,7 @@ def plan(config: Config, manifest: Artifact) -> Request:
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
         "keep": sorted(config.plan.keep),
-        "config": {name: config.model_dump()[name] for name in (*sections, "ship")},
+        "config": {name: config.model_dump()[name] for name in sections},
         "data": config.data.model_dump(include={"image_size", "kind"}),
         "precision": config.compute.precision,
     }
@@ -51,24 +51,25 @@ def plan(config: Config, manifest: Artifact) -> Request:
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run, and make the plan.
 
-    A dry run does not look at the images, so their kind stays open unless the user says it.
+    A dry run does not look at the images, so it assumes photographs unless the user set the kind. For the
+    median width and height, it takes the middle of their range.
     """
     images, seen = images_of(inputs), run.seen
-    (left, right), (low, high) = seen.get("width", (256, 256)), seen.get("height", (256, 256))
+    widths, heights = seen.get("width", (256, 256)), seen.get("height", (256, 256))
     kind = request.settings["data"]["kind"]
-    told = ("photographs", "taken as given here; the run looks at the images")
+    assumed = ("photographs", "a dry run assumes this; the run looks at the images")
     meta = _plan(
         request.settings,
         images.all,
         seen.get("distinct", images.all),
         images.classes,
-        min(left + right, low + high) // 2,
-        told if kind in (None, "auto") else (kind, "you set it"),
+        min(sum(widths), sum(heights)) // 2,
+        assumed if kind in (None, "auto") else (kind, "you set it"),
         images.all * run.decoding,
         run.listing + images.all * run.decoding,
         run.pace,
     )
-    run.assume("plan: this machine, as busy as it is now; the run measures it again")
+    run.assume("plan: the machine stays as busy as it is now; the run measures its speed again")
     return Size(1, 3e3, work=(chores(MEASURING),), meta=meta)
 
 
@@ -100,7 +101,7 @@ def _plan(
     pace: Pace,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Plan from what is known: settings by dotted key, reasons, and the speed at the chosen size.
+    """Measure and plan. Return meta.json: settings by dotted key, reasons, and the speed at the chosen size.
 
     Args:
         settings: the stage's settings.
@@ -108,13 +109,13 @@ def _plan(
         distinct: number of different images among them.
         classes: number of classes.
         side: median of the images' shorter sides, px.
-        kind: kind of pictures, and why.
-        reading: seconds in which all images are read once more, at the planned size.
+        kind: (kind of pictures, reason).
+        reading: seconds that reading and decoding all images once more takes.
         spent: seconds that the manifest took.
         pace: measures this machine.
-        say: gets a line per size that was measured.
+        say: logs a line for each size that was measured.
     """
-    from tasks.planning import ENOUGH, FIXED, SHARES, from_images, sizes, without_kept
+    from tasks.planning import ENOUGH, FIXED, SHARES, from_images, sizes
 
     kept, minutes = set(settings["keep"]), settings["minutes"]
     own = settings["data"]["image_size"] if "data.image_size" in kept else None
@@ -128,16 +129,16 @@ def _plan(
         minutes, images, speeds, distinct=distinct, fixed=FIXED + spent, reading=reading, kind=kind
     )
     size = found.settings["data.image_size"]
-    chosen = without_kept(found.settings, kept)
-    return {"settings": chosen, "because": found.because, "speed": vars(speeds[size])}
+    chosen = found.without(kept)
+    return {"settings": chosen.settings, "because": chosen.lines, "speed": vars(speeds[size])}
 
 
 def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
     """Look at a sample of the images.
 
     Returns:
-        The median of their shorter sides, px; their kind, with the reason; and seconds in which all images
-        are read.
+        The median of their shorter sides, px; (kind of pictures, reason); and the seconds that reading and
+        decoding all images takes.
     """
     from time import perf_counter
 
@@ -164,14 +165,14 @@ def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
 
 
 def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images: int) -> Speed:
-    """Measure one image size on this machine."""
+    """Measure the steps of all trainings, and the features, at one image size on this machine."""
     from models.configs import PRETEXT, TRANSFER
     from models.configs.distill import Distill
     from models.configs.finetune import Finetune
     from models.configs.shared import Sized
     from models.cost import classifier_cost, pretext_cost
     from models.work import Pass, Portion, Step, timed
-    from tasks.planning import Speed, batch_size
+    from tasks.planning import SMALL_BATCH, Speed, batch_size
 
     asked = settings["config"]
     pretext: Any = PRETEXT[asked["pretext"]["method"]].model_validate(asked["pretext"])
@@ -207,8 +208,8 @@ def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images
     return Speed(
         teacher=step("pretext", teacher, batch),
         transfer=step("transfer", small, batch),
-        tuned=step("finetune", small, min(64, batch)),
-        tuned_teacher=step("finetune", whole, min(64, batch)),
+        tuned=step("finetune", small, min(SMALL_BATCH, batch)),
+        tuned_teacher=step("finetune", whole, min(SMALL_BATCH, batch)),
         distill=step("distill", small, batch),
         forward=forward(teacher) + forward(small),
     )

@@ -1,4 +1,4 @@
-"""Plan the rest: divides the remaining minutes among the trainings that learn labels and targets."""
+"""Plan the rest: divides the remaining minutes among fine-tuning, training from scratch and distillation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.job import Job
 from tasks.size import Context, Inputs, Size, chores, images_of
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="plan_labels", kind="plan", version=1, process="plain")
+STAGE = Stage(name="plan_labels", kind="plan", version=2, process="plain")
 
 
 def plan(config: Config, manifest: Artifact, first: Artifact, *, labels: int, **trained: Artifact) -> Request:
@@ -22,7 +22,7 @@ def plan(config: Config, manifest: Artifact, first: Artifact, *, labels: int, **
         manifest: the manifest of the run's images.
         first: the first part of the plan.
         labels: number of labels that will be drawn.
-        **trained: the artifacts so far. What they took is not left any more.
+        **trained: the artifacts made so far. The seconds that they took are subtracted from the minutes.
     """
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
@@ -38,7 +38,7 @@ def plan(config: Config, manifest: Artifact, first: Artifact, *, labels: int, **
 
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
-    """Estimate the artifact and its cost for a dry run, and make the plan as if all went as planned."""
+    """Estimate the artifact and its cost for a dry run. The first stages are assumed to last as planned."""
     first, n = inputs["first"].meta, images_of(inputs).all
     assert first is not None
     steps = first["settings"]
@@ -62,7 +62,7 @@ def build(job: Job) -> Outcome:
 
 
 def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken: float) -> dict[str, Any]:
-    """Plan the rest: settings by dotted key, and reasons.
+    """Plan the rest, and return meta.json: settings by dotted key, and reasons.
 
     Args:
         settings: the stage's settings.
@@ -70,10 +70,10 @@ def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken
         images: number of train + unlabelled images.
         taken: seconds that the stages so far took.
     """
-    from tasks.planning import FIXED, Speed, from_labels, without_kept
+    from tasks.planning import FIXED, PASSES, Speed, from_labels
 
     speed = Speed(**first["speed"])
-    left = 60 * settings["minutes"] - FIXED - taken - 2 * images * speed.forward
+    left = 60 * settings["minutes"] - FIXED - taken - (PASSES - 1) * images * speed.forward
     found = from_labels(left, settings["labels"], images, speed, settings["folds"])
-    chosen = without_kept(found.settings, settings["keep"])
-    return {"settings": chosen, "because": found.because}
+    chosen = found.without(settings["keep"])
+    return {"settings": chosen.settings, "because": chosen.lines}

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
+from tasks.phrases import percent
 from tasks.size import Context, Inputs, Size, cost_of, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 STAGE = Stage(name="ship", kind="checkpoint", version=1, process="train")
 
 STUDENT = "student"
 """Name of the final student among the candidates. It learned the mixture of all others."""
 LOOK = 4096
-"""Maximum number of images on which the student is compared with what it learned."""
+"""Maximum number of images on which the student is compared with the mixture."""
 FEWEST = 3
-"""Labels per class from which on candidates are compared. With fewer, chance decides."""
+"""If no class has this many labels, candidates are not compared, because chance would decide."""
+NOT_CANDIDATES = ("manifest", "labels", "mixture")
+"""Inputs that are no models."""
 
 
 def plan(
@@ -68,9 +67,6 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     return trained(cost, LOOK * cost.forward if "mixture" in request.inputs else 0.0)
 
 
-NOT_CANDIDATES = ("manifest", "labels", "mixture")
-
-
 @dataclass(frozen=True)
 class Choice:
     """A chosen candidate.
@@ -112,24 +108,19 @@ def build(job: Job) -> Outcome:
 
 
 def _compare(job: Job, names: list[str]) -> Choice:
-    """Ship the final student unless the labels say that another candidate is better.
+    """Ship the final student, unless the labels say that another candidate is better.
 
-    The student has seen every label, so it can't be judged by labels itself. It is judged by the mixture that
-    it learned, which is: its accuracy is the mixture's, times how well the student agrees with it. Another
-    candidate is shipped if it was right more often by more than one standard error of the difference.
+    The student has learned every label, so labels can't judge it. We expect it to be right as often as the
+    mixture that it learned, times how well it agrees with the mixture. Another candidate ships if it was
+    right more often than that, by more than one standard error of its lead over the mixture.
     """
     import numpy as np
 
-    from data.intervals import paired_shares
-    from data.tables import read_table
+    from tasks.judged import MIXTURE, read_judged
     from tasks.rows import drawn_rows
 
-    rows = {row["model"]: row for row in read_table(job.path("mixture") / "contenders.parquet").to_pylist()}
-    right: dict[str, NDArray[np.bool_]] = {}
-    for row in read_table(job.path("mixture") / "right.parquet").to_pandas().groupby("model", sort=False):
-        right[str(row[0])] = row[1]["right"].to_numpy()
-    learned = rows["mixture"]
-    label = drawn_rows(job.path("labels"))[1]
+    judged = read_judged(job.path("mixture"))
+    rows, label = judged.rows, drawn_rows(job.path("labels"))[1]
     most = int(np.bincount(label).max())
     temperature, agreement = _student(job) if STUDENT in names else (1.0, 0.0)
     known = [name for name in names if name in rows and rows[name]["n"]]
@@ -138,31 +129,28 @@ def _compare(job: Job, names: list[str]) -> Choice:
         rule = f"with at most {most} labels per class, candidates can't be compared, so {name} is shipped"
         return Choice(name, rule, temperature if name == STUDENT else rows[name]["temperature"])
     best = max(known, key=lambda name: (rows[name]["accuracy"], -rows[name]["log_loss"]))
-    said = f"it was right about {rows[best]['accuracy']:.0%} of {rows[best]['n']} labels out of fold"
+    said = f"it was right about {percent(rows[best]['accuracy'], 0)} of {rows[best]['n']} labels out of fold"
     if STUDENT not in names:
         return Choice(best, f"{said}, more than any other", rows[best]["temperature"])
-    expected = learned["accuracy"] * agreement
-    first, second = right[best], right["mixture"]
-    difference, low, _ = paired_shares(
-        int((first & ~second).sum()), int((second & ~first).sum()), len(first), 1.0
-    )
-    lead = rows[best]["accuracy"] - expected
-    if lead > 0 and lead > difference - low:
-        because = f"{said}; the final student is expected to be right about {expected:.0%}"
+    expected = rows[MIXTURE]["accuracy"] * agreement
+    _, error = judged.ahead(best, MIXTURE)
+    if rows[best]["accuracy"] - expected > error:
+        because = f"{said}; the final student is expected to be right about {percent(expected, 0)}"
         return Choice(best, because, rows[best]["temperature"])
     because = (
-        f"the mixture that it learned was right about {learned['accuracy']:.0%} of {learned['n']} labels "
-        f"out of fold; the best single candidate, {best}, about {rows[best]['accuracy']:.0%}"
+        f"the mixture that it learned was right about {percent(rows[MIXTURE]['accuracy'], 0)} of "
+        f"{rows[MIXTURE]['n']} labels out of fold; the best single candidate, {best}, about "
+        f"{percent(rows[best]['accuracy'], 0)}"
     )
     return Choice(STUDENT, because, temperature)
 
 
 def _student(job: Job) -> tuple[float, float]:
-    """The student's temperature, and its agreement with the mixture: 1 if it is worth as much, 0 to 1.
+    """The student's temperature, and how well it agrees with the mixture (0 to 1).
 
     The mixture's probabilities were fitted to labels out of fold, so they can be believed. The student gets
     the temperature at which its probabilities are nearest to them, on images whose label it was not told.
-    The agreement is the mixture's mean probability of the student's class, relative to that of its own.
+    The agreement is the share of these images for which both name the same class.
     """
     import numpy as np
 
@@ -181,5 +169,5 @@ def _student(job: Job) -> tuple[float, float]:
     some = np.sort(free[permutation(key(job.seed, "ship"), len(free))[:LOOK]])
     logits = embed(job, load(job.path(STUDENT)), index[some], "logits", job.settings["image_size"])
     p = target[some].astype(np.float64)
-    agreement = p[np.arange(len(p)), logits.argmax(1)].mean() / p.max(axis=1).mean()
-    return temperature(logits, p), float(agreement)
+    agreement = float((logits.argmax(1) == p.argmax(1)).mean())
+    return temperature(logits, p), agreement

@@ -13,7 +13,7 @@ from tasks.stage import Outcome, Request, Stage
 STAGE = Stage(name="spread", kind="probabilities", version=1, process="plain")
 
 FOLDS = 10
-"""Number of times that labels spread without a part of them. This is cheap: the graph is the same."""
+"""Number of folds of the labels. Many folds are cheap, because all of them use one graph."""
 
 
 def plan(
@@ -27,11 +27,12 @@ def plan(
     """Request the classes that spread from the drawn labels alone, without any network's guess.
 
     Args:
-        config: the run's configuration; `predict.neighbours` (10 if 0) and `predict.alpha` count.
+        config: the run's configuration. `predict.neighbours` (10 if it is 0), `predict.alpha`, the clustering
+            space and `finetune.balanced` are used.
         manifest: the manifest of the images; only the number of its classes is read.
         features: the features of the images.
         labels: the drawn labels.
-        clusters: gives the clustering space; None if the run has no clusters.
+        clusters: the clusters, which know the clustering space; None if the run has none.
         second: another network's features of the same images.
     """
     settings: dict[str, Any] = {
@@ -39,6 +40,8 @@ def plan(
         "alpha": config.predict.alpha,
         "space": config.cluster.model_dump(include={"pca", "whitening", "normalise"}),
     }
+    if config.finetune.balanced:
+        settings["balanced"] = True
     inputs = {"manifest": manifest, "features": features, "labels": labels}
     inputs |= {"clusters": clusters} if clusters is not None else {}
     inputs |= {"second": second} if second is not None else {}
@@ -53,7 +56,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
 
 
 def build(job: Job) -> Outcome:
-    """Spread all labels, and once more per fold without its labels."""
+    """Spread the labels once per fold without that fold, to judge the result. Then spread all labels."""
     import numpy as np
 
     from data import schemas
@@ -72,7 +75,13 @@ def build(job: Job) -> Outcome:
     graph = knn_graph(points, min(settings["neighbours"], len(points) - 1), device=job.compute.device)
 
     def spread(kept: Any) -> Any:
-        return propagate(graph, None, position[kept], label[kept], classes=classes, alpha=settings["alpha"])
+        """Spread the labels that are kept: (n,) bool -> (N, C), rows sum to 1."""
+        found = propagate(graph, None, position[kept], label[kept], classes=classes, alpha=settings["alpha"])
+        if not settings.get("balanced", False):
+            return found
+        # Divided by the number of its labels, every class counts the same.
+        found /= np.maximum(np.bincount(label[kept], minlength=classes), 1)
+        return found / found.sum(axis=1, keepdims=True)
 
     fold = folds_of(label, FOLDS, job.seed)
     logits = np.zeros((len(label), classes))

@@ -7,7 +7,7 @@ probabilities is not confident enough (Ranjan and Gneiting 2010), so it gets a t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
 from tasks.config import Config
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-STAGE = Stage(name="weigh", kind="probabilities", version=1, process="plain")
+    from models.evaluation.contenders import OutOfFold
+
+STAGE = Stage(name="weigh", kind="probabilities", version=2, process="plain")
 
 PRIOR = 5.0
 """Images' worth of evidence for equal weights."""
 OWN = 0.9
 """Probability of a drawn label in the targets of its own image; the mixture has the rest."""
-MIXTURE = "mixture"
-"""Name of the mixture in contenders.parquet."""
 
 
 def plan(config: Config, labels: Artifact, **contenders: Artifact) -> Request:
@@ -38,7 +38,10 @@ def plan(config: Config, labels: Artifact, **contenders: Artifact) -> Request:
         **contenders: for each classifier NAME the artifact with its out-of-fold predictions, and as
             `NAME probabilities` its probabilities of train + unlabelled images.
     """
-    return STAGE.request(settings={"prior": PRIOR, "own": OWN}, inputs={"labels": labels, **contenders})
+    settings: dict[str, Any] = {"prior": PRIOR, "own": OWN}
+    if config.finetune.balanced:
+        settings["balanced"] = True
+    return STAGE.request(settings=settings, inputs={"labels": labels, **contenders})
 
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
@@ -52,46 +55,35 @@ def build(job: Job) -> Outcome:
     import numpy as np
 
     from data import schemas
-    from data.tables import VectorWriter, iterate_in_step, positions, write_table
+    from data.tables import VectorWriter, iterate_in_step, positions
     from models.evaluation.contenders import OutOfFold, mixture_weights, tempered
+    from tasks.judged import MIXTURE, Judged, write_judged
     from tasks.out_of_fold import read_out_of_fold
     from tasks.rows import drawn_rows
 
+    balanced = job.settings.get("balanced", False)
     names = [n for n in job.request.inputs if n != "labels" and not n.endswith(" probabilities")]
-    held = {name: read_out_of_fold(job.path(name)) for name in names}
-    index, first = held[names[0]]
+    read = {name: read_out_of_fold(job.path(name), balanced) for name in names}
+    index, first = read[names[0]]
     require(
-        all(np.array_equal(index, other) for other, _ in held.values()),
+        all(np.array_equal(index, other) for other, _ in read.values()),
         "weigh: the classifiers were judged on different images",
     )
-    heat = {name: found.temperature for name, (_, found) in held.items()}
-    each = np.stack([found.probabilities(heat[name]) for name, (_, found) in held.items()])
-    weight = mixture_weights(each, first.label, job.settings["prior"])
-    pooled = OutOfFold(first.label, np.log(np.tensordot(weight, each, 1)))
-    heat[MIXTURE] = pooled.temperature
-    mixed = pooled.probabilities(heat[MIXTURE])
-    rows = [_row(name, each[m], first.label, heat[name], float(weight[m])) for m, name in enumerate(names)]
-    rows.append(_row(MIXTURE, mixed, first.label, heat[MIXTURE], 1.0))
-    write_table(
-        job.out / "contenders.parquet",
-        {key: [row[key] for row in rows] for key in rows[0]},
-        schemas.CONTENDERS,
-    )
-    for row in rows:
+    held = {name: found for name, (_, found) in read.items()}
+    each = np.stack([found.probabilities(found.temperature) for found in held.values()])
+    weight = mixture_weights(each, first.label, job.settings["prior"], first.weight)
+    held[MIXTURE] = OutOfFold(first.label, np.log(np.tensordot(weight, each, 1)), balanced)
+    heat = {name: found.temperature for name, found in held.items()}
+    loss = {name: _loss(found) for name, found in held.items()}
+    rows = {
+        name: _row(name, held[name], loss[name], w)
+        for name, w in zip(held, [*map(float, weight), 1.0], strict=True)
+    }
+    right = {name: found.right for name, found in held.items()}
+    write_judged(job.out, Judged(rows, index, right, loss, first.weight))
+    for row in rows.values():
         share = "" if row["accuracy"] is None else f"{row['accuracy']:.1%} right of {row['n']}, "
         job.log(f"{row['model']}: {share}weight {row['weight']:.2f}")
-    right = {name: each[m].argmax(1) == first.label for m, name in enumerate(names)} | {
-        MIXTURE: mixed.argmax(1) == first.label
-    }
-    write_table(
-        job.out / "right.parquet",
-        {
-            "index": np.tile(index, len(right)),
-            "model": np.repeat(list(right), len(index)),
-            "right": np.concatenate(list(right.values())),
-        },
-        schemas.schema_of({"index": "int64", "model": "string", "right": "bool"}),
-    )
     drawn, label = drawn_rows(job.path("labels"))
     n = 0
     with VectorWriter(job.out, schemas.probabilities(each.shape[2])) as out:
@@ -107,18 +99,26 @@ def build(job: Job) -> Outcome:
     return Outcome(rows=n, meta={"weights": dict(zip(names, map(float, weight), strict=True))})
 
 
-def _row(
-    name: str, p: NDArray[np.float64], label: NDArray[np.int64], heat: float, weight: float
-) -> dict[str, object]:
+def _loss(held: OutOfFold) -> NDArray[np.float64]:
+    """(n,) -ln of the label's probability."""
+    import numpy as np
+
+    p = held.probabilities(held.temperature)[np.arange(len(held.label)), held.label]
+    found: NDArray[np.float64] = -np.log(np.maximum(p, 1e-12))
+    return found
+
+
+def _row(name: str, held: OutOfFold, loss: NDArray[np.float64], weight: float) -> dict[str, Any]:
+    """A row of contenders.parquet: the classifier, its temperature and weight, and how it did out of fold."""
     import numpy as np
 
     from data.intervals import wilson
 
-    n = len(label)
-    row: dict[str, object] = {"model": name, "temperature": heat, "weight": weight, "n": n}
+    n = len(held.label)
+    row: dict[str, Any] = {"model": name, "temperature": held.temperature, "weight": weight, "n": n}
     if not n:
         return row | dict.fromkeys(("accuracy", "low", "high", "log_loss"))
-    accuracy = float((p.argmax(1) == label).mean())
-    low, high = wilson(accuracy, n)
-    loss = float(-np.log(np.maximum(p[np.arange(n), label], 1e-12)).mean())
-    return row | {"accuracy": accuracy, "low": low, "high": high, "log_loss": loss}
+    # Images that count differently say less than as many that count the same (Kish's effective sample size).
+    low, high = wilson(held.accuracy, max(1, round(n / float(np.mean(held.weight**2)))))
+    log_loss = float(np.average(loss, weights=held.weight))
+    return row | {"accuracy": held.accuracy, "low": low, "high": high, "log_loss": log_loss}

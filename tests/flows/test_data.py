@@ -248,6 +248,11 @@ CASES: dict[str, Case] = {
         f"{PHOTOS} data.labels=csv:photos/labels.csv",
         (r"classes: 2, by training images: cat \d+, dog \d+", "uses all", "training images have no label"),
     ),
+    "classes with many and with few labels": Case(
+        lambda folder: put(folder, photos__cat=24, photos__dog=5),
+        f"{PHOTOS} {NONE} finetune.balanced=true",
+        (r"labels: \d to \d\d per class; every class counts the same",),
+    ),
     "few labelled images, many without labels, and a test set": Case(
         three,
         "data.train=folder:labelled data.unlabelled=folder:photos data.test=folder:test",

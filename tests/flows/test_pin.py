@@ -167,14 +167,14 @@ def test_night_after_night(folder: Folder) -> None:
     rewrite_report(str(relabelled.folder), None)
 
     folder.add("flower", *range(90, 110))
-    anew = folder.run()
-    told = record(anew)
+    retrained = folder.run()
+    told = record(retrained)
     assert not told["pinned"]
     assert "more than 10.0 %" in told["rerun"]["because"]
-    assert computed(anew) >= TRAINED
-    assert "drift" not in anew.made  # the share alone decides
+    assert computed(retrained) >= TRAINED
+    assert "drift" not in retrained.made  # the share alone decides
     folder.add("temple", 120)
-    assert record(folder.run())["rerun"]["earlier"] == Path(anew.folder).name
+    assert record(folder.run())["rerun"]["earlier"] == Path(retrained.folder).name
 
     rows = table(past(Store(folder.place / "store"), {**told, "name": "tomorrow"}))
     assert [row["run"] for row in rows] == [f"run{n}" for n in range(folder.runs, 0, -1)]

@@ -96,7 +96,7 @@ def test_a_checkpoint_answers_like_its_run(tiny: TinyDigits) -> None:
 def test_processes_and_a_thread_give_the_same(tiny: TinyDigits, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = str(tiny.place / "photos")
     ask(tiny.run, photos, "--out", "a.parquet")
-    monkeypatch.setattr("tasks.predictions.MANY", 1)
+    monkeypatch.setattr("tasks.predictions.LARGE", 1)
     monkeypatch.setattr("tasks.config.Compute.decoders", 2)
     monkeypatch.setattr("data.squares.MOST", 100)  # several batches
     ask(tiny.run, photos, "--out", "b.parquet")
@@ -147,6 +147,8 @@ def test_bad_images_are_listed_with_a_reason(tiny: TinyDigits, capsys: Shown) ->
     said = capsys.readouterr().out
     assert "bad     4 can't be used" in said
     assert "1 other files are no images" in said
+    ask(tiny.run, str(good[0]), "--json", "--max-pixels", "63")
+    assert "64 pixels" in json.loads(capsys.readouterr().out)["predictions"][0]["reason"]
     alone = str(folder / "zero.png")
     ask(tiny.run, alone, "--json")  # all of them are bad
     result = json.loads(capsys.readouterr().out)
@@ -234,6 +236,7 @@ def test_the_file_is_replaced_as_a_whole_and_has_the_schema(tiny: TinyDigits) ->
         (["{run}", "digits", "--out", "a.csv", "--embeddings"], ["CSV can't hold vectors"]),
         (["{run}", "digits", "--embeddings"], ["--json"]),
         (["{run}", "digits", "--top", "0"], ["--top 0"]),
+        (["{run}", "digits", "--max-pixels", "0"], ["--max-pixels 0"]),
         (["{run}", "digits", "--neighbours", "-1"], ["--neighbours -1"]),
         (["{checkpoint}", "digits", "--neighbours", "1"], ["give the run"]),
         (["{teacher}", "digits"], ["no classifier"]),

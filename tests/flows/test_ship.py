@@ -12,13 +12,17 @@ from in_process import Made, photographs, run_chain
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy.special import softmax
+from sklearn.metrics import balanced_accuracy_score
 
+from data.errors import UserError
+from data.intervals import paired_shares
 from data.schemas import CONTENDERS
 from data.tables import column, read_matrix, read_table, read_vectors
 from flows.recipes import override
 from models.evaluation.contenders import mixture_weights, smoothed, temperature
 from tasks.config import Config
-from tasks.stages import ship, weigh
+from tasks.judged import MIXTURE, Judged, read_judged, write_judged
+from tasks.stages import distill, ship, weigh
 
 NETWORKS = {
     "student-finetuned": "finetune-student",
@@ -44,7 +48,7 @@ def config(place: Path, labels: int = 4) -> Config:
         "transfer": quick,
         "student": {"backbone": "smallconv", "width": 0.25},
         "finetune": {"steps": 4, "batch_size": 8, "head_first": True},
-        "distill": {"epochs": 1, "batch_size": 32},
+        "distill": {"epochs": 1, "batch_size": 32, "init": "favoured"},
         "ship": {"compare": True, "folds": 2},
         "evaluate": {"protocols": ["few-label"]},
         "store": str(place / "store"),
@@ -89,7 +93,7 @@ def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
     together = temperature(np.log(pool), smoothed(truth, 2))
     rows = read_table(made.path("weigh") / "contenders.parquet", CONTENDERS).to_pylist()
     found = {row["model"]: row for row in rows}
-    assert found.keys() == {*labels, weigh.MIXTURE}
+    assert found.keys() == {*labels, MIXTURE}
     for name in labels:
         assert found[name]["temperature"] == pytest.approx(heat[name], rel=1e-3)
         assert found[name]["weight"] == pytest.approx(weight[name], abs=1e-3)
@@ -103,8 +107,8 @@ def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
         assert np.array_equal(other, index)
         hot = np.maximum(p.astype(np.float64), 1e-30) ** (1 / found[name]["temperature"])
         expected += found[name]["weight"] * hot / hot.sum(axis=1, keepdims=True)
-    assert found[weigh.MIXTURE]["temperature"] == pytest.approx(together, rel=1e-2)
-    expected = expected ** (1 / found[weigh.MIXTURE]["temperature"])
+    assert found[MIXTURE]["temperature"] == pytest.approx(together, rel=1e-2)
+    expected = expected ** (1 / found[MIXTURE]["temperature"])
     expected /= expected.sum(axis=1, keepdims=True)
     drawn = pq.read_table(made.path("labels") / "labels.parquet").to_pydict()
     for i, c in zip(drawn["index"], drawn["label"], strict=True):
@@ -115,7 +119,73 @@ def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
 
 
 def test_the_student_learns_the_mixture(made: Made) -> None:
-    assert made.inputs("distill")["probabilities"] == made.made["weigh"]
+    """It starts from a classifier with its own network, which the labels choose."""
+    inputs = made.inputs("distill")
+    assert inputs["probabilities"] == made.made["weigh"]
+    starts = {"student-finetuned", "student-linear", "scratch", "plain"}
+    assert {name for name in inputs if name in NETWORKS} == starts
+    assert all(inputs[name] == made.made[NETWORKS[name]] for name in starts)
+
+
+def judged(**loss: list[float]) -> Judged:
+    """Classifiers with these losses, on as many images."""
+    n = len(next(iter(loss.values())))
+    each = {name: np.array(values) for name, values in loss.items()}
+    right = {name: values < np.log(2) for name, values in each.items()}
+    rows = {
+        name: {"model": name, "temperature": 1.0, "weight": 0.5, "n": n, "accuracy": 0.5}
+        | {"low": 0.4, "high": 0.6, "log_loss": float(values.mean())}
+        for name, values in each.items()
+    }
+    return Judged(rows, np.arange(n), right, each, np.ones(n))
+
+
+def test_judgements_are_read_as_they_were_written(tmp_path: Path) -> None:
+    written = judged(a=[0.1, 2.0, 0.3], b=[1.0, 0.2, 0.4])
+    write_judged(tmp_path, written)
+    read = read_judged(tmp_path)
+    assert read.rows == written.rows
+    for name in ("a", "b"):
+        assert read.right[name].tolist() == written.right[name].tolist()
+        assert read.loss[name].tolist() == written.loss[name].tolist()
+
+
+def test_a_lead_is_that_of_agresti_and_min() -> None:
+    """Equal counts: the difference of two shares of the same trials, at one standard error."""
+    found = judged(a=[0.1] * 9 + [3.0] * 5, b=[0.1] * 5 + [3.0] * 4 + [0.1] * 2 + [3.0] * 3)
+    difference, low, high = paired_shares(4, 2, 14, z=1.0)
+    lead, error = found.ahead("a", "b")
+    assert lead == pytest.approx(difference)
+    assert error == pytest.approx((high - low) / 2)
+    assert found.ahead("a", "a")[1] > 0
+    lead, _ = found.likelier("a", "b")
+    assert lead == pytest.approx(found.loss["b"].mean() - found.loss["a"].mean())
+
+
+@pytest.mark.parametrize(
+    ("plain", "start"),
+    [([0.1] * 20, "plain"), ([1.0] * 20, "student-finetuned"), ([1.1] * 19 + [0.9], "student-finetuned")],
+)
+def test_distillation_starts_from_what_the_labels_favour(
+    tmp_path: Path, plain: list[float], start: str
+) -> None:
+    """The fine-tuned student, unless the loss of another is lower beyond chance."""
+    write_judged(tmp_path, judged(**{"student-finetuned": [1.0] * 20, "plain": plain, "mixture": [0.5] * 20}))
+
+    class Job:
+        def path(self, name: str) -> Path:
+            assert name == "probabilities"
+            return tmp_path
+
+        def log(self, text: str) -> None:
+            assert start in text
+
+    assert distill._favoured(Job(), ["student-finetuned", "plain"]) == start  # type: ignore[arg-type]
+
+
+def test_a_favoured_start_needs_a_comparison() -> None:
+    with pytest.raises(UserError, match=r"distill.init = favoured .* ship.compare=true"):
+        override(Config(), {"distill": {"init": "favoured"}})
 
 
 def test_the_shipped_model_is_a_candidate_with_a_temperature(made: Made) -> None:
@@ -153,10 +223,37 @@ def test_no_stage_up_to_the_choice_reads_a_test_image_or_its_label(made: Made) -
     assert set(plan.parts) <= {"train", "unlabelled"}
 
 
+def test_uneven_classes_count_the_same_if_asked(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", each=40, side=40)
+    for image in sorted((tmp_path / "photos" / "temple").glob("*.png"))[10:]:
+        image.unlink()
+    draw = {"labels_per_class": None, "label_fraction": 0.6}
+    uneven = override(config(tmp_path), {"data": draw})
+    before = run_chain(uneven)
+    made = run_chain(override(uneven, {"finetune": {"balanced": True}}), "balanced")
+    rows = read_table(made.path("weigh") / "contenders.parquet", CONTENDERS).to_pylist()
+    accuracy = {row["model"]: row["accuracy"] for row in rows}
+    for name, label in {**NETWORKS, "neighbours": "spread"}.items():
+        _, truth, logits = held(made, label)
+        assert np.bincount(truth).max() > 2 * np.bincount(truth).min()
+        assert accuracy[name] == pytest.approx(balanced_accuracy_score(truth, logits.argmax(1)))
+    cached = {row["stage"]: row["cached"] for row in made.result["stages"]}
+    assert all(cached[label] for label in ("pretext", "transfer", "labels"))
+    assert not any(cached[label] for label in (*NETWORKS.values(), "spread", "weigh"))
+    # Neighbours' votes are divided by how many labels a class has.
+    plain, fair = (
+        read_vectors(place)[1].astype(np.float64) for place in (before.path("spread"), made.path("spread"))
+    )
+    count = np.bincount(column(pq.read_table(made.path("labels") / "labels.parquet"), "label"))
+    expected = plain / count
+    assert fair == pytest.approx(expected / expected.sum(axis=1, keepdims=True), abs=1e-5)
+
+
 def test_a_run_that_compares_nothing_ships_its_final_student(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", each=20, side=40)
     alone = override(
-        config(tmp_path, labels=2), {"ship": {"compare": False}, "distill": {"temperature": 0.5}}
+        config(tmp_path, labels=2),
+        {"ship": {"compare": False}, "distill": {"temperature": 0.5, "init": "finetuned"}},
     )
     made = run_chain(alone)
     shipped = made.result["shipped"]

@@ -144,8 +144,8 @@ def test_a_pinned_rerun_keeps_the_scale_and_an_unpinned_one_chooses_it_again(tmp
     assert kept["clipped"]["images"] > 0
     assert grown.store.meta(grown.made["embed"])["rows_computed"] == 1
 
-    anew = run_chain(override(pinned, {"pin": {"growth": 0}}), "anew")
-    assert not anew.result["pinned"]
-    assert anew.made["transfer"] != first.made["transfer"]
-    assert anew.store.meta(anew.made["manifest"])["value_range"][1] == 60_000
-    assert anew.store.meta(anew.made["embed"])["rows_computed"] == 81
+    retrained = run_chain(override(pinned, {"pin": {"growth": 0}}), "retrained")
+    assert not retrained.result["pinned"]
+    assert retrained.made["transfer"] != first.made["transfer"]
+    assert retrained.store.meta(retrained.made["manifest"])["value_range"][1] == 60_000
+    assert retrained.store.meta(retrained.made["embed"])["rows_computed"] == 81

@@ -7,15 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from models.evaluation.classes import (
-    balanced_accuracy,
-    confused,
-    confusion,
-    macro_f1,
-    precision,
-    recall,
-    unevenness,
-)
+from models.evaluation.classes import balanced_accuracy, confused, confusion, macro_f1, precision, recall
 
 
 @pytest.mark.parametrize(
@@ -44,7 +36,6 @@ def test_without_images_there_is_no_mean():
     empty = np.zeros((3, 3), np.int64)
     assert np.isnan(balanced_accuracy(empty))
     assert np.isnan(macro_f1(empty))
-    assert unevenness(np.zeros(3, np.int64)) == 1
 
 
 def test_pairs_count_both_directions_and_come_in_order():
@@ -52,7 +43,3 @@ def test_pairs_count_both_directions_and_come_in_order():
     assert confused(matrix) == [(0, 1, 5), (0, 2, 5)]
     matrix[2, 1] = 6
     assert confused(matrix) == [(1, 2, 6), (0, 1, 5), (0, 2, 5)]
-
-
-def test_unevenness_is_of_the_classes_with_images():
-    assert unevenness(np.array([30, 0, 20])) == pytest.approx(1.5)

@@ -9,6 +9,7 @@ from scipy.special import log_softmax, softmax
 
 from models.evaluation.contenders import (
     OutOfFold,
+    class_weights,
     folds_of,
     mixture_weights,
     smoothed,
@@ -102,3 +103,29 @@ def test_few_labels_leave_equal_weights() -> None:
 def test_tempered_probabilities_are_those_of_tempered_logits() -> None:
     z, _ = _logits(50, 6)
     assert tempered(softmax(z, axis=1), 3.0) == pytest.approx(softmax(z / 3.0, axis=1), abs=1e-9)
+
+
+def test_each_class_counts_the_same() -> None:
+    label = np.repeat([0, 1, 4], [6, 2, 4])
+    weight = class_weights(label)
+    assert weight.mean() == pytest.approx(1)
+    assert [weight[label == c].sum() for c in (0, 1, 4)] == pytest.approx([4, 4, 4])
+
+
+def test_weights_are_like_repeated_images() -> None:
+    """Balanced, classes of 20 and 60 images are like 60 and 60 where each of the 20 comes three times."""
+    z, label = _logits(4000, 2, seed=3, scale=2.0)
+    rows = np.concatenate([np.flatnonzero(label == 0)[:20], np.flatnonzero(label == 1)[:60]])
+    often = np.concatenate([np.repeat(rows[:20], 3), rows[20:]])
+    few, many = OutOfFold(label[rows], z[rows], balanced=True), OutOfFold(label[often], z[often])
+    assert few.accuracy == pytest.approx(many.accuracy)
+    assert few.accuracy != pytest.approx(OutOfFold(label[rows], z[rows]).accuracy)
+    target = smoothed(label, 2)
+    assert temperature(z[rows], target[rows], few.weight) == pytest.approx(
+        temperature(z[often], target[often]), rel=1e-4
+    )
+    p = np.stack([softmax(z / t, axis=1) for t in (0.5, 2.0, 8.0)])
+    # The prior counts as images, and the repeated ones are 120 in place of 80.
+    assert mixture_weights(p[:, rows], label[rows], 5.0, few.weight) == pytest.approx(
+        mixture_weights(p[:, often], label[often], 7.5), abs=1e-4
+    )

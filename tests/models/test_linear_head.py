@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 
 from data.errors import ArtifactError
@@ -30,6 +32,20 @@ def test_it_is_scikit_learns_on_standardised_features(classes: int) -> None:
     z = x @ head.weight.T + head.bias
     p = np.exp(z - z.max(1, keepdims=True))
     assert p / p.sum(1, keepdims=True) == pytest.approx(theirs.predict_proba(scaled), abs=2e-3)
+
+
+def test_balanced_classes_are_scikit_learns() -> None:
+    x, label = _features(60, 3, spread=6.0)
+    kept = np.concatenate([np.flatnonzero(label == c)[:n] for c, n in ((0, 20), (1, 5), (2, 4))])
+    x, label = x[kept], label[kept]
+    head = fit_head(x, label, 3, seed=0, balanced=True)
+    scaled = StandardScaler().fit_transform(x.astype(np.float64))
+    theirs = LogisticRegression(C=head.penalty, max_iter=5000, tol=1e-8, class_weight="balanced")
+    p = softmax(x @ head.weight.T + head.bias, axis=1)
+    assert p == pytest.approx(theirs.fit(scaled, label).predict_proba(scaled), abs=2e-3)
+    assert head.out_of_fold.accuracy == pytest.approx(
+        balanced_accuracy_score(head.out_of_fold.label, head.out_of_fold.logits.argmax(1))
+    )
 
 
 def test_out_of_fold_predictions_know_nothing_of_noise() -> None:

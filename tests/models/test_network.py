@@ -209,11 +209,11 @@ def test_a_new_classifier_keeps_the_head_and_starts_at_chance():
 
 def test_fully_connected_layers_are_drawn_anew_unless_kept():
     student = build_network("alexnet", 32, seed=0, width=0.25, classes=20)
-    anew, kept = student.with_classifier(5, seed=1), student.with_classifier(5, seed=1, keep_fc=True)
+    renewed, kept = student.with_classifier(5, seed=1), student.with_classifier(5, seed=1, keep_fc=True)
     weight = student.fc["fc7"][1].weight
     assert torch.equal(kept.fc["fc7"][1].weight, weight)
-    assert not torch.equal(anew.fc["fc7"][1].weight, weight)
-    for network in (anew, kept):
+    assert not torch.equal(renewed.fc["fc7"][1].weight, weight)
+    for network in (renewed, kept):
         conv1 = network.backbone.stages["conv1"][0].weight
         assert torch.equal(conv1, student.backbone.stages["conv1"][0].weight)
         assert conv1.data_ptr() != student.backbone.stages["conv1"][0].weight.data_ptr()

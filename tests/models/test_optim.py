@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.configs.shared import Optimization
-from models.optim import ADAM_SHARE, LARS, Muon, make_optimizer, orthogonal
+from models.optim import ADAM_SHARE, LARS, NEWTON_SCHULZ, Muon, make_optimizer, orthogonal
 
 
 def weights(*shape: int, seed: int = 0) -> nn.Parameter:
@@ -148,7 +148,20 @@ def test_muon_equals_torchs_on_matrices() -> None:
             b.step()
         torch.testing.assert_close(
             ours, theirs, atol=5e-3, rtol=0
-        )  # both orthogonalise in bf16; a step is 0.02
+        )  # torch's orthogonalises in bf16; a step is 0.02
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
+def test_one_product_of_all_factors_is_the_newton_schulz_iteration(shape: tuple[int, int]) -> None:
+    """The textbook form, in float64: x <- a x + (b G + c G G) x, five times, with G = x x^T."""
+    torch.manual_seed(1)
+    u = torch.randn(shape)
+    a, b, c = NEWTON_SCHULZ
+    x = u.double() / u.double().norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    torch.testing.assert_close(orthogonal(u), x.float(), atol=1e-5, rtol=1e-4)
 
 
 def test_muon_orthogonalises_convolutions_as_matrices_and_leaves_norms_to_adam() -> None:

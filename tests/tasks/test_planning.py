@@ -9,15 +9,15 @@ from tasks.planning import (
     ENOUGH,
     FEW,
     MANY,
-    OTHERS,
     SIZES,
+    UNTRAINED,
+    Planned,
     Speed,
     batch_size,
     clusters,
     from_images,
     from_labels,
     sizes,
-    without_kept,
 )
 
 KIND = ("photographs", "there are colours")
@@ -56,8 +56,9 @@ def test_the_budget_is_used_up() -> None:
             + first["transfer.steps"] * used.transfer
         )
         rest = from_labels(60 * minutes - spent, 50, images, used, folds=3).settings
-        tuned = OTHERS * used.tuned + (used.tuned_teacher if rest["ship.teacher"] else 0)
+        tuned = used.tuned + (used.tuned_teacher if rest["ship.teacher"] else 0)
         spent += 4 * rest["finetune.steps"] * tuned + rest["distill.steps"] * used.distill
+        spent += 4 * 2 * rest["finetune.baseline_steps"] * used.tuned
         assert spent == pytest.approx(60 * minutes, rel=0.02)
 
 
@@ -119,7 +120,7 @@ def test_few_labels_get_few_steps(seconds: float) -> None:
     found = from_labels(seconds, 50, 1000, speed(64), folds=3).settings
     assert FEW <= found["finetune.steps"] <= MANY
     assert found["distill.steps"] >= FEW
-    assert found["finetune.batch_size"] == 50
+    assert found["finetune.baseline_steps"] == UNTRAINED * found["finetune.steps"]
 
 
 def test_the_teacher_is_fine_tuned_only_if_there_is_time() -> None:
@@ -127,6 +128,12 @@ def test_the_teacher_is_fine_tuned_only_if_there_is_time() -> None:
     assert from_labels(900.0, 50, 1000, speed(64), folds=3).settings["ship.teacher"]
 
 
-def test_epochs_that_the_user_set_are_not_overruled_by_steps() -> None:
-    planned = {"pretext.steps": 10, "distill.steps": 5, "cluster.k": 3}
-    assert without_kept(planned, {"pretext.epochs", "cluster.k"}) == {"distill.steps": 5}
+def test_what_the_user_set_is_neither_planned_nor_explained() -> None:
+    """Epochs that the user set are not overruled by steps."""
+    because = {"pretext.steps": "a share", "cluster.k": "a root", "ship.teacher": "it fits"}
+    planned = Planned(
+        {"pretext.steps": 10, "distill.steps": 5, "cluster.k": 3, "ship.teacher": True}, because
+    )
+    kept = planned.without({"pretext.epochs", "cluster.k"})
+    assert kept.settings == {"distill.steps": 5, "ship.teacher": True}
+    assert kept.lines == ["ship.teacher=true: it fits"]
