@@ -221,7 +221,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "model",
         metavar="MODEL",
-        help="a run's name in the store or its folder (the model that it ships), or a checkpoint's folder",
+        help="a run's name in the store or its folder (the model that it ships), a checkpoint's folder, or a "
+        "file that export wrote (.onnx, .pt2)",
     )
     sub.add_argument(
         "images",

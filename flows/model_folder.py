@@ -11,6 +11,8 @@ from data.store import Store
 from data.types import Artifact
 
 FILES = ("model.safetensors", "model.json")
+EXPORTED = (".onnx", ".pt2")
+"""Ends of the names of exported files that can be asked."""
 _LAST = ("distill", "transfer")
 """Stages that make a run's final student. The first one that a run has counts."""
 
@@ -42,7 +44,7 @@ class Usable:
     """A model that can be asked about images.
 
     Attributes:
-        place: its folder, absolute.
+        place: its folder or exported file, absolute.
         run: the folder of the run that ships it, absolute; None if the user named the model itself.
     """
 
@@ -51,10 +53,12 @@ class Usable:
 
 
 def usable_model(named: str, root: Path) -> Usable:
-    """Find the model that `predict` asks: the one that a run ships, or a checkpoint. Nothing is written.
+    """Find the model that `predict` asks: the one that a run ships, a checkpoint, or an exported file.
+
+    Nothing is written.
 
     Args:
-        named: a run's folder, the name of a run in the store, or a folder with `FILES`.
+        named: a run's folder, the name of a run in the store, a folder with `FILES`, or an exported file.
         root: the store in which runs are looked up by name.
 
     Raises:
@@ -66,9 +70,12 @@ def usable_model(named: str, root: Path) -> Usable:
             return Usable(shipped(folder.absolute()), folder.absolute())
     if all((path / name).exists() for name in FILES):
         return Usable(path.absolute(), None)
+    if path.suffix in EXPORTED and path.is_file():
+        return Usable(path.absolute(), None)
     raise ConfigError(
         f"model {named!r} is neither a run in {root / 'runs'}, nor the folder of a run or of a model (with "
-        f"{' and '.join(FILES)}); give one of these, or the run's store with --store"
+        f"{' and '.join(FILES)}), nor an exported file ({' or '.join(EXPORTED)}); give one of these, or the "
+        "run's store with --store"
     )
 
 

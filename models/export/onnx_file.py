@@ -68,19 +68,28 @@ def answer(folder: Path, threads: int) -> Answer:
 
 
 def session(path: Path, threads: int) -> Answer:
-    """Load any ONNX file with the inputs and outputs of this format."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only
-    opened = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    """Load any ONNX file with the inputs and outputs of this format. 0 threads: one per core."""
+    opened = _opened(path, threads)
 
     def run(pixels: Pixels) -> tuple[Floats, Floats]:
         found, features = opened.run(["probabilities", "features"], {"images": pixels})
         return found, features
 
     return run
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of any ONNX file."""
+    return dict(_opened(path, 1).get_modelmeta().custom_metadata_map)
+
+
+def _opened(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager

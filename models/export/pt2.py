@@ -11,11 +11,13 @@ import torch
 from models.export.answering import About, Answer, Answering, Floats, Pixels
 
 FILE = "model.pt2"
+ABOUT = "about.json"
+"""The extra file with classes and pre-processing."""
 
 
 def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[str, Any]:
-    """Write model.pt2 with a dynamic batch. Its extra file `about.json` has classes and pre-processing."""
-    extra = {"about.json": json.dumps(about.as_json())}
+    """Write model.pt2 with a dynamic batch, and `ABOUT` in it."""
+    extra = {ABOUT: json.dumps(about.as_json())}
     torch.export.save(traced(model), folder / FILE, extra_files=extra)
     return {}
 
@@ -29,11 +31,17 @@ def traced(model: Answering) -> torch.export.ExportedProgram:
 
 def answer(folder: Path, threads: int) -> Answer:
     """Load the file, as its user does. Torch's own number of threads counts, not `threads`."""
-    program = torch.export.load(folder / FILE).module()
+    return load(folder / FILE)[0]
+
+
+def load(path: Path) -> tuple[Answer, dict[str, Any]]:
+    """Load a file under any name. Return how it answers, and its extra files."""
+    extra: dict[str, Any] = {ABOUT: ""}
+    program = torch.export.load(path, extra_files=extra).module()
 
     def run(pixels: Pixels) -> tuple[Floats, Floats]:
         with torch.inference_mode():
             found, features = program(torch.from_numpy(pixels))
         return found.numpy(), features.numpy()
 
-    return run
+    return run, extra

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from in_process import Workers
@@ -230,3 +231,28 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
     chosen, said = flows.export._formats(None, one_bit=False)
     assert chosen == ["pt2", "safetensors"]
     assert said == [f"not written: onnx, int8; install what they need with: {INSTALL}"]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_predict_asks_an_exported_file(
+    name: str, tiny: TinyDigits, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "answers.parquet"
+    words = [str(folder / name), "digits", "--out", str(out), "--embeddings"]
+    assert main(["predict", *words]) == 0, capsys.readouterr().err
+    found = pd.read_parquet(out)
+    table = read_table(tiny.ran.path("manifest") / "images.parquet").to_pandas()
+    uris = table[table["split"] == "test"].sort_values("index")["uri"]
+    found = found.set_index("uri").loc[uris.tolist()]
+    _, _, expected = truth(tiny)
+    assert found["class"].astype(int).tolist() == expected.argmax(1).tolist()
+    np.testing.assert_allclose(found["probability"], expected.max(1), rtol=0, atol=1e-5)
+
+
+def test_a_file_that_no_export_wrote_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.onnx").write_bytes(b"no model")
+    assert main(["predict", str(tmp_path / "other.onnx"), "digits"]) == 2
+    assert "can't be loaded" in capsys.readouterr().err
+    torch.export.save(torch.export.export(torch.nn.Identity(), (torch.zeros(2),)), tmp_path / "other.pt2")
+    assert main(["predict", str(tmp_path / "other.pt2"), "digits"]) == 2
+    assert "no export wrote it" in capsys.readouterr().err
