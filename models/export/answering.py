@@ -59,6 +59,14 @@ class About:
         }
 
 
+class _Mean(nn.Module):
+    """The mean over places. The exporter turns torch's own pool of size 1 into strides and a gather."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, 1, 1)."""
+        return x.mean(dim=(2, 3), keepdim=True)
+
+
 class Answering(nn.Module):
     """A network with everything from pixels to probabilities. It computes in float32, on the CPU.
 
@@ -74,6 +82,10 @@ class Answering(nn.Module):
         self.size, self.side, self.channels = rule.size, rule.stored, network.channels
         self.temperature = rule.temperature
         self.binary = any(not layer.real_weights for layer in binary_convolutions(network))
+        for part in list(self.network.modules()):
+            for name, layer in part.named_children():
+                if isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size in (1, (1, 1)):
+                    setattr(part, name, _Mean())
         for layer in binary_convolutions(self.network):
             if not layer.real_weights:  # other programs know no 1-bit weights: write +alpha and -alpha
                 layer.weight.data, layer.real_weights = binary(layer.weight.data), True

@@ -88,7 +88,7 @@ def assert_answers(name: str, built: Network, folder: Path) -> None:
         images = squares(model(built)[0], count)
         found, vectors = answer(images)
         assert found.dtype == np.float32
-        assert found == pytest.approx(expected(built, images), abs=1e-5)
+        assert found == pytest.approx(expected(built, images), abs=1e-4)  # logits of random weights are large
         if vectors.shape[1]:
             scale = float(np.abs(features(built, images)).max())
             assert vectors == pytest.approx(features(built, images), abs=1e-4 * scale)
@@ -263,7 +263,8 @@ def test_torchvision_has_the_same_network_at_some_sizes(
         x = torch.rand(2, 3, size, size)
         with torch.no_grad():
             theirs = found((x - built.mean) / built.std)
-            assert theirs.numpy() == pytest.approx(built(x).numpy(), rel=1e-4, abs=1e-5)
+            ours = built(x).numpy()
+            assert theirs.numpy() == pytest.approx(ours, rel=0, abs=1e-4 * float(np.abs(ours).max()))
 
 
 def test_a_network_that_loads_into_torchvision_s_but_answers_otherwise_is_found_out() -> None:
