@@ -72,10 +72,10 @@ def stage_path(result: dict[str, Any], store: Path, label: str) -> Path:
 
 def settings_of(result: dict[str, Any]) -> Config:
     """The configuration of a run, with what its plan chose."""
-    from flows.recipes import override, planned
+    from flows.recipes import planned
 
     told = json.loads((Path(result["folder"]) / "run.json").read_text())
-    config = override(Config(), told["config"])
+    config = Config.model_validate(told["config"])
     return planned(config, told["plan"]) if told["plan"] else config
 
 

@@ -214,7 +214,7 @@ def measure(
     contestants = ("shipped", "student", "scratch", "plain", "pixels", "frozen", "spreading", "lightly")
     lightly, graphs, images, spaces = None, None, None, None
     for cell in cells:
-        if all(record.has(cell, each) for each in contestants) or late():
+        if all(record.has(cell, each) for each in contestants if each not in a.without) or late():
             continue
         draw = "label_fraction" if cell.labels < 1 else "labels_per_class"
         settings = [*common, *a.settings, f"data.{draw}={cell.labels:g}"]
@@ -256,15 +256,11 @@ def measure(
                 tried = [from_scratch(images, drawn, config, plain, steps) for steps in STEPS]
                 best = max(tried, key=lambda right: right.mean())
                 record.add(cell, contestant, best, by_steps=[float(right.mean()) for right in tried])
-        if not record.has(cell, "lightly") and not late():
+        if "lightly" not in a.without and not record.has(cell, "lightly") and not late():
             batch = min(128, len(images.pool) // 2)
             lightly = lightly or Lightly(images, 60 * minutes, batch, store / f"lightly-{minutes:g}.pt")
             record.add(cell, "lightly", lightly.finetuned(drawn, images.test), steps=lightly.steps)
         del result
-
-
-def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
 
 
 def _small(pixels: NDArray[np.uint8], side: int = 32) -> NDArray[np.float32]:
@@ -300,8 +296,10 @@ def summary(record: Record, a: argparse.Namespace) -> str:
     lines = []
     groups = sorted({(cell.minutes, cell.labels) for cell, _ in record.rows})
     for minutes, labels in groups:
-        lines += [f"## {minutes:g} minutes, {labels} labels per class", ""]
+        drawn = f"{labels:g} labels per class" if labels >= 1 else f"{labels:.0%} of the labels"
+        lines += [f"## {minutes:g} minutes, {drawn}", ""]
         lines += [*_table(record, minutes, labels), ""]
+        lines += [*_calibration(record, minutes, labels), ""]
     missing = [
         f"{cell.images}, {cell.minutes:g} minutes, {cell.labels:g} labels, draw {cell.draw}"
         for cell in wanted(a)
@@ -316,7 +314,8 @@ OTHERS = ("scratch", "plain", "pixels", "frozen", "spreading", "lightly")
 
 def _table(record: Record, minutes: float, labels: int) -> Iterator[str]:
     names = sorted({c.images for c, _ in record.rows if (c.minutes, c.labels) == (minutes, labels)})
-    columns = ("shipped", "student", *OTHERS)
+    others = [each for each in OTHERS if any(k == each for _, k in record.rows)]
+    columns = ("shipped", "student", *others)
     yield f"| set | n | draws | {' | '.join(columns)} | shipped - best other | regret |"
     yield f"| {' | '.join(['---'] * (len(columns) + 5))} |"
     for name in names:
@@ -331,7 +330,7 @@ def _table(record: Record, minutes: float, labels: int) -> Iterator[str]:
         whole = [c for c in cells if all(record.has(c, each) for each in columns)]
         versus = ""
         if whole:
-            best = max(OTHERS, key=lambda each: means[each])
+            best = max(others, key=lambda each: means[each])
             mean, low, high = interval([(record.right(c, "shipped"), record.right(c, best)) for c in whole])
             versus = f"{best} {mean:+.1f} ({low:+.1f} to {high:+.1f})"
         regret = [
@@ -346,6 +345,30 @@ def _table(record: Record, minutes: float, labels: int) -> Iterator[str]:
         n = record.rows[cells[0], "shipped"]["n"]
         values = " | ".join(f"{means[each]:.1f}" for each in columns)
         yield f"| {name} | {n} | {len(whole)} | {values} | {versus} | {np.mean(regret):.1f} |"
+
+
+def _calibration(record: Record, minutes: float, labels: float) -> Iterator[str]:
+    """How far the shipped model's confidence is from its accuracy, pooled over the draws of a set."""
+    from models.evaluation.calibration import bins, calibration_error
+
+    yield "| set | test images, all draws | confidence | accuracy | calibration error |"
+    yield "| --- | --- | --- | --- | --- |"
+    names = sorted({c.images for c, _ in record.rows if (c.minutes, c.labels) == (minutes, labels)})
+    for name in names:
+        cells = [
+            c
+            for c, k in record.rows
+            if k == "shipped" and (c.images, c.minutes, c.labels) == (name, minutes, labels)
+        ]
+        if not cells:
+            continue
+        sure = np.concatenate([record.rows[c, "shipped"]["confidence"] for c in cells])
+        right = np.concatenate([record.right(c, "shipped") for c in cells])
+        error = calibration_error(bins(sure, right))
+        yield (
+            f"| {name} | {len(sure)} | {100 * sure.mean():.1f} | {100 * right.mean():.1f} | "
+            f"{100 * error:.1f} |"
+        )
 
 
 def _candidate(contestant: str) -> bool:
@@ -374,6 +397,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0])
     parser.add_argument("--hours", type=float, default=8.0, help="no row is begun after this time")
+    parser.add_argument(
+        "--without", nargs="*", default=[], choices=["lightly"], help="contestants for a later call"
+    )
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--page", action="store_true", help="only write the summary again")

@@ -41,7 +41,7 @@ from tasks.stages import (
 )
 from tasks.understood import describe, drawn
 
-FEW_LABELS = ("plan-labels", "finetune-", "linear-", "distill", "scratch", "plain", "ship")
+FEW_LABELS = ("plan-labels", "finetune-", "linear-", "distill", "scratch", "ship")
 """Prefixes of the stages that train on the few labels, and of their plan."""
 TUNED = {
     "finetune-student": "student-finetuned",
@@ -50,11 +50,10 @@ TUNED = {
     "linear-teacher": "teacher-linear",
     "distill": "student",
     "scratch": "scratch",
-    "plain": "plain",
     "ship": "shipped",
 }
 """Label of a stage that makes a classifier from the few labels -> name of this classifier in the scores."""
-STUDENTS = ("student-finetuned", "student-linear", "scratch", "plain")
+STUDENTS = ("student-finetuned", "student-linear", "scratch")
 """Candidates with the student's network, which `distill.init: favoured` chooses from."""
 
 
@@ -203,7 +202,7 @@ def _learn_labels(layout: Layout, facts: Facts) -> None:
         layout.models["student"] = last = _distill(layout, layout.made["labels"], student, tuned)
     if config.finetune.baseline:
         steps = finetune.baseline_steps(config, facts.images)
-        layout.models["scratch"] = _untrained(layout, "scratch", after=last, steps=steps)
+        layout.models["scratch"] = _scratch(layout, steps=steps, after=last)
     name = "student" if "student" in layout.models else "student-finetuned"
     _ship(layout, {name: last})
 
@@ -216,12 +215,10 @@ def _tuned(layout: Layout, role: finetune.Role, checkpoint: Handle) -> Handle:
     return made
 
 
-def _untrained(
-    layout: Layout, role: finetune.Role, *, after: Handle = None, steps: int | None = None
-) -> Handle:
+def _scratch(layout: Layout, *, steps: int | None, after: Handle = None) -> Handle:
     """Lay out the training of the student's network from scratch."""
-    plan = partial(finetune.plan, layout.config, role=role, steps=steps)
-    return layout.make(role, plan, after=after, **layout.having("manifest", "labels"))
+    plan = partial(finetune.plan, layout.config, role="scratch", steps=steps)
+    return layout.make("scratch", plan, after=after, **layout.having("manifest", "labels"))
 
 
 def _compare(layout: Layout, student: Handle) -> None:
@@ -240,9 +237,7 @@ def _compare(layout: Layout, student: Handle) -> None:
         teacher = models["teacher"]
         models["teacher-linear"] = layout.make("linear-teacher", linear_plan, **inputs, checkpoint=teacher)
         features |= {"teacher": layout.made["embed"]} if config.embed.layer == "features" else {}
-    for role in finetune.UNTRAINED:
-        if role == "plain" or config.finetune.baseline:
-            models[role] = _untrained(layout, role, steps=config.finetune.baseline_steps)
+    models["scratch"] = _scratch(layout, steps=config.finetune.baseline_steps)
     judged = {label: TUNED[label] for label in layout.made if label in TUNED}
     contenders: dict[str, Handle] = {}
     for label, name in judged.items():

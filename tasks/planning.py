@@ -31,10 +31,12 @@ FEW, MANY = 30, 150
 has at least the fewest, too."""
 UNTRAINED = 3
 """Networks from scratch get this many times the steps, because they have learned nothing before."""
+CHOICES = 2
+"""How many more views than the first ones a network from scratch may choose from."""
 PASSES = 3
 """How often a run computes the teacher's and the student's features of all images, about. It has done so once
 when the labels are planned."""
-SMALL_BATCH = 16
+SMALL_BATCH = 32
 """Labelled images per step. For as many images in all, small batches learn more than large ones."""
 
 
@@ -186,8 +188,9 @@ def from_images(
 def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: int) -> Planned:
     """Plan what the few labels are learned with.
 
-    Each network is trained once for every fold and once with all labels: the student from transfer, twice the
-    student's network from scratch, and the teacher if there is time.
+    Each network is trained once for every fold and once with all labels: the student from transfer, the
+    student's network from scratch, and the teacher if there is time. The one from scratch is trained a few
+    more times on the first fold, to choose its views.
 
     Args:
         seconds: what is left of the budget for training.
@@ -197,7 +200,7 @@ def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: i
         folds: number of times that a network is trained to judge it.
     """
     share = seconds * SHARES["contenders"] / (SHARES["contenders"] + SHARES["distill"])
-    alone = (folds + 1) * (1 + 2 * UNTRAINED) * speed.tuned
+    alone = (folds + 1 + (folds + 1 + CHOICES) * UNTRAINED) * speed.tuned
     both = alone + (folds + 1) * speed.tuned_teacher
     teacher = share / both >= FEW
     each = both if teacher else alone

@@ -85,7 +85,8 @@ class FewLabels(Sized):
     baseline: bool = Field(
         True,
         description=(
-            "Also train the student from scratch on the same labels, to show how much the chain helps."
+            "Also train the student from scratch on the same labels, to show how much the chain helps. Where "
+            "candidates are compared, it is always trained."
         ),
     )
     seed: Seed | None = Field(

@@ -307,6 +307,20 @@ class Views(Sized):
             grey=0,
         )
 
+    def alternatives(self) -> dict[str, Views]:
+        """Views that the labels may choose from, by name.
+
+        chain: as configured. mild: `Views.mild`. colours: as configured, and colours change, too. The last
+        ones are left out if they change already.
+        """
+        chain = Views.model_validate(self.model_dump(include=set(Views.model_fields)))
+        found = {"chain": chain, "mild": chain.mild()}
+        if not chain.jitter:
+            found["colours"] = chain.model_copy(
+                update={"jitter": 0.5, "jitter_probability": 0.8, "grey": 0.2}
+            )
+        return found
+
     def side(self, image_size: int) -> int:
         """Side of the views, px. `image_size` is the side of the images that the network is for, px."""
         return image_size if self.view_size is None else px(self.view_size, image_size)

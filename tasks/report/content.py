@@ -23,7 +23,6 @@ MODELS: Mapping[str, str] = {
     "scratch": "Same student from scratch",
     "teacher-linear": "Linear head on the frozen teacher",
     "student-linear": "Linear head on the frozen student",
-    "plain": "Same student from scratch, plain views",
     "shipped": "The model that ships",
 }
 """Models in the order of the chain: the name in `scores.parquet` -> the name on the page."""

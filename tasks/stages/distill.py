@@ -17,8 +17,6 @@ STAGE = Stage(name="distill", kind="checkpoint", version=3, process="train")
 
 NOT_STARTS = ("manifest", "labels", "probabilities", "checkpoint")
 """Inputs that are no classifiers to choose the start from."""
-MILD = "plain"
-"""The classifier that was trained with mild views. If it is the start, distillation has mild views, too."""
 
 
 def plan(
@@ -103,8 +101,8 @@ def build(job: Job) -> Outcome:
     seed = key(job.seed, "student")
     starts = [name for name in job.request.inputs if name not in NOT_STARTS]
     start = _favoured(job, starts) if starts else "checkpoint"
-    if start == MILD:
-        config = config.model_copy(update=config.mild().model_dump())
+    if starts and (views := job.meta(start).get("views")):
+        config = config.model_copy(update=config.alternatives()[views].model_dump())
     if start not in job.request.inputs:
         network = build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
     else:

@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 
 STAGE = Stage(name="finetune", kind="checkpoint", version=2, process="train")
 
-Role = Literal["student", "teacher", "scratch", "plain"]
-"""What is trained: the student of transfer, the teacher, or an untrained student. That is the baseline
-(scratch), or the baseline with crops and flips alone (plain)."""
-UNTRAINED: tuple[Role, ...] = ("scratch", "plain")
+Role = Literal["student", "teacher", "scratch"]
+"""What is trained: the student of transfer, the teacher, or an untrained student (the baseline)."""
 
 
 def plan(
@@ -54,22 +52,23 @@ def plan(
         config.data.image_size,
         exclude=frozenset({"seed", "baseline", "baseline_learning_rate", "baseline_steps"}),
     )
-    if role in UNTRAINED:
+    if role == "scratch":
         tuned |= {"steps": steps or tuned["steps"], "head_learning_rate": None, "freeze": False}
         tuned["learning_rate"] = config.finetune.baseline_learning_rate or tuned["learning_rate"]
         tuned.pop("head_first", None)
-    if role == "plain":
-        tuned |= config.finetune.mild().settings(config.data.image_size)
     settings: dict[str, Any] = {
         "finetune": tuned,
         "role": role,
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
     }
-    if role in UNTRAINED:
+    if role == "scratch":
         settings["student"] = config.student.model_dump()
     if config.ship.compare:
         settings["folds"] = config.ship.folds
+    if config.ship.compare and role == "scratch":
+        views = config.finetune.alternatives()
+        settings["views"] = {name: each.settings(config.data.image_size) for name, each in views.items()}
     return STAGE.request(
         settings=settings,
         inputs={"manifest": manifest, "labels": labels} | ({"checkpoint": checkpoint} if checkpoint else {}),
@@ -109,7 +108,8 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         pretext = timed(config.pretext.model_dump())
         cost = replace(cost, shape=cost.shape.model_copy(update={"pretext": pretext}))
     folds, rates = request.settings.get("folds", 0), len(asked["learning_rates"])
-    tries = 1 + (folds or SELECTION * (rates if rates > 1 else 0))
+    others = len(request.settings.get("views", ())) - 1
+    tries = 1 + (folds + max(0, others) or SELECTION * (rates if rates > 1 else 0))
     count, batch = asked["steps"] * tries, asked["batch_size"]
     size = trained(cost, cost.step * count * batch, steps(run, "finetune", asked, cost, batch, count))
     size.seconds = decoded(run, images, count * batch)
@@ -125,7 +125,7 @@ def build(job: Job) -> Outcome:
     with a new classifier, or from scratch.
 
     With `folds`, the classifier is also trained once per fold without the fold's labels, and its predictions
-    for these are written as out_of_fold.parquet.
+    for these are written as out_of_fold.parquet. With `views`, the first fold chooses among them.
     """
     import numpy as np
 
@@ -151,30 +151,54 @@ def build(job: Job) -> Outcome:
         job.log(f"{role}: chose learning rate {rate:g}; validation accuracy by rate: {tried}")
     whole, classes = drawn_rows(job.path("labels"))
     chosen = config.model_copy(update={"learning_rate": rate})
+    views: dict[str, Any] = {}
     if "folds" in job.settings:
-        _out_of_fold(job, chosen, whole, classes)
+        views, chosen = _out_of_fold(job, chosen, whole, classes)
     method, trained = _train(job, chosen, whole, classes, f"finetune-{role}")
     outcome = publish(job, method.network, trained)
-    outcome.meta |= {"learning_rate": rate, "validation": {f"{r:g}": a for r, a in found.items()}}
+    outcome.meta |= views | {"learning_rate": rate, "validation": {f"{r:g}": a for r, a in found.items()}}
     return outcome
 
 
-def _out_of_fold(job: Job, config: Finetune, index: NDArray[np.int64], label: NDArray[np.int64]) -> None:
-    """Train without each fold in turn, and write the predictions for the images left out."""
+def _out_of_fold(
+    job: Job, config: Finetune, index: NDArray[np.int64], label: NDArray[np.int64]
+) -> tuple[dict[str, Any], Finetune]:
+    """Train without each fold in turn, and write the predictions for the images left out.
+
+    If there are several views, the first fold is left out with each of them. Those with the lowest loss on it
+    are used from then on.
+
+    Returns:
+        For meta.json the chosen views and the loss with each (`views`, `views_loss`), empty if there was no
+        choice; and the configuration with the chosen views.
+    """
     import numpy as np
 
-    from models.evaluation.contenders import folds_of
+    from models.evaluation.contenders import OutOfFold, folds_of
     from tasks.embedding import embed
     from tasks.out_of_fold import write_out_of_fold
 
     fold = folds_of(label, job.settings["folds"], job.seed)
     logits = np.zeros((len(label), len(job.meta("manifest")["classes"])), np.float32)
+    views = {name: config.model_copy(update=given) for name, given in job.settings.get("views", {}).items()}
+    views, told = views or {"": config}, dict[str, Any]()
     for number in np.unique(fold[fold >= 0]):
-        kept = fold != number
-        method, _ = _train(job, config, index[kept], label[kept], f"{job.settings['role']}-fold-{number}")
-        logits[~kept] = embed(job, method.network, index[~kept], "logits", job.settings["image_size"])
+        kept, found = fold != number, {}
+        for name, each in views.items():
+            stage = f"{job.settings['role']}{name and '-'}{name}-fold-{number}"
+            method, _ = _train(job, each, index[kept], label[kept], stage)
+            z = embed(job, method.network, index[~kept], "logits", job.settings["image_size"])
+            found[name] = OutOfFold(label[~kept].astype(np.int64), z.astype(np.float64), config.balanced)
+        best = min(found, key=lambda name: found[name].loss)
+        if len(views) > 1:
+            losses = ", ".join(f"{name}: {each.loss:.3f}" for name, each in found.items())
+            job.log(
+                f"{job.settings['role']}: chose the views {best}; loss on the first fold by views: {losses}"
+            )
+        views, logits[~kept] = {best: views[best]}, found[best].logits
     known = fold >= 0
     write_out_of_fold(job.out, index[known], label[known], logits[known])
+    return told, next(iter(views.values()))
 
 
 def _train(
@@ -202,7 +226,7 @@ def _start(job: Job, config: Finetune, index: NDArray[np.int64], label: NDArray[
     from tasks.embedding import embed
 
     classes, size = len(job.meta("manifest")["classes"]), job.settings["image_size"]
-    if job.settings["role"] in UNTRAINED:
+    if job.settings["role"] == "scratch":
         student, seed = job.settings["student"], key(job.seed, "student")
         return build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
     seed = key(job.seed, "classifier")

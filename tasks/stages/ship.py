@@ -111,8 +111,8 @@ def _compare(job: Job, names: list[str]) -> Choice:
     """Ship the final student, unless the labels say that another candidate is better.
 
     The student has learned every label, so labels can't judge it. We expect it to be right as often as the
-    mixture that it learned, times how well it agrees with the mixture. Another candidate ships if it was
-    right more often than that, by more than one standard error of its lead over the mixture.
+    mixture that it learned, less what it lost (`_student`). Another candidate ships if it was right more
+    often than that, by more than one standard error of its lead over the mixture.
     """
     import numpy as np
 
@@ -122,7 +122,7 @@ def _compare(job: Job, names: list[str]) -> Choice:
     judged = read_judged(job.path("mixture"))
     rows, label = judged.rows, drawn_rows(job.path("labels"))[1]
     most = int(np.bincount(label).max())
-    temperature, agreement = _student(job) if STUDENT in names else (1.0, 0.0)
+    temperature, kept = _student(job) if STUDENT in names else (1.0, 0.0)
     known = [name for name in names if name in rows and rows[name]["n"]]
     if most < FEWEST or not known:
         name = STUDENT if STUDENT in names else names[0]
@@ -132,7 +132,7 @@ def _compare(job: Job, names: list[str]) -> Choice:
     said = f"it was right about {percent(rows[best]['accuracy'], 0)} of {rows[best]['n']} labels out of fold"
     if STUDENT not in names:
         return Choice(best, f"{said}, more than any other", rows[best]["temperature"])
-    expected = rows[MIXTURE]["accuracy"] * agreement
+    expected = rows[MIXTURE]["accuracy"] * kept
     _, error = judged.ahead(best, MIXTURE)
     if rows[best]["accuracy"] - expected > error:
         because = f"{said}; the final student is expected to be right about {percent(expected, 0)}"
@@ -146,11 +146,15 @@ def _compare(job: Job, names: list[str]) -> Choice:
 
 
 def _student(job: Job) -> tuple[float, float]:
-    """The student's temperature, and how well it agrees with the mixture (0 to 1).
+    """The student's temperature, and the share of the mixture's accuracy that it has kept (0.5 to 1).
 
     The mixture's probabilities were fitted to labels out of fold, so they can be believed. The student gets
     the temperature at which its probabilities are nearest to them, on images whose label it was not told.
-    The agreement is the share of these images for which both name the same class.
+
+    Where both name the same class, the student is right as often as the mixture. Where they differ, the
+    mixture is right with its probability p of its own class, and by its account the student with its
+    probability q of the student's class. A student often corrects what it learned, so we take the mean of p
+    and q. The share is then (mean of p + mean of q) / (2 mean of p) over all images.
     """
     import numpy as np
 
@@ -169,5 +173,5 @@ def _student(job: Job) -> tuple[float, float]:
     some = np.sort(free[permutation(key(job.seed, "ship"), len(free))[:LOOK]])
     logits = embed(job, load(job.path(STUDENT)), index[some], "logits", job.settings["image_size"])
     p = target[some].astype(np.float64)
-    agreement = float((logits.argmax(1) == p.argmax(1)).mean())
-    return temperature(logits, p), agreement
+    own, students = p.max(axis=1).mean(), p[np.arange(len(p)), logits.argmax(1)].mean()
+    return temperature(logits, p), float((own + students) / (2 * own))

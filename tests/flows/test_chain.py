@@ -311,22 +311,22 @@ def test_the_baseline_is_trained_after_the_chain(store: Store) -> None:
 
 def test_classifiers_that_are_compared_and_what_each_of_them_reads(store: Store) -> None:
     layout = Layout(store, configured(ship={"compare": True}, until="distill"), PARTS)
-    judged = {"finetune-student", "finetune-teacher", "linear-student", "linear-teacher", "scratch", "plain"}
+    judged = {"finetune-student", "finetune-teacher", "linear-student", "linear-teacher", "scratch"}
     assert layout.reads("linear-teacher") == {"manifest", "labels", "pretext"}
     assert layout.reads("linear-student") == {"manifest", "labels", "transfer"}
     assert layout.reads("spread") >= {"manifest", "labels", "embed", "embed-student-transferred"}
-    predicted = {f"predict-{name}" for name in ("teacher-linear", "student-linear", "plain", "scratch")}
+    predicted = {f"predict-{name}" for name in ("teacher-linear", "student-linear", "scratch")}
     assert layout.reads("weigh") >= judged | predicted | {"labels", "spread"}
     assert layout.reads("distill") >= {"weigh", "manifest"}
     assert layout.reads("ship") == judged | {"manifest", "labels", "weigh", "distill"}
     assert not {"predict", "propagate"} & layout.requests.keys()
 
 
-def test_a_comparison_without_the_baseline_still_has_the_plain_network(
+def test_a_comparison_has_the_network_from_scratch_even_without_the_baseline(
     store: Store,
 ) -> None:
     config = configured(ship={"compare": True}, finetune={"baseline": False})
-    assert {"scratch", "plain"} & Layout(store, config, PARTS).requests.keys() == {"plain"}
+    assert "scratch" in Layout(store, config, PARTS).requests
 
 
 def test_new_test_images_change_neither_the_mixture_nor_what_ships(store: Store) -> None:

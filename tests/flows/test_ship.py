@@ -19,6 +19,7 @@ from data.intervals import paired_shares
 from data.schemas import CONTENDERS
 from data.tables import column, read_matrix, read_table, read_vectors
 from flows.recipes import override
+from models.configs.finetune import Finetune
 from models.evaluation.contenders import mixture_weights, smoothed, temperature
 from tasks.config import Config
 from tasks.judged import MIXTURE, Judged, read_judged, write_judged
@@ -30,7 +31,6 @@ NETWORKS = {
     "student-linear": "linear-student",
     "teacher-linear": "linear-teacher",
     "scratch": "scratch",
-    "plain": "plain",
 }
 
 
@@ -122,9 +122,28 @@ def test_the_student_learns_the_mixture(made: Made) -> None:
     """It starts from a classifier with its own network, which the labels choose."""
     inputs = made.inputs("distill")
     assert inputs["probabilities"] == made.made["weigh"]
-    starts = {"student-finetuned", "student-linear", "scratch", "plain"}
+    starts = {"student-finetuned", "student-linear", "scratch"}
     assert {name for name in inputs if name in NETWORKS} == starts
     assert all(inputs[name] == made.made[NETWORKS[name]] for name in starts)
+
+
+def test_the_labels_choose_the_views_of_the_network_from_scratch(made: Made) -> None:
+    """All views are tried on the first fold, and the lowest loss there wins."""
+    meta = made.store.meta(made.made["scratch"])
+    loss = meta["views_loss"]
+    assert loss.keys() == {"chain", "mild"}
+    assert loss[meta["views"]] == min(loss.values())
+
+
+def test_views_to_choose_from() -> None:
+    usual = Finetune(flip=0.5, crop_min=0.2, jitter=0.4).alternatives()
+    assert usual.keys() == {"chain", "mild"}
+    assert usual["chain"].jitter == 0.4
+    assert (usual["mild"].jitter, usual["mild"].grey, usual["mild"].flip) == (0, 0, 0.5)
+    assert usual["mild"].crop_min == 0.5
+    signs = Finetune(flip=0, rotate=15, jitter=0).alternatives()
+    assert (signs["colours"].rotate, signs["mild"].rotate) == (15, 0)
+    assert signs["colours"].jitter > 0
 
 
 def judged(**loss: list[float]) -> Judged:
@@ -163,14 +182,16 @@ def test_a_lead_is_that_of_agresti_and_min() -> None:
 
 
 @pytest.mark.parametrize(
-    ("plain", "start"),
-    [([0.1] * 20, "plain"), ([1.0] * 20, "student-finetuned"), ([1.1] * 19 + [0.9], "student-finetuned")],
+    ("loss", "start"),
+    [([0.1] * 20, "scratch"), ([1.0] * 20, "student-finetuned"), ([1.1] * 19 + [0.9], "student-finetuned")],
 )
 def test_distillation_starts_from_what_the_labels_favour(
-    tmp_path: Path, plain: list[float], start: str
+    tmp_path: Path, loss: list[float], start: str
 ) -> None:
     """The fine-tuned student, unless the loss of another is lower beyond chance."""
-    write_judged(tmp_path, judged(**{"student-finetuned": [1.0] * 20, "plain": plain, "mixture": [0.5] * 20}))
+    write_judged(
+        tmp_path, judged(**{"student-finetuned": [1.0] * 20, "scratch": loss, "mixture": [0.5] * 20})
+    )
 
     class Job:
         def path(self, name: str) -> Path:
@@ -180,7 +201,7 @@ def test_distillation_starts_from_what_the_labels_favour(
         def log(self, text: str) -> None:
             assert start in text
 
-    assert distill._favoured(Job(), ["student-finetuned", "plain"]) == start  # type: ignore[arg-type]
+    assert distill._favoured(Job(), ["student-finetuned", "scratch"]) == start  # type: ignore[arg-type]
 
 
 def test_a_favoured_start_needs_a_comparison() -> None:
@@ -211,7 +232,7 @@ def test_the_shipped_model_is_a_candidate_with_a_temperature(made: Made) -> None
 
 
 def test_no_stage_up_to_the_choice_reads_a_test_image_or_its_label(made: Made) -> None:
-    for label in ("linear-student", "plain", "spread", "weigh", "ship"):
+    for label in ("linear-student", "scratch", "spread", "weigh", "ship"):
         meta = made.store.meta(made.made[label])
         assert not any(given["kind"] == "scores" for given in meta["inputs"].values())
     plan = ship.plan(

@@ -58,7 +58,7 @@ except kt.UserError as error:
 said = {
     "answers": answers.to_dict("list"),
     "stacked": run.shipped.predict(rgb).equals(answers),
-    "single": [*run.predict(rgb[3])["probability"], answers["probability"][3]],
+    "single": run.predict(rgb[3])["probability"].tolist() + answers["probability"].tolist()[3:4],
     "mixed": mixed.astype(object).where(mixed.notna(), None).to_dict("list"),
     "vectors": [str(vectors.dtype), vectors.shape, bool(np.isfinite(vectors).all())],
     "nan": np.isnan(run.embed(["zero.png", "bad.png"])).all(axis=1).tolist(),
