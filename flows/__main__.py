@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "model",
         metavar="MODEL",
-        help="a run's folder (its final student), a checkpoint's folder, "
+        help="a run's folder (the model that it ships), a checkpoint's folder, "
         "or any folder with model.safetensors and model.json",
     )
     sub.add_argument(

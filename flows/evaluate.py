@@ -51,8 +51,8 @@ def evaluate(
     """Measure one model: its features, its classifier, or how well it learns to detect or segment objects.
 
     Args:
-        model: A run's name or folder (its final student is measured), or a folder with model.safetensors and
-            model.json.
+        model: A run's name or folder (the model that it ships is measured), or a folder with
+            model.safetensors and model.json.
         data: Labelled training images for knn, linear and few-label: digits, folder:PATH, parquet:PATH or
             torchvision:NAME.
         test: Test images, in the same forms. Empty: 20 % of data is held out.

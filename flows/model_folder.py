@@ -1,10 +1,11 @@
-"""Find the network that a user names: a run's final student or shipped model, or a checkpoint's folder."""
+"""Find the network that a user names: the model that a run ships, a checkpoint, or an exported file."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.errors import ConfigError, DataError
 from data.store import Store
@@ -18,25 +19,20 @@ _LAST = ("distill", "transfer")
 
 
 def model_folder(named: str, store: Store) -> Path:
-    """Find the folder of a model.
+    """Find the folder of a model to measure.
 
     Args:
-        named: a folder with `FILES`, a run's folder, or the name of a run in the store.
+        named: a folder with `FILES`, a run's folder, or the name of a run in the store. Of a run it is the
+            model that it ships, or without labels its last student.
         store: the store in which runs are looked up by name.
 
     Raises:
-        ConfigError: `named` is none of these.
+        ConfigError: `named` is none of these, or the run has no student.
     """
-    path = Path(named).expanduser()
-    for folder in (path, store.root / "runs" / named):
-        if (folder / "run.json").exists():
-            return final_student(folder.absolute())
-    if all((path / name).exists() for name in FILES):
-        return path.absolute()
-    raise ConfigError(
-        f"model {named!r} is neither a run in {store.root / 'runs'} nor a folder with {' and '.join(FILES)}; "
-        "give one of these"
-    )
+    run = _run(named, store.root)
+    if run is not None:
+        return shipped(run) if _record(run).get("shipped") else final_student(run)
+    return _checkpoint(named, store.root)
 
 
 @dataclass(frozen=True)
@@ -64,19 +60,13 @@ def usable_model(named: str, root: Path) -> Usable:
     Raises:
         ConfigError: `named` is none of these, or the run ships no model.
     """
-    path = Path(named).expanduser()
-    for folder in (path, root / "runs" / named):
-        if (folder / "run.json").exists():
-            return Usable(shipped(folder.absolute()), folder.absolute())
-    if all((path / name).exists() for name in FILES):
-        return Usable(path.absolute(), None)
-    if path.suffix in EXPORTED and path.is_file():
-        return Usable(path.absolute(), None)
-    raise ConfigError(
-        f"model {named!r} is neither a run in {root / 'runs'}, nor the folder of a run or of a model (with "
-        f"{' and '.join(FILES)}), nor an exported file ({' or '.join(EXPORTED)}); give one of these, or the "
-        "run's store with --store"
-    )
+    run = _run(named, root)
+    if run is not None:
+        return Usable(shipped(run), run)
+    file = Path(named).expanduser()
+    if file.suffix in EXPORTED and file.is_file():
+        return Usable(file.absolute(), None)
+    return Usable(_checkpoint(named, root), None)
 
 
 def shipped(run: Path) -> Path:
@@ -88,7 +78,7 @@ def shipped(run: Path) -> Path:
     Raises:
         ConfigError: the run ships none, or the store no longer has it.
     """
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    record = _record(run)
     if not record.get("shipped"):
         raise ConfigError(
             f"run {run.name!r} ships no model (it is {record['status']}); "
@@ -100,16 +90,30 @@ def shipped(run: Path) -> Path:
     return folder
 
 
+def _run(named: str, root: Path) -> Path | None:
+    """The folder of the run that is named, absolute; None if it is none."""
+    places = (Path(named).expanduser(), root / "runs" / named)
+    return next((place.absolute() for place in places if (place / "run.json").exists()), None)
+
+
+def _record(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _checkpoint(named: str, root: Path) -> Path:
+    path = Path(named).expanduser()
+    if all((path / name).exists() for name in FILES):
+        return path.absolute()
+    raise ConfigError(
+        f"model {named!r} is neither a run in {root / 'runs'}, nor the folder of a run or of a model (with "
+        f"{' and '.join(FILES)}); give one of these, or the run's store with --store"
+    )
+
+
 def final_student(run: Path) -> Path:
-    """Find the folder of a run's final student.
-
-    Args:
-        run: the run's folder, absolute.
-
-    Raises:
-        ConfigError: the run has no student, or the store no longer has it.
-    """
-    rows = {row["stage"]: row for row in json.loads((run / "run.json").read_text(encoding="utf-8"))["stages"]}
+    """The folder of a run's last student. See `model_folder` for the error."""
+    rows = {row["stage"]: row for row in _record(run)["stages"]}
     folders = [run.parent.parent / str(rows[stage]["path"]) for stage in _LAST if stage in rows]
     if folders and folders[0].exists():
         return folders[0]

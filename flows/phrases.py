@@ -69,6 +69,7 @@ def summary(result: dict[str, Any]) -> list[str]:
     if shipped:
         place = Path(result["folder"]).parent.parent / shipped["path"]
         lines += [f"model   {place}", f"        {shipped['model']}: {shipped['because']}"]
+        lines.append(f"        ask it: knowledge-transfer predict {result['folder']} IMAGES...")
     lines.append(f"run     {result['folder']}")
     if result["report"]:
         lines.append(f"report  {result['report']}")

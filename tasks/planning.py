@@ -27,8 +27,10 @@ ENOUGH = 400
 LEAST = 60
 """A budget that leaves time for fewer steps of the teacher is refused."""
 FEW, MANY = 30, 150
-"""Fewest and most steps in which a network of the chain learns the few labels. The student's last training
-has at least the fewest, too."""
+"""Fewest steps in which a network of the chain learns the few labels, and most steps unless there are many
+labels. The student's last training has at least the fewest, too."""
+EPOCHS = 10
+"""With many labels, a network of the chain may see each of them this often."""
 UNTRAINED = 3
 """Networks from scratch get this many times the steps, because they have learned nothing before."""
 CHOICES = 2
@@ -37,7 +39,8 @@ PASSES = 3
 """How often a run computes the teacher's and the student's features of all images, about. It has done so once
 when the labels are planned."""
 SMALL_BATCH = 32
-"""Labelled images per step. For as many images in all, small batches learn more than large ones."""
+"""Labelled images per step. For as many images in all, small batches learn more than large ones. With many
+labels, batches are larger, because they take less time per image."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,11 @@ def _written(value: object) -> str:
 def batch_size(images: int) -> int:
     """Images per step: 128, but at most half of the images, and at least 2."""
     return max(2, min(128, images // 2))
+
+
+def labelled_batch(labels: int, images: int) -> int:
+    """Labelled images per step: a sixteenth of the labels, but 32 to `batch_size`, and at most all labels."""
+    return max(2, min(labels, max(SMALL_BATCH, min(batch_size(images), labels // 16))))
 
 
 def clusters(images: int, distinct: int) -> int:
@@ -200,20 +208,25 @@ def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: i
         folds: number of times that a network is trained to judge it.
     """
     share = seconds * SHARES["contenders"] / (SHARES["contenders"] + SHARES["distill"])
-    alone = (folds + 1 + (folds + 1 + CHOICES) * UNTRAINED) * speed.tuned
-    both = alone + (folds + 1) * speed.tuned_teacher
+    batch = labelled_batch(labels, images)
+    # A step of distillation trains the same network, so a step's time at other batch sizes lies between.
+    larger = (batch - SMALL_BATCH) / max(1, batch_size(images) - SMALL_BATCH)
+    slower = 1 + max(0.0, larger) * max(0.0, speed.distill / speed.tuned - 1)
+    alone = (folds + 1 + (folds + 1 + CHOICES) * UNTRAINED) * speed.tuned * slower
+    both = alone + (folds + 1) * speed.tuned_teacher * slower
     teacher = share / both >= FEW
     each = both if teacher else alone
-    steps = int(min(MANY, max(FEW, share / each)))
+    most = max(MANY, round(EPOCHS * labels / batch))
+    steps = int(min(most, max(FEW, share / each)))
     distill = max(FEW, int((seconds - steps * each) / speed.distill))
     why = (
         f"{folds + 1} trainings of each network, to judge it by the labels"
-        if steps < MANY
+        if steps < most
         else f"more hardly helps with {labels:,} labels"
     )
     return Planned(
         {
-            "finetune.batch_size": max(2, min(SMALL_BATCH, labels)),
+            "finetune.batch_size": batch,
             "finetune.steps": steps,
             "finetune.baseline_steps": UNTRAINED * steps,
             "ship.teacher": teacher,

@@ -191,10 +191,9 @@ def _out_of_fold(
             found[name] = OutOfFold(label[~kept].astype(np.int64), z.astype(np.float64), config.balanced)
         best = min(found, key=lambda name: found[name].loss)
         if len(views) > 1:
-            losses = ", ".join(f"{name}: {each.loss:.3f}" for name, each in found.items())
-            job.log(
-                f"{job.settings['role']}: chose the views {best}; loss on the first fold by views: {losses}"
-            )
+            told = {"views": best, "views_loss": {name: each.loss for name, each in found.items()}}
+            losses = ", ".join(f"{name}: {loss:.3f}" for name, loss in told["views_loss"].items())
+            job.log(f"{job.settings['role']}: chose the views {best}; loss on the first fold: {losses}")
         views, logits[~kept] = {best: views[best]}, found[best].logits
     known = fold >= 0
     write_out_of_fold(job.out, index[known], label[known], logits[known])

@@ -18,6 +18,7 @@ from tasks.planning import (
     clusters,
     from_images,
     from_labels,
+    labelled_batch,
     sizes,
 )
 
@@ -46,7 +47,7 @@ def plan(minutes: float, images: int, tried: tuple[int, ...] = (32, 48, 64), fac
 
 def test_the_budget_is_used_up() -> None:
     """Whatever the first part leaves, the second part divides: together they take the minutes."""
-    for minutes, images in ((5, 300), (5, 5000), (20, 50_000)):
+    for minutes, images, labels in ((5, 300, 50), (5, 5000, 50), (20, 50_000, 50), (20, 50_000, 5000)):
         first = plan(minutes, images)
         used = speed(first["data.image_size"])
         spent = (
@@ -56,10 +57,11 @@ def test_the_budget_is_used_up() -> None:
             + first["pretext.steps"] * used.teacher
             + first["transfer.steps"] * used.transfer
         )
-        rest = from_labels(60 * minutes - spent, 50, images, used, folds=3).settings
+        rest = from_labels(60 * minutes - spent, labels, images, used, folds=3).settings
+        slower = used.distill / used.tuned if rest["finetune.batch_size"] == 128 else 1
         tuned = used.tuned + (used.tuned_teacher if rest["ship.teacher"] else 0)
-        spent += 4 * rest["finetune.steps"] * tuned + rest["distill.steps"] * used.distill
-        spent += (4 + CHOICES) * rest["finetune.baseline_steps"] * used.tuned
+        spent += 4 * rest["finetune.steps"] * tuned * slower + rest["distill.steps"] * used.distill
+        spent += (4 + CHOICES) * rest["finetune.baseline_steps"] * used.tuned * slower
         assert spent == pytest.approx(60 * minutes, rel=0.02)
 
 
@@ -122,6 +124,16 @@ def test_few_labels_get_few_steps(seconds: float) -> None:
     assert FEW <= found["finetune.steps"] <= MANY
     assert found["distill.steps"] >= FEW
     assert found["finetune.baseline_steps"] == UNTRAINED * found["finetune.steps"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "images", "batch"), [(5, 1000, 5), (50, 1000, 32), (1600, 50_000, 100), (9000, 50_000, 128)]
+)
+def test_many_labels_get_larger_batches_and_more_steps(labels: int, images: int, batch: int) -> None:
+    assert labelled_batch(labels, images) == batch
+    found = from_labels(1e6, labels, images, speed(32), folds=3).settings
+    assert found["finetune.batch_size"] == batch
+    assert found["finetune.steps"] == max(MANY, round(10 * labels / batch))
 
 
 def test_the_teacher_is_fine_tuned_only_if_there_is_time() -> None:
