@@ -26,12 +26,13 @@ ENOUGH = 400
 """A larger image size is chosen only if it leaves time for this many steps of the teacher."""
 LEAST = 60
 """A budget that leaves time for fewer steps of the teacher is refused."""
-FEW, MANY = 60, 150
+FEW, MANY = 30, 150
 """Fewest steps in which a network of the chain learns the few labels, and most steps unless there are many
-labels. With fewer, networks from scratch learn next to nothing, so a run rather takes a little longer."""
-LAST = 100
-"""Fewest steps of the student's last training."""
-SLACK = 1.15
+labels. The student's last training has at least the fewest, too."""
+KEPT = {"contenders": 0.8, "distill": 0.5}
+"""How much of its share a training keeps if the trainings before it took too long. Networks from scratch
+learn next to nothing in a few steps, so the run rather takes a little longer."""
+SLACK = 1.07
 """How much longer steps take than they were measured: the run's other processes need the machine, too."""
 EPOCHS = 10
 """With many labels, a network of the chain may see each of them this often."""
@@ -197,7 +198,7 @@ def from_images(
     )
 
 
-def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: int) -> Planned:
+def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: int, whole: float) -> Planned:
     """Plan what the few labels are learned with.
 
     Each network is trained once for every fold and once with all labels: the student from transfer, the
@@ -210,8 +211,11 @@ def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: i
         images: number of train + unlabelled images.
         speed: at the run's image size.
         folds: number of times that a network is trained to judge it.
+        whole: what all trainings of the run should take, seconds.
     """
+    kept = {name: part * SHARES[name] * whole for name, part in KEPT.items()}
     share = seconds * SHARES["contenders"] / (SHARES["contenders"] + SHARES["distill"])
+    share = max(share, kept["contenders"])
     batch = labelled_batch(labels, images)
     # A step of distillation trains the same network, so a step's time at other batch sizes lies between.
     larger = (batch - SMALL_BATCH) / max(1, batch_size(images) - SMALL_BATCH)
@@ -222,7 +226,7 @@ def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: i
     each = both if teacher else alone
     most = max(MANY, round(EPOCHS * labels / batch))
     steps = int(min(most, max(FEW, share / each)))
-    distill = max(LAST, int((seconds - steps * each) / speed.distill))
+    distill = max(FEW, int(max(seconds - steps * each, kept["distill"]) / speed.distill))
     why = (
         f"{folds + 1} trainings of each network, to judge it by the labels"
         if steps < most

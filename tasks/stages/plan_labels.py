@@ -73,7 +73,8 @@ def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken
     from tasks.planning import FIXED, PASSES, Speed, from_labels
 
     speed = Speed(**first["speed"])
-    left = 60 * settings["minutes"] - FIXED - taken - (PASSES - 1) * images * speed.forward
-    found = from_labels(left, settings["labels"], images, speed, settings["folds"])
+    whole = 60 * settings["minutes"] - FIXED - PASSES * images * speed.forward
+    left = whole + images * speed.forward - taken
+    found = from_labels(left, settings["labels"], images, speed, settings["folds"], whole)
     chosen = found.without(settings["keep"])
     return {"settings": chosen.settings, "because": chosen.lines}

@@ -9,7 +9,6 @@ from tasks.planning import (
     CHOICES,
     ENOUGH,
     FEW,
-    LAST,
     MANY,
     SIZES,
     UNTRAINED,
@@ -58,7 +57,7 @@ def test_the_budget_is_used_up() -> None:
             + first["pretext.steps"] * used.teacher
             + first["transfer.steps"] * used.transfer
         )
-        rest = from_labels(60 * minutes - spent, labels, images, used, folds=3).settings
+        rest = from_labels(60 * minutes - spent, labels, images, used, 3, 60 * minutes - 40).settings
         slower = used.distill / used.tuned if rest["finetune.batch_size"] == 128 else 1
         tuned = used.tuned + (used.tuned_teacher if rest["ship.teacher"] else 0)
         spent += 4 * rest["finetune.steps"] * tuned * slower + rest["distill.steps"] * used.distill
@@ -121,10 +120,20 @@ def test_there_are_never_more_clusters_than_different_images() -> None:
 
 @pytest.mark.parametrize("seconds", [1.0, 30.0, 100.0, 10_000.0])
 def test_few_labels_get_few_steps(seconds: float) -> None:
-    found = from_labels(seconds, 50, 1000, speed(64), folds=3).settings
+    found = from_labels(seconds, 50, 1000, speed(64), 3, 0.0).settings
     assert FEW <= found["finetune.steps"] <= MANY
-    assert found["distill.steps"] >= LAST
+    assert found["distill.steps"] >= FEW
     assert found["finetune.baseline_steps"] == UNTRAINED * found["finetune.steps"]
+
+
+def test_late_trainings_keep_most_of_their_share() -> None:
+    """If the first trainings took all the time, the others still get 0.8 of 0.3 and 0.5 of 0.2 of it."""
+    used, whole = speed(32), 240.0
+    late = from_labels(5.0, 50, 1000, used, 3, whole).settings
+    steps = late["finetune.steps"] + (4 + CHOICES) / 4 * late["finetune.baseline_steps"]
+    taken = 4 * steps * used.tuned + 4 * late["ship.teacher"] * late["finetune.steps"] * used.tuned_teacher
+    assert taken == pytest.approx(0.8 * 0.3 * whole, rel=0.1)
+    assert late["distill.steps"] * used.distill == pytest.approx(0.5 * 0.2 * whole, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -132,14 +141,14 @@ def test_few_labels_get_few_steps(seconds: float) -> None:
 )
 def test_many_labels_get_larger_batches_and_more_steps(labels: int, images: int, batch: int) -> None:
     assert labelled_batch(labels, images) == batch
-    found = from_labels(1e6, labels, images, speed(32), folds=3).settings
+    found = from_labels(1e6, labels, images, speed(32), 3, 0.0).settings
     assert found["finetune.batch_size"] == batch
     assert found["finetune.steps"] == max(MANY, round(10 * labels / batch))
 
 
 def test_the_teacher_is_fine_tuned_only_if_there_is_time() -> None:
-    assert not from_labels(20.0, 50, 1000, speed(64), folds=3).settings["ship.teacher"]
-    assert from_labels(900.0, 50, 1000, speed(64), folds=3).settings["ship.teacher"]
+    assert not from_labels(20.0, 50, 1000, speed(64), 3, 0.0).settings["ship.teacher"]
+    assert from_labels(900.0, 50, 1000, speed(64), 3, 0.0).settings["ship.teacher"]
 
 
 def test_what_the_user_set_is_neither_planned_nor_explained() -> None:
