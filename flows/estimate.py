@@ -21,6 +21,7 @@ from flows.chain import chain
 from flows.claims import resolved
 from flows.claims.claim import Claim, Scale
 from flows.layout import Hooks, Plan
+from flows.records import records
 from tasks.config import Config
 from tasks.found import stage_module
 from tasks.phrases import duration
@@ -368,10 +369,7 @@ class _Estimator:
         if self.store is None:
             return None
         wanted = request.outside["sources"]
-        records = sorted(
-            (self.store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime
-        )
-        for record in (json.loads(path.read_text(encoding="utf-8")) for path in records):
+        for _, record in records(self.store):
             config = record["config"]
             places = {role: config["data"][role] for role in wanted}
             if label == "manifest-voc":
