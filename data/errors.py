@@ -18,12 +18,15 @@ A message says what is wrong (with the values), where (stage, file, row) and wha
 from __future__ import annotations
 
 import errno
+import shlex
 from pathlib import Path
 
 from data.types import Artifact
 
-REPAIR = "knowledge-transfer store verify --repair"
-"""The command that sets damaged artifacts aside."""
+
+def repair(root: Path) -> str:
+    """The command that sets aside what is damaged in a store."""
+    return f"knowledge-transfer store verify --repair --store {shlex.quote(str(root))}"
 
 
 class PipelineError(Exception):
@@ -58,22 +61,24 @@ class DamagedError(ArtifactError):
     """A file of an artifact is missing, or is not what was written.
 
     Args:
+        root: the folder of the store.
         artifact: the artifact.
         file: name of the file in the artifact's folder; empty if the whole folder is missing.
         reason: what is wrong, as the end of a sentence about the file.
     """
 
-    def __init__(self, artifact: Artifact, file: str, reason: str) -> None:
-        super().__init__(artifact, file, reason)
+    def __init__(self, root: Path, artifact: Artifact, file: str, reason: str) -> None:
+        super().__init__(root, artifact, file, reason)
+        self.root = root
         self.artifact, self.file, self.reason = artifact, file, reason
 
     @property
     def finding(self) -> str:
         """What is wrong, without what to do."""
-        return f"{'/'.join(filter(None, (self.artifact.path, self.file)))} {self.reason}"
+        return f"{self.root / self.artifact.path / self.file} {self.reason}"
 
     def __str__(self) -> str:
-        return f"{self.finding}; `{REPAIR}` sets it aside, then run again to compute it"
+        return f"{self.finding}; `{repair(self.root)}` sets it aside, then run again to compute it"
 
 
 class CollapsedError(PipelineError):

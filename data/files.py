@@ -1,7 +1,7 @@
 """Write files so that they appear whole or not at all, and notice when one is no longer what was written.
 
-Two kinds of files carry their own hash. Small ones that are read whole (`write_sealed`) end with it. Large ones
-that are written bit by bit (`sealing`) have it in a file beside them, `NAME.sha256`.
+Two kinds of files carry their own hash. Small ones that are read whole (`write_sealed`) end with it. Large
+ones that are written bit by bit (`sealing`) have it in a file beside them, `NAME.sha256`.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def intact(path: Path) -> bool:
 class Checked:
     """The hashes of the files that a run has read, so that it reads each file only once to check it.
 
-    A file counts as the same as long as its size, its time of modification and its inode are the same. Nothing
-    is remembered from one run to the next. The processes of a run tell each other what they know.
+    A file counts as the same as long as its size, its time of modification and its inode are the same.
+    Nothing is remembered from one run to the next. The processes of a run tell each other what they know.
     """
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data import draws
-from data.errors import REPAIR, StoreError
+from data.errors import StoreError, repair
 from data.files import read_sealed, write_sealed
 
 HELD_OUT = 0.2
@@ -108,8 +108,8 @@ def read_sides(path: Path) -> dict[str, bool]:
         table = None
     if table is None:
         raise StoreError(
-            f"{path} is damaged; it says which images are held out for the test: restore it from a backup, or "
-            f"draw the test images anew by `{REPAIR}`, which sets it aside"
+            f"{path} is damaged; it says which images are held out for the test: restore it from a backup, "
+            f"or draw the test images anew by `{repair(path.parents[2])}`, which sets it aside"
         )
     return dict(zip(table["uri"].to_pylist(), table["held_out"].to_pylist(), strict=True))
 

@@ -282,8 +282,8 @@ def _contents(work: _Work) -> Iterator[bytes | Pixels]:
         if content_sha256(data) != expected and isinstance(work.source, SpoolSource):
             work.source.path.unlink(missing_ok=True)
             raise DataError(
-                f"{work.source.path} is not what was written; it is deleted: give the same command again, and "
-                "the images are copied to it again"
+                f"{work.source.path} is not what was written; it is deleted: give the same command again, "
+                "and the images are copied to it again"
             )
         if content_sha256(data) != expected:
             raise DataError(

@@ -165,6 +165,12 @@ def damaged(folder: Path, progress: Callable[[int], None] = lambda size: None) -
             yield index
 
 
+def hashes_in(index: Path) -> set[bytes]:
+    """The content hashes of the images in a pack, given its second file; none if that is damaged."""
+    there, _ = _read_index(index)
+    return {row.tobytes() for row in there} - {NONE}
+
+
 def delete(index: Path, note: Callable[[str], None] = lambda line: None) -> None:
     """Delete a damaged pack, given its second file."""
     index.unlink(missing_ok=True)

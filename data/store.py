@@ -105,7 +105,7 @@ class Store:
             ) from None
 
     def folder(self, artifact: Artifact) -> Path:
-        """The folder of an artifact, whether or not it exists, to show or to name. Read it through `whole`."""
+        """The folder of an artifact, whether or not it exists, to be shown. Who reads it calls `whole`."""
         return self.root / artifact.path
 
     def cache(self, name: str) -> Path:
@@ -132,16 +132,20 @@ class Store:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             there_is = "is missing"
-            raise DamagedError(artifact, "meta.json" if path.parent.exists() else "", there_is) from None
+            raise DamagedError(
+                self.root, artifact, "meta.json" if path.parent.exists() else "", there_is
+            ) from None
         except OSError as error:
-            raise DamagedError(artifact, "meta.json", f"can't be read ({error.strerror})") from None
+            raise DamagedError(
+                self.root, artifact, "meta.json", f"can't be read ({error.strerror})"
+            ) from None
         except ValueError:
-            raise DamagedError(artifact, "meta.json", "is not JSON") from None
+            raise DamagedError(self.root, artifact, "meta.json", "is not JSON") from None
         seal = found.pop(_SEAL, None) if isinstance(found, dict) else None
         if seal is None and not _complete(found):
-            raise DamagedError(artifact, "meta.json", "lacks keys that every artifact has")
+            raise DamagedError(self.root, artifact, "meta.json", "lacks keys that every artifact has")
         if seal is not None and seal != _seal(found):
-            raise DamagedError(artifact, "meta.json", "has other content than was written")
+            raise DamagedError(self.root, artifact, "meta.json", "has other content than was written")
         meta: Meta = found
         return meta
 
@@ -163,21 +167,21 @@ class Store:
         except DamagedError as error:
             return error
         except OSError:
-            return DamagedError(artifact, "meta.json", "is missing")
+            return DamagedError(self.root, artifact, "meta.json", "is missing")
         for name, size in meta["bytes"].items():
             try:
                 status = (folder / name).stat()
                 if status.st_size != size:
                     return DamagedError(
-                        artifact, name, f"has {status.st_size:,} bytes, but {size:,} were written"
+                        self.root, artifact, name, f"has {status.st_size:,} bytes, but {size:,} were written"
                     )
                 read = thorough or status.st_mtime_ns > written
                 if read and checked.sha256(folder / name) != meta["sha256"][name]:
-                    return DamagedError(artifact, name, "has other content than was written")
+                    return DamagedError(self.root, artifact, name, "has other content than was written")
             except FileNotFoundError:
-                return DamagedError(artifact, name, "is missing")
+                return DamagedError(self.root, artifact, name, "is missing")
             except OSError as error:
-                return DamagedError(artifact, name, f"can't be read ({error.strerror})")
+                return DamagedError(self.root, artifact, name, f"can't be read ({error.strerror})")
         return None
 
     def has(self, artifact: Artifact) -> bool:
@@ -323,7 +327,7 @@ class Store:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep `alone` from starting as long as the block lasts. Any number of processes may do so at once."""
+        """Keep `alone` out as long as the block lasts. Any number of processes may do so at once."""
         with self._hold(fcntl.LOCK_SH):
             yield
 

@@ -21,6 +21,7 @@ from flows.chain import chain
 from flows.claims import resolved
 from flows.claims.claim import Claim, Scale
 from flows.layout import Hooks, Plan
+from flows.phrases import storage
 from flows.records import records
 from tasks.config import Config
 from tasks.found import stage_module
@@ -124,7 +125,7 @@ class Estimate:
                 row.stage,
                 row.kind,
                 f"{row.rows:,}",
-                _bytes(row.size),
+                storage(row.size),
                 f"{row.operations:.1e}",
                 duration(row.operations / GPU_RATE),
                 duration(row.seconds),
@@ -142,7 +143,7 @@ class Estimate:
             )
             for line in lines
         ]
-        new = _bytes(sum(row.size for row in self._to_compute()))
+        new = storage(sum(row.size for row in self._to_compute()))
         total = (
             f"to compute: {duration(self.gpu_seconds)} on a GPU, or {duration(self.seconds)} on this CPU, of "
             f"which {duration(self.starting)} to start; to store: {new}"
@@ -490,11 +491,3 @@ def estimate_claims(
         hours = {f"{name}_hours": seeds * sum(each[name] for each in found) for name in ("gpu", "cpu")}
         rows.append({"claim": claim.name, "runs": seeds * len(arms), **hours})
     return rows
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

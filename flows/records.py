@@ -40,8 +40,8 @@ def read_record(folder: Path) -> dict[str, Any]:
             raise ValueError("it lacks keys")
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"{path} is missing or damaged ({error}); give the run's command again: it finds its results in the "
-            "store, and writes a new record"
+            f"{path} is missing or damaged ({error}); give the run's command again: it finds its results in "
+            "the store, and writes a new record"
         ) from None
     record: dict[str, Any] = found
     return record

@@ -62,8 +62,8 @@ class Job:
         """The folder of an input, whose files were hashed.
 
         Raises:
-            DamagedError: a file is missing, or is not what was written. The run then makes the input again and
-                starts this build again.
+            DamagedError: a file is missing, or is not what was written. The run then makes the input again,
+                and starts this build again.
         """
         return self.store.whole(self.request.inputs[name])
 

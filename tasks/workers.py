@@ -119,7 +119,7 @@ class Workers:
                     raise self._error(event, label)
                 case "damaged input":
                     artifact = Artifact.model_validate(event["artifact"])
-                    raise DamagedError(artifact, event["file"], event["reason"])
+                    raise DamagedError(self.store.root, artifact, event["file"], event["reason"])
                 case "interrupted":
                     raise Interrupted(f"stage {label} was stopped; what it had done is kept in the store")
                 case _:
