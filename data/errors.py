@@ -122,15 +122,15 @@ def about_storage(error: BaseException, root: Path) -> StoreError | None:
         text = str(seen).lower()
         if number in _FULL or "no space left on device" in text or "disk quota exceeded" in text:
             return StoreError(
-                f"store {str(root)!r}: its disk has no room left; what is done is kept: free some space, such "
-                "as by `knowledge-transfer store gc`, and give the same command again"
+                f"store {str(root)!r}: its disk has no room left; what is done is kept: free some space, "
+                "such as by `knowledge-transfer store gc`, and give the same command again"
             )
         if isinstance(seen, OSError) and not there(root):
             return vanished(root)
         if number in _GONE and isinstance(seen, OSError) and str(seen.filename).startswith(str(root)):
             return StoreError(
-                f"store {str(root)!r} can't be used ({seen.strerror}: {seen.filename}); what is done is kept: "
-                "look at its disk, and give the same command again"
+                f"store {str(root)!r} can't be used ({seen.strerror}: {seen.filename}); what is done is "
+                "kept: look at its disk, and give the same command again"
             )
         seen = seen.__cause__ or seen.__context__
     return None

@@ -100,8 +100,8 @@ class _Hashing:
 def sealing(path: Path) -> Iterator[IO[bytes]]:
     """Replace a large file, force it to disk, and write its hash to `NAME.sha256`, for `intact`.
 
-    The file beside it has the new hash and the one before. So whenever the process is killed, the file has one
-    of them.
+    The file beside it has the new hash and the one before. So whenever the process is killed, the file has
+    one of them.
 
     Yields:
         A file to write to, from its beginning to its end.

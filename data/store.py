@@ -49,9 +49,15 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file so that a reader sees the old content or the new content, but never a part of it."""
-    with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
+def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+    """Write a JSON file so that a reader sees the old content or the new content, but never a part of it.
+
+    Args:
+        path: the file to write or replace.
+        value: JSON values.
+        durable: whether to force the file to disk.
+    """
+    with replacing(path, durable=durable) as draft, draft.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.write("\n")
 
@@ -303,6 +309,7 @@ class Store:
             "sha256": {name: found.sha256(path) for name, path in names.items()},
             "bytes": {name: path.stat().st_size for name, path in names.items()},
         }
+        full = json.loads(json.dumps(full))  # as a reader gets it: keys are strings, tuples are lists
         write_json(out / "meta.json", {**full, _SEAL: _seal(full)})
         for folder in [*sorted(path for path in out.rglob("*") if path.is_dir()), out]:
             sync(folder)
@@ -363,8 +370,7 @@ class Store:
             raise vanished(self.root)
 
 
-def _seal(meta: object) -> str:
-    plain = json.loads(json.dumps(meta))  # as a reader gets it: keys are strings, tuples are lists
+def _seal(plain: object) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -332,7 +332,7 @@ class Run:
             else:
                 rows[before] = row
             self._warnings[label] = warnings
-            self._save()
+            self._save(durable=False)
         self._watch(label, {"event": "made", **row, "warnings": warnings})
 
     @property
@@ -408,8 +408,8 @@ class Run:
         for watcher in self._watchers:
             watcher.end(self, self.result, error)
 
-    def _save(self) -> None:
-        write_json(self.folder / "run.json", {**self._record, "damaged": self._damaged})
+    def _save(self, *, durable: bool = True) -> None:
+        write_json(self.folder / "run.json", {**self._record, "damaged": self._damaged}, durable=durable)
 
     @contextmanager
     def _storing(self) -> Iterator[None]:
