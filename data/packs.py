@@ -112,11 +112,11 @@ def look(
         squares = index.with_suffix(".npy")
         try:
             there, seal = _read_index(index)
-            if seal is None or squares.stat().st_size != seal.size:
-                delete(index, note)
-                continue
         except FileNotFoundError:
-            continue  # another process deletes it
+            continue  # another process has just deleted it
+        if seal is None or not squares.exists() or squares.stat().st_size != seal.size:
+            delete(index, note)
+            continue
         order = np.argsort(there.view("S32"), kind="stable")
         at = np.minimum(np.searchsorted(there.view("S32"), wanted.view("S32"), sorter=order), len(there) - 1)
         mine = (there[order[at]] == wanted) & (file < 0)
