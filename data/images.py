@@ -262,6 +262,7 @@ def _tasks(located: _Located, shape: Shape, only: NDArray[np.int64]) -> Iterator
     for number, source in enumerate(located.sources):
         mine = only[located.owner[only] == number]
         row_of = {located.entries[row].uri: int(row) for row in mine}
+        assert len(row_of) == len(mine), f"{source.spec}: two rows of the manifest have one URI"
         for batch in source.batches([located.entries[row] for row in row_of.values()], _BATCH):
             yield _work(located, source, [row_of[entry.uri] for entry in batch], shape)
 

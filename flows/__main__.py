@@ -14,6 +14,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,7 @@ from flows.recipes import NAMES, nest, override, parse_settings, quick, recipe
 from flows.run import WATCHERS
 from flows.start import chain_parameters, explain, load_flow
 from flows.terminal import Terminal
+from models.export import FORMATS
 from tasks.config import USUAL, Config, measurable, protocols
 from tasks.found import on_photographs
 from tasks.overlay import methods
@@ -177,6 +179,19 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("report", _report, "write a run's report.html again")
     sub.add_argument("run", metavar="RUN", help="a run's name in the store, or its folder")
     storing(sub)
+    sub = command("export", _export, "write the model that a run ships for other programs, with a card")
+    sub.add_argument("run", metavar="RUN", help="a run's name in the store, or its folder")
+    sub.add_argument(
+        "--to", required=True, metavar="DIR", help="folder to write: new, or of an earlier export"
+    )
+    sub.add_argument(
+        "--format",
+        metavar="NAME,...",
+        help=f"formats to write, of {', '.join(FORMATS)} (default: all whose packages are installed)",
+    )
+    configurable(sub)
+    storing(sub)
+    printing(sub)
     sub = command("evaluate", _evaluate, "measure one model: nearest neighbours, linear probe, accuracy")
     sub.add_argument(
         "model",
@@ -206,7 +221,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "model",
         metavar="MODEL",
-        help="a run's name in the store or its folder (the model that it ships), or a checkpoint's folder",
+        help="a run's name in the store or its folder (the model that it ships), a checkpoint's folder, or a "
+        "file that export wrote (.onnx, .pt2)",
     )
     sub.add_argument(
         "images",
@@ -340,6 +356,21 @@ def _run(options: argparse.Namespace, terminal: Terminal) -> int:
         return 0
     parameters = chain_parameters(options.recipe, over)
     return _flow("flows.knowledge_transfer", "knowledge_transfer", parameters, options.json, terminal)
+
+
+def _export(options: argparse.Namespace, terminal: Terminal) -> int:
+    from flows.export import export_run, said
+
+    result = export_run(
+        options.run,
+        options.to,
+        None if options.format is None else [name.strip() for name in options.format.split(",")],
+        parse_settings(options.settings),
+        store=options.store,
+        listen=partial(terminal.event, "export"),
+    )
+    print(json.dumps({"status": "done", **result}) if options.json else "\n".join(said(result)))
+    return 0
 
 
 def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:

@@ -81,7 +81,7 @@ def question(
     """Understand what a user asks in words, and check it before any work.
 
     Args:
-        model: a run's name or folder, or a checkpoint's folder.
+        model: a run's name or folder, a checkpoint's folder, or an exported file.
         images: see `data.sources.given.open_given`.
         store: the store that has the run; None: the default one.
         top: see `Question`.

@@ -29,6 +29,7 @@ from tasks.stages import (
     labels,
     linear,
     manifest,
+    pixels,
     plan,
     plan_labels,
     predict,
@@ -256,6 +257,8 @@ def _compare(layout: Layout, student: Handle) -> None:
         second=features["student"],
     )
     contenders |= {"neighbours": spreads, "neighbours probabilities": spreads}
+    colours = layout.make("pixels", partial(pixels.plan, config), **inputs)
+    contenders |= {"pixels": colours, "pixels probabilities": colours}
     mixture = layout.make("weigh", partial(weigh.plan, config), labels=inputs["labels"], **contenders)
     candidates = {name: layout.made[label] for label, name in judged.items()}
     if config.until == "distill":
@@ -293,7 +296,7 @@ def _keep_learned(layout: Layout) -> None:
         if label in layout.kept:
             layout.models[name] = layout.make(label, _nothing, manifest=layout.made["manifest"])
     if layout.config.ship.compare:
-        gone = ["spread", "weigh"]
+        gone = ["spread", "pixels", "weigh"]
     elif "distill" in layout.kept:
         gone = ["predict", *(["propagate"] if layout.config.predict.neighbours else [])]
     else:

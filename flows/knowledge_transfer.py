@@ -25,6 +25,7 @@ from tasks.config import (
     Data,
     Embed,
     Evaluate,
+    Export,
     Pin,
     Plan,
     Predict,
@@ -104,6 +105,7 @@ def knowledge_transfer(
     distill: Distill | None = None,
     ship: Ship | None = None,
     evaluate: Evaluate | None = None,
+    export: Export | None = None,
     until: Until | None = None,
     pin: Pin | None = None,
     review: bool | None = None,
@@ -140,6 +142,7 @@ def knowledge_transfer(
         distill: How the student learns from these probabilities. None: as in the recipe.
         ship: Whether the classifiers are compared, and the best one is shipped. None: as in the recipe.
         evaluate: What is measured. None: as in the recipe.
+        export: What an exported file may lose. The command export reads it. None: as in the recipe.
         until: Where the chain ends: pretext (after the teacher), transfer (after the student is trained
             without labels), finetune (after both are fine-tuned) or distill (run everything). None: as in the
             recipe.

@@ -1,4 +1,4 @@
-"""Find the network that a user names: the model that a run ships, or a checkpoint's folder."""
+"""Find the network that a user names: the model that a run ships, a checkpoint, or an exported file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from data.types import Artifact
 from flows.records import read_record
 
 FILES = ("model.safetensors", "model.json")
+EXPORTED = (".onnx", ".pt2")
+"""Ends of the names of exported files that can be asked."""
 _LAST = ("distill", "transfer")
 """Stages that make a run's final student. The first one that a run has counts."""
 
@@ -39,7 +41,7 @@ class Usable:
     """A model that can be asked about images.
 
     Attributes:
-        place: its folder, absolute.
+        place: its folder or exported file, absolute.
         run: the folder of the run that ships it, absolute; None if the user named the model itself.
     """
 
@@ -48,10 +50,12 @@ class Usable:
 
 
 def usable_model(named: str, root: Path) -> Usable:
-    """Find the model that `predict` asks: the one that a run ships, or a checkpoint. Nothing is written.
+    """Find the model that `predict` asks: the one that a run ships, a checkpoint, or an exported file.
+
+    Nothing is written.
 
     Args:
-        named: a run's folder, the name of a run in the store, or a folder with `FILES`.
+        named: a run's folder, the name of a run in the store, a folder with `FILES`, or an exported file.
         root: the store in which runs are looked up by name.
 
     Raises:
@@ -59,7 +63,12 @@ def usable_model(named: str, root: Path) -> Usable:
         DamagedError: a file of the model is missing, or is not what was written.
     """
     run = _run(named, root)
-    return Usable(_checkpoint(named, root), None) if run is None else Usable(shipped(run), run)
+    if run is not None:
+        return Usable(shipped(run), run)
+    file = Path(named).expanduser()
+    if file.suffix in EXPORTED and file.is_file():
+        return Usable(file.absolute(), None)
+    return Usable(_checkpoint(named, root), None)
 
 
 def shipped(run: Path) -> Path:

@@ -32,7 +32,7 @@ GROWTH = ("images", "before", "new", "changed", "gone", "relabelled", "same", "s
 """Figures that are taken from the stage growth."""
 DRIFT = ("mean", "mean_before", "shift", "far", "far_before")
 """Figures that are taken from the stage drift."""
-_OWN = {"recipe", "store", "compute", "pin", "review"}
+_OWN = {"recipe", "store", "compute", "export", "pin", "review"}
 """Keys that are ignored when two configurations are compared. Only the precision of `compute` is compared."""
 
 

@@ -37,7 +37,7 @@ def predict(
     """Name the classes of images, with calibrated probabilities.
 
     Args:
-        model: A run's name or folder (the model that it ships), or a checkpoint's folder.
+        model: A run's name or folder (the model that it ships), a checkpoint's folder, or an exported file.
         images: Files, folders, archives or sources, such as parquet:PATH.
         out: The file to write, one row per image: .parquet or .csv.
         top: Number of most likely classes, at least 1.

@@ -34,7 +34,7 @@ def rewrite_report(named: str, store: str | None) -> Path:
     Raises:
         ConfigError: there is no such run, or it stopped before its scores.
     """
-    folder = _run_folder(named, store)
+    folder = run_folder(named, store)
     opened = Store(folder.parent.parent)
     record = read_record(folder)
     rows = {row["stage"]: row for row in record["stages"]}
@@ -79,7 +79,16 @@ def _report(store: Store, config: Config, folder: Path, request: Request | Artif
     return made
 
 
-def _run_folder(named: str, store: str | None) -> Path:
+def run_folder(named: str, store: str | None) -> Path:
+    """Find the folder of a run.
+
+    Args:
+        named: the run's folder, or its name in the store.
+        store: the store's folder; None: the default store.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
     runs = Path(store or Config().store).expanduser().absolute() / "runs"
     for folder in (Path(named).expanduser().absolute(), runs / named):
         if (folder / "run.json").exists():

@@ -21,6 +21,7 @@ from data.preprocessing import Preprocessing
 from data.reading import MAX_PIXELS
 from data.sources import Pixels
 from models.device import resolve_device, resolve_precision
+from models.export.given import open_file
 from models.inference import mean_output
 from models.saved import load
 
@@ -134,6 +135,33 @@ class Checkpoint(Opened):
         return x.new_zeros(len(x), 0) if logits is None else logits
 
 
+class Exported(Opened):
+    """A file that `export` wrote: model.onnx, model-int8.onnx or model.pt2. It computes on the CPU.
+
+    Args:
+        path: the file.
+        max_pixels: images with more pixels are refused before they are decoded.
+
+    Raises:
+        ConfigError: the file can't be loaded.
+    """
+
+    def __init__(self, path: Path, max_pixels: int) -> None:
+        self._answer, about = open_file(path)
+        self.place, self.rule = path, Preprocessing.of(about["preprocessing"], max_pixels)
+        self.names = tuple(map(str, about["classes"]))
+        side = self.rule.stored
+        probability, features = self._answer(np.zeros((1, side, side, self.rule.reading.channels), np.uint8))
+        self.classes, self.dim = probability.shape[1], features.shape[1]
+
+    def outputs(self, squares: Pixels, *, features: bool = False) -> Outputs:
+        """See `Opened.outputs`. The file gives probabilities, and softmax(T ln p / T) is p again."""
+        probability, vectors = self._answer(np.ascontiguousarray(squares))
+        smallest = np.finfo(np.float32).tiny
+        logits = np.float32(self.rule.temperature) * np.log(np.maximum(probability, smallest))
+        return Outputs(logits.astype(np.float32), vectors if features else vectors[:, :0])
+
+
 def measured_precision(folder: Path) -> Any:
     """The precision that a checkpoint's meta.json asks for: auto, fp32 or bf16; fp32 if there is none."""
     try:
@@ -146,7 +174,7 @@ def measured_precision(folder: Path) -> Any:
 def open_model(
     place: Path, device: Literal["auto", "cpu", "cuda"] = "auto", max_pixels: int = MAX_PIXELS
 ) -> Opened:
-    """Open a model: the folder of a checkpoint.
+    """Open a model: the folder of a checkpoint, or a file that `export` wrote.
 
     Args:
         place: where the model is, as `flows.model_folder` finds it.
@@ -155,6 +183,6 @@ def open_model(
 
     Raises:
         ArtifactError: its files can't be read.
-        ConfigError: the device is not there.
+        ConfigError: the device is not there, or an exported file can't be loaded.
     """
-    return Checkpoint(place, device, max_pixels)
+    return Exported(place, max_pixels) if place.is_file() else Checkpoint(place, device, max_pixels)

@@ -314,6 +314,18 @@ class Ship(Frozen):
     )
 
 
+class Export(Frozen):
+    """What a file for other programs may cost."""
+
+    max_drop: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="An exported file that loses more than this many points of accuracy on the test images "
+        "is refused (0 to 100).",
+    )
+
+
 PROTOCOLS: dict[str, str] = {
     "knn": "classifies each test image by its nearest neighbours among all labelled training images",
     "linear": "trains a linear probe on frozen features with all training labels",
@@ -583,6 +595,7 @@ class Config(Frozen):
     distill: Distill = Distill()
     ship: Ship = Ship()
     evaluate: Evaluate = Evaluate()
+    export: Export = Export()
     pin: Pin = Pin()
     compute: Compute = Compute()
     until: Until = Field(

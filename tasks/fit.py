@@ -117,12 +117,16 @@ def _saved(job: Job, path: Path) -> dict[str, Any] | None:
     """The state that an earlier attempt saved; None if there is none, or it is not what was written."""
     if not path.exists():
         return None
-    if not intact(path):
+    state: dict[str, Any] | None = None
+    if intact(path):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # from before states had a hash: torch raises nearly anything
+            job.log(f"{path} can't be read: {error}")
+    if state is None:
         text = f"{path} has other content than was written; the training starts from its beginning"
         job.tell({"event": "damaged", "text": text})
         path.unlink()
-        return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 

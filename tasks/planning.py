@@ -26,9 +26,13 @@ ENOUGH = 400
 """A larger image size is chosen only if it leaves time for this many steps of the teacher."""
 LEAST = 60
 """A budget that leaves time for fewer steps of the teacher is refused."""
-FEW, MANY = 30, 150
+FEW, MANY = 60, 150
 """Fewest steps in which a network of the chain learns the few labels, and most steps unless there are many
-labels. The student's last training has at least the fewest, too."""
+labels. With fewer, networks from scratch learn next to nothing, so a run rather takes a little longer."""
+LAST = 100
+"""Fewest steps of the student's last training."""
+SLACK = 1.15
+"""How much longer steps take than they were measured: the run's other processes need the machine, too."""
 EPOCHS = 10
 """With many labels, a network of the chain may see each of them this often."""
 UNTRAINED = 3
@@ -218,7 +222,7 @@ def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: i
     each = both if teacher else alone
     most = max(MANY, round(EPOCHS * labels / batch))
     steps = int(min(most, max(FEW, share / each)))
-    distill = max(FEW, int((seconds - steps * each) / speed.distill))
+    distill = max(LAST, int((seconds - steps * each) / speed.distill))
     why = (
         f"{folds + 1} trainings of each network, to judge it by the labels"
         if steps < most

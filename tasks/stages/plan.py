@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from models.pace import Pace
     from tasks.planning import Speed
 
-STAGE = Stage(name="plan", kind="plan", version=2, process="train")
+STAGE = Stage(name="plan", kind="plan", version=3, process="train")
 
 MEASURING = 12.0
 """Seconds that a dry run counts for measuring this machine, as chores."""
@@ -172,7 +172,7 @@ def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images
     from models.configs.shared import Sized
     from models.cost import classifier_cost, pretext_cost
     from models.work import Pass, Portion, Step, timed
-    from tasks.planning import SMALL_BATCH, Speed, batch_size
+    from tasks.planning import SLACK, SMALL_BATCH, Speed, batch_size
 
     asked = settings["config"]
     pretext: Any = PRETEXT[asked["pretext"]["method"]].model_validate(asked["pretext"])
@@ -197,7 +197,7 @@ def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images
             operations=cost.step * batch,
         )
         pace.know(work)
-        return pace.seconds(Portion(work, 1))
+        return SLACK * pace.seconds(Portion(work, 1))
 
     def forward(cost: Any) -> float:
         work = Pass(network=cost.shape, batch_size=512, precision=precision, operations=cost.forward)

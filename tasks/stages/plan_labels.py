@@ -11,7 +11,7 @@ from tasks.job import Job
 from tasks.size import Context, Inputs, Size, chores, images_of
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="plan_labels", kind="plan", version=2, process="plain")
+STAGE = Stage(name="plan_labels", kind="plan", version=3, process="plain")
 
 
 def plan(config: Config, manifest: Artifact, first: Artifact, *, labels: int, **trained: Artifact) -> Request:

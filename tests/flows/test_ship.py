@@ -12,10 +12,15 @@ from in_process import Made, photographs, run_chain
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from data.errors import UserError
+from data.images import open_images
 from data.intervals import paired_shares
+from data.preprocessing import stored_size
 from data.schemas import CONTENDERS
 from data.tables import column, read_matrix, read_table, read_vectors
 from flows.recipes import override
@@ -23,7 +28,7 @@ from models.configs.finetune import Finetune
 from models.evaluation.contenders import mixture_weights, smoothed, temperature
 from tasks.config import Config
 from tasks.judged import MIXTURE, Judged, read_judged, write_judged
-from tasks.stages import distill, ship, weigh
+from tasks.stages import distill, pixels, ship, weigh
 
 NETWORKS = {
     "student-finetuned": "finetune-student",
@@ -32,6 +37,8 @@ NETWORKS = {
     "teacher-linear": "linear-teacher",
     "scratch": "scratch",
 }
+ALONE = {"neighbours": "spread", "pixels": "pixels"}
+"""Classifiers that are no networks. The student learns from them, but they can't ship."""
 
 
 def config(place: Path, labels: int = 4) -> Config:
@@ -73,7 +80,7 @@ def held(made: Made, label: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_every_classifier_is_judged_on_every_drawn_label(made: Made) -> None:
     drawn = sorted(pq.read_table(made.path("labels") / "labels.parquet")["index"].to_pylist())
     truth = pq.read_table(made.path("manifest") / "images.parquet")["label"].to_numpy()
-    for label in (*NETWORKS.values(), "spread"):
+    for label in (*NETWORKS.values(), "spread", "pixels"):
         index, classes, logits = held(made, label)
         assert index.tolist() == drawn
         assert classes.tolist() == truth[drawn].tolist()
@@ -82,7 +89,7 @@ def test_every_classifier_is_judged_on_every_drawn_label(made: Made) -> None:
 
 def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
     """A slow rewrite: temperatures and weights from the out-of-fold files, then the mean over all images."""
-    labels = {**NETWORKS, "neighbours": "spread"}
+    labels = {**NETWORKS, **ALONE}
     truth, heat, each = None, {}, []
     for name, label in labels.items():
         _, truth, logits = held(made, label)
@@ -102,7 +109,7 @@ def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
     assert target.sum(axis=1) == pytest.approx(1, abs=1e-5)
     expected = np.zeros(target.shape)
     for name in labels:
-        label = "spread" if name == "neighbours" else f"predict-{name}"
+        label = ALONE.get(name, f"predict-{name}")
         other, p = read_vectors(made.path(label))
         assert np.array_equal(other, index)
         hot = np.maximum(p.astype(np.float64), 1e-30) ** (1 / found[name]["temperature"])
@@ -116,6 +123,29 @@ def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
         expected[at] *= 1 - weigh.OWN
         expected[at, c] += weigh.OWN
     assert target == pytest.approx(expected, abs=2e-4)
+
+
+def test_pixels_are_averaged_over_squares_and_classified_by_scikit_learn(made: Made) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 70, 70, 3), np.uint8)
+    small = pixels.shrunk(images, 32).reshape(3, 23, 23, 3)
+    assert small[1, 2, 5] == pytest.approx(images[1, 6:9, 15:18].mean(axis=(0, 1)) / 255, abs=1e-6)
+    assert pixels.shrunk(images[:, :32, :32], 32).reshape(3, 32, 32, 3)[2, 7, 9, 1] == pytest.approx(
+        images[2, 7, 9, 1] / 255
+    )
+    table = read_table(made.path("manifest") / "images.parquet")
+    kept = np.flatnonzero(column(table, "split") != "test")
+    photos = f"folder:{made.store.root.parent / 'photos'}"
+    place = made.store.root / "cache" / "images"
+    opened = open_images(table, {"train": photos, "test": photos}, stored_size(32), place)
+    x = pixels.shrunk(opened.read(kept), 32)
+    drawn = pq.read_table(made.path("labels") / "labels.parquet").to_pydict()
+    rows = np.searchsorted(kept, drawn["index"])
+    penalty = made.store.meta(made.made["pixels"])["penalty"]
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=5000, tol=1e-8))
+    theirs.fit(x[rows].astype(np.float64), drawn["label"])
+    index, p = read_vectors(made.path("pixels"))
+    assert np.array_equal(index, kept)
+    assert p == pytest.approx(theirs.predict_proba(x.astype(np.float64)), abs=5e-3)
 
 
 def test_the_student_learns_the_mixture(made: Made) -> None:
@@ -254,13 +284,13 @@ def test_uneven_classes_count_the_same_if_asked(tmp_path: Path) -> None:
     made = run_chain(override(uneven, {"finetune": {"balanced": True}}), "balanced")
     rows = read_table(made.path("weigh") / "contenders.parquet", CONTENDERS).to_pylist()
     accuracy = {row["model"]: row["accuracy"] for row in rows}
-    for name, label in {**NETWORKS, "neighbours": "spread"}.items():
+    for name, label in {**NETWORKS, **ALONE}.items():
         _, truth, logits = held(made, label)
         assert np.bincount(truth).max() > 2 * np.bincount(truth).min()
         assert accuracy[name] == pytest.approx(balanced_accuracy_score(truth, logits.argmax(1)))
     cached = {row["stage"]: row["cached"] for row in made.result["stages"]}
     assert all(cached[label] for label in ("pretext", "transfer", "labels"))
-    assert not any(cached[label] for label in (*NETWORKS.values(), "spread", "weigh"))
+    assert not any(cached[label] for label in (*NETWORKS.values(), *ALONE.values(), "weigh"))
     # Neighbours' votes are divided by how many labels a class has.
     plain, fair = (
         read_vectors(place)[1].astype(np.float64) for place in (before.path("spread"), made.path("spread"))
@@ -296,4 +326,4 @@ def test_a_pinned_rerun_keeps_everything_that_was_compared(tmp_path: Path) -> No
     assert again.result["shipped"] == first.result["shipped"]
     for label in (*NETWORKS.values(), "distill", "ship"):
         assert again.made[label] == first.made[label]
-    assert {"labels", "spread", "weigh"} <= again.result["not_needed"].keys()
+    assert {"labels", *ALONE.values(), "weigh"} <= again.result["not_needed"].keys()

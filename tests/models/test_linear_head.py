@@ -34,6 +34,19 @@ def test_it_is_scikit_learns_on_standardised_features(classes: int) -> None:
     assert p / p.sum(1, keepdims=True) == pytest.approx(theirs.predict_proba(scaled), abs=2e-3)
 
 
+def test_more_features_than_labels_give_scikit_learns_classifier() -> None:
+    """It is fitted in the space of the labelled images, and is the same as in the space of all features."""
+    draw = np.random.default_rng(2)
+    x, label = draw.normal(size=(30, 200)) * np.logspace(-1, 1, 200), np.arange(30) % 3
+    x[:, 0] += 30 * (label == 1)
+    head = fit_head(x, label, 3, seed=0)
+    scaler = StandardScaler().fit(x)
+    theirs = LogisticRegression(C=head.penalty, max_iter=5000, tol=1e-8).fit(scaler.transform(x), label)
+    new = draw.normal(size=(50, 200)) * np.logspace(-1, 1, 200)
+    p = softmax(new @ head.weight.T + head.bias, axis=1)
+    assert p == pytest.approx(theirs.predict_proba(scaler.transform(new)), abs=2e-3)
+
+
 def test_balanced_classes_are_scikit_learns() -> None:
     x, label = _features(60, 3, spread=6.0)
     kept = np.concatenate([np.flatnonzero(label == c)[:n] for c, n in ((0, 20), (1, 5), (2, 4))])

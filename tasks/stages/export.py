@@ -1,0 +1,355 @@
+"""Export: writes the model that ships in other programs' formats, checks each, and measures what it costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from data.types import Artifact
+from tasks.config import Config
+from tasks.job import Job
+from tasks.size import Context, Inputs, Size, cost_of, images_of, passes
+from tasks.sources import sources
+from tasks.stage import Outcome, Request, Stage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from models.export import Format
+    from models.export.answering import About, Answering, Pixels
+    from models.network import Network
+
+STAGE = Stage(name="export", kind="export", version=1, process="train")
+MOST = 10_000
+"""Number of test images that every file is checked on, at most."""
+MOST_BYTES = 512 << 20
+"""Bytes of these images, at most."""
+TITLES = {"onnx": "student, ONNX", "int8": "student, int8", "bits": "student, 1 bit, NumPy"}
+"""Formats that are compared with the teacher -> their name there."""
+TOLD = ("method", "backbone", "width", "epochs", "steps", "k", "labels_per_class", "label_fraction")
+"""Settings of a stage that the card tells."""
+SLOW = 256
+"""Number of test images for the format bits, whose reader is slow."""
+CHOOSING = 1024
+"""Number of training images that int8 is chosen with, at most, besides those that it is calibrated on."""
+
+
+def plan(
+    config: Config,
+    manifest: Artifact,
+    checkpoint: Artifact,
+    labels: Artifact | None = None,
+    teacher: Artifact | None = None,
+    *,
+    formats: list[str],
+) -> Request:
+    """Request the exported files.
+
+    Args:
+        config: the run's configuration.
+        manifest: the manifest of the run's images.
+        checkpoint: the model that ships; it has a classifier.
+        labels: the drawn labels.
+        teacher: the fine-tuned teacher, to compare with; None if there is none.
+        formats: names in `models.export.FORMATS`.
+    """
+    inputs = {"manifest": manifest, "checkpoint": checkpoint}
+    inputs |= {} if labels is None else {"labels": labels}
+    inputs |= {} if teacher is None else {"teacher": teacher}
+    return STAGE.request(
+        settings={"formats": formats, "max_drop": config.export.max_drop},
+        inputs=inputs,
+        parts=("train", "unlabelled", "test", "labels", "test_labels"),
+        seed=config.seed,
+        outside={"sources": sources(config)},
+    )
+
+
+def size(run: Context, request: Request, inputs: Inputs) -> Size:
+    """Estimate the artifact and its cost for a dry run."""
+    cost, count = cost_of(inputs), len(request.settings["formats"])
+    seen = (count + 1) * min(images_of(inputs).test, MOST)
+    return Size(count, 4.0 * count * cost.parameters, seen * cost.forward, work=(passes(run, cost, seen),))
+
+
+def build(job: Job) -> Outcome:
+    """Write the files and card.json. A file that is refused is not kept; the card has the reason."""
+    import numpy as np
+
+    from data.checkpoints import read_description
+    from data.draws import key, permutation
+    from data.preprocessing import Preprocessing
+    from data.store import write_json
+    from models.export import FORMATS
+    from models.export.answering import About, Answering, probabilities
+    from models.saved import load
+    from tasks.rows import manifest_rows
+
+    folder = job.path("checkpoint")
+    described = read_description(folder)
+    rule = Preprocessing.of(described)
+    network = load(folder)
+    model, about = Answering(network, rule), About(tuple(described["class_names"]), rule)
+    images = job.images(rule.size)
+    index, label = manifest_rows(job.path("manifest"), ("test",))
+    most = max(1, min(MOST, MOST_BYTES // (model.side**2 * model.channels)))
+    if len(index) > most:
+        some = np.sort(permutation(key(job.seed, "export test"), len(index))[:most])
+        index, label = index[some], label[some]
+    test = images.read(index)
+    training, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
+    drawn = permutation(key(job.seed, "export"), len(training))[: min(_calibrating(), most)]
+    ranges = images.read(training[drawn])
+    job.log(f"answers of the network for {len(index)} test images")
+    expected = probabilities(model.answer, test)
+    measuring = _Measuring(job, model, about, test, label, expected, ranges)
+    own = measuring.own()
+    formats = {name: measuring.format(name, FORMATS[name]) for name in job.settings["formats"]}
+    card: dict[str, Any] = {
+        **about.as_json(),
+        "model": _sizes(network) | {"backbone": described["backbone"], "width": described.get("width", 1.0)},
+        "shipped": described.get("shipped"),
+        "test": _scores(expected, label, about.classes, job.seed),
+        "float": own,
+        "formats": formats,
+        "images": job.meta("manifest")["counts"],
+        "image_hashes": job.meta("manifest")["parts"],
+        "labels": _labels(job),
+        "chain": _chain(job, job.request.inputs["checkpoint"]),
+        "compared": [*_teacher(job, measuring, index), *_student(network, own, formats)],
+        "max_drop": job.settings["max_drop"],
+        "uncertain": {name: index[found].tolist() for name, found in measuring.near.items() if found},
+    }
+    write_json(job.out / "card.json", card)
+    kept = [name for name, row in formats.items() if row["refused"] is None]
+    return Outcome(rows=len(kept), meta={"formats": kept})
+
+
+class _Measuring:
+    """Writes, loads and measures one format after the other.
+
+    Args:
+        job: the stage's job.
+        model: the network.
+        about: what its users have to know.
+        test: (N, S, S, C) squares of test images.
+        label: (N,) their classes; -1 without one.
+        expected: (N, K) the network's probabilities.
+        ranges: (M, S, S, C) squares of training images, for int8.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        model: Answering,
+        about: About,
+        test: Pixels,
+        label: NDArray[np.int64],
+        expected: NDArray[np.float32],
+        ranges: Pixels,
+    ) -> None:
+        import os
+
+        self.job, self.model, self.about = job, model, about
+        self.test, self.label, self.expected, self.ranges = test, label, expected, ranges
+        self.cores = len(os.sched_getaffinity(0))
+        self.near: dict[str, list[int]] = {}
+
+    def own(self) -> dict[str, Any]:
+        """Accuracy and speed of the network itself, in PyTorch."""
+        from models.export import checks
+
+        row = _accuracy(checks.accuracy(self.expected, self.label), int((self.label >= 0).sum()))
+        for name, count in (("rate_one_core", 1), ("rate", self.cores)):
+            with checks.threads(count):
+                row[name] = checks.rate(self.model.answer, self.test)
+        return row | {"cores": self.cores}
+
+    def format(self, name: str, form: Format) -> dict[str, Any]:
+        """Write a format, check it and measure it. If it is refused, nothing of it stays.
+
+        Returns:
+            Its row of card.json.
+        """
+        import importlib
+        import shutil
+
+        from models.export import checks
+        from models.export.answering import probabilities
+
+        module = importlib.import_module(form.module)
+        row: dict[str, Any] = {"file": form.file, "refused": None}
+        can_not = module.refusal(self.model) if hasattr(module, "refusal") else None
+        if can_not is not None:
+            return row | {"refused": can_not}
+        self.job.log(f"writes {name}")
+        out = self.job.out
+        row |= module.write(self.model, self.about, out, self.ranges)
+        count = SLOW if form.binary else len(self.test)
+        test, label, expected = self.test[:count], self.label[:count], self.expected[:count]
+        answer = module.answer(out, self.cores)
+        found = probabilities(answer, test)
+        compared = checks.compare(expected, found, label, self.about.rule.temperature)
+        self.near[name] = list(compared.near) if form.exact else []
+        row |= {
+            "images": compared.n,
+            "difference": compared.difference,
+            "agreement": compared.agreement,
+            **_accuracy(compared.accuracy, compared.labelled),
+            "bytes": sum(path.stat().st_size for path in _files(out / form.file)),
+        }
+        own = checks.accuracy(expected, label)
+        real = not self.model.binary
+        row["refused"] = checks.refusal(
+            compared, own, self.job.settings["max_drop"], exact=form.exact and real
+        ) or checks.batch_refusal(answer, test, real=real)
+        if row["refused"] is None:
+            for key, cores in (("rate_one_core", 1), ("rate", self.cores)):
+                with checks.threads(cores):
+                    row[key] = checks.rate(module.answer(out, cores), test)
+        else:
+            self.job.log(f"refuses {name}: {row['refused']}")
+            path = out / form.file
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return row
+
+
+def _calibrating() -> int:
+    from models.export.int8 import CALIBRATED
+
+    return CALIBRATED + CHOOSING
+
+
+def _files(path: Path) -> list[Path]:
+    return [part for part in path.rglob("*") if part.is_file()] if path.is_dir() else [path]
+
+
+def _accuracy(value: float | None, n: int) -> dict[str, Any]:
+    """An accuracy with its 95 % interval; empty without labels."""
+    from data.intervals import wilson
+
+    if value is None:
+        return {}
+    low, high = wilson(value, n)
+    return {"accuracy": value, "low": low, "high": high, "labelled": n}
+
+
+def _sizes(network: Network) -> dict[str, Any]:
+    from models.cost import operations, weight_bits
+
+    counted = operations(network)
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "weight_bits": weight_bits(network),
+        "bytes": weight_bits(network) / 8,
+        "real_operations": counted.real,
+        "binary_operations": counted.binary,
+    }
+
+
+def _teacher(job: Job, measuring: _Measuring, index: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Size, accuracy and speed of the teacher that was fine-tuned, as a row of a table; none without one."""
+    from data.checkpoints import read_description
+    from data.preprocessing import Preprocessing
+    from models.export import checks
+    from models.export.answering import Answering, probabilities
+    from models.saved import load
+
+    if "teacher" not in job.request.inputs:
+        return []
+    job.log("measures the teacher")
+    network, described = load(job.path("teacher")), read_description(job.path("teacher"))
+    rule = Preprocessing.of(described)
+    teacher, test = Answering(network, rule), job.images(rule.size).read(index)
+    label = measuring.label
+    right = checks.accuracy(probabilities(teacher.answer, test), label)
+    with checks.threads(measuring.cores):
+        rate = checks.rate(teacher.answer, test)
+    row = {"name": f"teacher ({described['backbone']})", "rate": rate, **_sizes(network)}
+    return [row | _accuracy(right, int((label >= 0).sum()))]
+
+
+def _student(
+    network: Network, own: dict[str, Any], formats: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The same of the model that ships, and of its files for fewer bits."""
+    sizes = _sizes(network)
+    rows = [{"name": f"student ({network.description()['backbone']})", **sizes, **own}]
+    for name, title in TITLES.items():
+        if name in formats and formats[name]["refused"] is None:
+            rows.append({"name": title, **sizes, **formats[name]})
+    return rows
+
+
+def _scores(
+    probability: NDArray[np.float32], label: NDArray[np.int64], names: tuple[str, ...], seed: int
+) -> dict[str, Any]:
+    """Accuracy, calibration, and the classes one by one; empty without labelled test images."""
+    import numpy as np
+
+    from data.draws import key
+    from models.evaluation import calibration, classes
+
+    known = label >= 0
+    if not known.any():
+        return {}
+    p, truth = probability[known].astype(np.float64), label[known]
+    p /= p.sum(axis=1, keepdims=True)
+    predicted, confidence = p.argmax(1), p.max(1)
+    right, matrix = predicted == truth, classes.confusion(truth, predicted, len(names))
+    low, high = calibration.calibration_interval(confidence, right, seed=key(seed, "calibration"))
+    columns = (classes.recall(matrix), classes.precision(matrix), matrix.sum(axis=1))
+    return {
+        **_accuracy(float(right.mean()), len(truth)),
+        "balanced_accuracy": classes.balanced_accuracy(matrix),
+        "macro_f1": classes.macro_f1(matrix),
+        "mean_confidence": float(confidence.mean()),
+        "calibration_error": calibration.calibration_error(calibration.bins(confidence, right)),
+        "calibration_error_low": low,
+        "calibration_error_high": high,
+        "log_loss": calibration.log_loss(p, truth),
+        "classes": [
+            {
+                "name": name,
+                "recall": None if np.isnan(recall) else float(recall),
+                "precision": None if np.isnan(precision) else float(precision),
+                "images": int(count),
+            }
+            for name, recall, precision, count in zip(names, *columns, strict=True)
+        ],
+        "confusion": matrix.tolist(),
+    }
+
+
+def _labels(job: Job) -> dict[str, int]:
+    """How many labels were drawn for each role; empty if the run kept earlier networks."""
+    from tasks.rows import label_rows
+
+    if "labels" not in job.request.inputs:
+        return {}
+    folder = job.path("labels")
+    return {role: len(label_rows(folder, role)[0]) for role in ("train", "validation")}
+
+
+def _chain(job: Job, last: Artifact) -> list[dict[str, Any]]:
+    """The artifacts that a model was made from, the first one first, as their meta.json files say."""
+    from data.checkpoints import read_description
+
+    found: dict[str, dict[str, Any]] = {}
+
+    def visit(artifact: Artifact) -> None:
+        if artifact.path in found:
+            return
+        meta = job.store.meta(artifact)
+        for given in meta["inputs"].values():
+            visit(Artifact.model_validate(given))
+        row = {"stage": meta["stage"], "kind": artifact.kind, "fingerprint": artifact.fingerprint}
+        settings = meta["config"] | (meta["config"].get(meta["stage"]) or {})
+        if artifact.kind == "checkpoint":
+            settings |= read_description(job.store.whole(artifact))
+        found[artifact.path] = row | {key: settings[key] for key in TOLD if settings.get(key) is not None}
+
+    visit(last)
+    return list(found.values())

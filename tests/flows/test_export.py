@@ -1,0 +1,258 @@
+"""`export`: the folder answers as the run's model does, its card is true, and what is bad is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from in_process import Workers
+from tiny_digits import TinyDigits
+
+import flows.export
+from data.errors import ConfigError, PipelineError
+from data.images import open_images
+from data.schemas import MANIFEST
+from data.tables import read_table
+from flows.__main__ import main
+from models.augment import centre
+from models.export import INSTALL
+from models.export import int8 as int8_file
+from models.saved import load
+from tasks.card import loading, readme, squares
+from tasks.rows import manifest_rows
+
+
+class InProcess(Workers):
+    """Builds the stage in the test's own process."""
+
+    def __init__(self, store: Any, compute: Any, log: Path) -> None:
+        self._store, self._images = store, {}
+        self._config = type("Config", (), {"compute": compute})()
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flows.export, "Workers", InProcess)
+
+
+@pytest.fixture(scope="module")
+def folder(tiny: TinyDigits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The usual formats of the tiny run."""
+    to = tmp_path_factory.mktemp("export") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flows.export, "Workers", InProcess)
+        flows.export.export_run(tiny.run, str(to))
+    return to
+
+
+def card_of(folder: Path) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((folder / "card.json").read_text())
+    return card
+
+
+def truth(tiny: TinyDigits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Index, class and probabilities of all test images, by the checkpoint alone."""
+    index, label = manifest_rows(tiny.ran.path("manifest"), ("test",))
+    table = read_table(tiny.ran.path("manifest") / "images.parquet", MANIFEST)
+    opened = open_images(table, {"train": "digits"}, 16, cache=tiny.ran.store.cache("images"))
+    checkpoint = tiny.ran.path("ship")
+    network = load(checkpoint).eval()
+    temperature = json.loads((checkpoint / "model.json").read_text()).get("temperature", 1.0)
+    with torch.no_grad():
+        logits = network(centre(torch.from_numpy(opened.read(index)), 16)).double()
+    return index, label, torch.softmax(logits / temperature, 1).numpy()
+
+
+PHOTOS = """
+import sys
+from pathlib import Path
+paths = sorted(Path(PHOTOS).glob("*.png"))
+"""
+
+
+def run_block(code: str, tiny: TinyDigits, folder: Path, unused: tuple[str, ...]) -> np.ndarray:
+    """Run blocks of the card in the folder, without our packages, on the test images as PNG files."""
+    start = PHOTOS.replace("PHOTOS", repr(str(tiny.place / "photos")))
+    end = f"""
+np.save("../answers.npy", np.asarray(probabilities))
+assert not set({unused!r}) & set(sys.modules)
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-W", "ignore", "-B", "-c", start + code + end]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return np.load(folder.parent / "answers.npy")
+
+
+def by_number(tiny: TinyDigits, expected: np.ndarray) -> np.ndarray:
+    """Rows in the order of the sorted PNG files."""
+    names = [f"{Path(uri).name}.png" for uri in tiny.uris]
+    table = read_table(tiny.ran.path("manifest") / "images.parquet").to_pandas()
+    uris = table[table["split"] == "test"].sort_values("index")["uri"]
+    row = {f"{Path(uri).name}.png": number for number, uri in enumerate(uris)}
+    return expected[[row[name] for name in sorted(names)]]
+
+
+BLOCKS = {
+    "onnx": ("torch", "models", "data", "onnx"),
+    "pt2": ("torchvision", "models", "tasks", "onnxruntime"),
+    "safetensors": ("torchvision", "models", "tasks", "onnxruntime"),
+}
+
+
+@pytest.mark.parametrize("form", BLOCKS)
+def test_each_block_of_the_card_answers_as_the_checkpoint(form: str, tiny: TinyDigits, folder: Path) -> None:
+    card = card_of(folder)
+    code = loading(card)[form]
+    text = (folder / "README.md").read_text()
+    assert f"```python\n{code}\n```" in text
+    assert f"```python\n{squares(card)}\n```" in text
+    found = run_block(f"{squares(card)}\n{code}", tiny, folder, BLOCKS[form])
+    _, _, expected = truth(tiny)
+    np.testing.assert_allclose(found, by_number(tiny, expected), rtol=0, atol=1e-5)
+
+
+def test_the_card_is_true(tiny: TinyDigits, folder: Path) -> None:
+    card = card_of(folder)
+    _, label, expected = truth(tiny)
+    right = expected.argmax(1) == label
+    assert card["test"]["accuracy"] == right.mean()
+    assert card["test"]["low"] < right.mean() < card["test"]["high"]
+    assert np.sum(card["test"]["confusion"]) == card["test"]["labelled"] == 360
+    assert np.trace(card["test"]["confusion"]) == right.sum()
+    assert card["labels"]["train"] + card["labels"]["validation"] == 20
+    assert card["images"]["train"] == 1437
+    assert card["run"] == "tiny"
+    assert set(card["formats"]) == {"onnx", "int8", "pt2", "safetensors"}
+    for name in ("onnx", "pt2", "safetensors"):
+        row = card["formats"][name]
+        assert row["refused"] is None
+        assert row["agreement"] == 1 or card["uncertain"][name]
+        assert row["difference"] < 1e-5
+        assert min(row["rate"], row["rate_one_core"]) > 0
+    chain = {row["stage"]: row for row in card["chain"]}
+    assert chain["pretext"]["method"] == "simclr"
+    assert card["chain"][0]["stage"] == "manifest"
+    assert card["chain"][-1]["fingerprint"] == tiny.ran.made["ship"].fingerprint
+    for name, row in card["formats"].items():
+        path = folder / row["file"]
+        files = [part for part in path.rglob("*") if part.is_file()] if path.is_dir() else [path]
+        if row["refused"] is None:
+            assert row["bytes"] == sum(part.stat().st_size for part in files), name
+    listed = {part.relative_to(folder).as_posix() for part in folder.rglob("*") if part.is_file()}
+    assert set(card["files"]) == listed - {"card.json", "README.md"}
+
+
+def test_teacher_student_and_int8_are_compared(folder: Path) -> None:
+    names = [row["name"] for row in card_of(folder)["compared"]]
+    assert names[:3] == ["teacher (smallconv)", "student (smallconv)", "student, ONNX"]
+    text = (folder / "README.md").read_text()
+    assert all(f"| {name} |" in text for name in names)
+
+
+def test_a_second_export_computes_nothing_and_replaces_the_folder(tiny: TinyDigits, folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    result = flows.export.export_run(tiny.run, str(folder))
+    assert result["cached"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert [path.name for path in folder.parent.iterdir() if path.name.endswith(".part")] == []
+
+
+def test_a_file_that_collapses_is_refused_with_its_figure(
+    tiny: TinyDigits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: the file's answers are those for other images."""
+    own = int8_file.answer
+
+    def collapsed(folder: Path, threads: int) -> Any:
+        answer = own(folder, threads)
+        return lambda images: answer(np.zeros_like(images))
+
+    monkeypatch.setattr(int8_file, "answer", collapsed)
+    over = {"export": {"max_drop": 0.5}}
+    with pytest.raises(PipelineError, match=r"int8 is refused: it is right about .*% of 360 test images"):
+        flows.export.export_run(tiny.run, str(tmp_path / "out"), ["int8"], over)
+    card = card_of(tmp_path / "out")
+    assert card["files"] == {}
+    assert f"- int8 is not here: {card['formats']['int8']['refused']}." in readme(card)
+    assert "points less, and export.max_drop allows 0.5" in card["formats"]["int8"]["refused"]
+    assert not (tmp_path / "out" / int8_file.FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--format", "onx"], "--format onx: choose of onnx, int8, pt2, safetensors, bits"),
+        (["--set", "cluster.k=3"], "--set cluster: the run is done"),
+        (["--set", "export.max_drop=200"], "export.max_drop"),
+    ],
+)
+def test_mistakes_are_said_before_any_work(
+    words: list[str], said: str, tiny: TinyDigits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", tiny.run, "--to", str(tmp_path / "out"), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_not_there_and_a_folder_of_others(tiny: TinyDigits, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"neither a folder with run\.json"):
+        flows.export.export_run("gone", str(tmp_path / "out"), store=tiny.store)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(ConfigError, match=r"has files that no export wrote, such as letter\.txt"):
+        flows.export.export_run(tiny.run, str(tmp_path / "mine"))
+    (tmp_path / "mine" / "card.json").write_text('{"files": {"model.onnx": ""}}')
+    with pytest.raises(ConfigError, match=r"letter\.txt"):
+        flows.export.export_run(tiny.run, str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(
+    tiny: TinyDigits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.export.find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(ConfigError, match=r"onnx needs onnxscript; install them with: pip install 'know"):
+        flows.export.export_run(tiny.run, str(tmp_path / "out"), ["onnx"])
+    chosen, said = flows.export._formats(None, one_bit=False)
+    assert chosen == ["pt2", "safetensors"]
+    assert said == [f"not written: onnx, int8; install what they need with: {INSTALL}"]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_predict_asks_an_exported_file(
+    name: str, tiny: TinyDigits, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "answers.parquet"
+    words = [str(folder / name), "digits", "--out", str(out), "--embeddings"]
+    assert main(["predict", *words]) == 0, capsys.readouterr().err
+    found = pd.read_parquet(out)
+    table = read_table(tiny.ran.path("manifest") / "images.parquet").to_pandas()
+    uris = table[table["split"] == "test"].sort_values("index")["uri"]
+    found = found.set_index("uri").loc[uris.tolist()]
+    _, _, expected = truth(tiny)
+    assert found["class"].astype(int).tolist() == expected.argmax(1).tolist()
+    np.testing.assert_allclose(found["probability"], expected.max(1), rtol=0, atol=1e-5)
+
+
+def test_a_file_that_no_export_wrote_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.onnx").write_bytes(b"no model")
+    assert main(["predict", str(tmp_path / "other.onnx"), "digits"]) == 2
+    assert "can't be loaded" in capsys.readouterr().err
+    torch.export.save(torch.export.export(torch.nn.Identity(), (torch.zeros(2),)), tmp_path / "other.pt2")
+    assert main(["predict", str(tmp_path / "other.pt2"), "digits"]) == 2
+    assert "no export wrote it" in capsys.readouterr().err
