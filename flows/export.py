@@ -60,7 +60,7 @@ def export_run(
         raise ConfigError(f"--set {section}: the run is done; only export.max_drop and compute can be set")
     folder = run_folder(named, store)
     opened = Store(folder.parent.parent)
-    record = read_record(folder)
+    record = read_record(folder, "name", "config")
     model = shipped(folder)
     described = json.loads((model / "model.json").read_text(encoding="utf-8"))
     if not described.get("class_names"):

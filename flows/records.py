@@ -21,14 +21,16 @@ from data.errors import ConfigError
 from data.store import Store, write_json
 
 DIED = "its process ended without a word: it was killed, or its machine went down or lost the store"
-_KEYS = ("name", "started", "status", "config", "stages")
+ALL = ("name", "started", "config")
+"""What every run's record has, besides `status` and `stages`."""
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path, *keys: str) -> dict[str, Any]:
     """Read the record of a run.
 
     Args:
         folder: the run's folder.
+        *keys: what it must have, besides `status` and `stages`.
 
     Raises:
         ConfigError: run.json is missing or damaged.
@@ -36,7 +38,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not all(name in found for name in _KEYS) or not all("path" in row for row in found["stages"]):
+        if not all(name in found for name in ("status", "stages", *keys)) or not all(
+            "path" in row for row in found["stages"]
+        ):
             raise ValueError("it lacks keys")
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
@@ -57,7 +61,7 @@ def records(store: Store) -> Iterator[tuple[Path, dict[str, Any]]]:
 
     for path in sorted((store.root / "runs").glob("*/run.json"), key=written):
         with suppress(ConfigError):
-            yield path.parent, read_record(path.parent)
+            yield path.parent, read_record(path.parent, *ALL)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from data.types import Artifact
 from flows.chain import FEW_LABELS, chain
 from flows.layout import Hooks, Plan
 from flows.pin import TRAINED
-from flows.records import read_record
+from flows.records import ALL, read_record
 from tasks.config import Config
 from tasks.overlay import resolve
 from tasks.report.stamp import write_stamped
@@ -36,7 +36,7 @@ def rewrite_report(named: str, store: str | None) -> Path:
     """
     folder = run_folder(named, store)
     opened = Store(folder.parent.parent)
-    record = read_record(folder)
+    record = read_record(folder, *ALL)
     rows = {row["stage"]: row for row in record["stages"]}
     config = resolve(record["config"])
 

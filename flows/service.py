@@ -173,7 +173,7 @@ _DO: dict[str, Callable[[dict[str, Any], Terminal], dict[str, Any]]] = {
 
 def _described(folder: Path) -> dict[str, Any]:
     """Describe a run's folder: its record, its headline, and its final student or why there is none."""
-    record = read_record(folder)
+    record = read_record(folder, "name", "config")
     scores = folder / "scores.parquet"
     student, missing = None, ""
     try:

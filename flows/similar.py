@@ -56,7 +56,7 @@ class Similar:
         device: Any,
         note: Callable[[str], None],
     ) -> None:
-        record = read_record(run)
+        record = read_record(run, "config")
         rows = {row["stage"]: row for row in record["stages"]}
         if "manifest" not in rows:
             raise ConfigError(f"run {run.name!r} has no record of its images; run it again")
