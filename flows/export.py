@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import ConfigError, PipelineError
-from data.store import Store, file_sha256, write_json
+from data.files import file_sha256
+from data.store import Store, write_json
 from data.types import Artifact
 from flows.model_folder import shipped
 from flows.recipes import override
