@@ -13,7 +13,9 @@ Rows for images that are not in the manifest are skipped.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.errors import DataError
+from data.files import read_sealed
 from data.sources import UNKNOWN_TIME
 from data.sources.parquet import ParquetFiles
 from data.tables import column
@@ -31,6 +34,15 @@ _BLOCK = 1 << 24
 
 Known = dict[str, list[Any]]
 """What an earlier run remembered: path -> [size in bytes, mtime, sha256] of a file."""
+
+
+def known_files(path: Path) -> Known:
+    """Read what an earlier run remembered; nothing if the file is missing or damaged."""
+    try:
+        found = json.loads(read_sealed(path) or b"{}")
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class ExternalFeatures:

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data import draws
-from data.files import replacing
+from data.errors import StoreError, repair
+from data.files import read_sealed, write_sealed
 
 HELD_OUT = 0.2
 """Share of the train images that become test images if no test source is given."""
@@ -92,11 +93,24 @@ def _uniform(seed: int, uris: Sequence[str]) -> NDArray[np.float64]:
 
 
 def read_sides(path: Path) -> dict[str, bool]:
-    """Read which images were held out before. Without a readable file, none is known."""
+    """Read which images were held out before; none is known without a file.
+
+    Raises:
+        StoreError: the file is damaged. Only it knows which images of a folder that has grown are the test
+            images, so it is not made again silently.
+    """
     try:
-        table = pq.read_table(path, schema=_SIDES)
-    except (OSError, pa.ArrowException):
+        content = read_sealed(path)
+        table = None if content is None else pq.read_table(pa.BufferReader(content), schema=_SIDES)
+    except FileNotFoundError:
         return {}
+    except (OSError, pa.ArrowException):
+        table = None
+    if table is None:
+        raise StoreError(
+            f"{path} is damaged; it says which images are held out for the test: restore it from a backup, "
+            f"or draw the test images anew by `{repair(path.parents[2])}`, which sets it aside"
+        )
     return dict(zip(table["uri"].to_pylist(), table["held_out"].to_pylist(), strict=True))
 
 
@@ -104,5 +118,6 @@ def write_sides(path: Path, sides: Mapping[str, bool]) -> None:
     """Remember which images are held out. The file is replaced as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table({"uri": list(sides), "held_out": list(sides.values())}, schema=_SIDES)
-    with replacing(path, durable=False) as draft:
-        pq.write_table(table, draft, compression="zstd")
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content, compression="zstd")
+    write_sealed(path, content.getvalue().to_pybytes())

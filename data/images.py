@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from data.decode import content_sha256, decode_then
 from data.errors import DataError
+from data.files import Checked
 from data.packs import Found, Shape, Squares, look, new_pack
 from data.reading import MAX_PIXELS, Reading, recorded_in
 from data.sources import Entry, Pixels, Source, Unreadable, open_source
@@ -168,6 +169,8 @@ def open_images(
     limit_bytes: int = KEPT,
     report: Callable[[int, int], None] | None = None,
     reading: Reading = Reading(),  # noqa: B008  # it is immutable
+    checked: Checked | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Images:
     """Open the pixels of all images of a manifest, as squares of `size` px.
 
@@ -188,6 +191,8 @@ def open_images(
         limit_bytes: how many bytes of decoded pixels may be on disk.
         report: called with the number of images done and the number of all images while decoding.
         reading: which bands are read, and how wide values are scaled; as the manifest records it.
+        checked: hashes of files that this run has read.
+        note: gets a line about each damaged file of the cache.
 
     Raises:
         DataError: an image is gone, or has changed since the manifest was made.
@@ -197,7 +202,7 @@ def open_images(
     hashes: list[str] = manifest["sha256"].to_pylist()
     cache.mkdir(parents=True, exist_ok=True)
     _sweep(cache)
-    found = look(cache, shape, hashes)
+    found = look(cache, shape, hashes, checked, note)
     if len(found.missing) == 0:
         return PackedImages(found)
     located = _locate(manifest, sources, hashes)
@@ -207,7 +212,7 @@ def open_images(
             located = _spool(located, cache / f"encoded-{digest[:32]}.bin", report)
         return StreamedImages(located, shape, workers)
     _pack(located, found.missing, cache, shape, workers, report)
-    return PackedImages(look(cache, shape, hashes))
+    return PackedImages(look(cache, shape, hashes, checked, note))
 
 
 def reading_of(manifest: pa.Table, recorded: Mapping[str, Any]) -> Reading:
@@ -275,6 +280,12 @@ def _contents(work: _Work) -> Iterator[bytes | Pixels]:
             ) from error
         if isinstance(data, Unreadable):
             raise DataError(f"{entry.uri!r} of {work.source.spec}: {data}; {again}")
+        if content_sha256(data) != expected and isinstance(work.source, SpoolSource):
+            work.source.path.unlink(missing_ok=True)
+            raise DataError(
+                f"{work.source.path} is not what was written; it is deleted: give the same command again, "
+                "and the images are copied to it again"
+            )
         if content_sha256(data) != expected:
             raise DataError(
                 f"{entry.uri!r} of {work.source.spec} is not the image that the manifest lists; {again}"
@@ -343,7 +354,14 @@ def _spool(located: _Located, path: Path, report: Callable[[int, int], None] | N
     if not path.exists():
         write_spool(path, contents(), count)
     source = SpoolSource(path)
-    return _Located([source], np.zeros(count, np.uint8), source.entries(), located.sha256)
+    try:
+        entries = source.entries()
+    except (ValueError, IndexError, OSError):
+        entries = []
+    if len(entries) != count:
+        path.unlink()
+        return _spool(located, path, report)
+    return _Located([source], np.zeros(count, np.uint8), entries, located.sha256)
 
 
 def _counted(tasks: Iterable[_Work]) -> Iterator[tuple[int, _Work]]:

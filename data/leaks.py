@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data.decode import measure
 from data.errors import DataError
-from data.files import replacing
+from data.files import read_sealed, write_sealed
 from data.measured import Row
 from data.reading import Reading
 from data.schemas import TWINS
@@ -89,7 +89,10 @@ def find(
     path = None if remembered is None else remembered / f"{digest.hexdigest()[:32]}.parquet"
     if path is not None:
         try:
-            return [Pair(**row) for row in pq.read_table(path, schema=_CACHED).to_pylist()]
+            content = read_sealed(path)
+            if content is not None:
+                table = pq.read_table(pa.BufferReader(content), schema=_CACHED)
+                return [Pair(**row) for row in table.to_pylist()]
         except (OSError, pa.ArrowException):
             pass  # not compared yet, or damaged
     from data.twins import twins
@@ -100,8 +103,9 @@ def find(
     if path is not None:
         columns = {name: [getattr(pair, name) for pair in found] for name in _CACHED.names}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, durable=False) as draft:
-            pq.write_table(pa.table(columns, schema=_CACHED), draft, compression="zstd")
+        content_of = pa.BufferOutputStream()
+        pq.write_table(pa.table(columns, schema=_CACHED), content_of, compression="zstd")
+        write_sealed(path, content_of.getvalue().to_pybytes())
     return found
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from data.decode import content_sha256, measure
 from data.errors import DataError
-from data.files import replacing
+from data.files import read_sealed, write_sealed
 from data.packs import Shape, Squares, new_pack
 from data.reading import Reading
 from data.sources import UNKNOWN_TIME, Entry, Pixels, Source, Unreadable
@@ -89,20 +89,22 @@ class Row(NamedTuple):
 def read_known(path: Path) -> pa.Table | None:
     """Read what an earlier manifest remembered.
 
-    Returns None if the file is missing or not readable. Then all images are read again.
+    Returns None if the file is missing, damaged or not readable. Then all images are read again.
     """
     try:
-        table = pq.read_table(path)
+        content = read_sealed(path)
+        table = None if content is None else pq.read_table(pa.BufferReader(content))
     except (OSError, pa.ArrowException):
         return None
-    return table if table.schema.equals(KNOWN) else None
+    return table if table is not None and table.schema.equals(KNOWN) else None
 
 
 def write_known(path: Path, known: pa.Table) -> None:
     """Write what the next manifest needs to know. The file is replaced as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, durable=False) as draft:
-        pq.write_table(known, draft, compression="zstd")
+    content = pa.BufferOutputStream()
+    pq.write_table(known, content, compression="zstd")
+    write_sealed(path, content.getvalue().to_pybytes())
 
 
 def measure_all(

@@ -3,7 +3,9 @@
 An image is decoded once per size. The manifest's pass over the bytes writes the squares of all images that it
 reads, and later only new images are decoded. A pack is two files: `squares-....npy`, which is (N, size, size,
 C) uint8, and `squares-....sha`, with the 32 bytes of each image's sha256. A row without a square has a hash
-of zeros. The second file is written last, so a pack that has one is complete.
+of zeros. The second file is written last, so a pack that has one is complete. It ends with the size and the
+hash of the first file, and with its own hash. A pack that is not what was written is deleted, and its images
+are decoded again.
 """
 
 from __future__ import annotations
@@ -13,22 +15,24 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.decode import DECODE_VERSION, resize_square, resize_within
 from data.errors import StoreError
-from data.files import replacing
+from data.files import Checked, file_sha256, replacing
 from data.reading import Reading
 from data.sources import Pixels
 
 _HASH = np.dtype("V32")
+_MARK = b"sealed 1"
+_END = len(_MARK) + 8 + 32
 NONE = bytes(_HASH.itemsize)
 """The hash of a row that holds no square."""
 
@@ -84,30 +88,97 @@ class Found:
         return np.flatnonzero(self.file < 0)
 
 
-def look(folder: Path, shape: Shape, sha256: Sequence[str]) -> Found:
-    """Find the squares of images among the packs of a folder.
+def look(
+    folder: Path,
+    shape: Shape,
+    sha256: Sequence[str],
+    checked: Checked | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> Found:
+    """Find the squares of images among the packs of a folder. Damaged packs are deleted.
 
     Args:
         folder: the folder of the packs.
         shape: the shape of the squares.
         sha256: content hash of each of N images.
+        checked: hashes of files that this run has read.
+        note: gets a line about each damaged pack.
     """
+    checked = checked or Checked()
     wanted = _hashes([bytes.fromhex(text) for text in sha256])
     file, row = np.full(len(wanted), -1, np.int32), np.zeros(len(wanted), np.int64)
     files: list[Path] = []
     for index in sorted(folder.glob(f"{_stem(shape)}-*.sha")):
         squares = index.with_suffix(".npy")
-        content = index.read_bytes()
-        if not content or len(content) % _HASH.itemsize or not squares.exists():
-            continue  # it is damaged or being deleted, so it is as if it were not there
-        there = np.frombuffer(content, _HASH)
+        try:
+            there, seal = _read_index(index)
+        except FileNotFoundError:
+            continue  # another process has just deleted it
+        if seal is None or not squares.exists() or squares.stat().st_size != seal.size:
+            delete(index, note)
+            continue
         order = np.argsort(there.view("S32"), kind="stable")
         at = np.minimum(np.searchsorted(there.view("S32"), wanted.view("S32"), sorter=order), len(there) - 1)
         mine = (there[order[at]] == wanted) & (file < 0)
-        if mine.any():
+        if mine.any() and checked.sha256(squares) != seal.sha256:
+            delete(index, note)
+        elif mine.any():
             file[mine], row[mine] = len(files), order[at][mine]
             files.append(squares)
     return Found(tuple(files), file, row)
+
+
+class _Seal(NamedTuple):
+    """What the squares of a pack were when they were written: size in bytes, and hash."""
+
+    size: int
+    sha256: str
+
+
+def _read_index(path: Path) -> tuple[NDArray[np.void], _Seal | None]:
+    """Read a pack's second file. It has no seal if it is damaged, or from before packs had one."""
+    content = path.read_bytes()
+    rows, seal, own = content[: -_END - 32], content[-_END - 32 : -32], content[-32:]
+    whole = hashlib.sha256(rows + seal).digest() == own and seal.startswith(_MARK)
+    if not whole or len(rows) % _HASH.itemsize or not rows:
+        return np.zeros(0, _HASH), None
+    size, sha256 = seal[len(_MARK) : len(_MARK) + 8], seal[len(_MARK) + 8 :]
+    return np.frombuffer(rows, _HASH), _Seal(int.from_bytes(size, "little"), sha256.hex())
+
+
+def damaged(folder: Path, progress: Callable[[int], None] = lambda size: None) -> Iterator[Path]:
+    """The second files of all damaged packs of a folder. All squares are read.
+
+    Args:
+        folder: the folder of the packs.
+        progress: gets the bytes of each pack that was read.
+    """
+    for index in sorted(folder.glob("squares-*.sha")):
+        squares = index.with_suffix(".npy")
+        try:
+            _, seal = _read_index(index)
+            size = squares.stat().st_size
+            if seal is None or size != seal.size or file_sha256(squares) != seal.sha256:
+                yield index
+            progress(size)
+        except FileNotFoundError:
+            yield index
+
+
+def hashes_in(index: Path) -> set[bytes]:
+    """The content hashes of the images in a pack, given its second file; none if that is damaged."""
+    there, _ = _read_index(index)
+    return {row.tobytes() for row in there} - {NONE}
+
+
+def delete(index: Path, note: Callable[[str], None] = lambda line: None) -> None:
+    """Delete a damaged pack, given its second file."""
+    index.unlink(missing_ok=True)
+    index.with_suffix(".npy").unlink(missing_ok=True)
+    note(
+        f"{index.with_suffix('.npy')} is not what was written, or is from an earlier version; "
+        "it is deleted, and its images are decoded again"
+    )
 
 
 @contextmanager
@@ -131,8 +202,10 @@ def new_pack(folder: Path, shape: Shape, count: int) -> Iterator[tuple[Path, lis
     with replacing(path, durable=False) as draft:
         _reserve(draft, (count, shape.size, shape.size, shape.reading.channels))
         yield draft, hashes
+    rows = b"".join(hashes)
+    seal = _MARK + path.stat().st_size.to_bytes(8, "little") + bytes.fromhex(file_sha256(path))
     with replacing(path.with_suffix(".sha"), durable=False) as draft:
-        draft.write_bytes(b"".join(hashes))
+        draft.write_bytes(rows + seal + hashlib.sha256(rows + seal).digest())
 
 
 class Squares:

@@ -1,13 +1,18 @@
-"""The store: the folder that holds artifacts, drafts and runs, and how an artifact is published in it.
+"""The store: the folder that holds artifacts, drafts and runs, and how an artifact is published and read.
 
 An artifact is named by its fingerprint, a hash of what was asked for. It is built in a draft folder under a
 lock. Its `meta.json` is written last, and then one rename moves it into place. A crash leaves a draft, but
 never half an artifact. If two runs want the same artifact, one builds it and the other uses it.
 
+Who reads an artifact gets its folder from `Store.whole`, which hashes the files once per run. A damaged
+artifact is set aside, never deleted, and computed again.
+
     STORE/artifacts/<kind>/<fingerprint>/   finished artifacts, which never change
     STORE/drafts/<kind>/<fingerprint>/      lock, out/ (becomes the artifact), state/ (to resume from)
+    STORE/damaged/<kind>/<fingerprint>-N/   artifacts that were found damaged
     STORE/cache/                            what can be recomputed: packed images, remembered hashes
     STORE/runs/<name>/                      run.json, config.yaml, log.txt, scores.parquet, report.html
+    STORE/lock                              held by everyone who uses the store, so that nothing is deleted
 """
 
 from __future__ import annotations
@@ -16,18 +21,26 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from errno import EEXIST, ENOTEMPTY
 from pathlib import Path
 from typing import Any
 
-from data.errors import ArtifactError, Interrupted, StoreError
-from data.files import replacing
+from data.errors import DamagedError, Interrupted, StoreError, there, vanished
+from data.files import Checked, replacing, sync
 from data.types import Artifact
 
 Meta = dict[str, Any]
+
+_SEAL = "seal"
+"""The key of meta.json that holds the hash of all its other keys."""
+_UNSEALED = ("stage", "version", "config", "inputs", "seconds", "rows", "bytes", "sha256")
+"""The keys that every meta.json had before there was a seal."""
 
 
 def digest(value: object) -> str:
@@ -36,31 +49,55 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+    """Write a JSON file so that a reader sees the old content or the new content, but never a part of it.
 
-
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file so that a reader sees the old content or the new content, but never a part of it."""
-    with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
+    Args:
+        path: the file to write or replace.
+        value: JSON values.
+        durable: whether to force the file to disk.
+    """
+    with replacing(path, durable=durable) as draft, draft.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.write("\n")
+
+
+@dataclass(frozen=True)
+class Aside:
+    """An artifact that was set aside.
+
+    Attributes:
+        damage: what was found.
+        place: where the artifact is now, relative to the store.
+    """
+
+    damage: DamagedError
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.damage.finding}; it is set aside in {self.place}"
 
 
 class Store:
     """A store folder. It is cheap to open, and several processes can use it at once.
 
     Args:
-        root: the folder; it is created if missing.
+        root: the folder.
+        make: whether to create it if it is missing, and to try whether it can be written. Who only reads does
+            not, and neither does a process of a run that is under way, because the store was there when the
+            run began.
+        checked: hashes of files that this run has read.
 
     Raises:
-        StoreError: the folder can't be created or written.
+        StoreError: the folder can't be created or written, or is missing.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, make: bool = True, checked: Checked | None = None) -> None:
         self.root = Path(root).expanduser().absolute()
+        self.checked = checked or Checked()
+        if not make:
+            self._need()
+            return
         try:
             for name in ("artifacts", "drafts", "cache", "runs"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -74,48 +111,126 @@ class Store:
             ) from None
 
     def folder(self, artifact: Artifact) -> Path:
-        """The folder of an artifact, whether or not it exists yet."""
+        """The folder of an artifact, whether or not it exists, to be shown. Who reads it calls `whole`."""
         return self.root / artifact.path
 
     def cache(self, name: str) -> Path:
         """A folder for what can be recomputed. It is created if missing."""
+        self._need()
         path = self.root / "cache" / name
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def artifacts(self, kind: str | None = None) -> Iterator[Artifact]:
+        """All artifacts of the store, damaged ones too, in the order of their names."""
+        for folder in sorted((self.root / "artifacts").glob(f"{kind or '*'}/*/")):
+            if re.fullmatch(r"[a-z][a-z0-9-]*", folder.parent.name):
+                yield Artifact(kind=folder.parent.name, fingerprint=folder.name)
 
     def meta(self, artifact: Artifact) -> Meta:
         """Read the artifact's meta.json.
 
         Raises:
-            ArtifactError: the artifact is missing or damaged.
+            DamagedError: it is missing, or is not what was written.
         """
+        path = self.folder(artifact) / "meta.json"
         try:
-            meta: Meta = json.loads((self.folder(artifact) / "meta.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ArtifactError(
-                f"{artifact.path} is missing or damaged ({error}); run again to recompute it"
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            there_is = "is missing"
+            raise DamagedError(
+                self.root, artifact, "meta.json" if path.parent.exists() else "", there_is
             ) from None
+        except OSError as error:
+            raise DamagedError(
+                self.root, artifact, "meta.json", f"can't be read ({error.strerror})"
+            ) from None
+        except ValueError:
+            raise DamagedError(self.root, artifact, "meta.json", "is not JSON") from None
+        seal = found.pop(_SEAL, None) if isinstance(found, dict) else None
+        if seal is None and not _complete(found):
+            raise DamagedError(self.root, artifact, "meta.json", "lacks keys that every artifact has")
+        if seal is not None and seal != _seal(found):
+            raise DamagedError(self.root, artifact, "meta.json", "has other content than was written")
+        meta: Meta = found
         return meta
 
-    def has(self, artifact: Artifact) -> bool:
-        """Whether the artifact is there and complete.
+    def damage(
+        self, artifact: Artifact, *, thorough: bool = True, checked: Checked | None = None
+    ) -> DamagedError | None:
+        """What is wrong with an artifact; None if it is whole. A missing artifact counts as damaged.
 
-        Every file must have its recorded size. A file that is newer than meta.json was touched after
-        publishing, so it must also have its recorded sha256.
+        Args:
+            artifact: the artifact.
+            thorough: whether all files are hashed. If not, every file must have its recorded size, and only a
+                file that is newer than meta.json, and so was touched after publishing, is hashed.
+            checked: hashes of files to rely on; None: those that this run has read.
         """
-        folder = self.folder(artifact)
+        folder, checked = self.folder(artifact), checked or self.checked
         try:
+            meta = self.meta(artifact)
             written = (folder / "meta.json").stat().st_mtime_ns
-            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            for name, size in meta["bytes"].items():
+        except DamagedError as error:
+            return error
+        except OSError:
+            return DamagedError(self.root, artifact, "meta.json", "is missing")
+        for name, size in meta["bytes"].items():
+            try:
                 status = (folder / name).stat()
                 if status.st_size != size:
-                    return False
-                if status.st_mtime_ns > written and file_sha256(folder / name) != meta["sha256"][name]:
-                    return False
-        except (OSError, ValueError, KeyError):
-            return False
-        return True
+                    return DamagedError(
+                        self.root, artifact, name, f"has {status.st_size:,} bytes, but {size:,} were written"
+                    )
+                read = thorough or status.st_mtime_ns > written
+                if read and checked.sha256(folder / name) != meta["sha256"][name]:
+                    return DamagedError(self.root, artifact, name, "has other content than was written")
+            except FileNotFoundError:
+                return DamagedError(self.root, artifact, name, "is missing")
+            except OSError as error:
+                return DamagedError(self.root, artifact, name, f"can't be read ({error.strerror})")
+        return None
+
+    def has(self, artifact: Artifact) -> bool:
+        """Whether the artifact is there and complete, as far as a look without reading its files tells."""
+        return self.damage(artifact, thorough=False) is None
+
+    def whole(self, artifact: Artifact) -> Path:
+        """The folder of an artifact, to read its files. Each file is hashed once per run.
+
+        Raises:
+            DamagedError: a file is missing, or is not what was written.
+        """
+        damage = self.damage(artifact)
+        if damage is not None:
+            raise damage
+        return self.folder(artifact)
+
+    def set_aside(self, artifact: Artifact) -> Aside | None:
+        """Move a damaged artifact out of the way.
+
+        Returns:
+            What was found and where it is now; None if the artifact is whole, is not there, or is just being
+            built by another process, which sets it aside itself.
+        """
+        with suppress(Interrupted), self.draft(artifact, interrupted=lambda: True, waiting=lambda: None):
+            return self.aside(artifact)
+        return None
+
+    def aside(self, artifact: Artifact) -> Aside | None:
+        """Do the same as `set_aside` for a process that holds the artifact's draft."""
+        folder = self.folder(artifact)
+        if not folder.exists():
+            return None
+        damage = self.damage(artifact, checked=Checked())  # what was whole a moment ago may not be now
+        if damage is None:
+            return None
+        target = self.root / "damaged" / artifact.kind
+        target.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while (place := target / f"{artifact.fingerprint}-{number}").exists():
+            number += 1
+        folder.rename(place)
+        return Aside(damage, place.relative_to(self.root).as_posix())
 
     @contextmanager
     def draft(
@@ -135,10 +250,12 @@ class Store:
 
         Raises:
             Interrupted: `interrupted` returned True while waiting.
+            StoreError: the store has vanished.
         """
         folder = self.root / "drafts" / artifact.kind / artifact.fingerprint
         said = False
         while True:
+            self._need()
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
@@ -162,12 +279,15 @@ class Store:
             (folder / "state").mkdir(exist_ok=True)
             yield folder
         finally:
-            if folder.exists() and not any((folder / "state").glob("*")):
-                shutil.rmtree(folder, ignore_errors=True)  # there is nothing to resume from
+            shutil.rmtree(folder / "out", ignore_errors=True)
+            if not any((folder / "state").glob("*")):
+                _clear(folder)  # there is nothing to resume from
             os.close(lock)
 
     def publish(self, artifact: Artifact, draft: Path, meta: Meta) -> Meta:
-        """Write meta.json into `draft/out`, move that folder into place, and remove the draft.
+        """Write meta.json into `draft/out`, move that folder into place, and delete the draft's state.
+
+        Files and folders are forced to disk before they are moved.
 
         Args:
             artifact: the artifact's name.
@@ -175,26 +295,103 @@ class Store:
             meta: the content of meta.json, without `sha256` and `bytes`, which are computed here.
 
         Returns:
-            The content of meta.json as written.
+            The content of meta.json as written. If another run has just published the same artifact, the
+            content of that one.
         """
+        self._need()
         out, target = draft / "out", self.folder(artifact)
-        files = sorted(p for p in out.rglob("*") if p.is_file())
-        for path in files:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        names = {path.relative_to(out).as_posix(): path for path in files}
+        names = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
+        for path in names.values():
+            sync(path)
+        found = Checked()
         full = {
             **meta,
-            "sha256": {name: file_sha256(path) for name, path in names.items()},
+            "sha256": {name: found.sha256(path) for name, path in names.items()},
             "bytes": {name: path.stat().st_size for name, path in names.items()},
         }
-        write_json(out / "meta.json", full)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # it is damaged: otherwise has() would have found it
-            target.rename(draft / f"damaged-{time.monotonic_ns()}")
-        out.rename(target)
-        shutil.rmtree(draft, ignore_errors=True)
+        full = json.loads(json.dumps(full))  # as a reader gets it: keys are strings, tuples are lists
+        write_json(out / "meta.json", {**full, _SEAL: _seal(full)})
+        for folder in [*sorted(path for path in out.rglob("*") if path.is_dir()), out]:
+            sync(folder)
+        target.parent.mkdir(exist_ok=True)
+        while True:
+            try:
+                out.rename(target)
+                break
+            except OSError as error:
+                if error.errno not in (EEXIST, ENOTEMPTY):
+                    raise
+                if self.aside(artifact) is None and self.has(artifact):
+                    full = self.meta(artifact)
+                    break
+        for folder in (target.parent, target.parent.parent):
+            sync(folder)
+        for name in names:
+            with suppress(OSError):
+                self.checked.learn(target / name, full["sha256"][name])
+        shutil.rmtree(draft / "state", ignore_errors=True)
         return full
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep `alone` out as long as the block lasts. Any number of processes may do so at once."""
+        with self._hold(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep all others out, to delete what nobody needs.
+
+        Raises:
+            StoreError: another process uses the store.
+        """
+        try:
+            with self._hold(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                yield
+        except BlockingIOError:
+            raise StoreError(
+                f"store {str(self.root)!r} is in use by a run or another command; "
+                "give the command again when that has ended"
+            ) from None
+
+    @contextmanager
+    def _hold(self, how: int) -> Iterator[None]:
+        self._need()
+        lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, how)
+            yield
+        finally:
+            os.close(lock)
+
+    def _need(self) -> None:
+        """Don't make a new store where the old one was mounted."""
+        if not there(self.root):
+            raise vanished(self.root)
+
+
+def _seal(plain: object) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _complete(meta: object) -> bool:
+    """Whether a meta.json without a seal has what each had before there was one."""
+    if not isinstance(meta, dict) or not all(name in meta for name in _UNSEALED):
+        return False
+    sizes, hashes = meta["bytes"], meta["sha256"]
+    return isinstance(sizes, dict) and isinstance(hashes, dict) and sizes.keys() == hashes.keys()
+
+
+def _clear(draft: Path) -> None:
+    """Delete a locked draft, the lock last: until then, nobody else can work in the folder."""
+    with suppress(OSError):
+        for path in draft.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != "lock":
+                path.unlink()
+        (draft / "lock").unlink()
+        draft.rmdir()  # not empty if the next one has come already
 
 
 def fingerprint(

@@ -162,6 +162,11 @@ class VectorWriter:
             self._writer.close()
 
 
+def rows_of_parts(folder: Path) -> int:
+    """The number of rows of all `part-*.parquet` of a folder, without reading them."""
+    return sum(pq.read_metadata(file).num_rows for file in folder.glob("part-*.parquet"))
+
+
 def read_vectors(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Read all vectors of a features or probabilities artifact into one array, part by part.
 
@@ -174,7 +179,7 @@ def read_vectors(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     files = sorted(folder.glob("part-*.parquet"))
     if not files:
         raise ArtifactError(f"{folder} has no part-*.parquet")
-    rows = sum(pq.read_metadata(file).num_rows for file in files)
+    rows = rows_of_parts(folder)
     index = np.empty(rows, np.int64)
     vectors: NDArray[np.float32] | None = None
     at = 0

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from data.errors import ConfigError, Interrupted
+from data.errors import ConfigError, Interrupted, there
 from data.reading import MAX_PIXELS
 from data.secrets import mask_all
 from data.store import Store
@@ -300,6 +300,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--dry-run", action="store_true", help="show how many runs there are and what they cost")
     printing(sub)
+    sub = command("store", None, "list, verify or clean up a store")
+    parts = sub.add_subparsers(metavar="PART", required=True)
+
+    def part(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        made = parts.add_parser(name, help=text, description=text, allow_abbrev=False)
+        made.set_defaults(command=run)
+        storing(made)
+        printing(made)
+        return made
+
+    part("list", _store_list, "show what a store holds, and how large it is")
+    made = part("verify", _store_verify, "hash every file, and name the damaged ones")
+    made.add_argument(
+        "--repair",
+        action="store_true",
+        help="move damaged artifacts to the folder damaged, and delete damaged files of the cache; "
+        "the next run makes again what it needs",
+    )
+    made = part("gc", _store_gc, "delete the artifacts and cached files that no run in the store needs")
+    made.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
     sub = command(
         "prefect-setup",
         _prefect_setup,
@@ -466,6 +486,39 @@ def _prefect_setup(options: argparse.Namespace, terminal: Terminal) -> int:
         print(f"next: {worker}")
     else:
         print(f"next: {PROGRAM} prefect-setup --deploy, in the folder where runs should start; then {worker}")
+    return 0
+
+
+def _opened(options: argparse.Namespace) -> Store:
+    """The store to look after. Unlike other commands, these create none."""
+    root = Path(options.store or Config().store).expanduser().absolute()
+    if not there(root):
+        raise ConfigError(f"there is no store in {str(root)!r}; give its folder with --store")
+    return Store(root, make=False)
+
+
+def _store_list(options: argparse.Namespace, terminal: Terminal) -> int:
+    from flows.housekeeping import contents
+
+    found = contents(_opened(options))
+    print(json.dumps(found.as_json()) if options.json else found.as_text())
+    return 0
+
+
+def _store_verify(options: argparse.Namespace, terminal: Terminal) -> int:
+    from flows.housekeeping import verify
+
+    with terminal.counting("verify, in MB") as progress:
+        found = verify(_opened(options), repair=options.repair, progress=progress)
+    print(json.dumps(found.as_json()) if options.json else found.as_text())
+    return 1 if found.damaged and not found.repaired else 0
+
+
+def _store_gc(options: argparse.Namespace, terminal: Terminal) -> int:
+    from flows.housekeeping import collect
+
+    found = collect(_opened(options), dry_run=options.dry_run)
+    print(json.dumps(found.as_json()) if options.json else found.as_text())
     return 0
 
 

@@ -66,7 +66,7 @@ def compare(
                 for row in result["stages"]
                 if row["stage"].startswith("evaluate-")
             ]
-            outcomes = [opened.folder(artifact) / "outcomes.parquet" for artifact in made]
+            outcomes = [opened.whole(artifact) / "outcomes.parquet" for artifact in made]
             test = _test_set(opened, result["stages"])
             entry.enter(result["run"], seed, result["scores"], outcomes, test)
         entries.append(entry)
@@ -88,7 +88,7 @@ def _test_set(store: Store, stages: list[dict[str, Any]]) -> str:
 
     made = next(row for row in stages if row["stage"] == "manifest")
     artifact = Artifact(kind=made["kind"], fingerprint=made["fingerprint"])
-    table = read_table(store.folder(artifact) / "images.parquet", MANIFEST)
+    table = read_table(store.whole(artifact) / "images.parquet", MANIFEST)
     table = table.filter(column(table, "split") == "test")
     names = store.meta(artifact)["classes"] or []
     classes = [names[label] if label >= 0 else None for label in column(table, "label").tolist()]

@@ -21,6 +21,8 @@ from flows.chain import chain
 from flows.claims import resolved
 from flows.claims.claim import Claim, Scale
 from flows.layout import Hooks, Plan
+from flows.phrases import storage
+from flows.records import records
 from tasks.config import Config
 from tasks.found import stage_module
 from tasks.phrases import duration
@@ -123,7 +125,7 @@ class Estimate:
                 row.stage,
                 row.kind,
                 f"{row.rows:,}",
-                _bytes(row.size),
+                storage(row.size),
                 f"{row.operations:.1e}",
                 duration(row.operations / GPU_RATE),
                 duration(row.seconds),
@@ -141,7 +143,7 @@ class Estimate:
             )
             for line in lines
         ]
-        new = _bytes(sum(row.size for row in self._to_compute()))
+        new = storage(sum(row.size for row in self._to_compute()))
         total = (
             f"to compute: {duration(self.gpu_seconds)} on a GPU, or {duration(self.seconds)} on this CPU, of "
             f"which {duration(self.starting)} to start; to store: {new}"
@@ -368,10 +370,7 @@ class _Estimator:
         if self.store is None:
             return None
         wanted = request.outside["sources"]
-        records = sorted(
-            (self.store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime
-        )
-        for record in (json.loads(path.read_text(encoding="utf-8")) for path in records):
+        for _, record in records(self.store):
             config = record["config"]
             places = {role: config["data"][role] for role in wanted}
             if label == "manifest-voc":
@@ -492,11 +491,3 @@ def estimate_claims(
         hours = {f"{name}_hours": seeds * sum(each[name] for each in found) for name in ("gpu", "cpu")}
         rows.append({"claim": claim.name, "runs": seeds * len(arms), **hours})
     return rows
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import ConfigError, PipelineError
-from data.store import Store, file_sha256, write_json
+from data.files import file_sha256
+from data.store import Store, write_json
 from data.types import Artifact
 from flows.model_folder import shipped
 from flows.recipes import override
+from flows.records import read_record
 from flows.rewrite import run_folder
 from models.export import FORMATS, INSTALL
 from tasks.card import readme
@@ -59,7 +61,7 @@ def export_run(
         raise ConfigError(f"--set {section}: the run is done; only export.max_drop and compute can be set")
     folder = run_folder(named, store)
     opened = Store(folder.parent.parent)
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    record = read_record(folder, "name", "config")
     model = shipped(folder)
     described = json.loads((model / "model.json").read_text(encoding="utf-8"))
     if not described.get("class_names"):
@@ -70,8 +72,9 @@ def export_run(
     config = override(resolve(record["config"]), settings or {})
     rows = {row["stage"]: row for row in record["stages"]}
     made, cached = _make(opened, config, rows, model, chosen, folder, listen)
-    card = json.loads((opened.folder(made) / CARD).read_text(encoding="utf-8")) | {"run": record["name"]}
-    _copy(opened.folder(made), target, card)
+    place = opened.whole(made)
+    card = json.loads((place / CARD).read_text(encoding="utf-8")) | {"run": record["name"]}
+    _copy(place, target, card)
     result = {"folder": str(target), "run": record["name"], "cached": cached, "formats": card["formats"]}
     kept = [name for name, row in card["formats"].items() if row["refused"] is None]
     refused = [name for name in formats or () if name not in kept]

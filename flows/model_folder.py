@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data.errors import ConfigError, DataError
 from data.store import Store
 from data.types import Artifact
+from flows.records import read_record
 
 FILES = ("model.safetensors", "model.json")
 EXPORTED = (".onnx", ".pt2")
@@ -28,10 +28,11 @@ def model_folder(named: str, store: Store) -> Path:
 
     Raises:
         ConfigError: `named` is none of these, or the run has no student.
+        DamagedError: a file of the model is missing, or is not what was written.
     """
     run = _run(named, store.root)
     if run is not None:
-        return shipped(run) if _record(run).get("shipped") else final_student(run)
+        return shipped(run) if read_record(run).get("shipped") else final_student(run)
     return _checkpoint(named, store.root)
 
 
@@ -59,6 +60,7 @@ def usable_model(named: str, root: Path) -> Usable:
 
     Raises:
         ConfigError: `named` is none of these, or the run ships no model.
+        DamagedError: a file of the model is missing, or is not what was written.
     """
     run = _run(named, root)
     if run is not None:
@@ -78,7 +80,7 @@ def shipped(run: Path) -> Path:
     Raises:
         ConfigError: the run ships none, or the store no longer has it.
     """
-    record = _record(run)
+    record = read_record(run)
     if not record.get("shipped"):
         raise ConfigError(
             f"run {run.name!r} ships no model (it is {record['status']}); "
@@ -87,7 +89,7 @@ def shipped(run: Path) -> Path:
     folder = run.parent.parent / str(record["shipped"]["path"])
     if not folder.exists():
         raise ConfigError(f"run {run.name!r}: its model is gone from {folder}; run it again")
-    return folder
+    return _whole(folder)
 
 
 def _run(named: str, root: Path) -> Path | None:
@@ -96,15 +98,22 @@ def _run(named: str, root: Path) -> Path | None:
     return next((place.absolute() for place in places if (place / "run.json").exists()), None)
 
 
-def _record(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    return found
+def _whole(folder: Path) -> Path:
+    """Check the files of a model that is in a store.
+
+    Raises:
+        DamagedError: a file is missing, or is not what was written.
+    """
+    kind, artifacts = folder.parent, folder.parent.parent
+    if artifacts.name != "artifacts" or not (folder / "meta.json").exists():
+        return folder
+    return Store(artifacts.parent, make=False).whole(Artifact(kind=kind.name, fingerprint=folder.name))
 
 
 def _checkpoint(named: str, root: Path) -> Path:
     path = Path(named).expanduser()
     if all((path / name).exists() for name in FILES):
-        return path.absolute()
+        return _whole(path.absolute())
     raise ConfigError(
         f"model {named!r} is neither a run in {root / 'runs'}, nor the folder of a run or of a model (with "
         f"{' and '.join(FILES)}); give one of these, or the run's store with --store"
@@ -113,10 +122,10 @@ def _checkpoint(named: str, root: Path) -> Path:
 
 def final_student(run: Path) -> Path:
     """The folder of a run's last student. See `model_folder` for the error."""
-    rows = {row["stage"]: row for row in _record(run)["stages"]}
+    rows = {row["stage"]: row for row in read_record(run)["stages"]}
     folders = [run.parent.parent / str(rows[stage]["path"]) for stage in _LAST if stage in rows]
     if folders and folders[0].exists():
-        return folders[0]
+        return _whole(folders[0])
     raise ConfigError(
         f"run {run.name!r} has no trained student in {run.parent.parent}; run it to the end first"
     )

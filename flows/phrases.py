@@ -14,6 +14,15 @@ def amount(row: dict[str, Any]) -> str:
     return f"{row['rows']:,} {UNITS.get(row['kind'], 'rows')}"
 
 
+def storage(size: float) -> str:
+    """12300000 bytes -> `12.3 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 def status(event: dict[str, Any]) -> str:
     """One line about a stage's progress, with the values that the progress event has."""
     return ", ".join(part for part in (progress(event), left(event)) if part)

@@ -8,7 +8,6 @@ plan unchanged. The other stages read these and today's images, and their finger
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -20,6 +19,7 @@ from data.types import Artifact
 from flows.chain import FEW_LABELS, chain
 from flows.layout import Handle, Hooks, Layout
 from flows.recipes import planned
+from flows.records import records
 from models.configs.shared import Sized
 from tasks.config import Config
 from tasks.overlay import resolve
@@ -88,11 +88,7 @@ def find(config: Config) -> Earlier | None:
     """
     store = Store(config.store)
     asked = _asked(config)
-    for path in sorted((store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # another run is writing the file, or it is damaged
-            continue
+    for _, record in records(store):
         if record["status"] != "done" or record.get("pinned"):
             continue
         if _asked_then(record["config"]) != asked:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from data.types import Artifact
 from flows.chain import FEW_LABELS, chain
 from flows.layout import Hooks, Plan
 from flows.pin import TRAINED
+from flows.records import ALL, read_record
 from tasks.config import Config
 from tasks.overlay import resolve
 from tasks.report.stamp import write_stamped
@@ -36,7 +36,7 @@ def rewrite_report(named: str, store: str | None) -> Path:
     """
     folder = run_folder(named, store)
     opened = Store(folder.parent.parent)
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    record = read_record(folder, *ALL)
     rows = {row["stage"]: row for row in record["stages"]}
     config = resolve(record["config"])
 
@@ -60,7 +60,7 @@ def rewrite_report(named: str, store: str | None) -> Path:
     if "report" in rows:
         rows["report"] |= {"fingerprint": report.fingerprint, "path": report.path}
         write_json(folder / "run.json", record)
-    page = opened.folder(report) / "report.html"
+    page = opened.whole(report) / "report.html"
     write_stamped(page, folder / "report.html", record["name"], record["started"])
     return folder / "report.html"
 

@@ -2,6 +2,9 @@
 
 The store alone decides what has to be computed. If the store has a stage's artifact, the stage is cached. If
 an artifact's files are missing or damaged, the stage runs again, even if Prefect thinks it is cached.
+
+Files are hashed when a stage reads them, or when they are copied into the run's folder. If that finds damage,
+the run sets the artifact aside, makes it again from its own request, and continues.
 """
 
 from __future__ import annotations
@@ -9,17 +12,21 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from data.errors import Interrupted
+from data.errors import DamagedError, Interrupted, PipelineError, StageError, about_storage
 from data.store import Store, write_json
 from data.types import Artifact
 from flows.as_yaml import plain
+from flows.records import living, note_deaths
 from tasks.config import Config
 from tasks.recall import Recall
 from tasks.stage import Request
@@ -28,6 +35,10 @@ from tasks.workers import Workers
 
 if TYPE_CHECKING:
     from flows.pin import Decision
+
+T = TypeVar("T")
+MENDED = 3
+"""How often a run makes an artifact again that is found damaged. After that, its disk is broken."""
 
 
 class Watcher(Protocol):
@@ -50,6 +61,7 @@ class Watcher(Protocol):
         - figure: keys key, title, png (base64).
         - made: keys stage, kind, fingerprint, path, cached, seconds, rows, computed_in, warnings.
         - failed: key text.
+        - damaged: a file of the store was damaged. Key text says which one and where it is now.
         - understood: what was understood of the images. Keys: lines.
         - planned: a part of the plan, with reasons. Keys: lines, and all of the lines so far.
         - decided: the decision about the whole rerun. Keys pinned, because, earlier, figures.
@@ -86,6 +98,12 @@ class Run:
         name: the run's name. If the name is taken, a number is added.
         watchers: get every event, from any thread.
         origin: the deployment that started the run; None if a person started it directly.
+
+    Attributes:
+        died: names of earlier runs whose record said "running", although their process was gone.
+
+    Raises:
+        StoreError: the store can't be written.
     """
 
     def __init__(
@@ -93,16 +111,24 @@ class Run:
     ) -> None:
         self.config, self.store, self._watchers = config, Store(config.store), tuple(watchers)
         self.result: dict[str, Any] | None = None
-        self.folder = _new_folder(self.store.root / "runs", name)
+        with self._storing(), ExitStack() as held:
+            held.enter_context(self.store.in_use())
+            self.died = note_deaths(self.store)
+            self.folder = _new_folder(self.store.root / "runs", name)
+            held.enter_context(living(self.folder))
+            self.log = self.folder / "log.txt"
+            self.log.touch()
+            self._held = held.pop_all()
         self.name = self.folder.name
-        self.log = self.folder / "log.txt"
-        self.log.touch()
         self.workers = Workers(self.store, config.compute, self.log)
         self._lock = threading.Lock()
         self._skipped: dict[str, str] = {}
         self._understood: list[str] = []
         self._planned: list[str] = []
         self._warnings: dict[str, list[str]] = {}
+        self._damaged: list[str] = []
+        self._requests: dict[Artifact, tuple[str, Request]] = {}
+        self._mended: Counter[Artifact] = Counter()
         self._record: dict[str, Any] = {
             "name": self.name,
             "started": _now(),
@@ -117,8 +143,9 @@ class Run:
             "config": config.model_dump(),
             "stages": [],
         }
-        (self.folder / "config.yaml").write_text(plain(config), encoding="utf-8")
-        self._save()
+        with self._storing():
+            (self.folder / "config.yaml").write_text(plain(config), encoding="utf-8")
+            self._save()
         for watcher in self._watchers:
             watcher.begin(self)
 
@@ -170,7 +197,7 @@ class Run:
         Args:
             artifact: the artifact of the stage `ship`.
         """
-        meta = self.store.meta(artifact)
+        meta = self.look(artifact)
         found = {
             "stage": "ship",
             "path": artifact.path,
@@ -202,33 +229,90 @@ class Run:
         Returns:
             The artifact, and whether the store already had it.
         """
+        self._watch(label, {"event": "started"})
+        try:
+            with self._storing():
+                made, cached, seconds = self._whole(label, partial(self._make, label, request))
+                self._note(label, made, cached, seconds)
+        except BaseException as error:
+            self._watch(label, {"event": "failed", "text": str(error)})
+            raise
+        return made, cached
+
+    def look(self, artifact: Artifact) -> dict[str, Any]:
+        """Read an artifact's meta.json. If it is damaged, the artifact is made again."""
+        return self._whole(artifact.kind, partial(self.store.meta, artifact))
+
+    def _make(self, label: str, request: Request | Artifact) -> tuple[Artifact, bool, float]:
+        """Make a stage's artifact, unless the store has it -> the artifact, whether it had it, seconds."""
         began = [time.monotonic()]
 
         def listen(event: dict[str, Any]) -> None:
             if event["event"] == "running":  # don't count the time that the stage waited for its turn
                 began[0] = time.monotonic()
-            self._watch(label, event)
-
-        self._watch(label, {"event": "started"})
-        try:
-            if isinstance(request, Artifact):
-                made, cached = request, True
+            if event["event"] == "damaged":
+                self._say_damaged(label, event["text"])
             else:
-                # If the request is `by_content`, its artifact's name is known before the build only if the
-                # sources are unchanged.
-                recall = Recall(self.store, request) if request.by_content else None
-                wanted = request.artifact(self.store) if recall is None else recall.made()
-                if wanted is not None and self.store.has(wanted):
-                    made, cached = wanted, True
-                else:
-                    made, cached = self.workers.make(request, label, listen)
-                if recall is not None:
-                    recall.keep(made)
-        except BaseException as error:
-            self._watch(label, {"event": "failed", "text": str(error)})
-            raise
-        seconds = time.monotonic() - began[0]
-        meta = self.store.meta(made)
+                self._watch(label, event)
+
+        if isinstance(request, Artifact):
+            return request, True, 0.0
+        # If the request is `by_content`, its artifact's name is known before the build only if the sources
+        # are unchanged.
+        recall = Recall(self.store, request) if request.by_content else None
+        wanted = request.artifact(self.store) if recall is None else recall.made()
+        if wanted is not None and self.store.has(wanted):
+            made, cached = wanted, True
+        else:
+            made, cached = self.workers.make(request, label, listen)
+        if recall is not None:
+            recall.keep(made)
+        with self._lock:
+            self._requests[made] = label, request
+        return made, cached, time.monotonic() - began[0]
+
+    def _whole(self, label: str, read: Callable[[], T]) -> T:
+        """Call a function that reads artifacts. As long as it finds damaged ones, make these again."""
+        while True:
+            try:
+                return read()
+            except DamagedError as error:
+                self._mend(label, error)
+
+    def _mend(self, label: str, damage: DamagedError) -> None:
+        """Set a damaged artifact aside, and make it again from the request by which this run made it."""
+        artifact = damage.artifact
+        moved = self.store.set_aside(artifact)
+        if moved is not None:
+            self._say_damaged(label, str(moved))
+        with self._lock:
+            known = self._requests.get(artifact)
+            self._mended[artifact] += 1
+            often = self._mended[artifact] > MENDED
+        if known is None:  # an earlier run made it
+            raise damage
+        if often:
+            raise StageError(
+                f"stage {label}: {damage.finding}, although it was just made again; look at the disk of "
+                f"{self.store.root}"
+            )
+        own, request = known
+        made, cached, seconds = self._whole(own, partial(self._make, own, request))
+        if made != artifact:
+            raise StageError(
+                f"stage {label}: {damage.finding}, and its images have changed since the run began; run again"
+            )
+        if not cached:
+            self._note(own, made, cached, seconds)
+
+    def _say_damaged(self, label: str, text: str) -> None:
+        with self._lock:
+            self._damaged.append(text)
+        self._watch(label, {"event": "damaged", "text": text})
+
+    def _note(self, label: str, made: Artifact, cached: bool, seconds: float) -> None:
+        """Put a finished stage into the record. One that was made again takes its old place."""
+        meta = self.look(made)
         warnings = meta.get("warnings", [])
         row = {
             "stage": label,
@@ -241,11 +325,15 @@ class Run:
             "computed_in": meta["seconds"],
         }
         with self._lock:
-            self._record["stages"].append(row)
+            rows = self._record["stages"]
+            before = next((at for at, other in enumerate(rows) if other["stage"] == label), None)
+            if before is None:
+                rows.append(row)
+            else:
+                rows[before] = row
             self._warnings[label] = warnings
-            self._save()
+            self._save(durable=False)
         self._watch(label, {"event": "made", **row, "warnings": warnings})
-        return made, cached
 
     @property
     def record(self) -> dict[str, Any]:
@@ -274,10 +362,14 @@ class Run:
         from data.tables import read_table
         from tasks.report.stamp import write_stamped
 
-        shutil.copyfile(self.store.folder(made["scores"]) / "scores.parquet", self.folder / "scores.parquet")
-        if "report" in made:
-            page = self.store.folder(made["report"]) / "report.html"
-            write_stamped(page, self.folder / "report.html", self.name, self._record["started"])
+        def open_whole(label: str) -> Path:
+            return self._whole(label, partial(self.store.whole, made[label]))
+
+        with self._storing():
+            shutil.copyfile(open_whole("scores") / "scores.parquet", self.folder / "scores.parquet")
+            if "report" in made:
+                page = open_whole("report") / "report.html"
+                write_stamped(page, self.folder / "report.html", self.name, self._record["started"])
         rows = read_table(self.folder / "scores.parquet").to_pylist()
         self.result = {
             "run": self.name,
@@ -290,10 +382,13 @@ class Run:
             "pinned": self._record["pinned"],
             "not_needed": dict(self._skipped),
             "understood": self._understood,
-            "unlabelled": without_labels(self.config, self.store.meta(made["manifest"]))
+            "unlabelled": without_labels(self.config, self.look(made["manifest"]))
             if "manifest" in made
             else None,
-            "warnings": [text for row in self.stages for text in self._warnings[row["stage"]]],
+            "warnings": [
+                *self._damaged,
+                *(text for row in self.stages for text in self._warnings[row["stage"]]),
+            ],
         }
         return self.result
 
@@ -306,14 +401,26 @@ class Run:
         self.workers.close()
         stopped = error is not None and not isinstance(error, Exception)
         status = "done" if error is None else "cancelled" if stopped else "failed"
-        with self._lock:
+        with self._lock, suppress(OSError):  # on a full disk, the next command sees that the run is over
             self._record |= {"status": status, "finished": _now()}
             self._save()
+        self._held.close()
         for watcher in self._watchers:
             watcher.end(self, self.result, error)
 
-    def _save(self) -> None:
-        write_json(self.folder / "run.json", self._record)
+    def _save(self, *, durable: bool = True) -> None:
+        write_json(self.folder / "run.json", {**self._record, "damaged": self._damaged}, durable=durable)
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        """Say in one line that the disk is full or the store has vanished."""
+        try:
+            yield
+        except Exception as error:
+            known = None if isinstance(error, PipelineError) else about_storage(error, self.store.root)
+            if known is None:
+                raise
+            raise known from None
 
 
 def headline(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from data.errors import ConfigError
 from data.tables import read_matrix, read_table
 from flows.model_folder import FILES, Usable, final_student
 from flows.recipes import NAMES, nest, quick
+from flows.records import read_record
 from flows.run import WATCHERS, headline
 from flows.start import chain_parameters, explain, load_flow
 from flows.terminal import Terminal
@@ -173,7 +173,7 @@ _DO: dict[str, Callable[[dict[str, Any], Terminal], dict[str, Any]]] = {
 
 def _described(folder: Path) -> dict[str, Any]:
     """Describe a run's folder: its record, its headline, and its final student or why there is none."""
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    record = read_record(folder, "name", "config")
     scores = folder / "scores.parquet"
     student, missing = None, ""
     try:

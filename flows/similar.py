@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +13,7 @@ from data.preprocessing import Preprocessing
 from data.store import Store
 from data.types import Artifact
 from flows.recipes import override
+from flows.records import read_record
 from tasks.config import Compute, Config
 from tasks.overlay import resolve
 from tasks.sources import sources
@@ -55,7 +56,7 @@ class Similar:
         device: Any,
         note: Callable[[str], None],
     ) -> None:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        record = read_record(run, "config")
         rows = {row["stage"]: row for row in record["stages"]}
         if "manifest" not in rows:
             raise ConfigError(f"run {run.name!r} has no record of its images; run it again")
@@ -75,8 +76,10 @@ class Similar:
         from data.spread import open_pool
         from data.tables import column, read_table
 
+        self._held = ExitStack()
+        self._held.enter_context(self._store.in_use())
         self._features = self._embedded()
-        table = read_table(self._store.folder(self._manifest) / "images.parquet", schemas.MANIFEST)
+        table = read_table(self._store.whole(self._manifest) / "images.parquet", schemas.MANIFEST)
         self._table, self._uris = table, table["uri"].to_pylist()
         self._labels = column(table, "label").tolist()
         self._names = self._store.meta(self._manifest).get("classes") or []
@@ -85,6 +88,7 @@ class Similar:
 
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._held.close()
 
     def _embedded(self) -> Path:
         """The features of the run's training images, from the store or computed now."""
@@ -94,7 +98,7 @@ class Similar:
             self._note("computing the features of the training images; the store keeps them")
             with Workers(self._store, self._compute, self._run / "log.txt") as workers:
                 wanted, _ = workers.make(request, "embed", lambda event: None)
-        return self._store.folder(wanted)
+        return self._store.whole(wanted)
 
     def columns(self, block: Block) -> dict[str, list[Any]]:
         """The columns of `data.schemas.predictions` about neighbours.

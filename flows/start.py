@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data.errors import Interrupted, PipelineError, UserError
+from data.errors import Interrupted, PipelineError, UserError, about_storage
 from data.secrets import mask_all, scrub
 from data.store import Store
 from flows.recipes import NAMES, override, recipe
@@ -87,6 +87,9 @@ def explain(error: BaseException, run: Run | None) -> Failure:
     line = scrub(" ".join(str(error).split()))
     if isinstance(error, PipelineError):
         return Failure("refused" if isinstance(error, UserError) else "failed", error.status, line)
+    known = None if run is None else about_storage(error, run.store.root)
+    if known is not None:
+        return Failure("refused", known.status, str(known))
     text, details = f"{type(error).__name__}: {line}", scrub("".join(traceback.format_exception(error)))
     if run is None:
         return Failure("failed", 1, text, details)

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from flows.phrases import amount, left, progress, status
+from flows.records import DIED
 from flows.run import Run
 from tasks.phrases import duration
 
@@ -93,6 +94,8 @@ class Terminal:
         """Show the run's name and folder."""
         self.run = run
         self._print(f"[bold]{escape(run.name)}[/bold] in {escape(str(run.folder))}")
+        for name in getattr(run, "died", ()):
+            self.note(f"run {name} did not end: {DIED}; what it had done is in the store")
         if self.console.is_terminal:
             self._progress = _Bars(self.console)
             self._progress.start()
@@ -117,6 +120,8 @@ class Terminal:
                     done = "kept from" if event["pinned"] else "not kept from"
                     earlier = f"networks are {done} {event['earlier']}: " if event["earlier"] else ""
                     self._print(f"  {self._padded(label)} {escape(earlier + event['because'])}")
+                case "damaged":
+                    self._print(f"[yellow]! {escape(event['text'])}[/yellow]")
                 case "skipped":
                     self._print(
                         f"[dim]– {self._padded(label)} left out because {escape(event['because'])}[/dim]"

@@ -2,11 +2,11 @@
 
     python -m tasks.child NAME      NAME is train or plain. Only process lists show it.
 
-Each line is one JSON object. A request is {"store", "compute", "request",
-"secrets"}. An answer is any number of
-{"event": "progress"|"log"} and then one of {"event": "made"|"failed"|"interrupted"}. It goes to the stdout
-that the process started with. Everything that libraries print goes to stderr, which the parent keeps as the
-run's log.
+Each line is one JSON object. A request is {"store", "compute", "request", "secrets", "checked"}. An answer is
+any number of {"event": "progress"|"log"|"figure"|"damaged"} and then one of
+{"event": "made"|"failed"|"damaged input"|"interrupted"}. The last one has the key "checked", the files that
+were hashed. Answers go to the stdout that the process started with. Everything that libraries print goes to
+stderr, which the parent keeps as the run's log.
 
 SIGTERM asks the process to stop. A build that polls `interrupted()` saves its state first. Any other build
 stops at the next Python instruction. The end of stdin means that the parent is gone. The process then stops
@@ -23,10 +23,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from data.errors import Interrupted, PipelineError, UserError
+from data.errors import DamagedError, Interrupted, PipelineError, UserError, about_storage
+from data.files import Checked
 from data.secrets import learn, scrub
 from data.store import Store
 from tasks.config import Compute
@@ -111,25 +113,46 @@ def serve(answer: Callable[[dict[str, Any], Tell, Stop], dict[str, Any]], grace:
 def main() -> None:
     """Build stages until stdin ends."""
     images_cache: dict[Any, Any] = {}
-    serve(lambda message, tell, stop: _built(message, tell, stop, images_cache))
+    checked = Checked()
+
+    def answer(message: dict[str, Any], tell: Tell, stop: Stop) -> dict[str, Any]:
+        checked.add(message["checked"])
+        found = _built(message, tell, stop, images_cache, checked)
+        return {**found, "checked": checked.news()}
+
+    serve(answer)
 
 
-def _built(message: dict[str, Any], tell: Tell, stop: Stop, images_cache: dict[Any, Any]) -> dict[str, Any]:
+def _built(
+    message: dict[str, Any], tell: Tell, stop: Stop, images_cache: dict[Any, Any], checked: Checked
+) -> dict[str, Any]:
     learn(message["secrets"])
     request = Request.model_validate(message["request"])
     try:
-        store, compute = Store(message["store"]), Compute.model_validate(message["compute"])
-        made, cached = run(request, store, compute, tell, stop, images_cache)
+        store = Store(message["store"], make=False, checked=checked)
+        compute = Compute.model_validate(message["compute"])
+        with store.in_use():
+            made, cached = run(request, store, compute, tell, stop, images_cache)
     except Interrupted as error:
         return {"event": "interrupted", "text": scrub(str(error))}
     except UserError as error:
         return {"event": "failed", "user": True, "kind": type(error).__name__, "text": scrub(str(error))}
+    except DamagedError as error:
+        return {
+            "event": "damaged input",
+            "artifact": error.artifact.model_dump(),
+            "file": error.file,
+            "reason": error.reason,
+        }
     except PipelineError as error:
         return {"event": "failed", "user": False, "kind": type(error).__name__, "text": scrub(str(error))}
     except MemoryError:
         traceback.print_exc()
         return {"event": "failed", "user": False, "kind": "MemoryError", "text": "out of memory"}
     except Exception as error:
+        known = about_storage(error, Path(message["store"]))
+        if known is not None:
+            return {"event": "failed", "user": True, "kind": type(known).__name__, "text": scrub(str(known))}
         print(scrub(traceback.format_exc()), file=sys.stderr)
         line = scrub(" ".join(f"{type(error).__name__}: {error}".split()))[:300]  # the log has the full text
         return {"event": "failed", "user": False, "kind": type(error).__name__, "text": line}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.errors import DamagedError
 from data.reading import recorded_in
-from data.store import Store
+from data.store import Meta, Store
 from data.types import Artifact
+from tasks.job import Job
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,12 +26,12 @@ class Candidate:
     """An artifact that was made in the same way, possibly from other images.
 
     Attributes:
-        meta: path of its meta.json.
+        artifact: the artifact.
         manifest: the manifest of its images.
         splits: the splits of that manifest that it has rows for.
     """
 
-    meta: Path
+    artifact: Artifact
     manifest: Artifact
     splits: tuple[str, ...]
 
@@ -54,15 +56,25 @@ class Rows:
         return np.sort(np.fromiter(self.index_of.values(), np.int64, len(self.index_of)))
 
 
+def others(job: Job, kind: str) -> Iterator[tuple[Artifact, Meta]]:
+    """The artifacts of a kind in the store, with their meta.json. Damaged ones are set aside and left out."""
+    for artifact in job.store.artifacts(kind):
+        try:
+            yield artifact, job.store.meta(artifact)
+        except DamagedError as error:
+            _leave_out(job, error)
+
+
 def most_rows(
-    store: Store, manifest: Artifact, splits: tuple[str, ...], candidates: Iterable[Candidate]
+    job: Job, manifest: Artifact, splits: tuple[str, ...], candidates: Iterable[Candidate]
 ) -> Rows | None:
     """Find the artifact with the most rows to reuse among the newest ones; None if no artifact has any.
 
-    Images whose wide values were scaled differently, or of which other bands were read, are not the same.
+    Images whose wide values were scaled differently, or of which other bands were read, are not the same. The
+    files of an artifact are hashed before its rows are reused. A damaged one is set aside and left out.
 
     Args:
-        store: the store that holds all artifacts.
+        job: the job that needs the rows.
         manifest: the manifest of this run's images.
         splits: the splits of that manifest that rows are needed for.
         candidates: artifacts that were made in the same way.
@@ -72,8 +84,10 @@ def most_rows(
     from data.schemas import MANIFEST
     from data.tables import column, read_table
 
+    store = job.store
+
     def contents(manifest: Artifact) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.str_]]:
-        table = read_table(store.folder(manifest) / "images.parquet", MANIFEST)
+        table = read_table(store.whole(manifest) / "images.parquet", MANIFEST)
         return column(table, "index"), column(table, "sha256").astype(str), column(table, "split").astype(str)
 
     here, sha, split = contents(manifest)
@@ -81,19 +95,34 @@ def most_rows(
     wanted = dict(zip(sha[asked].tolist(), here[asked].tolist(), strict=True))
     best: Rows | None = None
     reading = recorded_in(store.meta(manifest))
-    for candidate in sorted(candidates, key=lambda one: -one.meta.stat().st_mtime)[:LOOKED_AT]:
-        if not (store.folder(candidate.manifest) / "images.parquet").exists():
-            continue
-        if recorded_in(store.meta(candidate.manifest)) != reading:
-            continue
-        theirs, their_sha, their_split = contents(candidate.manifest)
-        has = np.isin(their_split, candidate.splits)
+    for candidate in sorted(candidates, key=lambda one: -_made(store, one.artifact))[:LOOKED_AT]:
         found: dict[str, int] = {}
-        for i, s in zip(theirs[has].tolist(), their_sha[has].tolist(), strict=True):
-            if s in wanted:
-                found.setdefault(s, i)
-        if found and (best is None or len(found) > len(best.index_of)):
-            best = Rows(candidate.meta.parent, {i: wanted[s] for s, i in found.items()})
+        try:
+            if not store.has(candidate.manifest) or recorded_in(store.meta(candidate.manifest)) != reading:
+                continue
+            theirs, their_sha, their_split = contents(candidate.manifest)
+            has = np.isin(their_split, candidate.splits)
+            for i, s in zip(theirs[has].tolist(), their_sha[has].tolist(), strict=True):
+                if s in wanted:
+                    found.setdefault(s, i)
+            if found and (best is None or len(found) > len(best.index_of)):
+                best = Rows(store.whole(candidate.artifact), {i: wanted[s] for s, i in found.items()})
+        except DamagedError as error:
+            _leave_out(job, error)
+            continue
         if len(found) == len(wanted):
             break
     return best
+
+
+def _made(store: Store, artifact: Artifact) -> float:
+    """When an artifact was made; 0 if it is gone by now."""
+    try:
+        return (store.folder(artifact) / "meta.json").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _leave_out(job: Job, error: DamagedError) -> None:
+    job.log(f"no rows are taken over from {error.artifact.path}: {error.finding}")
+    job.set_aside(error.artifact)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from data.checkpoints import write_checkpoint
 from data.errors import CollapsedError, Interrupted
-from data.files import replacing
+from data.files import intact, sealing
 from data.reading import recorded_in
 from data.schemas import CODES
 from data.tables import write_table
@@ -73,7 +74,7 @@ def fit(
     """
     device = resolve_device(job.compute.device)
     path = job.state / f"{part}.pt"
-    resume = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+    resume = _saved(job, path)
     collapses: list[tuple[int, str]] = []
     if resume is not None:
         job.log(f"resuming at step {resume['step']} of {resume['steps']}")
@@ -90,8 +91,8 @@ def fit(
             job.log(f"warning: {_collapse(stage, collapses, epochs)}")
 
     def save(state: dict[str, Any]) -> None:
-        with replacing(path) as draft:
-            torch.save(state | {"collapses": collapses}, draft)
+        with sealing(path) as file:
+            torch.save(state | {"collapses": collapses}, file)
 
     history = train(
         method,
@@ -110,6 +111,23 @@ def fit(
         interrupted=job.interrupted,
     )
     return Trained(history, [_collapse(stage, collapses, epochs)] if collapses else [])
+
+
+def _saved(job: Job, path: Path) -> dict[str, Any] | None:
+    """The state that an earlier attempt saved; None if there is none, or it is not what was written."""
+    if not path.exists():
+        return None
+    state: dict[str, Any] | None = None
+    if intact(path):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # from before states had a hash: torch raises nearly anything
+            job.log(f"{path} can't be read: {error}")
+    if state is None:
+        text = f"{path} has other content than was written; the training starts from its beginning"
+        job.tell({"event": "damaged", "text": text})
+        path.unlink()
+    return state
 
 
 def _collapse(stage: str, found: list[tuple[int, str]], epochs: int) -> str:

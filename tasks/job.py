@@ -13,11 +13,11 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.store import Meta, Store
+from data.store import Meta, Store, digest
 from data.types import Artifact
 from tasks.config import Compute
 from tasks.found import stage_module
-from tasks.stage import Outcome, Request
+from tasks.stage import Outcome, Request, require
 
 if TYPE_CHECKING:
     from data.images import Images
@@ -59,12 +59,27 @@ class Job:
         return self.request.seed
 
     def path(self, name: str) -> Path:
-        """The folder of an input."""
-        return self.store.folder(self.request.inputs[name])
+        """The folder of an input, whose files were hashed.
+
+        Raises:
+            DamagedError: a file is missing, or is not what was written. The run then makes the input again,
+                and starts this build again.
+        """
+        return self.store.whole(self.request.inputs[name])
 
     def meta(self, name: str) -> Meta:
-        """The meta.json of an input."""
+        """The meta.json of an input.
+
+        Raises:
+            DamagedError: it is missing, or is not what was written.
+        """
         return self.store.meta(self.request.inputs[name])
+
+    def set_aside(self, artifact: Artifact) -> None:
+        """Move a damaged artifact, which this build does not need, out of the way, and say so."""
+        moved = self.store.set_aside(artifact)
+        if moved is not None:
+            self.tell({"event": "damaged", "text": str(moved)})
 
     def has(self, content: object) -> bool:
         """Whether the store has the artifact with this content. If so, the build can skip writing it."""
@@ -95,6 +110,8 @@ class Job:
                 workers=self.compute.workers,
                 whole=whole,
                 reading=read,
+                checked=self.store.checked,
+                note=self.log,
             )
         opened: Images = self.images_cache[known]
         return opened
@@ -144,13 +161,22 @@ def run(
     """
     build: Callable[[Job], Outcome] = stage_module(job_request.stage).build
     wanted = job_request.artifact(store)
+    place = wanted
+    if job_request.by_content:  # until the content is known, what was asked for is the name of the draft
+        place = Artifact(kind=wanted.kind, fingerprint=digest(job_request.model_dump()))
 
     def waiting() -> None:
-        tell({"event": "log", "text": f"waiting: another run is making {wanted.path}"})
+        tell({"event": "log", "text": f"waiting: another run is making {place.path}"})
 
-    with store.draft(wanted, interrupted=interrupted, waiting=waiting) as draft:
+    def set_aside(artifact: Artifact) -> None:
+        moved = store.aside(artifact)
+        if moved is not None:
+            tell({"event": "damaged", "text": str(moved)})
+
+    with store.draft(place, interrupted=interrupted, waiting=waiting) as draft:
         if store.has(wanted):  # another run made it while this one waited
             return wanted, True
+        set_aside(wanted)
         started = time.time()
         job = Job(
             store, job_request, draft / "out", draft / "state", compute, tell, interrupted, images_cache
@@ -162,6 +188,8 @@ def run(
             made = job_request.artifact(store, outcome.content)
             if store.has(made):
                 return made, True
+            set_aside(made)
+        _count(outcome, draft / "out", job_request.stage)
         meta = {
             "stage": job_request.stage,
             "version": job_request.version,
@@ -174,6 +202,18 @@ def run(
         }
         store.publish(made, draft, meta)
         return made, False
+
+
+def _count(outcome: Outcome, out: Path, stage: str) -> None:
+    """Publish no artifact whose parts hold another number of rows than the stage says."""
+    if any(out.glob("part-*.parquet")):
+        from data.tables import rows_of_parts
+
+        written = rows_of_parts(out)
+        require(
+            written == outcome.rows,
+            f"{stage}: {written:,} rows were written, but there are {outcome.rows:,}; nothing was published",
+        )
 
 
 def _channels(job: Job) -> AbstractContextManager[None]:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import data.errors
-from data.errors import Interrupted, PipelineError, StageError, UserError
+from data.errors import DamagedError, Interrupted, PipelineError, StageError, UserError
 from data.processes import environment
 from data.secrets import known
 from data.store import Store
@@ -80,6 +80,7 @@ class Workers:
 
         Raises:
             UserError: the build raised it.
+            DamagedError: the stage reads an artifact that is damaged.
             StageError: the build or its process failed. The message names the stage, the cause and the log.
             Interrupted: somebody asked to stop.
         """
@@ -96,6 +97,7 @@ class Workers:
                     "compute": self.compute.model_dump(),
                     "request": request.model_dump(),
                     "secrets": known(),
+                    "checked": self.store.checked.all(),
                 }
                 try:
                     child.stdin.write(json.dumps(message) + "\n")
@@ -109,11 +111,15 @@ class Workers:
     ) -> tuple[Artifact, bool]:
         for line in events:
             event = json.loads(line)
+            self.store.checked.add(event.pop("checked", []))
             match event["event"]:
                 case "made":
                     return Artifact.model_validate(event["artifact"]), event["cached"]
                 case "failed":
                     raise self._error(event, label)
+                case "damaged input":
+                    artifact = Artifact.model_validate(event["artifact"])
+                    raise DamagedError(self.store.root, artifact, event["file"], event["reason"])
                 case "interrupted":
                     raise Interrupted(f"stage {label} was stopped; what it had done is kept in the store")
                 case _:

@@ -11,6 +11,7 @@ from typing import Any
 
 from prefect.events import emit_event
 
+from flows.records import DIED
 from flows.run import Run
 from flows.server.history import Past
 
@@ -30,6 +31,16 @@ def finished(run: Run, result: dict[str, Any]) -> None:
 def failed(run: Run, error: BaseException) -> None:
     """Report that a run has failed."""
     _emit("run.failed", run, {"error": " ".join(str(error).split())[:500]})
+
+
+def died(run: Run, name: str) -> None:
+    """Report, from a later run, that an earlier run of the store died. It could not say so itself."""
+    resource = {
+        "prefect.resource.id": f"knowledge-transfer.run.{name}",
+        "prefect.resource.name": name,
+    }
+    payload = {"run": name, "folder": str(run.folder.parent / name), "error": DIED}
+    emit_event("knowledge-transfer.run.failed", resource, payload=payload)
 
 
 def score_dropped(run: Run, now: Past, before: Past, limit: float) -> bool:

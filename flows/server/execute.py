@@ -88,7 +88,7 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
             futures.append(stage.submit())
 
         def look(made: PrefectFuture[Artifact]) -> dict[str, Any]:
-            return run.store.meta(made.result())
+            return run.look(made.result())
 
         def review(
             asked: Config, clusters: PrefectFuture[Artifact], assigned: PrefectFuture[Artifact]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from data.errors import ArtifactError, DamagedError
 from data.store import Store
 from data.tables import read_table
+from data.types import Artifact
+from flows.records import records
 from tasks.phrases import percent
 from tasks.report.content import RANKED_BY
 
@@ -70,13 +73,9 @@ def past(store: Store, record: Mapping[str, Any]) -> list[Past]:
         record: run.json of the current run, which is not included.
     """
     found = []
-    for path in sorted((store.root / "runs").glob("*/run.json"), key=lambda path: -path.stat().st_mtime):
-        try:
-            other = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # another run is writing it, or it is damaged
-            continue
+    for folder, other in records(store):
         if other["status"] == "done" and other["name"] != record["name"] and _line(other) == _line(record):
-            found.append(_read(store, path.parent, other))
+            found.append(_read(store, folder, other))
             if len(found) == LENGTH:
                 break
     return sorted(reversed(found), key=lambda run: run.time)
@@ -92,8 +91,10 @@ def of(store: Store, record: Mapping[str, Any], rows: list[dict[str, Any]]) -> P
     """
     stages = record["stages"]
     images = next((row["fingerprint"] for row in stages if row["stage"] == "manifest"), None)
-    meta = None if images is None else store.root / "artifacts" / "manifest" / images / "meta.json"
-    counts = {} if meta is None else json.loads(meta.read_text(encoding="utf-8"))["counts"]
+    counts: Mapping[str, int] = {}
+    with suppress(DamagedError):  # or gone: a run of long ago
+        if images is not None:
+            counts = store.meta(Artifact(kind="manifest", fingerprint=images))["counts"]
     cached = sum(row["cached"] for row in stages)
     return Past(
         record["name"],
@@ -139,4 +140,7 @@ def _line(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _read(store: Store, folder: Path, record: Mapping[str, Any]) -> Past:
     scores = folder / "scores.parquet"
-    return of(store, record, read_table(scores).to_pylist() if scores.exists() else [])
+    rows: list[dict[str, Any]] = []
+    with suppress(ArtifactError):  # a damaged copy: this run is shown without scores
+        rows = read_table(scores).to_pylist() if scores.exists() else []
+    return of(store, record, rows)

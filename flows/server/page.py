@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -59,6 +60,8 @@ class Page:
         """Log the run's name and folder."""
         self._run = run
         _say(f"run {run.name}: {run.folder}")
+        for name in run.died:
+            _guarded(partial(events.died, run, name))
 
     def event(self, label: str, event: dict[str, Any]) -> None:
         """Show progress, log messages, and describe each finished stage."""
@@ -67,6 +70,8 @@ class Page:
                 _guarded(lambda: self._progress(label, event))
             case "log":
                 _say(event["text"])
+            case "damaged":
+                _say(event["text"], warning=True)
             case "figure":
                 _guarded(
                     lambda: _markdown(
@@ -169,7 +174,7 @@ class Page:
     def _plots(self, made: Artifact, meta: Meta) -> list[str]:
         from data.tables import column, read_table
 
-        folder = self._run.store.folder(made)
+        folder = self._run.store.whole(made)
         if made.kind == "clusters":
             sizes = column(read_table(folder / "centroids.parquet"), "size")
             return [_picture("Cluster sizes", self._draw("cluster_sizes_png", sizes))]

@@ -61,7 +61,7 @@ def check_points(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
         if len(bad):
             raise ArtifactError(
                 f"{name}: row {start + bad[0]} holds a value that is not finite; "
-                "remake the features, and look at the training that made their network"
+                "the file is what was computed, so look at the training that made the features' network"
             )
     return x
 

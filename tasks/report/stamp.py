@@ -6,9 +6,10 @@ it lacks what tells one run from another.
 
 from __future__ import annotations
 
-import os
 from html import escape
 from pathlib import Path
+
+from data.files import replacing
 
 TITLE = "<title>Report · knowledge transfer</title>"
 NAME = "Report<!-- name of the run -->"
@@ -43,6 +44,5 @@ def write_stamped(source: Path, target: Path, name: str, started: str) -> None:
         name: the run's name.
         started: when the run started.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_text(stamp(source.read_text(encoding="utf-8"), name, started), encoding="utf-8")
-    temporary.replace(target)
+    with replacing(target) as draft:
+        draft.write_text(stamp(source.read_text(encoding="utf-8"), name, started), encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from data.store import file_sha256
+from data.files import file_sha256
 from tasks.job import Job
 from tasks.stage import Outcome, Request, Stage, require
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from data.store import Meta
 from data.types import Artifact
-from tasks.earlier import Candidate, Rows, most_rows
+from tasks.earlier import Candidate, Rows, most_rows, others
 from tasks.job import Job
 from tasks.size import Context, Inputs, Size
 from tasks.sources import SPLITS_OF
@@ -65,7 +64,7 @@ def build(job: Job) -> Outcome:
             for index, cluster, distance, runner_up in found:
                 out.write(index=index, cluster=cluster, distance=distance, runner_up=runner_up)
                 job.report(done=out.rows, total=total)
-    return Outcome(rows=out.rows, meta={"rows_computed": out.rows - len(taken)})
+    return Outcome(rows=total, meta={"rows_computed": out.rows - len(taken)})
 
 
 def _earlier(job: Job) -> Rows | None:
@@ -83,8 +82,7 @@ def _earlier(job: Job) -> Rows | None:
         return None
     same, clusters = way(features), job.request.inputs["clusters"].model_dump()
     candidates = []
-    for path in (job.store.root / "artifacts" / "assignments").glob("*/meta.json"):
-        meta = json.loads(path.read_text(encoding="utf-8"))
+    for artifact, meta in others(job, STAGE.kind):
         read = Artifact.model_validate(meta["inputs"]["features"])
         if (
             meta["version"] != job.request.version
@@ -95,6 +93,6 @@ def _earlier(job: Job) -> Rows | None:
         theirs = job.store.meta(read)
         if way(theirs) == same:
             manifest = Artifact.model_validate(theirs["inputs"]["manifest"])
-            candidates.append(Candidate(path, manifest, SPLITS_OF[theirs["config"]["part"]]))
+            candidates.append(Candidate(artifact, manifest, SPLITS_OF[theirs["config"]["part"]]))
     manifest = Artifact.model_validate(features["inputs"]["manifest"])
-    return most_rows(job.store, manifest, SPLITS_OF[features["config"]["part"]], candidates)
+    return most_rows(job, manifest, SPLITS_OF[features["config"]["part"]], candidates)

@@ -6,7 +6,6 @@ pixels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pkgutil import resolve_name
@@ -17,7 +16,7 @@ from data.types import Artifact
 from models.configs import PRETEXT
 from models.work import Describe, Portion
 from tasks.config import Config
-from tasks.earlier import Candidate, Rows, most_rows
+from tasks.earlier import Candidate, Rows, most_rows, others
 from tasks.job import Job
 from tasks.size import Context, Inputs, Size, chores, cost_of, decoded, images_of, passes, rows_of_part
 from tasks.sources import SPLITS_OF, Part, sources
@@ -137,7 +136,7 @@ def build(job: Job) -> Outcome:
             out.write(block_index, block)
             job.report(done=out.rows, total=len(index))
     return Outcome(
-        rows=len(index),
+        rows=len(index),  # a part that lacks rows is refused
         meta={"rows_computed": len(missing), "dim": source.dim, "layer": source.layer, **source.meta},
     )
 
@@ -245,10 +244,9 @@ def _earlier(job: Job) -> Rows | None:
     request = job.request
     same = way(request.settings, {name: given.model_dump() for name, given in request.inputs.items()})
     candidates = []
-    for path in (job.store.root / "artifacts" / "features").glob("*/meta.json"):
-        meta = json.loads(path.read_text(encoding="utf-8"))
+    for artifact, meta in others(job, STAGE.kind):
         version = meta["stage"], meta["version"]
         if version == (request.stage, request.version) and way(meta["config"], meta["inputs"]) == same:
             manifest = Artifact.model_validate(meta["inputs"]["manifest"])
-            candidates.append(Candidate(path, manifest, SPLITS_OF[meta["config"]["part"]]))
-    return most_rows(job.store, request.inputs["manifest"], SPLITS_OF[job.settings["part"]], candidates)
+            candidates.append(Candidate(artifact, manifest, SPLITS_OF[meta["config"]["part"]]))
+    return most_rows(job, request.inputs["manifest"], SPLITS_OF[job.settings["part"]], candidates)

@@ -348,7 +348,7 @@ def _chain(job: Job, last: Artifact) -> list[dict[str, Any]]:
         row = {"stage": meta["stage"], "kind": artifact.kind, "fingerprint": artifact.fingerprint}
         settings = meta["config"] | (meta["config"].get(meta["stage"]) or {})
         if artifact.kind == "checkpoint":
-            settings |= read_description(job.store.folder(artifact))
+            settings |= read_description(job.store.whole(artifact))
         found[artifact.path] = row | {key: settings[key] for key in TOLD if settings.get(key) is not None}
 
     visit(last)

@@ -59,17 +59,16 @@ def build(job: Job) -> Outcome:
     """
     from data import schemas
     from data.errors import Interrupted
-    from data.external import ExternalFeatures
-    from data.store import digest, write_json
+    from data.external import ExternalFeatures, known_files
+    from data.files import write_sealed
+    from data.store import digest
     from data.tables import VectorWriter, read_table
 
     features = ExternalFeatures(job.request.outside["features"])
     stamp = features.stamp()
     remembered = job.store.cache("hashes") / f"{digest(features.spec)}.json"
-    files, known = features.content(
-        json.loads(remembered.read_text(encoding="utf-8")) if remembered.exists() else {}
-    )
-    write_json(remembered, known)
+    files, known = features.content(known_files(remembered))
+    write_sealed(remembered, json.dumps(known).encode())
     content = {"files": files}
     if job.has(content):
         return Outcome(rows=0, content=content)

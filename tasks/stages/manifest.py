@@ -144,7 +144,7 @@ def _reading(job: Job) -> Reading:
 
         artifact = Artifact.model_validate(like)
         checkpoint = artifact.kind == "checkpoint"
-        told = read_description(job.store.folder(artifact)) if checkpoint else job.store.meta(artifact)
+        told = read_description(job.store.whole(artifact)) if checkpoint else job.store.meta(artifact)
     values = {key: told.get(key) or asked[key] for key in KEYS}
     return recorded_in(values, asked["max_pixels"])
 

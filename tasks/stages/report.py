@@ -218,7 +218,7 @@ def _ships(job: Job) -> Ships | None:
     if told is None:
         return None
     artifact = Artifact(kind=told["kind"], fingerprint=told["fingerprint"])
-    folder, meta = job.store.folder(artifact), job.store.meta(artifact)
+    folder, meta = job.store.whole(artifact), job.store.meta(artifact)
     described, chosen = read_description(folder), meta.get("shipped", {})
     return Ships(
         model=told["model"],
@@ -328,7 +328,9 @@ def _pixels(job: Job, wanted: list[int]) -> dict[int, tuple[str, Any]]:
     where = {role: place for role, place in job.request.outside["own"].items() if place}
     side = min(_SHEET_IMAGE, stored_size(job.settings["config"]["data"]["image_size"]))
     reading = images.reading_of(table, job.meta("manifest"))
-    opened = images.open_images(some, where, side, cache=job.store.cache("sheets"), reading=reading)
+    opened = images.open_images(
+        some, where, side, cache=job.store.cache("sheets"), reading=reading, checked=job.store.checked
+    )
     pixels = _colours(opened.read(np.arange(len(wanted))))
     return dict(zip(wanted, zip(some["uri"].to_pylist(), pixels, strict=True), strict=True))
 
@@ -425,7 +427,7 @@ def _logs(job: Job, trained: dict[str, Artifact]) -> dict[str, list[LogRow]]:
 
     found = {}
     for label, given in trained.items():
-        table = read_table(job.store.folder(given) / "log.parquet", schemas.LOG)
+        table = read_table(job.store.whole(given) / "log.parquet", schemas.LOG)
         found[label] = [LogRow(**row) for row in table.select(LogRow._fields).to_pylist()]
     return found
 
@@ -544,7 +546,14 @@ class _Assigned:
         side = min(_SHEET_IMAGE, stored_size(self.job.settings["config"]["data"]["image_size"]))
         where = {role: place for role, place in self.job.request.outside["sources"].items() if place}
         reading = images.reading_of(table, self.job.meta("assigned"))
-        opened = images.open_images(table, where, side, cache=self.job.store.cache("sheets"), reading=reading)
+        opened = images.open_images(
+            table,
+            where,
+            side,
+            cache=self.job.store.cache("sheets"),
+            reading=reading,
+            checked=self.job.store.checked,
+        )
         pixels = _colours(opened.read(np.searchsorted(some, self.index[wanted])))
         at, sheets = 0, []
         for c, reason in chosen:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.files import replacing
+from data.files import read_sealed, replacing, write_sealed
 
 
 def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
@@ -51,3 +51,17 @@ def test_writers_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
         writer.join()
     assert path.read_text() in texts
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_sealed_file_is_read_only_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_sealed(path, b"content")
+    assert read_sealed(path) == b"content"
+    whole = path.read_bytes()
+    for at in range(len(b"content")):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert read_sealed(path) is None
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 128]))
+    assert read_sealed(path) is None
+    path.write_bytes(b"from before")
+    assert read_sealed(path) == b"from before"

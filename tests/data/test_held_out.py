@@ -1,8 +1,12 @@
 """Which images are held out: a function of seed and uri, with three rules for few images."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from data.errors import StoreError
+from data.files import read_sealed
 from data.held_out import HELD_OUT, hold_out, read_sides, write_sides
 
 
@@ -58,10 +62,15 @@ def test_an_image_stays_where_it_was_while_folders_grow():
         before = now
 
 
-def test_sides_are_remembered_and_a_damaged_memory_is_none(tmp_path):
+def test_sides_are_remembered_and_a_damaged_memory_is_refused(tmp_path):
     path = tmp_path / "below" / "sides.parquet"
     assert read_sides(path) == {}
     write_sides(path, {"a": True, "é": False})
     assert read_sides(path) == {"a": True, "é": False}
-    path.write_bytes(b"PAR1 damaged")
-    assert read_sides(path) == {}
+    content = path.read_bytes()
+    pq.write_table(pq.read_table(pa.BufferReader(read_sealed(path))), path)  # as earlier versions wrote it
+    assert read_sides(path) == {"a": True, "é": False}
+    for damaged in (b"", b"PAR1 damaged", content[:-1], content[:50] + b"?" + content[51:]):
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"sides\.parquet is damaged.*store verify --repair"):
+            read_sides(path)

@@ -1,9 +1,12 @@
 """One pass over the bytes: the manifest's pass packs the squares, and only new images are decoded later."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from data import files
 from data import images as module
 from data.decode import decode, resize_square
 from data.errors import StoreError
@@ -124,3 +127,41 @@ def test_a_pack_that_fails_is_not_there_and_empty_rows_match_nothing(tmp_path):
     assert found.missing.tolist() == [1, 3, 4]
     assert look(tmp_path, Shape(5), [names[0].hex()]).missing.tolist() == [0]
     assert bytes(32) == NONE
+
+
+@pytest.mark.parametrize("damage", ["zeros", "truncated", "gone", "index", "from before"])
+def test_a_damaged_pack_is_named_deleted_and_made_again(folder, tmp_path, decoded, damage):
+    cache = tmp_path / "cache"
+    made = make(folder, cache)
+    (pack,), (index,) = cache.glob("*.npy"), cache.glob("*.sha")
+    status, content, rows = pack.stat(), pack.read_bytes(), index.read_bytes()
+    match damage:
+        case "zeros":
+            pack.write_bytes(content[:200] + bytes(len(content) - 200))
+        case "truncated":
+            pack.write_bytes(content[:-100])
+        case "gone":
+            pack.unlink()
+        case "index":
+            index.write_bytes(rows[:5] + bytes([rows[5] ^ 1]) + rows[6:])
+        case "from before":
+            index.write_bytes(rows[:-80])
+    if pack.exists():
+        os.utime(pack, ns=(status.st_atime_ns, status.st_mtime_ns))
+    said = []
+    spec = {"train": f"folder:{folder}/photos"}
+    opened = open_images(made.images, spec, 8, cache, note=said.append)
+    assert (opened.read(np.arange(10)) == expected(folder, made.images)).all()
+    assert len(decoded) == 10
+    (line,) = said
+    assert pack.name in line
+    assert not index.exists()
+
+
+def test_a_whole_pack_is_hashed_once(folder, tmp_path, monkeypatch):
+    made = make(folder, tmp_path / "cache")
+    read, hashed, checked = [], files.file_sha256, files.Checked()
+    monkeypatch.setattr(files, "file_sha256", lambda path: read.append(path.suffix) or hashed(path))
+    for _ in range(3):
+        open_images(made.images, {}, 8, tmp_path / "cache", checked=checked)
+    assert read == [".npy"]

@@ -91,7 +91,7 @@ def run_chain(config: Config, name: str = "run") -> Made:
         def skip(gone: NotNeeded) -> None:
             record.skip(gone.stage, gone.because)
 
-        hooks = Hooks(step, record.store.meta, skip, decided=record.decide, planned=record.follow)
+        hooks = Hooks(step, record.look, skip, decided=record.decide, planned=record.follow)
         made = pinned_chain(config, find(config), hooks) if config.pin.enabled else chain(config, hooks)
         return Made(made, record.finish(made), events, record.store)
 

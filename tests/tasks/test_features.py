@@ -11,13 +11,14 @@ from PIL import Image
 
 from data import schemas
 from data.checkpoints import read_arrays
+from data.errors import ArtifactError
 from data.store import Store
 from data.tables import VectorWriter, read_vectors
 from data.types import Artifact
 from tasks.config import Cluster, Compute, Config
-from tasks.job import run
+from tasks.job import Job, run
 from tasks.overlay import resolve
-from tasks.stage import Request
+from tasks.stage import Outcome, Request
 from tasks.stages import cluster, embed, manifest
 
 
@@ -92,3 +93,40 @@ def test_clusters_lie_in_the_space_that_was_asked_for(whitening: float, store: S
     deviation = ((x - x.mean(0)) @ matrix).std(axis=0)
     expected = PCA(2).fit(x).singular_values_ / np.sqrt(50)
     assert np.allclose(deviation, expected ** (1 - whitening), rtol=1e-3)
+
+
+def test_an_artifact_that_lacks_rows_is_not_published(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path / "photos", [f"{i}.png" for i in range(5)])
+    write = VectorWriter.write
+
+    def first_only(self: VectorWriter, index: np.ndarray, vectors: np.ndarray) -> None:
+        if not self.rows:
+            write(self, index, vectors)
+
+    monkeypatch.setattr(VectorWriter, "write", first_only)
+    with pytest.raises(ArtifactError, match="embed: 3 rows were written, but there are 5; nothing"):
+        described(store, tmp_path / "photos")
+    assert list(store.artifacts("features")) == []
+
+
+def test_manifests_of_other_sources_do_not_wait_for_each_other(store: Store, tmp_path: Path) -> None:
+    """Each is built in a draft of its own, although seed and settings are the same."""
+    names = []
+    for name in ("first", "second"):
+        photos(tmp_path / name, ["a.png", "b.png"])
+        config = resolve({"data": {"train": f"folder:{tmp_path / name}", "image_size": 64}})
+        request = manifest.plan(config, only=config.data.train)
+        seen: list[str] = []
+
+        def building(job: Job, seen: list[str] = seen) -> Outcome:
+            seen.append(job.out.parent.name)
+            raise ZeroDivisionError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(manifest, "build", building)
+            with pytest.raises(ZeroDivisionError):
+                build(store, request)
+        names += seen
+    assert len(set(names)) == 2
