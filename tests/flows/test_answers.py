@@ -106,10 +106,13 @@ def test_its_scores_are_in_the_run_s_table_beside_those_that_were_there(ran: Mad
 def test_the_temperature_of_the_checkpoint_divides_its_logits(ran: Made, place: Path) -> None:
     tuned, store = ran.made["ship"], ran.store
     softer = Artifact(kind="checkpoint", fingerprint="0" * 32)
-    if not store.has(softer):
-        shutil.copytree(store.folder(tuned), store.folder(softer))
-    described = json.loads((store.folder(softer) / "model.json").read_text())
-    (store.folder(softer) / "model.json").write_text(json.dumps(described | {"temperature": 4.0}))
+    with store.draft(softer, interrupted=lambda: False, waiting=lambda: None) as draft:
+        bare = shutil.ignore_patterns("meta.json")
+        shutil.copytree(store.folder(tuned), draft / "out", dirs_exist_ok=True, ignore=bare)
+        described = json.loads((draft / "out" / "model.json").read_text())
+        (draft / "out" / "model.json").write_text(json.dumps(described | {"temperature": 4.0}))
+        meta = store.meta(tuned)
+        store.publish(softer, draft, {k: v for k, v in meta.items() if k not in ("bytes", "sha256")})
     request = answers.plan(config(place), ran.made["manifest"], softer, model="shipped")
     made, _ = run(request, store, Compute(device="cpu"), lambda event: None, lambda: False, {})
     *_, z = logits(ran, tuned)

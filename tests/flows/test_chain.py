@@ -30,7 +30,9 @@ class Layout:
         self.manifest = Artifact(kind="manifest", fingerprint="-".join(parts.values()))
         folder = store.folder(self.manifest)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "meta.json", {"parts": parts, "counts": counts})
+        usual = {"stage": "manifest", "version": 1, "config": {}, "inputs": {}, "seconds": 0, "rows": 0}
+        usual |= {"bytes": {}, "sha256": {}}
+        write_json(folder / "meta.json", {**usual, "parts": parts, "counts": counts})
         self.requests: dict[str, Request] = {}
         self.after: dict[str, Artifact | None] = {}
         self.not_needed: list[NotNeeded] = []

@@ -187,13 +187,13 @@ def test_a_test_set_is_known_by_its_images_and_classes_alone(tmp_path: Path) -> 
 
     def named(images: list[tuple[str, str, str, int | None]], classes: list[str]) -> str:
         made = Artifact(kind="manifest", fingerprint=digest([images, classes]))
-        folder = store.folder(made)
-        folder.mkdir(parents=True)
         split, uri, sha256, label = zip(*images, strict=True)
         columns = {"index": range(len(images)), "uri": uri, "sha256": sha256, "split": split, "label": label}
         columns |= dict.fromkeys(("width", "height"), [8] * len(images))
-        write_table(folder / "images.parquet", columns, MANIFEST)
-        (folder / "meta.json").write_text(json.dumps({"classes": classes}))
+        with store.draft(made, interrupted=lambda: False, waiting=lambda: None) as draft:
+            (draft / "out").mkdir(exist_ok=True)
+            write_table(draft / "out" / "images.parquet", columns, MANIFEST)
+            store.publish(made, draft, {"classes": classes})
         return _test_set(store, [{"stage": "manifest", **made.model_dump()}])
 
     train = ("train", "a", "1", 0)

@@ -35,7 +35,7 @@ def test_a_cached_report_bears_the_name_of_the_run_whose_folder_it_is_in(tmp_pat
             pages[name] = Path(result["report"]).read_text()
             assert f"started {run.record['started']}" in pages[name]
             assert {path.name for path in run.folder.iterdir()} == {
-                *("run.json", "config.yaml", "log.txt"),
+                *("run.json", "config.yaml", "log.txt", "alive"),
                 *("scores.parquet", "report.html"),
             }
     assert "<h1>first</h1>" in pages["first"]

@@ -55,14 +55,17 @@ def test_a_scale_is_chosen_given_or_taken_from_elsewhere(store: Store, tmp_path:
     given, meta = made(store, manifest.plan(override(config, {"data": {"value_range": own}})))
     assert given == first  # it is named by its content, however the scale came about
 
-    checkpoint = Artifact(kind="checkpoint", fingerprint="0" * 32)
-    store.folder(checkpoint).mkdir(parents=True)
-    description = {"backbone": "smallconv", "value_range": [0, 500], "bands": [1]}
-    (store.folder(checkpoint) / "model.json").write_text(json.dumps(description))
-    _, meta = made(store, manifest.plan(config, like=checkpoint))
+    def checkpoint(**more: object) -> Artifact:
+        found = Artifact(kind="checkpoint", fingerprint=str(len(more)) * 32)
+        with store.draft(found, interrupted=lambda: False, waiting=lambda: None) as draft:
+            (draft / "out").mkdir(exist_ok=True)
+            (draft / "out" / "model.json").write_text(json.dumps({"backbone": "smallconv", **more}))
+            store.publish(found, draft, {})
+        return found
+
+    _, meta = made(store, manifest.plan(config, like=checkpoint(value_range=[0, 500], bands=[1])))
     assert (meta["value_range"], meta["bands"]) == ([0, 500], [1])
-    (store.folder(checkpoint) / "model.json").write_text(json.dumps({"backbone": "smallconv"}))
-    assert made(store, manifest.plan(config, like=checkpoint))[0] == first
+    assert made(store, manifest.plan(config, like=checkpoint()))[0] == first
 
 
 def test_what_was_refused_for_its_size_is_looked_at_again_under_another_limit(
