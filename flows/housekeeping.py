@@ -201,7 +201,7 @@ def _damaged_elsewhere(store: Store, read: Callable[[int], None]) -> Iterator[tu
     other = "has other content than was written"
     for folder in sorted((store.root / "cache").iterdir()):
         for path in packs.damaged(folder, read):
-            yield path, other
+            yield path, "is not what was written, or is from an earlier version"
         for path in sorted(folder.glob("*.parquet")) + sorted(folder.glob("*.json")):
             read(path.stat().st_size)
             if not _sound(path):
