@@ -17,7 +17,7 @@ Contestants:
     scratch: The student's network from untrained weights, with the run's views, for 300 and for 600 steps.
         The better one ON TEST counts, which favours it. If the longer one is better by more than a point, its
         curve was not flat, and the summary says so.
-    plain: The same with crops and flips alone.
+    plain: The same with crops, flips and quarter turns alone (`Views.mild`).
     pixels: Logistic regression on raw pixels (32 x 32), C = 0.01.
     frozen: Logistic regression (C = 0.03) on the frozen features of the run's teacher.
     spreading: LabelSpreading on these features, the best ON TEST of a grid.

@@ -257,8 +257,8 @@ def _compare(layout: Layout, student: Handle) -> None:
         second=features["student"],
     )
     contenders |= {"neighbours": spreads, "neighbours probabilities": spreads}
-    colours = layout.make("pixels", partial(pixels.plan, config), **inputs)
-    contenders |= {"pixels": colours, "pixels probabilities": colours}
+    seen = layout.make("pixels", partial(pixels.plan, config), **inputs)
+    contenders |= {"pixels": seen, "pixels probabilities": seen}
     mixture = layout.make("weigh", partial(weigh.plan, config), labels=inputs["labels"], **contenders)
     candidates = {name: layout.made[label] for label, name in judged.items()}
     if config.until == "distill":
