@@ -320,6 +320,7 @@ def _pixels(job: Job, wanted: list[int]) -> dict[int, tuple[str, Any]]:
     from data import images, schemas
     from data.preprocessing import stored_size
     from data.tables import read_table
+    from tasks.report.sheets import colours
 
     if not wanted:
         return {}
@@ -331,13 +332,8 @@ def _pixels(job: Job, wanted: list[int]) -> dict[int, tuple[str, Any]]:
     opened = images.open_images(
         some, where, side, cache=job.store.cache("sheets"), reading=reading, checked=job.store.checked
     )
-    pixels = _colours(opened.read(np.arange(len(wanted))))
+    pixels = colours(opened.read(np.arange(len(wanted))))
     return dict(zip(wanted, zip(some["uri"].to_pylist(), pixels, strict=True), strict=True))
-
-
-def _colours(pixels: Any) -> Any:
-    """(n, h, w, bands) -> (n, h, w, 3): the first three bands, or the first one as grey."""
-    return pixels[..., :3] if pixels.shape[3] >= 3 else pixels[..., [0, 0, 0]]
 
 
 def _twins(job: Job) -> Twins | None:
@@ -530,7 +526,7 @@ class _Assigned:
         from data import images
         from data.preprocessing import stored_size
         from tasks.report.content import ClusterSheet
-        from tasks.report.sheets import choose, nearest
+        from tasks.report.sheets import choose, colours, nearest
 
         sizes = np.bincount(self.cluster, minlength=self.k)
         known = self.label >= 0
@@ -554,7 +550,7 @@ class _Assigned:
             reading=reading,
             checked=self.job.store.checked,
         )
-        pixels = _colours(opened.read(np.searchsorted(some, self.index[wanted])))
+        pixels = colours(opened.read(np.searchsorted(some, self.index[wanted])))
         at, sheets = 0, []
         for c, reason in chosen:
             n = len(rows[c])
