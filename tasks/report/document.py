@@ -209,9 +209,7 @@ def absent(data: ReportData) -> dict[str, str]:
         "quality": None if data.quality is not None else quality,
         "model": None if data.ships is not None else "This run trained no network, so there is no model.",
         "answers": None if data.answers is not None else unanswered,
-        "map": None
-        if data.map is not None
-        else "No map was drawn, because evaluate.protocols has no explore.",
+        "map": None if data.map is not None else "No map was drawn: evaluate.protocols has no explore.",
         "sheets": None
         if data.sheets
         else "No cluster's images were chosen to be shown."
