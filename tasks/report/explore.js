@@ -10,7 +10,10 @@
   const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
   const n = dots.length, all = [...Array(n).keys()];
   const ringOf = new Map(all.filter((i) => data.drawn[i]).map((i, row) => [i, rings[row]]));
-  const MOST = 48, NEAR = 20, DEEPEST = 16;
+  const MOST = 48, TILES = 96; // pictures in a gallery; groups in the overview
+  const NEAR = 20, DEEPEST = 16; // px within which an image is pointed at; largest zoom
+  const used = (column) => new Set(column.filter((each) => each >= 0));
+  const classes = used(data.label), clusters = [...used(data.cluster)].sort((a, b) => a - b);
   const view = { x: 0, y: 0, scale: 1 };
   let current = -1, shown = "", tipped = false;
 
@@ -70,8 +73,9 @@
   const facts = (key, of) => {
     if (key[0] !== "k") return `${count(of.length, "image")} on the map.`;
     const [size, most, share, known] = data.groups[key.slice(1)];
-    const mostly = most < 0 ? "" : `, mostly ${name(most)} (${share} % of ${count(known, "image")} with a known class)`;
-    return `${count(size, "image")}${mostly}. ${of.length} of its images are on the map.`;
+    const mostly = most < 0 ? "" : `, mostly ${name(most)} (${share} % of ${known} with a known class)`;
+    const tests = of.filter((i) => data.split[i] === 2).length;
+    return `${count(size, "image")}${mostly}. On the map: ${of.length}${tests ? `, ${tests} of them test images` : ""}.`;
   };
   const parts = (key, of) => {
     const near = [...of].sort((a, b) => data.near[a] - data.near[b]);
@@ -104,23 +108,50 @@
     button.addEventListener("click", () => open(i));
     return button;
   };
-  const show = (key, i = -1) => {
-    const of = members(key);
-    shown = of.length ? key : "";
-    select.value = shown;
+  const highlight = (of) => {
     const on = new Set(of);
     card.classList.toggle("chosen", on.size > 0);
     for (const each of all) {
       dots[each].classList.toggle("on", on.has(each));
       ringOf.get(each)?.classList.toggle("on", on.has(each));
     }
+  };
+  const overview = () => {
+    const keys = clusters.length
+      ? [...clusters].sort((a, b) => data.groups[b][0] - data.groups[a][0]).map((c) => `k${c}`)
+      : [...classes].sort((a, b) => a - b).map((c) => `c${c}`);
+    if (!keys.length) return [node("p", {}, "Click an image to see it here.")];
+    const tiles = keys.slice(0, TILES).map((key) => {
+      const of = members(key), [size, most] = key[0] === "k" ? data.groups[key.slice(1)] : [of.length, -1];
+      const typical = of.reduce((a, b) => (data.near[a] <= data.near[b] ? a : b));
+      const text = key[0] === "c" ? caption(key) : most < 0 ? `${size} images` : `${size}, mostly ${name(most)}`;
+      const tile = node("button", { type: "button", title: caption(key) }, thumb(typical, 60), text);
+      tile.setAttribute("aria-label", `Open ${caption(key)}: ${text}`);
+      for (const begin of ["pointerenter", "focus"]) tile.addEventListener(begin, () => highlight(of));
+      for (const end of ["pointerleave", "blur"]) tile.addEventListener(end, () => shown || highlight([]));
+      tile.addEventListener("click", () => (show(key), panel.focus()));
+      return tile;
+    });
+    const more = keys.length - tiles.length, what = clusters.length ? `${Word}s, the largest first` : "Classes";
+    return [
+      node("h3", {}, what),
+      node("p", {}, "Choose one to open it, or click an image on the map."),
+      node("div", { className: "gallery" }, ...tiles),
+      ...(more > 0 ? [node("p", {}, `${more} more are in the list above the map.`)] : []),
+    ];
+  };
+  const show = (key, i = -1) => {
+    const of = members(key);
+    shown = of.length ? key : "";
+    select.value = shown;
+    highlight(of);
     for (const chip of card.querySelectorAll(".chip"))
       chip.setAttribute("aria-pressed", String(chip.dataset.show === shown));
     panel.replaceChildren();
     panel.scrollTop = 0;
     if (i >= 0) panel.append(node("div", { className: "one" }, thumb(i, 96), told(i)));
     if (!shown) {
-      panel.append(node("p", {}, "Nothing is open. Click an image, or choose a group above the map."));
+      panel.append(...overview());
       return;
     }
     const close = node("button", { type: "button", className: "close" }, "Close");
@@ -133,8 +164,8 @@
       if (some.length > MOST) panel.append(node("p", {}, `${some.length - MOST} more are on the map.`));
     }
   };
-  const open = (i) => {
-    point(i, false);
+  const open = (i, withTip = false) => {
+    point(i, withTip);
     const key = data.cluster[i] >= 0 ? `k${data.cluster[i]}` : data.label[i] >= 0 ? `c${data.label[i]}` : "";
     show(key, i);
     say(`${sentence(i)}. ${key ? `${caption(key)} is open.` : ""}`);
@@ -143,12 +174,11 @@
   // The image that is pointed at
 
   const say = (text) => ($("told").textContent = text);
-  const lit = { class: data.label, cluster: data.cluster, answer: null };
+  const lit = { class: data.label, cluster: data.cluster };
   const light = (i) => {
     for (const each of svg.querySelectorAll(".lit")) each.classList.remove("lit");
     const mode = card.querySelector("input:checked")?.value, column = lit[mode];
-    const many = mode && dots.some((dot) => dot.classList.contains(mode === "class" ? "cx" : "kx"));
-    if (i < 0 || shown || !column || column[i] < 0 || !many) return;
+    if (i < 0 || shown || !column || column[i] < 0 || !card.classList.contains(`many-${mode}`)) return;
     for (const each of all) if (column[each] === column[i]) dots[each].classList.add("lit");
   };
   const point = (i, withTip = true) => {
@@ -230,7 +260,7 @@
   plane.addEventListener("click", (event) => {
     if (drag?.far) return;
     const i = nearest(units(event));
-    if (i >= 0) open(i);
+    if (i >= 0) open(i, event.pointerType === "touch");
     else if (shown) show("");
   });
 
@@ -281,8 +311,6 @@
 
   const option = (value, text) => node("option", { value, textContent: text });
   const group = (label, ...options) => options.length && select.append(node("optgroup", { label }, ...options));
-  const used = (column) => new Set(column.filter((each) => each >= 0));
-  const classes = used(data.label), clusters = [...used(data.cluster)].sort((a, b) => a - b);
   select.append(option("", "all images"));
   if (all.some(wrong)) select.append(option("wrong", "wrong test images"));
   if (data.drawn.includes(1)) select.append(option("labelled", "labelled images"));
@@ -292,8 +320,10 @@
     return option(`k${c}`, `${Word} ${c}: ${size}${most < 0 ? "" : `, mostly ${data.names[most]}`}`);
   }));
   select.addEventListener("change", () => show(select.value));
-  for (const chip of card.querySelectorAll(".chip"))
+  for (const chip of card.querySelectorAll(".chip")) {
+    chip.disabled = false;
     chip.addEventListener("click", () => show(chip.dataset.show === shown ? "" : chip.dataset.show));
+  }
   for (const input of card.querySelectorAll("input")) input.addEventListener("change", () => light(current));
   card.classList.add("live");
   show("");

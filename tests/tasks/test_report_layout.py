@@ -188,7 +188,7 @@ def test_the_map_opens_a_cluster_by_keyboard_and_closes_it(opened: Any) -> None:
     assert opened.locator(".here[visibility=visible]").count() == 1  # the focused picture's place on the map
     opened.locator("#explore-plane").focus()
     opened.keyboard.press("Escape")
-    assert "Nothing is open" in panel(opened)
+    assert "Clusters, the largest first" in panel(opened)
     assert opened.locator("#explore-card .dots path.on").count() == 0
 
 
@@ -213,6 +213,17 @@ def test_pointing_shows_the_image_and_a_click_opens_its_cluster(opened: Any) -> 
     assert "Wrong test images" in panel(opened)
     opened.mouse.move(0, 0)
     assert not tip.is_visible()
+
+
+def test_clusters_are_listed_and_open(opened: Any) -> None:
+    tiles = opened.locator("#explore-panel .gallery button")
+    assert tiles.count() == 40
+    tiles.nth(5).focus()
+    assert 0 < opened.locator("#explore-card .dots path.on").count() < 100
+    opened.keyboard.press("Enter")
+    assert "TYPICAL IMAGES" in panel(opened).upper()
+    assert opened.locator("#explore-panel .gallery button").count() < 40
+    assert opened.locator("#explore-show").input_value().startswith("k")
 
 
 def test_every_group_can_be_chosen(opened: Any) -> None:
