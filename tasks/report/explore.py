@@ -82,15 +82,22 @@ def section(found: ImageMap, classes: Sequence[str], *, codes: bool) -> Markup:
     few = {"class": len(names) <= COLOURED, "cluster": len(found.groups) <= COLOURED}
     points = []
     for i in range(len(order)):
-        marks = ["c%s" % (known[i] if few["class"] and known[i] >= 0 else "x")]
-        marks.append("k%s" % (colour_of[clusters[i]] if few["cluster"] and clusters[i] >= 0 else "x"))
-        marks.append({-1: "u", 0: "w", 1: "r"}[int(right[i])])
+        marks = [
+            f"c{known[i]}" if few["class"] and known[i] >= 0 else "cx",
+            f"k{colour_of[clusters[i]]}" if few["cluster"] and clusters[i] >= 0 else "kx",
+            {-1: "u", 0: "w", 1: "r"}[int(right[i])],
+        ]
         if found.labelled[order[i]]:
             marks.append("l")
         points.append((f"M{x[i]} {y[i]}h0", " ".join(marks)))
     word = "code" if codes else "cluster"
     data = _data(found, order, x, y, names, word)
-    template = templates.load("explore.html.j2", {"count": lambda n: narrow(count(n))})
+    counts = {
+        "labelled": int(found.labelled.sum()),
+        "wrong": int((right == 0).sum()),
+        "right": int((right == 1).sum()),
+    }
+    template = templates.load("explore.html.j2", {"count": shown})
     return Markup(
         template.render(
             map=found,
@@ -102,12 +109,16 @@ def section(found: ImageMap, classes: Sequence[str], *, codes: bool) -> Markup:
             modes=[mode for mode in ("class", "cluster", "answer") if has[mode]],
             points=points,
             labelled=[point for point, i in zip(points, order, strict=True) if found.labelled[i]],
-            counts={
-                "labelled": int(found.labelled.sum()),
-                "wrong": int((right == 0).sum()),
-                "right": int((right == 1).sum()),
-                "test": sum(split == "test" for split in found.split),
-            },
+            counts=counts,
+            besides=[
+                text
+                for text, there in (
+                    (f"labelled images ({shown(counts['labelled'])} on the map)", counts["labelled"]),
+                    (f"wrong test images ({shown(counts['wrong'])} on the map)", counts["wrong"]),
+                    (f"the most typical images of each {word}", has["cluster"]),
+                )
+                if there
+            ],
             groups=[(c, colour_of.get(c), group) for c, group in sorted(found.groups.items())],
             height=height,
             width=WIDTH,
@@ -116,6 +127,11 @@ def section(found: ImageMap, classes: Sequence[str], *, codes: bool) -> Markup:
             script=script(),
         )
     )
+
+
+def shown(number: int) -> str:
+    """A number of images as the page writes it."""
+    return narrow(count(number))
 
 
 def places(x: NDArray[np.float32], y: NDArray[np.float32]) -> tuple[list[int], list[int], int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, chores, images_of, imports
+from tasks.size import Context, Inputs, Size, chores, decoded, images_of, imports
 from tasks.sources import sources
 from tasks.stage import Leaf, Outcome, Request
 
@@ -78,7 +78,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     images, points = images_of(inputs), request.settings["points"]
     rows = min(images.all + images.test, 2 * points)
     seconds = 1.5 if request.settings["projection"] == "pca" else 1.0 + 0.02 * rows
-    return Size(rows, 1e6, work=(imports(1), chores(seconds)))
+    return Size(rows, 1e6, seconds=decoded(run, images, rows), work=(imports(1), chores(seconds)))
 
 
 def build(job: Job) -> Outcome:
@@ -190,7 +190,7 @@ def _features(job: Job, name: str, chosen: Ints) -> Floats:
     return x
 
 
-def _answers(job: Job) -> dict[int, tuple[int, int, float]]:
+def _answers(job: Job) -> dict[int, tuple[int, int | None, float | None]]:
     """Test image -> its label (-1: none), the answer, and the confidence."""
     from data.schemas import ANSWERS
     from data.tables import read_table

@@ -139,7 +139,9 @@ def test_everything_known_of_an_image_reaches_the_page(page: str) -> None:
 
 def test_the_page_says_what_was_drawn(page: str) -> None:
     words = re.sub(r"\s+", " ", Page(page).words)
-    assert "The map has 400 of 1 797 images: 300 random ones" in words
+    wrong = int((image_map().predicted != image_map().label)[320:].sum())
+    assert "The map has 400 of 1 797 images: 300 random ones, and besides these labelled images (" in words
+    assert f"wrong test images ({wrong} on the map) and the most typical images of each cluster." in words
     assert "they hold 34 % of the variance" in words
     assert "40 clusters are too many for colours" in words
     tsne = replace(image_map(), projection="tsne", explained=None, total=400)
