@@ -41,11 +41,13 @@
   // What is known of an image
 
   const Word = data.word[0].toUpperCase() + data.word.slice(1);
-  const wrong = (i) => data.said[i] >= 0 && data.said[i] !== data.label[i];
+  const wrong = (i) => data.said[i] >= 0 && data.label[i] >= 0 && data.said[i] !== data.label[i];
   const name = (c) => (c < 0 ? "class unknown" : data.names[c]);
   const role = (i) => (data.drawn[i] ? "labelled" : ["training image", "unlabelled image", "test image"][data.split[i]]);
-  const answer = (i) =>
-    data.said[i] < 0 ? "" : `${wrong(i) ? `taken for ${name(data.said[i])}` : "right"}, ${data.sure[i]} % sure`;
+  const answer = (i) => {
+    if (data.said[i] < 0) return "";
+    return `${data.label[i] === data.said[i] ? "right" : `taken for ${name(data.said[i])}`}, ${data.sure[i]} % sure`;
+  };
   const place = (i) => (data.cluster[i] < 0 ? "" : `${data.word} ${data.cluster[i]}`);
   const sentence = (i) => [name(data.label[i]), role(i), answer(i), place(i)].filter(Boolean).join(", ");
   const told = (i) => {

@@ -70,33 +70,36 @@ def section(found: ImageMap, classes: Sequence[str], *, codes: bool) -> Markup:
         classes: names of the classes, by number; empty if there are none.
         codes: whether the clusters are the pretext method's codes.
     """
-    order = _order(found)
+    right = _right(found)
+    order = _order(found, right)
     x, y, height = places(found.x[order], found.y[order])
     names = [shortened(name, NAME) for name in classes]
-    known = found.label[order]
-    clusters = found.cluster[order]
-    right = np.where(found.predicted < 0, -1, found.predicted == found.label)[order]
-    has = {"class": bool((known >= 0).any()), "cluster": bool((clusters >= 0).any())}
-    has["answer"] = bool((right >= 0).any())
-    colour_of = dict(zip(sorted(found.groups), range(COLOURED), strict=False))
-    few = {"class": len(names) <= COLOURED, "cluster": len(found.groups) <= COLOURED}
-    points = []
-    for i in range(len(order)):
-        marks = [
-            f"c{known[i]}" if few["class"] and known[i] >= 0 else "cx",
-            f"k{colour_of[clusters[i]]}" if few["cluster"] and clusters[i] >= 0 else "kx",
-            {-1: "u", 0: "w", 1: "r"}[int(right[i])],
-        ]
-        if found.labelled[order[i]]:
-            marks.append("l")
-        points.append((f"M{x[i]} {y[i]}h0", " ".join(marks)))
     word = "code" if codes else "cluster"
-    data = _data(found, order, x, y, names, word)
+    colours = {
+        "class": dict(enumerate(range(len(names)))) if len(names) <= COLOURED else {},
+        "cluster": dict(zip(sorted(found.groups), range(COLOURED), strict=False))
+        if len(found.groups) <= COLOURED
+        else {},
+    }
+    has = {
+        "class": bool((found.label >= 0).any()),
+        "cluster": bool((found.cluster >= 0).any()),
+        "answer": bool((right >= 0).any()),
+    }
     counts = {
         "labelled": int(found.labelled.sum()),
         "wrong": int((right == 0).sum()),
         "right": int((right == 1).sum()),
     }
+    besides = {
+        f"labelled images ({shown(counts['labelled'])} on the map)": counts["labelled"],
+        f"wrong test images ({shown(counts['wrong'])} on the map)": counts["wrong"],
+        f"the most typical images of each {word}": has["cluster"],
+    }
+    points = [
+        (f"M{left} {top}h0", _marks(found, int(right[i]), i, colours))
+        for i, left, top in zip(order.tolist(), x, y, strict=True)
+    ]
     template = templates.load("explore.html.j2", {"count": shown})
     return Markup(
         template.render(
@@ -105,28 +108,34 @@ def section(found: ImageMap, classes: Sequence[str], *, codes: bool) -> Markup:
             word=word,
             names=names,
             has=has,
-            few=few,
-            modes=[mode for mode in ("class", "cluster", "answer") if has[mode]],
+            few={"class": len(names) <= COLOURED, "cluster": len(found.groups) <= COLOURED},
+            modes=[mode for mode, there in has.items() if there],
             points=points,
-            labelled=[point for point, i in zip(points, order, strict=True) if found.labelled[i]],
+            labelled=[place for (place, _), i in zip(points, order, strict=True) if found.labelled[i]],
             counts=counts,
-            besides=[
-                text
-                for text, there in (
-                    (f"labelled images ({shown(counts['labelled'])} on the map)", counts["labelled"]),
-                    (f"wrong test images ({shown(counts['wrong'])} on the map)", counts["wrong"]),
-                    (f"the most typical images of each {word}", has["cluster"]),
-                )
-                if there
-            ],
-            groups=[(c, colour_of.get(c), group) for c, group in sorted(found.groups.items())],
+            besides=[text for text, there in besides.items() if there],
+            groups=colours["cluster"].items(),
             height=height,
             width=WIDTH,
-            data=data,
+            data=_data(found, order, x, y, names, word),
             sprite=b64encode(found.sprite).decode(),
             script=script(),
         )
     )
+
+
+def _right(found: ImageMap) -> NDArray[np.int64]:
+    """1: the answer is right. 0: it is wrong. -1: there is none, or the class is unknown."""
+    known = (found.predicted >= 0) & (found.label >= 0)
+    return np.where(known, found.predicted == found.label, -1).astype(np.int64)
+
+
+def _marks(found: ImageMap, right: int, i: int, colours: dict[str, dict[int, int]]) -> str:
+    """The classes of a point in the drawing: colour as class and as cluster (x: none), answer, labelled."""
+    of_class = colours["class"].get(int(found.label[i]), "x")
+    of_cluster = colours["cluster"].get(int(found.cluster[i]), "x")
+    marks = f"c{of_class} k{of_cluster} {('w', 'r', 'u')[right]}"
+    return f"{marks} l" if found.labelled[i] else marks
 
 
 def shown(number: int) -> str:
@@ -162,11 +171,10 @@ def shortened(text: str, most: int) -> str:
     return f"{text[: most - 1 - half]}…{text[-half:]}"
 
 
-def _order(found: ImageMap) -> NDArray[np.int64]:
+def _order(found: ImageMap, right: NDArray[np.int64]) -> NDArray[np.int64]:
     """The order in which points are drawn: shuffled, then labelled ones, then wrong ones on top."""
     shuffled = np.random.default_rng(0).permutation(len(found.x))
-    wrong = (found.predicted >= 0) & (found.predicted != found.label)
-    rank = np.where(wrong, 2, np.where(found.labelled, 1, 0))
+    rank = np.where(right == 0, 2, np.where(found.labelled, 1, 0))
     order: NDArray[np.int64] = shuffled[np.argsort(rank[shuffled], kind="stable")]
     return order
 

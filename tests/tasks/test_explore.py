@@ -169,6 +169,16 @@ def test_equal_maps_give_equal_bytes(page: str) -> None:
     assert render(replace(sample(), map=image_map())) == page
 
 
+def test_an_answer_to_an_image_of_unknown_class_is_neither_right_nor_wrong() -> None:
+    found = image_map()
+    unknown = replace(found, label=np.where(found.predicted >= 0, -1, found.label))
+    page = render(replace(sample(), map=unknown))
+    assert 'value="answer"' not in page
+    assert "wrong test images (" not in page
+    data, _ = parts(page)
+    assert max(data["said"]) == 9  # what the model says is still shown
+
+
 @pytest.mark.parametrize("changes", ["no labels", "no clusters", "nothing", "one image", "few clusters"])
 def test_a_map_of_which_little_is_known_is_drawn(changes: str) -> None:
     found = image_map()
