@@ -17,6 +17,7 @@
   const view = { x: 0, y: 0, scale: 1 };
   let current = -1, shown = "", tipped = false;
 
+  await $("sprite").decode();
   const bitmap = await createImageBitmap($("sprite"));
 
   const node = (tag, given = {}, ...children) => {
@@ -43,10 +44,12 @@
   const Word = data.word[0].toUpperCase() + data.word.slice(1);
   const wrong = (i) => data.said[i] >= 0 && data.label[i] >= 0 && data.said[i] !== data.label[i];
   const name = (c) => (c < 0 ? "class unknown" : data.names[c]);
-  const role = (i) => (data.drawn[i] ? "labelled" : ["training image", "unlabelled image", "test image"][data.split[i]]);
+  const ROLES = ["training image", "unlabelled image", "test image"];
+  const role = (i) => (data.drawn[i] ? "labelled" : ROLES[data.split[i]]);
   const answer = (i) => {
     if (data.said[i] < 0) return "";
-    return `${data.label[i] === data.said[i] ? "right" : `taken for ${name(data.said[i])}`}, ${data.sure[i]} % sure`;
+    const said = data.label[i] === data.said[i] ? "right" : `taken for ${name(data.said[i])}`;
+    return `${said}, ${data.sure[i]} % sure`;
   };
   const place = (i) => (data.cluster[i] < 0 ? "" : `${data.word} ${data.cluster[i]}`);
   const sentence = (i) => [name(data.label[i]), role(i), answer(i), place(i)].filter(Boolean).join(", ");
@@ -66,18 +69,22 @@
     const column = key[0] === "c" ? data.label : data.cluster, number = Number(key.slice(1));
     return all.filter((i) => column[i] === number);
   };
-  const count = (number, noun) => `${number.toLocaleString("en").replace(/,/g, "\u202f")} ${noun}${number === 1 ? "" : "s"}`;
+  const count = (number) => {
+    const digits = number.toLocaleString("en").replace(/,/g, "\u202f");
+    return `${digits} image${number === 1 ? "" : "s"}`;
+  };
   const caption = (key) => {
     if (key === "wrong") return "Wrong test images";
     if (key === "labelled") return "Labelled images";
     return key[0] === "c" ? data.names[Number(key.slice(1))] : `${Word} ${key.slice(1)}`;
   };
   const facts = (key, of) => {
-    if (key[0] !== "k") return `${count(of.length, "image")} on the map.`;
+    if (key[0] !== "k") return `${count(of.length)} on the map.`;
     const [size, most, share, known] = data.groups[key.slice(1)];
     const mostly = most < 0 ? "" : `, mostly ${name(most)} (${share} % of ${known} with a known class)`;
     const tests = of.filter((i) => data.split[i] === 2).length;
-    return `${count(size, "image")}${mostly}. On the map: ${of.length}${tests ? `, ${tests} of them test images` : ""}.`;
+    const tested = tests ? `, ${tests} of them test images` : "";
+    return `${count(size)}${mostly}. On the map: ${of.length}${tested}.`;
   };
   const parts = (key, of) => {
     const near = [...of].sort((a, b) => data.near[a] - data.near[b]);
@@ -103,7 +110,8 @@
     const button = node("button", { type: "button", title: data.uri[i] }, thumb(i, 60));
     button.setAttribute("aria-label", sentence(i));
     button.dataset.point = i;
-    button.append(wrong(i) ? node("span", { className: "bad" }, `${name(data.label[i])}, taken for ${name(data.said[i])}`) : name(data.label[i]));
+    const mistake = `${name(data.label[i])}, taken for ${name(data.said[i])}`;
+    button.append(wrong(i) ? node("span", { className: "bad" }, mistake) : name(data.label[i]));
     const mark = () => point(i, false);
     button.addEventListener("pointerenter", mark);
     button.addEventListener("focus", mark);
@@ -286,7 +294,8 @@
       const next = current < 0 ? start() : step(...ARROWS[event.key]);
       if (next >= 0) {
         const [w, h] = [width / view.scale, height / view.scale], [x, y] = [data.x[next], data.y[next]];
-        if (x < view.x || x > view.x + w || y < view.y || y > view.y + h) look(x - w / 2, y - h / 2, view.scale);
+        const outside = x < view.x || x > view.x + w || y < view.y || y > view.y + h;
+        if (outside) look(x - w / 2, y - h / 2, view.scale);
         point(next);
         say(sentence(next));
       }
@@ -312,15 +321,16 @@
   // Controls
 
   const option = (value, text) => node("option", { value, textContent: text });
-  const group = (label, ...options) => options.length && select.append(node("optgroup", { label }, ...options));
+  const group = (label, options) => options.length && select.append(node("optgroup", { label }, ...options));
   select.append(option("", "all images"));
   if (all.some(wrong)) select.append(option("wrong", "wrong test images"));
   if (data.drawn.includes(1)) select.append(option("labelled", "labelled images"));
-  group("Classes", ...data.names.map((text, c) => [text, c]).filter(([, c]) => classes.has(c)).map(([text, c]) => option(`c${c}`, text)));
-  group(`${Word}s`, ...clusters.map((c) => {
+  group("Classes", [...classes].sort((a, b) => a - b).map((c) => option(`c${c}`, data.names[c])));
+  const listed = (c) => {
     const [size, most] = data.groups[c];
     return option(`k${c}`, `${Word} ${c}: ${size}${most < 0 ? "" : `, mostly ${data.names[most]}`}`);
-  }));
+  };
+  group(`${Word}s`, clusters.map(listed));
   select.addEventListener("change", () => show(select.value));
   for (const chip of card.querySelectorAll(".chip")) {
     chip.disabled = false;
