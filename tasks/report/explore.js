@@ -134,7 +134,8 @@
     const tiles = keys.slice(0, TILES).map((key) => {
       const of = members(key), [size, most] = key[0] === "k" ? data.groups[key.slice(1)] : [of.length, -1];
       const typical = of.reduce((a, b) => (data.near[a] <= data.near[b] ? a : b));
-      const text = key[0] === "c" ? caption(key) : most < 0 ? `${size} images` : `${size}, mostly ${name(most)}`;
+      const holds = most < 0 ? `${size} images` : `${size}, mostly ${name(most)}`;
+      const text = key[0] === "c" ? caption(key) : holds;
       const tile = node("button", { type: "button", title: caption(key) }, thumb(typical, 60), text);
       tile.setAttribute("aria-label", `Open ${caption(key)}: ${text}`);
       for (const begin of ["pointerenter", "focus"]) tile.addEventListener(begin, () => highlight(of));
@@ -142,7 +143,8 @@
       tile.addEventListener("click", () => (show(key), panel.focus()));
       return tile;
     });
-    const more = keys.length - tiles.length, what = clusters.length ? `${Word}s, the largest first` : "Classes";
+    const more = keys.length - tiles.length;
+    const what = clusters.length ? `${Word}s, the largest first` : "Classes";
     return [
       node("h3", {}, what),
       node("p", {}, "Choose one to open it, or click an image on the map."),
