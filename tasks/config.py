@@ -371,7 +371,7 @@ class Evaluate(Frozen):
     """What is measured on the test images."""
 
     protocols: list[Protocol] = Field(
-        ["knn", "linear", "few-label", "clusters", "explore"],
+        ["knn", "linear", "few-label", "clusters"],
         description="Evaluations to run; the command `list` explains each. knn and linear use all training "
         "labels. detection, segmentation and multi-label train the student further on evaluate.voc, and "
         "compare it with the same network from scratch.",

@@ -24,8 +24,7 @@ MUON: Settings = {"optimizer": "muon", "learning_rate": 0.06, "weight_decay": 0.
 SGD: Settings = {"optimizer": "sgd", "learning_rate": 0.24, "weight_decay": 5e-4, "warmup": 0.05}
 """lightly's setting for these data: 0.06 for 128 images per step, scaled to 512 images per step."""
 
-EVALUATE: Settings = {"protocols": ["knn", "linear", "few-label", "clusters"], "knn_neighbours": [20, 200]}
-"""A claim compares scores. It needs no map of the images."""
+EVALUATE: Settings = {"knn_neighbours": [20, 200]}
 CIFAR10: Settings = {"train": "{cifar10}", "test": "{cifar10-test}", "image_size": 32, "labels_per_class": 50}
 IMAGENETTE: Settings = {
     "train": "{imagenette}",
