@@ -358,7 +358,7 @@ CASES: dict[str, Case] = {
         ),
     ),
     "a named pipe among the images": Case(
-        pipe, PHOTOS, (r"note: .*1 is no regular file and are left out: 'cat/camera\.png'",)
+        pipe, PHOTOS, (r"note: .*1 is no regular file and is left out: 'cat/camera\.png'",)
     ),
     "scans of 12 or 16 bits, float images": Case(
         scans, PHOTOS, ("note: 20 of 20 images have wide values .uint16.; in all of them 0 becomes 0 and 4",)
