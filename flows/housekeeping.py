@@ -80,7 +80,7 @@ def contents(store: Store) -> Contents:
     died = tuple(note_deaths(store))
     places = [
         *(f"artifacts/{path.name}" for path in sorted((store.root / "artifacts").iterdir()) if path.is_dir()),
-        *(f"cache/{path.name}" for path in sorted((store.root / "cache").iterdir()) if path.is_dir()),
+        *(f"cache/{path.name}" for path in sorted((store.root / "cache").glob("*")) if path.is_dir()),
         "drafts",
         "damaged",
         "runs",
@@ -204,7 +204,7 @@ def _damaged_elsewhere(store: Store, read: Callable[[int], None]) -> Iterator[tu
     from data import packs
 
     other = "has other content than was written"
-    for folder in sorted((store.root / "cache").iterdir()):
+    for folder in sorted((store.root / "cache").glob("*")):
         for path in packs.damaged(folder, read):
             yield path, "is not what was written, or is from an earlier version"
         for path in sorted(folder.glob("*.parquet")) + sorted(folder.glob("*.json")):
@@ -332,7 +332,12 @@ def collect(store: Store, *, dry_run: bool) -> Collected:
 
 def _needed(store: Store) -> set[Artifact]:
     needed: set[Artifact] = set()
-    for folder in sorted((store.root / "runs").iterdir()):
+    runs = store.root / "runs"
+    if not runs.is_dir():
+        raise StoreError(
+            f"{runs} is missing, so nobody knows what is needed; restore it, or make an empty one"
+        )
+    for folder in sorted(runs.iterdir()):
         if not folder.is_dir() or not any(folder.iterdir()):
             continue
         try:
@@ -387,7 +392,7 @@ def _unneeded_pixels(store: Store, manifests: set[Artifact]) -> Iterator[Path]:
         hashes = table["sha256"].to_pylist()
         images |= {bytes.fromhex(sha256) for sha256 in hashes}
         copies.add(hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:32])
-    for folder in sorted((store.root / "cache").iterdir()):
+    for folder in sorted((store.root / "cache").glob("*")):
         for index in sorted(folder.glob("squares-*.sha")):
             if images.isdisjoint(packs.hashes_in(index)):
                 yield from (index, index.with_suffix(".npy"))

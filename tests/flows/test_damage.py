@@ -34,7 +34,6 @@ from damage import (
 import data.files
 import data.packs
 import data.store
-import tasks.earlier
 import tasks.fit
 from data.errors import ConfigError, DamagedError, Interrupted, PipelineError, StoreError
 from data.files import intact, sealing
@@ -407,6 +406,23 @@ def test_gc_keeps_what_runs_need_and_refuses_while_one_lives(ran: Undisturbed, s
     collect(store, dry_run=False)
     assert list(store.artifacts()) == []
     assert not list((store.root / "cache" / "images").glob("squares-*"))
+
+
+def test_a_restored_backup_needs_no_cache_and_must_have_its_runs(
+    ran: Undisturbed, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The guide says that `cache` and `drafts` need no backup."""
+    for name in ("cache", "drafts"):
+        shutil.rmtree(store.root / name)
+    for words in (["list"], ["verify"], ["gc"]):
+        assert main(["store", *words, "--store", str(store.root)]) == 0
+    assert "every file is what was written" in capsys.readouterr().out
+    assert store.has(ran.made.made["ship"])
+    same(ran, ran.again())
+    shutil.rmtree(store.root / "runs")
+    with pytest.raises(StoreError, match=r"runs is missing, so nobody knows what is needed"):
+        collect(store, dry_run=False)
+    assert store.has(ran.made.made["ship"])
 
 
 def test_gc_does_not_guess_what_a_run_with_a_damaged_record_needs(ran: Undisturbed, store: Store) -> None:
