@@ -408,6 +408,7 @@ def _delete(store: Store, path: Path) -> None:
     """Delete a file, or a folder as a whole: it is moved away first, so none is left half-deleted."""
     if path.is_dir():
         gone = store.root / "drafts" / f".removed-{uuid.uuid4().hex}"
+        gone.parent.mkdir(exist_ok=True)
         path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
     else:
