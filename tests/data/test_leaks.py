@@ -114,7 +114,7 @@ def test_what_was_compared_is_remembered(folders, tmp_path, monkeypatch):
 def test_one_picture_under_two_labels_is_named(folders):
     save(folders / "train/bee/ape.jpg", Image.open(folders / "train/ape/01.png"), quality=90)
     said = "; ".join(make(folders).notes)
-    assert "1 images have two labels" in said
+    assert "1 image has two labels" in said
     assert "ape and bee" in said
     assert "1 of 19 training images are copies of others" in said
 
