@@ -67,7 +67,7 @@ class Made:
         return {name: Artifact.model_validate(given) for name, given in inputs.items()}
 
 
-class _Events(dict[str, dict[str, Any]]):
+class Events(dict[str, dict[str, Any]]):
     """A watcher that records the events of finished stages."""
 
     def begin(self, run: Run) -> None:
@@ -83,7 +83,7 @@ class _Events(dict[str, dict[str, Any]]):
 
 def run_chain(config: Config, name: str = "run", interrupted: Callable[[], bool] = lambda: False) -> Made:
     """Run the whole chain. Stages that can be stopped ask `interrupted` whether to stop."""
-    events = _Events()
+    events = Events()
     with Run(config, name, [events]) as record:
         record.workers = Workers(config, record, interrupted)  # type: ignore[assignment]
 

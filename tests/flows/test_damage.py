@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -20,10 +21,12 @@ import pytest
 from damage import (
     MANNERS,
     Undisturbed,
+    build_imitated,
     contents,
     damage,
     fixed,
     flip,
+    imitated,
     rewrite,
     scores,
     tiny_config,
@@ -604,14 +607,14 @@ def attempt(ran: Undisturbed, number: int) -> tuple[str, str, str]:
         The sort of file, the manner of damage, and how it ended.
     """
     draws = Random(f"damage {number}")
-    grown = draws.randrange(4) == 0
+    grown = ran.grows and draws.randrange(4) == 0
     wanted = ran.night() if grown else ran.expected()
     store = ran.copied()
     files = sorts(store)
     sort = list(files)[number % len(files)]
     path = draws.choice(files[sort])
     manner = draws.choice([1, 2, 3]) if draws.randrange(3) else 0
-    damaged = {label for label in ran.made.made if ran.made.path(label) == path.parent}
+    damaged = {label for label in ran.made.made if ran.made.path(label) in path.parents}
     readers = sorted({reader for label in damaged for reader in ran.readers(label)})
     if sort.startswith("cache/images"):
         readers = [label for label in PIXELS if label in ran.made.made]
@@ -660,6 +663,19 @@ def tried(ran: Undisturbed, numbers: range) -> str:
 
 def test_any_single_damage(ran: Undisturbed, no_fsync: None) -> None:
     print(tried(ran, range(50)))
+
+
+@pytest.fixture(scope="module")
+def imitation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
+    """A run whose stages only hash what they read: many more attempts in the same time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.job.stage_module", lambda stage: SimpleNamespace(build=build_imitated))
+        patch.setattr(os, "fsync", lambda number: None)
+        yield imitated(tmp_path_factory.mktemp("imitation"))
+
+
+def test_any_single_damage_to_an_imitation(imitation: Undisturbed) -> None:
+    print(tried(imitation, range(200)))
 
 
 @pytest.mark.slow
