@@ -87,7 +87,7 @@ class Undisturbed:
     contents: Contents
     grows: bool = True
     _reads: dict[str, set[Artifact]] = field(default_factory=dict)
-    _night: tuple[list[dict[str, Any]], Contents] | None = None
+    _night: list[dict[str, Any]] | None = None
 
     def copied(self) -> Path:
         """The store as it was after the run. What a test did to it is undone; sizes and times are kept.
@@ -103,18 +103,14 @@ class Undisturbed:
         """Give the same command."""
         return run_chain(tiny_config(self.place), **how)
 
-    def expected(self) -> tuple[list[dict[str, Any]], Contents]:
-        """The scores and contents of the same command without damage."""
-        return scores(self.made), self.contents
-
-    def night(self) -> tuple[list[dict[str, Any]], Contents]:
-        """The same of the next night's command. It is given once."""
+    def night(self) -> list[dict[str, Any]]:
+        """The scores of the next night's command without damage. It is given once."""
         if self._night is None:
             self.copied()
             with self.growing() as give:
                 again = give()
                 assert again.result["pinned"]
-                self._night = scores(again), contents(again)
+                self._night = scores(again)
         return self._night
 
     @contextmanager

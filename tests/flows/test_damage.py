@@ -608,7 +608,7 @@ def attempt(ran: Undisturbed, number: int) -> tuple[str, str, str]:
     """
     draws = Random(f"damage {number}")
     grown = ran.grows and draws.randrange(4) == 0
-    wanted = ran.night() if grown else ran.expected()
+    night = ran.night() if grown else None
     store = ran.copied()
     files = sorts(store)
     sort = list(files)[number % len(files)]
@@ -625,10 +625,12 @@ def attempt(ran: Undisturbed, number: int) -> tuple[str, str, str]:
     how = "the next night" if grown else f"without {gone}" if gone else "all cached"
     what = f"attempt {number}: {path.relative_to(store)} {said}, {how}"
     with ran.growing() if grown else nullcontext(ran.again) as give:
-        return sort, MANNERS[manner], _ended(ran, give, path, what, wanted)
+        return sort, MANNERS[manner], _ended(ran, give, path, what, night)
 
 
-def _ended(ran: Undisturbed, give: Callable[[], Any], path: Path, what: str, wanted: Any) -> str:
+def _ended(
+    ran: Undisturbed, give: Callable[[], Any], path: Path, what: str, night: list[dict[str, Any]] | None
+) -> str:
     refusal = None
     try:
         again = give()
@@ -640,9 +642,15 @@ def _ended(ran: Undisturbed, give: Callable[[], Any], path: Path, what: str, wan
         assert "\n" not in refusal, what
         verify(Store(ran.place / "store"), repair=True)
         again = give()
-        if wanted != ran.expected() and not again.result["pinned"]:
+        if night is not None and not again.result["pinned"]:
             return "refused, trained anew"  # what a run was to keep is lost, and somebody has said so
-    assert (scores(again), contents(again)) == wanted, what
+    if night is None:
+        assert scores(again) == scores(ran.made), what
+        assert contents(again) == ran.contents, what
+    else:  # rows that are not taken over are computed in other batches, which changes their last bits
+        assert [row["metric"] for row in scores(again)] == [row["metric"] for row in night], what
+        values = [row["value"] for row in night]
+        assert [row["value"] for row in scores(again)] == pytest.approx(values, abs=1e-4), what
     if refusal is not None:
         return "refused, then the same"
     return "mended, the same" if read_record(again.folder)["damaged"] else "the same"
