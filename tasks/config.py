@@ -17,7 +17,7 @@ from data.secrets import mask
 from data.types import Frozen
 from models.configs import PRETEXT, PretextConfig, TransferConfig
 from models.configs.distill import Distill
-from models.configs.evaluations import Detection, MultiLabel, NonLinear, Segmentation
+from models.configs.evaluations import Detection, Explore, MultiLabel, NonLinear, Segmentation
 from models.configs.finetune import Finetune
 from models.configs.kinds import KindName
 from models.configs.pseudo_labels import PseudoLabels
@@ -410,6 +410,7 @@ class Evaluate(Frozen):
     label_draws: int = Field(
         3, ge=1, le=100, description="label-efficiency: random draws per number of labels (1 to 100)."
     )
+    explore: Explore = Field(Explore(), description="explore: the map of the images in the report.")
     stability_seeds: int = Field(
         3, ge=2, le=100, description="stability: number of clusterings to compare with each other (2 to 100)."
     )
