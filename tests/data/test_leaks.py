@@ -81,6 +81,16 @@ def test_copies_are_found_whatever_their_bytes(folders):
         assert made.images["uri"][row["second"]].as_py() == row["second_uri"]
 
 
+def test_wide_values_are_equal_only_at_the_same_scale(folders):
+    grey = photo(7).convert("L")
+    values = np.asarray(grey).astype(np.uint16)
+    save(folders / "train/ape/8 bits.png", grey)
+    for name, factor in (("dark", 1), ("light", 200), ("light again", 200)):
+        save(folders / "train/ape" / f"{name}.png", Image.fromarray(values * factor))
+    equal = {pair for pair in twins(make(folders)) if pair[2] == "equal"}
+    assert equal == {("ape/light again.png", "ape/light.png", "equal")}
+
+
 def test_leaks_are_dropped_or_refused_as_asked(folders):
     plant(folders)
     dropped = make(folders, leaks="drop")
