@@ -400,13 +400,24 @@ class Run:
     ) -> None:
         self.workers.close()
         stopped = error is not None and not isinstance(error, Exception)
-        status = "done" if error is None else "cancelled" if stopped else "failed"
-        with self._lock, suppress(OSError):  # on a full disk, the next command sees that the run is over
-            self._record |= {"status": status, "finished": _now()}
-            self._save()
+        self._over("done" if error is None else "cancelled" if stopped else "failed")
         self._held.close()
         for watcher in self._watchers:
             watcher.end(self, self.result, error)
+
+    def give_up(self, error: BaseException) -> None:
+        """Write into the record that the run is over, because the thread that runs it hangs.
+
+        Any thread may call this, and must then end the process. The children save their state and end when
+        they see that their parent is gone.
+        """
+        self._over("cancelled" if stopped(error) else "failed", error=str(error))
+
+    def _over(self, status: str, **more: str) -> None:
+        with self._lock, suppress(OSError):  # on a full disk, the next command sees that the run is over
+            if self._record["finished"] is None:
+                self._record |= {"status": status, "finished": _now(), **more}
+                self._save()
 
     def _save(self, *, durable: bool = True) -> None:
         write_json(self.folder / "run.json", {**self._record, "damaged": self._damaged}, durable=durable)

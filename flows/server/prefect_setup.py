@@ -22,8 +22,9 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from data.errors import ConfigError, StageError
+from data.errors import StageError
 from data.processes import environment
+from flows.server.reach import refuse_silence
 
 DEPLOYMENTS = Path(__file__).parents[2] / "prefect.yaml"
 POOL = "knowledge-transfer"
@@ -46,13 +47,8 @@ def prefect_setup(gpus: int) -> list[str]:
         ConfigError: the server doesn't answer.
     """
     slot = import_module("flows.server.gpu").SLOT
+    refuse_silence()
     with get_client(sync_client=True) as client:
-        error = client.api_healthcheck()
-        if error is not None:
-            raise ConfigError(
-                f"prefect-setup: the server at {client.api_url} doesn't answer ({type(error).__name__}); "
-                "start it, or set PREFECT_API_URL"
-            )
         lines = [_pool(client)]
         client.upsert_global_concurrency_limit_by_name(slot, gpus)
         lines.append(f"concurrency limit {slot}: {gpus}")
