@@ -15,6 +15,7 @@ from flows.recipes import NAMES, override, recipe
 from flows.server.declare import our_flow, timed
 from flows.server.execute import execute
 from flows.server.form import Given
+from flows.server.review import Reviews
 from models.configs import PRETEXT, PretextConfig, TransferConfig
 from models.configs.distill import Distill
 from models.configs.finetune import Finetune
@@ -92,6 +93,8 @@ def _run_name() -> str:
         config = resolve_parameters(runtime.flow_run.parameters)
     except ConfigError:  # the flow itself raises the same error a moment later
         config = Config()
+    if config.review and runtime.deployment.name is not None and Reviews(True).resumed:
+        return str(runtime.flow_run.name)  # the same run goes on
     return run_name(config)
 
 
