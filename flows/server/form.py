@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -18,6 +19,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from flows.recipes import NAMES, recipe
+from tasks.config import Config
 
 SHOWN = 60
 """A value with more characters than this is not shown."""
@@ -85,9 +87,14 @@ def _in_recipes(path: tuple[str, ...], method: str | None) -> dict[str, list[str
     return found
 
 
+@cache
+def _recipes() -> dict[str, Config]:
+    return {name: recipe(name) for name in NAMES}
+
+
 def _values(path: tuple[str, ...], method: str | None) -> Iterator[tuple[str, Any]]:
-    for name in NAMES:
-        at: Any = recipe(name)
+    for name, config in _recipes().items():
+        at: Any = config
         if method is not None and getattr(at, path[0]).method != method:
             continue
         for part in path:
