@@ -80,7 +80,8 @@ class Reviews:
             StageError: the person rejected the clusters.
             Waiting: nobody has answered yet. Call `suspend` after the run has ended.
         """
-        answer = self._answers.get(clusters.fingerprint[:_NAMED])
+        # An answer counts once: if two numbers of clusters ask for each other, the person is asked again.
+        answer = self._answers.pop(clusters.fingerprint[:_NAMED], None)
         if answer is None:
             raise Waiting(
                 f"a review of {k} clusters",

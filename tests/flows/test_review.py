@@ -17,7 +17,9 @@ import pytest
 from prefect_server import PARAMETERS, Prefect, serving, short_leases
 from test_kills import processes
 
+from data.errors import StageError
 from data.store import Store
+from data.types import Artifact
 from flows.records import note_deaths, read_record
 from flows.run import Run, Waiting
 from tasks.config import Config
@@ -84,6 +86,25 @@ def test_only_resume_is_an_answer(states: str, answered: list[str]) -> None:
 
     found = [state.state_details.pause_key.split("-")[1] for state in resumed(history(states))]
     assert found == answered
+
+
+def test_an_answer_counts_once_and_for_these_clusters_only(tmp_path: Path) -> None:
+    from flows.server.review import Review, Reviews
+
+    seen, other = (Artifact(kind="clusters", fingerprint=letter * 64) for letter in "ab")
+    reviews = Reviews(False)
+    reviews._answers = {"a" * 32: Review(k=7)}
+    with Run(Config(store=str(tmp_path)), "run", []) as run, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.server.review._id", lambda: "1234")
+        with pytest.raises(Waiting):
+            reviews.look(run, 12, other)
+        assert reviews.look(run, 12, seen) == 7
+        with pytest.raises(Waiting, match="waiting for you: a review of 12 clusters"):
+            reviews.look(run, 12, seen)
+        reviews._answers = {"a" * 32: Review(k=12), "b" * 32: Review(go_on=False)}
+        assert reviews.look(run, 12, seen) is None
+        with pytest.raises(StageError, match="were rejected"):
+            reviews.look(run, 12, other)
 
 
 def waiting(store: Path, days: float, name: str = "run") -> Path:
