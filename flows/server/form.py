@@ -71,7 +71,7 @@ def _without_defaults(model: JsonSchemaValue, handler: GetJsonSchemaHandler, pat
         if "$ref" in field:
             _without_defaults(handler.resolve_ref_schema(field), handler, (*path, name))
         default = field.pop("default", None)
-        if "properties" in field or "$ref" in field or "description" not in field:
+        if "$ref" in field or "description" not in field or name in model.get("required", ()):
             continue
         known = _in_recipes((*path, name), method)
         said = _said(known) if known else f"Without a value: {_value(default)}."
