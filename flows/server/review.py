@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, NoReturn
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from prefect import runtime
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -165,7 +165,7 @@ def settle(run: Run) -> None:
     with get_client(sync_client=True) as client:
         for name, flow_run in others:
             with suppress(ObjectNotFound, ValueError):  # of another server, or deleted
-                state = client.read_flow_run(flow_run).state
+                state = client.read_flow_run(UUID(flow_run)).state
                 if flow_run == str(_id()):
                     run.settle(name, "failed", "it was retried")
                 elif state is not None and state.is_final():
