@@ -170,7 +170,7 @@ def settle(run: Run) -> None:
                     run.settle(name, "failed", "it was retried")
                 elif state is not None and state.is_final():
                     status = "cancelled" if state.is_cancelled() else "failed"
-                    run.settle(name, status, state.message or state.name)
+                    run.settle(name, status, state.message or "it ended while it waited")
 
 
 def _id() -> Any:
