@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from conftest import ROOT
@@ -46,6 +47,7 @@ class Runs:
     def say(self, run: str, event: str = "prefect.flow-run.heartbeat") -> None:
         tags = self._prefect.state(run)["tags"]
         sent = {
+            "id": str(uuid4()),
             "occurred": datetime.now(UTC).isoformat(),
             "event": event,
             "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
