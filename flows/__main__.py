@@ -11,9 +11,11 @@ import importlib
 import io
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +26,7 @@ from data.errors import ConfigError, Interrupted, there
 from data.reading import MAX_PIXELS
 from data.secrets import mask_all
 from data.store import Store
+from flows.ending import always_end
 from flows.phrases import summary
 from flows.recipes import NAMES, nest, override, parse_settings, quick, recipe
 from flows.run import WATCHERS
@@ -80,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = _parser().parse_args(given)
         signal.signal(signal.SIGTERM, _interrupt)
+        always_end(partial(_give_up, Interrupted("stopped"), terminal, "--json" in given))
         status: int = options.command(options, terminal)
     except BrokenPipeError:  # the reader of our output closed the pipe
         sys.stderr.close()
@@ -100,6 +104,22 @@ def _fail(error: BaseException, terminal: Terminal, as_json: bool) -> int:
         folder = str(run.folder) if run else None
         print(json.dumps({"status": failure.kind, "error": failure.text, "folder": folder}))
     return failure.status
+
+
+def _give_up(error: BaseException, terminal: Terminal, as_json: bool) -> NoReturn:
+    """End the process from another thread than the main one, which waits for something that never comes."""
+    from flows.server.embedded import STARTED
+
+    if terminal.run is not None:
+        terminal.run.give_up(error)
+        terminal.end(terminal.run, None, error)
+    for server in STARTED:
+        server.kill()
+    status = _fail(error, terminal, as_json)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -531,7 +551,8 @@ def _flow(
     said: Callable[[dict[str, Any]], list[str]] = summary,
 ) -> int:
     """Run a flow on the configured server, or on an embedded one, and print its result."""
-    flow = load_flow(module, name, terminal.note)
+    lost = partial(_give_up, terminal=terminal, as_json=as_json)
+    flow = load_flow(module, name, terminal.note, lost)
     WATCHERS.append(terminal)
     result = flow(**mask_all(parameters))
     print(json.dumps({"status": "done", **result}) if as_json else "\n".join(said(result)))

@@ -15,7 +15,7 @@ from functools import partial
 from data.types import Artifact
 from flows.layout import Facts, Handle, Hooks, Layout, Plan
 from flows.measure import conclude
-from flows.recipes import keeps_draw, planned, switched
+from flows.recipes import borrowed_test, keeps_draw, planned, switched
 from models.configs.shared import Teacher
 from tasks.config import Config
 from tasks.feasible import refuse, refuse_labels
@@ -86,7 +86,8 @@ def chain(
         images = layout.make("manifest", partial(manifest.plan, config))
     seen = hooks.look(images)
     recipes = keeps_draw(config)
-    hooks.understood([*describe(config, seen, recipes=recipes), *switched(config)])
+    lines = [*describe(config, seen, recipes=recipes), *borrowed_test(config), *switched(config)]
+    hooks.understood(lines)
     refuse_labels(config, seen, recipes=recipes)
     if config.plan.minutes is not None:
         _follow(layout, layout.make("plan-images", partial(plan.plan, config), manifest=images))

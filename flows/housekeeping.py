@@ -71,6 +71,11 @@ class Contents:
             counts[status] += 1
         if counts:
             lines.append("runs: " + ", ".join(f"{count:,} {status}" for status, count in counts.items()))
+        lines += [
+            f"run {name} is waiting for you: press Resume on its page in Prefect"
+            for name, status in self.runs.items()
+            if status == "waiting"
+        ]
         lines += [f"run {name} died: its record now says that it failed" for name in self.died]
         return "\n".join(lines)
 

@@ -159,14 +159,32 @@ def alive(folder: Path) -> bool:
         os.close(lock)
 
 
+def end_record(folder: Path, status: str, error: str) -> None:
+    """Write into the record of a run that it is over.
+
+    Args:
+        folder: the run's folder.
+        status: failed or cancelled.
+        error: how it ended.
+    """
+    record = read_record(folder, *ALL)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_record(folder, {**record, "status": status, "finished": now, "error": error})
+
+
 def note_deaths(store: Store) -> list[str]:
-    """Write into the records of runs that died that they failed. Returns the names of these runs."""
+    """Write into the records of runs that died that they failed. Returns the names of these runs.
+
+    A run that waits for a person has no process, and lives until its time is over.
+    """
     found = []
+    now = datetime.now(UTC)
     for folder, record in records(store):
-        if record["status"] == "running" and not alive(folder):
-            with suppress(OSError):
-                now = datetime.now(UTC).isoformat(timespec="seconds")
-                write_record(folder, {**record, "status": "failed", "finished": now, "error": DIED})
+        with suppress(OSError):
+            if record["status"] == "running" and not alive(folder):
+                end_record(folder, "failed", DIED)
                 (folder / "alive").unlink(missing_ok=True)
                 found.append(str(record["name"]))
+            elif record["status"] == "waiting" and datetime.fromisoformat(record["waiting"]["until"]) < now:
+                end_record(folder, "failed", f"nobody answered until {record['waiting']['until']}")
     return found

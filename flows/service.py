@@ -21,23 +21,24 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
-from data.errors import ConfigError
+from data.errors import ConfigError, StageError
 from data.tables import read_matrix, read_table
+from flows.ending import PATIENCE
 from flows.model_folder import FILES, Usable, final_student
 from flows.recipes import NAMES, nest, quick
 from flows.records import copied_scores, read_record
 from flows.run import WATCHERS, headline
 from flows.start import chain_parameters, explain, load_flow
 from flows.terminal import Terminal
-from tasks.child import GRACE, Stop, Tell, serve
+from tasks.child import Stop, Tell, serve
 from tasks.config import Config
 
-PATIENCE = GRACE + 20.0
-"""Seconds a run may take to end after the user's process is gone. It saves its state and informs Prefect."""
+_SERVING: list[tuple[Terminal, Tell]] = []
+"""Whom the request that is being answered tells about it; empty between two requests."""
 
 
 class _Lines(io.StringIO):
@@ -61,13 +62,26 @@ def main() -> None:
 def _answer(request: dict[str, Any], tell: Tell, stop: Stop) -> dict[str, Any]:
     terminal = Terminal(_console(request["terminal"], tell))
     WATCHERS[:] = [terminal]
+    _SERVING[:] = [(terminal, tell)]
     try:
         os.chdir(request["folder"])
         value = _DO[request["do"]](request, terminal)
     except BaseException as error:
         failure = explain(error, terminal.run)
         return {"event": failure.kind, "text": failure.text, "details": failure.details}
+    finally:
+        _SERVING.clear()
     return {"event": "done", "value": value}
+
+
+def _lost(error: StageError) -> NoReturn:
+    """End this process, because Prefect's embedded server died. The next call starts another one."""
+    for terminal, tell in _SERVING:
+        if terminal.run is not None:
+            terminal.run.give_up(error)
+        failure = explain(error, terminal.run)
+        tell({"event": failure.kind, "text": failure.text, "details": failure.details})
+    os._exit(error.status)
 
 
 def _console(terminal: str | None, tell: Tell) -> Console:
@@ -90,7 +104,7 @@ def _run(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
         over, sets = quick(over)
         terminal.note(sets)
     parameters = chain_parameters(request["recipe"], over)
-    flow = load_flow("flows.knowledge_transfer", "knowledge_transfer", terminal.note)
+    flow = load_flow("flows.knowledge_transfer", "knowledge_transfer", terminal.note, _lost)
     return _described(Path(flow(**parameters)["folder"]))
 
 
