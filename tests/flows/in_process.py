@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,15 @@ class _Events(dict[str, dict[str, Any]]):
 
 def run_chain(config: Config, name: str = "run") -> Made:
     """Run the whole chain."""
+
+    def layout(hooks: Hooks) -> dict[str, Artifact]:
+        return pinned_chain(config, find(config), hooks) if config.pin.enabled else chain(config, hooks)
+
+    return run_layout(config, name, layout)
+
+
+def run_layout(config: Config, name: str, layout: Callable[[Hooks], dict[str, Artifact]]) -> Made:
+    """Run any layout of stages."""
     events = _Events()
     with Run(config, name, [events]) as record:
         record.workers = Workers(config, record)  # type: ignore[assignment]
@@ -91,8 +101,7 @@ def run_chain(config: Config, name: str = "run") -> Made:
         def skip(gone: NotNeeded) -> None:
             record.skip(gone.stage, gone.because)
 
-        hooks = Hooks(step, record.look, skip, decided=record.decide, planned=record.follow)
-        made = pinned_chain(config, find(config), hooks) if config.pin.enabled else chain(config, hooks)
+        made = layout(Hooks(step, record.look, skip, decided=record.decide, planned=record.follow))
         return Made(made, record.finish(made), events, record.store)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from in_process import Workers
+from in_process import Workers, run_layout
 from tiny_digits import TinyDigits
 
 import flows.export
-from data.errors import ConfigError, PipelineError
+from data.errors import ConfigError, DataError, PipelineError
 from data.images import open_images
 from data.schemas import MANIFEST
 from data.tables import read_table
 from flows.__main__ import main
+from flows.recipes import override
 from models.augment import centre
 from models.export import INSTALL
 from models.export import int8 as int8_file
 from models.saved import load
 from tasks.card import loading, readme, squares
+from tasks.config import Config
 from tasks.rows import manifest_rows
 
 
@@ -233,7 +237,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
     assert said == [f"not written: onnx, int8; install what they need with: {INSTALL}"]
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2", "weights"])
 def test_predict_asks_an_exported_file(
     name: str, tiny: TinyDigits, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +251,74 @@ def test_predict_asks_an_exported_file(
     _, _, expected = truth(tiny)
     assert found["class"].astype(int).tolist() == expected.argmax(1).tolist()
     np.testing.assert_allclose(found["probability"], expected.max(1), rtol=0, atol=1e-5)
+
+
+def evaluated(place: Path, tiny: TinyDigits, name: str) -> dict[tuple[str, str, str], float]:
+    """The scores of a model on the run's test images: (evaluation, metric, setting) -> value."""
+    from flows.evaluate import lay_out
+
+    over = {
+        "recipe": "evaluate",
+        "data": {"train": "digits", "image_size": 16},
+        "evaluate": {"protocols": ["few-label"]},
+        "compute": {"device": "cpu"},
+        "store": tiny.store,
+    }
+    config = override(Config(), over)
+    made = run_layout(config, name, partial(lay_out, config, place))
+    rows = made.result["scores"]
+    assert {row["model"] for row in rows} == {"model"}
+    return {(row["evaluation"], row["metric"], row["setting"]): row["value"] for row in rows}
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2", "weights"])
+def test_evaluate_finds_for_an_exported_file_what_it_finds_for_the_model(
+    name: str, tiny: TinyDigits, folder: Path
+) -> None:
+    own = evaluated(tiny.ran.path("ship"), tiny, "own")
+    own = {key: value for key, value in own.items() if key[0] != "cost"}
+    assert ("few-label", "top1", "") in own
+    assert {"calibration_error", "recall", "precision", "balanced_accuracy"} <= {key[1] for key in own}
+    found = evaluated(folder / name, tiny, name.replace(".", "-"))
+    assert found == pytest.approx(own, abs=1e-5)
+
+
+def test_evaluate_agrees_with_what_the_card_says_of_8_bits(tiny: TinyDigits, folder: Path) -> None:
+    row = card_of(folder)["formats"]["int8"]
+    assert row["refused"] is None
+    found = evaluated(folder / row["file"], tiny, "int8")
+    assert found["few-label", "top1", ""] == found["shipped", "top1", ""] == row["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--protocols", "knn", "few-label"], "evaluate: knn can't measure"),
+        (["--voc", "voc:gone", "--protocols", "detection"], "evaluate: detection can't measure"),
+    ],
+)
+def test_what_needs_more_than_answers_is_refused(
+    words: list[str], said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    given = ["evaluate", str(folder / "model.onnx"), "--data", "digits", "--store", str(store), *words]
+    assert main(given) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not list(store.glob("runs/*"))
+
+
+def test_a_model_of_other_classes_is_not_scored_by_them(tiny: TinyDigits, tmp_path: Path) -> None:
+    """Planted: the same network says that it names other things."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny.ran.path("ship"), other)
+    described = json.loads((other / "model.json").read_text())
+    (other / "model.json").write_text(json.dumps(described | {"class_names": [*"abcdefghij"]}))
+    # Digits have numbers for classes, so ten names can stand for them. Nine can't.
+    assert evaluated(other, tiny, "ten")["few-label", "top1", ""] > 0
+    (other / "model.json").write_text(json.dumps(described | {"class_names": [*"abcdefghi"]}))
+    with pytest.raises(DataError, match=r"classes of digits \(0, 1, 2, 3, 4 \.\.\.\); it names a, b, c"):
+        evaluated(other, tiny, "nine")
 
 
 def test_a_file_that_no_export_wrote_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
