@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from data.store import Store, write_json
 from data.types import Artifact
 from flows.model_folder import shipped
 from flows.recipes import override
-from flows.records import read_record
+from flows.records import read_record, stage_row
 from flows.rewrite import run_folder
 from models.export import FORMATS, INSTALL
 from tasks.card import readme
@@ -71,7 +72,9 @@ def export_run(
     _check_target(target)
     config = override(resolve(record["config"]), settings or {})
     rows = {row["stage"]: row for row in record["stages"]}
+    began = time.monotonic()
     made, cached = _make(opened, config, rows, model, chosen, folder, listen)
+    _note(opened, folder, made, cached, time.monotonic() - began)
     place = opened.whole(made)
     card = json.loads((place / CARD).read_text(encoding="utf-8")) | {"run": record["name"]}
     _copy(place, target, card)
@@ -84,6 +87,14 @@ def export_run(
     return result | {"left_out": left_out}
 
 
+def _note(store: Store, folder: Path, made: Artifact, cached: bool, seconds: float) -> None:
+    """Put the export into the run's record in place of an earlier one. `report` and `store gc` need it."""
+    record = read_record(folder)
+    row = stage_row("export", made, store.meta(made), cached, seconds)
+    others = [each for each in record["stages"] if each["stage"] != "export"]
+    write_json(folder / "run.json", record | {"stages": [*others, row]})
+
+
 def said(result: dict[str, Any]) -> list[str]:
     """Lines for the terminal about the result of `export_run`."""
     lines = [f"{result['folder']}: README.md says how to load each file"]
@@ -94,6 +105,7 @@ def said(result: dict[str, Any]) -> list[str]:
         accuracy = f", right {percent(row['accuracy'])}" if "accuracy" in row else ""
         size = f"{row['bytes'] / 1e6:.2f} MB"
         lines.append(f"  {name:<12}{row['file']}, {size}{accuracy}, {row['rate']:,.0f} images/s")
+    lines.append(f"  knowledge-transfer report {result['run']} shows these files in the run's report")
     return [*lines, *result["left_out"]]
 
 

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 from data.errors import ConfigError
 from data.store import Store, write_json
+from data.types import Artifact
 
 DIED = "its process ended without a word: it was killed, or its machine went down or lost the store"
 ALL = ("name", "started", "config")
@@ -49,6 +50,30 @@ def read_record(folder: Path, *keys: str) -> dict[str, Any]:
         ) from None
     record: dict[str, Any] = found
     return record
+
+
+def stage_row(
+    label: str, made: Artifact, meta: Mapping[str, Any], cached: bool, seconds: float
+) -> dict[str, Any]:
+    """A row of `stages` in a run's record.
+
+    Args:
+        label: the stage's name in the run.
+        made: its artifact.
+        meta: the artifact's meta.json.
+        cached: whether the store had it already.
+        seconds: how long it took to make or find it.
+    """
+    return {
+        "stage": label,
+        "kind": made.kind,
+        "fingerprint": made.fingerprint,
+        "path": made.path,
+        "cached": cached,
+        "seconds": round(seconds, 3),
+        "rows": meta["rows"],
+        "computed_in": meta["seconds"],
+    }
 
 
 def records(store: Store) -> Iterator[tuple[Path, dict[str, Any]]]:

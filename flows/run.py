@@ -26,7 +26,7 @@ from data.errors import DamagedError, Interrupted, PipelineError, StageError, ab
 from data.store import Store, write_json
 from data.types import Artifact
 from flows.as_yaml import plain
-from flows.records import living, note_deaths
+from flows.records import living, note_deaths, stage_row
 from tasks.config import Config
 from tasks.recall import Recall
 from tasks.stage import Request
@@ -314,16 +314,7 @@ class Run:
         """Put a finished stage into the record. One that was made again takes its old place."""
         meta = self.look(made)
         warnings = meta.get("warnings", [])
-        row = {
-            "stage": label,
-            "kind": made.kind,
-            "fingerprint": made.fingerprint,
-            "path": made.path,
-            "cached": cached,
-            "seconds": round(seconds, 3),
-            "rows": meta["rows"],
-            "computed_in": meta["seconds"],
-        }
+        row = stage_row(label, made, meta, cached, seconds)
         with self._lock:
             rows = self._record["stages"]
             before = next((at for at, other in enumerate(rows) if other["stage"] == label), None)

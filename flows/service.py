@@ -5,7 +5,8 @@ The flow `predict` uses it too, because a flow's process must not load torch.
     python -m flows.service
 
 A request is one line of JSON on stdin: {"do", "folder", "terminal", ...}. `do` is run, open, describe,
-predict, answer, export or recipes. `folder` is the user's current folder. `terminal` is the path of the user's terminal, or null.
+predict, answer, export or recipes. `folder` is the user's current folder. `terminal` is the path of the
+user's terminal, or null.
 
 An answer is any number of {"event": "text", "text"}, which the user reads, and then one of
 {"event": "done", "value"} and {"event": "refused"|"failed"|"cancelled", "text", "details"}. It goes to the

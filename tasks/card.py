@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tasks.phrases import percent
+from tasks.phrases import percent, together
 
 MANY = 20
 """With more classes, the card has no confusion matrix, but the most frequent confusions."""
@@ -199,22 +199,23 @@ def _formats(card: Card) -> Iterator[list[str]]:
 
 
 def _bought(card: Card) -> Iterator[list[str]]:
-    rows = []
-    for row in card["compared"]:
-        operations = row["real_operations"] + row["binary_operations"] / 64
-        rows.append(
-            (
-                row["name"],
-                _interval(row),
-                _bytes(row["bytes"]),
-                f"{operations / 1e6:,.1f} M",
-                f"{row['rate']:,.0f}",
-            )
+    rows = [
+        (
+            row["name"],
+            _interval(row),
+            _bytes(row["bytes"]),
+            f"{together(row['real_operations'], row['binary_operations']) / 1e6:,.1f} M",
+            _rate(row, "rate_one_core"),
+            _rate(row, "rate"),
         )
-    yield _table(("model", "accuracy (95 % interval)", "size", "multiply-adds per image", "images/s"), rows)
+        for row in card["compared"]
+    ]
+    head = ("model", "accuracy (95 % interval)", "size on disk", "multiply-adds per image")
+    yield _table((*head, "images/s, one core", f"images/s, {card['float']['cores']} cores"), rows)
+    signs = any(row["binary_operations"] for row in card["compared"])
     yield [
-        "Without another word, a model computes in PyTorch in float32, with all cores. 64 multiply-adds of "
-        "two signs count as one."
+        "Without another word, a model computes in PyTorch in float32."
+        + (" 64 multiply-adds of two signs count as one." if signs else "")
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
@@ -12,22 +13,21 @@ from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from models.export import Format
-    from models.export.answering import About, Answering, Pixels
+    from models.export.answering import About, Answer, Answering, Pixels
     from models.network import Network
 
-STAGE = Stage(name="export", kind="export", version=1, process="train")
+STAGE = Stage(name="export", kind="export", version=2, process="train")
 MOST = 10_000
 """Number of test images that every file is checked on, at most."""
 MOST_BYTES = 512 << 20
 """Bytes of these images, at most."""
-TITLES = {"onnx": "student, ONNX", "int8": "student, int8", "bits": "student, 1 bit, NumPy"}
-"""Formats that are compared with the teacher -> their name there."""
 TOLD = ("method", "backbone", "width", "epochs", "steps", "k", "labels_per_class", "label_fraction")
 """Settings of a stage that the card tells."""
 SLOW = 256
@@ -118,7 +118,7 @@ def build(job: Job) -> Outcome:
         "image_hashes": job.meta("manifest")["parts"],
         "labels": _labels(job),
         "chain": _chain(job, job.request.inputs["checkpoint"]),
-        "compared": [*_teacher(job, measuring, index), *_student(network, own, formats)],
+        "compared": [*_teacher(job, measuring, index), *_student(job, network, own, formats)],
         "max_drop": job.settings["max_drop"],
         "uncertain": {name: index[found].tolist() for name, found in measuring.near.items() if found},
     }
@@ -159,13 +159,32 @@ class _Measuring:
 
     def own(self) -> dict[str, Any]:
         """Accuracy and speed of the network itself, in PyTorch."""
+        return {
+            **self.accuracy(self.expected),
+            **self.rates(lambda cores: self.model.answer, self.test),
+            "cores": self.cores,
+        }
+
+    def accuracy(self, found: NDArray[np.float32]) -> dict[str, Any]:
+        """The accuracy of (N, K) probabilities on the test images, with its interval."""
         from models.export import checks
 
-        row = _accuracy(checks.accuracy(self.expected, self.label), int((self.label >= 0).sum()))
-        for name, count in (("rate_one_core", 1), ("rate", self.cores)):
-            with checks.threads(count):
-                row[name] = checks.rate(self.model.answer, self.test)
-        return row | {"cores": self.cores}
+        return _accuracy(checks.accuracy(found, self.label), int((self.label >= 0).sum()))
+
+    def rates(self, load: Callable[[int], Answer], images: Pixels) -> dict[str, float]:
+        """Images per second on one core and on all.
+
+        Args:
+            load: gets the number of cores, and returns what answers on them.
+            images: (N, S, S, C) squares.
+        """
+        from models.export import checks
+
+        found = {}
+        for key, cores in (("rate_one_core", 1), ("rate", self.cores)):
+            with checks.threads(cores):
+                found[key] = checks.rate(load(cores), images)
+        return found
 
     def format(self, name: str, form: Format) -> dict[str, Any]:
         """Write a format, check it and measure it. If it is refused, nothing of it stays.
@@ -206,9 +225,7 @@ class _Measuring:
             compared, own, self.job.settings["max_drop"], exact=form.exact and real
         ) or checks.batch_refusal(answer, test, real=real)
         if row["refused"] is None:
-            for key, cores in (("rate_one_core", 1), ("rate", self.cores)):
-                with checks.threads(cores):
-                    row[key] = checks.rate(module.answer(out, cores), test)
+            row |= self.rates(partial(module.answer, out), test)
         else:
             self.job.log(f"refuses {name}: {row['refused']}")
             path = out / form.file
@@ -253,7 +270,6 @@ def _teacher(job: Job, measuring: _Measuring, index: NDArray[np.int64]) -> list[
     """Size, accuracy and speed of the teacher that was fine-tuned, as a row of a table; none without one."""
     from data.checkpoints import read_description
     from data.preprocessing import Preprocessing
-    from models.export import checks
     from models.export.answering import Answering, probabilities
     from models.saved import load
 
@@ -263,24 +279,36 @@ def _teacher(job: Job, measuring: _Measuring, index: NDArray[np.int64]) -> list[
     network, described = load(job.path("teacher")), read_description(job.path("teacher"))
     rule = Preprocessing.of(described)
     teacher, test = Answering(network, rule), job.images(rule.size).read(index)
-    label = measuring.label
-    right = checks.accuracy(probabilities(teacher.answer, test), label)
-    with checks.threads(measuring.cores):
-        rate = checks.rate(teacher.answer, test)
-    row = {"name": f"teacher ({described['backbone']})", "rate": rate, **_sizes(network)}
-    return [row | _accuracy(right, int((label >= 0).sum()))]
+    row = {
+        "name": f"teacher ({described['backbone']})",
+        "role": "teacher",
+        **_weight(job, "teacher", network),
+    }
+    row |= measuring.accuracy(probabilities(teacher.answer, test))
+    return [row | measuring.rates(lambda cores: teacher.answer, test)]
 
 
 def _student(
-    network: Network, own: dict[str, Any], formats: dict[str, dict[str, Any]]
+    job: Job, network: Network, own: dict[str, Any], formats: dict[str, dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """The same of the model that ships, and of its files for fewer bits."""
-    sizes = _sizes(network)
-    rows = [{"name": f"student ({network.description()['backbone']})", **sizes, **own}]
-    for name, title in TITLES.items():
-        if name in formats and formats[name]["refused"] is None:
-            rows.append({"name": title, **sizes, **formats[name]})
+    from data.checkpoints import read_description
+    from models.export import FORMATS
+
+    described = read_description(job.path("checkpoint"))
+    origin = (described.get("shipped") or {}).get("model", "student")
+    sizes = _weight(job, "checkpoint", network)
+    rows = [{"name": f"{origin} ({described['backbone']})", "role": "student", **sizes, **own}]
+    for name, row in formats.items():
+        if FORMATS[name].beside and row["refused"] is None:
+            rows.append({"name": f"{origin}, {FORMATS[name].beside}", "role": name, **sizes, **row})
     return rows
+
+
+def _weight(job: Job, name: str, network: Network) -> dict[str, Any]:
+    """What a checkpoint weighs: its size on disk, and its operations for one image."""
+    size = (job.path(name) / "model.safetensors").stat().st_size
+    return {**_sizes(network), "bytes": size}
 
 
 def _scores(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,18 +20,21 @@ from in_process import Workers, run_layout
 from tiny_digits import TinyDigits
 
 import flows.export
+import flows.rewrite
 from data.errors import ConfigError, DataError, PipelineError
 from data.images import open_images
 from data.schemas import MANIFEST
 from data.tables import read_table
 from flows.__main__ import main
 from flows.recipes import override
+from flows.rewrite import rewrite_report
 from models.augment import centre
 from models.export import INSTALL
 from models.export import int8 as int8_file
 from models.saved import load
 from tasks.card import loading, readme, squares
 from tasks.config import Config
+from tasks.phrases import percent
 from tasks.rows import manifest_rows
 
 
@@ -51,6 +55,7 @@ class InProcess(Workers):
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows.export, "Workers", InProcess)
+    monkeypatch.setattr(flows.rewrite, "Workers", InProcess)
 
 
 @pytest.fixture(scope="module")
@@ -161,11 +166,51 @@ def test_the_card_is_true(tiny: TinyDigits, folder: Path) -> None:
     assert set(card["files"]) == listed - {"card.json", "README.md"}
 
 
-def test_teacher_student_and_int8_are_compared(folder: Path) -> None:
-    names = [row["name"] for row in card_of(folder)["compared"]]
-    assert names[:3] == ["teacher (smallconv)", "student (smallconv)", "student, ONNX"]
+def test_teacher_student_and_int8_are_compared(tiny: TinyDigits, folder: Path) -> None:
+    card = card_of(folder)
+    rows = {row["role"]: row for row in card["compared"]}
+    assert [*rows] == ["teacher", "student", "onnx", "int8"]
+    assert rows["teacher"]["name"] == "teacher (smallconv)"
     text = (folder / "README.md").read_text()
-    assert all(f"| {name} |" in text for name in names)
+    assert all(f"| {row['name']} |" in text for row in rows.values())
+    for role, stage in (("teacher", "finetune-teacher"), ("student", "ship")):
+        assert rows[role]["bytes"] == (tiny.ran.path(stage) / "model.safetensors").stat().st_size
+    assert rows["int8"]["bytes"] == (folder / "model-int8.onnx").stat().st_size
+    assert all(min(row["rate"], row["rate_one_core"]) > 0 for row in rows.values())
+    scores = read_table(tiny.ran.folder / "scores.parquet").to_pylist()
+    few = {row["model"]: row["value"] for row in scores if (row["evaluation"], row["metric"]) == FEW}
+    assert rows["teacher"]["accuracy"] == pytest.approx(few["teacher-finetuned"])
+    assert rows["student"]["accuracy"] == pytest.approx(few["shipped"])
+
+
+FEW = ("few-label", "top1")
+
+
+def bought(tiny: TinyDigits) -> list[str]:
+    """The rows of the report's table of teacher and student, as plain text."""
+    page = (tiny.ran.folder / "report.html").read_text()
+    (section,) = re.findall(r'<section id="bought".*?</section>', page, re.DOTALL)
+    rows = re.findall(r"<tr.*?</tr>", section, re.DOTALL)[1:]
+    return [" ".join(re.sub(r"<[^>]*>", " ", row).replace("\u202f", " ").split()) for row in rows]
+
+
+def test_the_report_shows_the_files_once_they_are_there(tiny: TinyDigits, tmp_path: Path) -> None:
+    record = tiny.ran.folder / "run.json"
+    written = json.loads(record.read_text())
+    stages = [row for row in written["stages"] if row["stage"] != "export"]
+    record.write_text(json.dumps(written | {"stages": stages}))
+    rewrite_report(tiny.run, None)
+    teacher, student, int8 = bought(tiny)
+    assert teacher.startswith("teacher (smallconv)")
+    assert student.endswith("– –")
+    assert "knowledge-transfer export tiny --to DIR , then knowledge-transfer report tiny" in int8
+    flows.export.export_run(tiny.run, str(tmp_path / "out"))
+    rewrite_report(tiny.run, None)
+    rows = bought(tiny)
+    assert [row.partition(" ")[0] for row in rows[:2]] == ["teacher", "student"]
+    assert "–" not in "".join(rows)
+    row = card_of(tmp_path / "out")["formats"]["int8"]
+    assert percent(row["accuracy"]) in rows[-1]
 
 
 def test_a_second_export_computes_nothing_and_replaces_the_folder(tiny: TinyDigits, folder: Path) -> None:
