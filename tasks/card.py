@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tasks.phrases import percent, together
@@ -101,7 +101,8 @@ def _weights(card: Card, row: Mapping[str, Any]) -> str:
     crop = f"[:, {start}:{start + size}, {start}:{start + size}]" if start else ""
     answers = f"""x = torch.from_numpy(images{crop}).permute(0, 3, 1, 2) / 255
 x = (x - torch.tensor({rule["mean"]}).view(-1, 1, 1)) / torch.tensor({rule["std"]}).view(-1, 1, 1)
-probabilities = torch.softmax(network(x) / {rule["temperature"]:g}, 1)"""
+with torch.inference_mode():
+    probabilities = torch.softmax(network(x) / {rule["temperature"]}, 1)"""
     match row["library"]:
         case "torchvision":
             return f"""import safetensors.torch, torch, torchvision
@@ -129,25 +130,21 @@ def _scores(card: Card) -> Iterator[list[str]]:
     yield [
         f"Measured on {n:,} test images, with the network in float32:",
     ]
-    calibration = (
-        f"{percent(found['calibration_error'])} ({percent(found['calibration_error_low'])} to "
-        f"{percent(found['calibration_error_high'])})"
-    )
     yield _table(
-        ("measure", "value"),
+        ("measure", "value (95 % interval)"),
         [
-            ("accuracy (95 % interval)", _interval(found)),
-            ("balanced accuracy", percent(found["balanced_accuracy"])),
-            ("macro F1", percent(found["macro_f1"])),
-            ("mean confidence", percent(found["mean_confidence"])),
-            ("calibration error (95 % interval)", calibration),
-            ("log loss", f"{found['log_loss']:.3f}"),
+            ("accuracy", _interval(found)),
+            ("balanced accuracy", _spread(found, "balanced_accuracy")),
+            ("macro F1", _spread(found, "macro_f1")),
+            ("mean confidence", _spread(found, "mean_confidence")),
+            ("calibration error", _spread(found, "calibration_error")),
+            ("log loss", _spread(found, "log_loss", "{:.3f}".format)),
         ],
     )
     yield _table(
         ("class", "found (recall)", "right when named (precision)", "test images"),
         [
-            (row["name"], _share(row["recall"]), _share(row["precision"]), f"{row['images']:,}")
+            (row["name"], _spread(row, "recall"), _spread(row, "precision"), f"{row['images']:,}")
             for row in found["classes"]
         ],
     )
@@ -228,10 +225,13 @@ def _made_from(card: Card) -> Iterator[list[str]]:
     yield [f"{text}, and {told}. {images['test']:,} images are for testing only."]
     hashes = card["image_hashes"]
     yield _table(("images", "hash"), [(name, f"`{value}`") for name, value in hashes.items()])
-    if any(row["stage"] == "external" for row in card["chain"]):
-        yield ["The features of its teacher come from files that the user gave (stage external)."]
-    else:
-        yield ["All weights were trained from random ones by these stages."]
+    teacher = card["teacher"]
+    hashes = ", ".join(f"`{value}`" for value in teacher["sha256"]) or "-"
+    yield _table(
+        ("teacher", ""),
+        [("source", teacher["source"]), ("sha256", hashes), ("licence", teacher["licence"])],
+    )
+    yield ["These stages made the model, one after the other."]
     rows = []
     for row in card["chain"]:
         about = ", ".join(f"{key} {value}" for key, value in row.items() if key not in ARTIFACT)
@@ -274,8 +274,14 @@ def _interval(row: Mapping[str, Any]) -> str:
     return f"{percent(row['accuracy'])} ({percent(row['low'])} to {percent(row['high'])})"
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else percent(value)
+def _spread(row: Mapping[str, Any], key: str, write: Callable[[float], str] = percent) -> str:
+    """A value with its interval; `-` if there is none."""
+    if row[key] is None:
+        return "-"
+    ends = [row.get(f"{key}_{end}") for end in ("low", "high")]
+    if None in ends:
+        return write(row[key])
+    return f"{write(row[key])} ({write(ends[0])} to {write(ends[1])})"
 
 
 def _rate(row: Mapping[str, Any], key: str) -> str:

@@ -105,7 +105,7 @@ def build(job: Job) -> Outcome:
     job.log(f"answers of the network for {len(index)} test images")
     expected = probabilities(model.answer, test)
     measuring = _Measuring(job, model, about, test, label, expected, ranges)
-    own = measuring.own()
+    own, chain = measuring.own(), _chain(job, job.request.inputs["checkpoint"])
     formats = {name: measuring.format(name, FORMATS[name]) for name in job.settings["formats"]}
     card: dict[str, Any] = {
         **about.as_json(),
@@ -117,7 +117,8 @@ def build(job: Job) -> Outcome:
         "images": job.meta("manifest")["counts"],
         "image_hashes": job.meta("manifest")["parts"],
         "labels": _labels(job),
-        "chain": _chain(job, job.request.inputs["checkpoint"]),
+        "chain": chain,
+        "teacher": _origin(job, chain),
         "compared": [*_teacher(job, measuring, index), *_student(job, network, own, formats)],
         "max_drop": job.settings["max_drop"],
         "uncertain": {name: index[found].tolist() for name, found in measuring.near.items() if found},
@@ -314,10 +315,14 @@ def _weight(job: Job, name: str, network: Network) -> dict[str, Any]:
 def _scores(
     probability: NDArray[np.float32], label: NDArray[np.int64], names: tuple[str, ...], seed: int
 ) -> dict[str, Any]:
-    """Accuracy, calibration, and the classes one by one; empty without labelled test images."""
+    """Accuracy, calibration, and the classes one by one; empty without labelled test images.
+
+    NAME_low and NAME_high are the ends of the 95 % interval of NAME, over the choice of test images.
+    """
     import numpy as np
 
     from data.draws import key
+    from data.intervals import mean_interval, normal_interval
     from models.evaluation import calibration, classes
 
     known = label >= 0
@@ -327,28 +332,50 @@ def _scores(
     p /= p.sum(axis=1, keepdims=True)
     predicted, confidence = p.argmax(1), p.max(1)
     right, matrix = predicted == truth, classes.confusion(truth, predicted, len(names))
-    low, high = calibration.calibration_interval(confidence, right, seed=key(seed, "calibration"))
-    columns = (classes.recall(matrix), classes.precision(matrix), matrix.sum(axis=1))
-    return {
-        **_accuracy(float(right.mean()), len(truth)),
+    images, answers = matrix.sum(axis=1), matrix.sum(axis=0)
+    recall, precision, seen = classes.recall(matrix), classes.precision(matrix), images > 0
+    losses = -np.log(np.maximum(p[np.arange(len(truth)), truth], calibration.SMALLEST))
+    found: dict[str, Any] = {
         "balanced_accuracy": classes.balanced_accuracy(matrix),
         "macro_f1": classes.macro_f1(matrix),
         "mean_confidence": float(confidence.mean()),
         "calibration_error": calibration.calibration_error(calibration.bins(confidence, right)),
-        "calibration_error_low": low,
-        "calibration_error_high": high,
         "log_loss": calibration.log_loss(p, truth),
+    }
+    ends = {
+        "balanced_accuracy": mean_interval(recall[seen].tolist(), images[seen].tolist()),
+        "macro_f1": classes.macro_f1_interval(matrix, seed=key(seed, "macro F1")),
+        "calibration_error": calibration.calibration_interval(
+            confidence, right, seed=key(seed, "calibration")
+        ),
+    }
+    if len(truth) > 1:
+        ends["mean_confidence"] = normal_interval(confidence.tolist())
+        ends["log_loss"] = normal_interval(losses.tolist())
+    for name, (low, high) in ends.items():
+        found |= {f"{name}_low": low, f"{name}_high": high}
+    return {
+        **_accuracy(float(right.mean()), len(truth)),
+        **found,
         "classes": [
             {
                 "name": name,
-                "recall": None if np.isnan(recall) else float(recall),
-                "precision": None if np.isnan(precision) else float(precision),
-                "images": int(count),
+                **_part("recall", float(recall[c]), int(images[c])),
+                **_part("precision", float(precision[c]), int(answers[c])),
+                "images": int(images[c]),
             }
-            for name, recall, precision, count in zip(names, *columns, strict=True)
+            for c, name in enumerate(names)
         ],
         "confusion": matrix.tolist(),
     }
+
+
+def _part(name: str, share: float, n: int) -> dict[str, float | None]:
+    """A share with its 95 % interval; None without images."""
+    from data.intervals import wilson
+
+    keys = (name, f"{name}_low", f"{name}_high")
+    return dict(zip(keys, (share, *wilson(share, n)), strict=True)) if n else dict.fromkeys(keys)
 
 
 def _labels(job: Job) -> dict[str, int]:
@@ -381,3 +408,32 @@ def _chain(job: Job, last: Artifact) -> list[dict[str, Any]]:
 
     visit(last)
     return list(found.values())
+
+
+def _origin(job: Job, chain: list[dict[str, Any]]) -> dict[str, Any]:
+    """Where the teacher comes from: `source`, `sha256` of its files, and `licence`.
+
+    A stage that takes weights from elsewhere says `source` and `licence` in its meta.json.
+    """
+    made = {row["stage"]: row for row in chain}
+    if "external" in made:
+        meta = job.store.meta(Artifact(kind="features", fingerprint=made["external"]["fingerprint"]))
+        return {
+            "source": "features that another program computed, in files that the user gave",
+            "sha256": meta["files"],
+            "licence": meta.get("licence") or "unknown: ask whoever made these files",
+        }
+    if "pretext" not in made:
+        source = "none: the network was trained on the labels alone"
+        if "embed" in made:
+            meta = job.store.meta(Artifact(kind="features", fingerprint=made["embed"]["fingerprint"]))
+            source = f"features by the formula {meta['config']['layer']}, without weights"
+        return {"source": source, "sha256": [], "licence": "none is needed"}
+    row = made["pretext"]
+    meta = job.store.meta(Artifact(kind="checkpoint", fingerprint=row["fingerprint"]))
+    how = ", ".join(str(row[key]) for key in ("method", "backbone") if key in row)
+    return {
+        "source": meta.get("source") or f"trained by this run from random weights ({how})",
+        "sha256": [meta["sha256"]["model.safetensors"]],
+        "licence": meta.get("licence") or "no weights of others; the training images have their own licences",
+    }
