@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,7 @@ from flows.chain import chain
 from flows.layout import Hooks, Plan
 from flows.pin import find, pinned_chain
 from flows.run import Run
-from tasks.config import Config
+from tasks.config import Compute, Config
 from tasks.job import run
 from tasks.stage import NotNeeded, Request
 
@@ -32,6 +32,19 @@ class Workers:
         return run(sent, self._store, self._config.compute, listen, lambda: False, self._images)
 
     def close(self) -> None:
+        return None
+
+
+class OfARun(Workers):
+    """The same with the arguments of `tasks.workers.Workers`, for commands that work on a finished run."""
+
+    def __init__(self, store: Store, compute: Compute, log: Path) -> None:
+        self._config, self._store, self._images = Config(compute=compute), store, {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         return None
 
 

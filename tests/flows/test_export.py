@@ -13,11 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import bare
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from in_process import Workers, run_layout
+from conftest import ROOT
+from in_process import OfARun, run_layout
 from tiny_digits import TinyDigits
 
 import flows.export
@@ -40,24 +42,10 @@ from tasks.phrases import percent
 from tasks.rows import manifest_rows
 
 
-class InProcess(Workers):
-    """Builds the stage in the test's own process."""
-
-    def __init__(self, store: Any, compute: Any, log: Path) -> None:
-        self._store, self._images = store, {}
-        self._config = type("Config", (), {"compute": compute})()
-
-    def __enter__(self) -> InProcess:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.export, "Workers", InProcess)
-    monkeypatch.setattr(flows.rewrite, "Workers", InProcess)
+    monkeypatch.setattr(flows.export, "Workers", OfARun)
+    monkeypatch.setattr(flows.rewrite, "Workers", OfARun)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +53,7 @@ def folder(tiny: TinyDigits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The usual formats of the tiny run."""
     to = tmp_path_factory.mktemp("export") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flows.export, "Workers", InProcess)
+        patch.setattr(flows.export, "Workers", OfARun)
         flows.export.export_run(tiny.run, str(to))
     return to
 
@@ -138,6 +126,29 @@ def test_each_block_of_the_card_answers_as_the_checkpoint(form: str, tiny: TinyD
     allowed = card["formats"][form]["difference"] + 1e-5
     np.testing.assert_allclose(found, by_number(tiny, expected), rtol=0, atol=allowed)
     assert (allowed < 2e-5) == (form != "int8")
+
+
+def test_onnx_needs_onnx_runtime_numpy_and_pillow_alone(
+    tiny: TinyDigits, folder: Path, tmp_path: Path
+) -> None:
+    paths = bare.photos(tmp_path / "photos")
+    python = bare.interpreter(tmp_path, "onnxruntime", "numpy", "pillow")
+    assert not {"torch", "onnx", "knowledge-transfer"} & bare.packages_of(python)
+    card = card_of(folder)
+    start = f"from pathlib import Path\npaths = sorted(Path({str(tmp_path / 'photos')!r}).iterdir())\n"
+    for form in ("onnx", "int8"):
+        file = card["formats"][form]["file"]
+        end = f"\nnp.save({str(tmp_path / 'answers.npy')!r}, probabilities)\n"
+        code = f"{start}{squares(card)}\n{loading(card)[form]}{end}"
+        bare.run(python, "-c", code, place=folder)
+        asked = tiny.run if form == "onnx" else str(folder / file)
+        expected = bare.predicted(asked, tmp_path / "photos", tmp_path / f"{form}.parquet")
+        bare.same(np.load(tmp_path / "answers.npy"), expected)
+    example = str(ROOT / "examples" / "serve-onnxruntime" / "ask.py")
+    said = bare.run(python, example, "model-int8.onnx", *map(str, paths), place=folder)
+    rows = [line.split("\t") for line in said.splitlines()]
+    assert [row[0] for row in rows] == [str(path) for path in paths]
+    assert [int(row[1]) for row in rows] == expected.argmax(1).tolist()
 
 
 def by_class(label: np.ndarray, right: np.ndarray) -> list[tuple[int, int]]:
