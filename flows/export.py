@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -50,7 +51,8 @@ def export_run(
         listen: gets every event of the stage.
 
     Returns:
-        `folder`, `run`, `cached`, `formats`: name -> row of card.json, `left_out`: sentences.
+        `folder`, `run`, `cached`, `formats`: name -> row of card.json, `left_out`: sentences, `report_with`:
+        the command that shows the files in the run's report.
 
     Raises:
         ConfigError: there is no such run or format, the run ships no classifier, a package is missing, or
@@ -84,7 +86,8 @@ def export_run(
     if refused or not kept:
         name = (refused or chosen)[0]
         raise PipelineError(f"export: {name} is refused: {card['formats'][name]['refused']}")
-    return result | {"left_out": left_out}
+    words = ["knowledge-transfer", "report", named, *(["--store", store] if store else [])]
+    return result | {"left_out": left_out, "report_with": shlex.join(words)}
 
 
 def _note(store: Store, folder: Path, made: Artifact, cached: bool, seconds: float) -> None:
@@ -105,7 +108,7 @@ def said(result: dict[str, Any]) -> list[str]:
         accuracy = f", right {percent(row['accuracy'])}" if "accuracy" in row else ""
         size = f"{row['bytes'] / 1e6:.2f} MB"
         lines.append(f"  {name:<12}{row['file']}, {size}{accuracy}, {row['rate']:,.0f} images/s")
-    lines.append(f"  knowledge-transfer report {result['run']} shows these files in the run's report")
+    lines.append(f"  {result['report_with']} shows these files in the run's report")
     return [*lines, *result["left_out"]]
 
 
