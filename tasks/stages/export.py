@@ -413,27 +413,29 @@ def _chain(job: Job, last: Artifact) -> list[dict[str, Any]]:
 def _origin(job: Job, chain: list[dict[str, Any]]) -> dict[str, Any]:
     """Where the teacher comes from: `source`, `sha256` of its files, and `licence`.
 
-    A stage that takes weights from elsewhere says `source` and `licence` in its meta.json.
+    A stage that takes weights from elsewhere has the key `weights` in its meta.json.
     """
-    made = {row["stage"]: row for row in chain}
-    if "external" in made:
-        meta = job.store.meta(Artifact(kind="features", fingerprint=made["external"]["fingerprint"]))
+    metas = {}
+    for row in chain:
+        artifact = Artifact(kind=row["kind"], fingerprint=row["fingerprint"])
+        metas[row["stage"]] = job.store.meta(artifact)
+    unknown = "unknown: ask whoever made them before you share this model"
+    foreign = next((meta["weights"] for meta in metas.values() if meta.get("weights")), None)
+    if foreign is not None:
+        licence = foreign.get("licence") or unknown
+        return {"source": foreign["name"], "sha256": [foreign["sha256"]], "licence": licence}
+    if "external" in metas:
+        source = "features that another program computed, in files that the user gave"
+        return {"source": source, "sha256": metas["external"]["files"], "licence": unknown}
+    if "pretext" in metas:
+        made = next(row for row in chain if row["stage"] == "pretext")
+        how = ", ".join(str(made[key]) for key in ("method", "backbone") if key in made)
         return {
-            "source": "features that another program computed, in files that the user gave",
-            "sha256": meta["files"],
-            "licence": meta.get("licence") or "unknown: ask whoever made these files",
+            "source": f"trained by this run from random weights ({how})",
+            "sha256": [metas["pretext"]["sha256"]["model.safetensors"]],
+            "licence": "no weights of others are in it; the training images have their own licences",
         }
-    if "pretext" not in made:
-        source = "none: the network was trained on the labels alone"
-        if "embed" in made:
-            meta = job.store.meta(Artifact(kind="features", fingerprint=made["embed"]["fingerprint"]))
-            source = f"features by the formula {meta['config']['layer']}, without weights"
-        return {"source": source, "sha256": [], "licence": "none is needed"}
-    row = made["pretext"]
-    meta = job.store.meta(Artifact(kind="checkpoint", fingerprint=row["fingerprint"]))
-    how = ", ".join(str(row[key]) for key in ("method", "backbone") if key in row)
-    return {
-        "source": meta.get("source") or f"trained by this run from random weights ({how})",
-        "sha256": [meta["sha256"]["model.safetensors"]],
-        "licence": meta.get("licence") or "no weights of others; the training images have their own licences",
-    }
+    source = "none: the network was trained on the labels alone"
+    if "embed" in metas:
+        source = f"features by the formula {metas['embed']['config']['layer']}, without weights"
+    return {"source": source, "sha256": [], "licence": "none is needed"}
