@@ -1,4 +1,4 @@
-"""The blocks of a card that load weights: each runs as it stands, and answers as the network does."""
+"""The card of an export: its blocks that load weights run as they stand, and it names the teacher."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from models.export import FORMATS
 from models.export.answering import About, Answering
 from models.network import Network, build_network
 from tasks.card import loading
+from tasks.stages.export import _origin
 
 CLASSES = tuple("abcdefghij")
 TEMPERATURE = 1.5
@@ -69,3 +71,41 @@ def test_the_block_answers_as_the_network(
     same = np.abs(np.array(json.loads(done.stdout)) - truth).max(axis=1) < 1e-4
     # In a 1-bit network, rounding may turn over a sign that is almost 0, and so change a few answers.
     assert same.mean() > 0.8 if name == "bits" else same.all()
+
+
+META: dict[str, dict[str, Any]] = {
+    "pretext": {"sha256": {"model.safetensors": "abc"}},
+    "pretrained": {"weights": {"name": "dinov3", "sha256": "def", "licence": "MIT"}, "sha256": {}},
+    "nameless": {"weights": {"name": "mine", "sha256": "def", "licence": None}},
+    "external": {"files": ["123", "456"]},
+    "embed": {"config": {"layer": "hog"}},
+    "transfer": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("stages", "source", "sha256", "licence"),
+    [
+        (
+            ["pretext", "embed", "transfer"],
+            "from random weights (simclr, resnet18)",
+            ["abc"],
+            "no weights of",
+        ),
+        (["pretrained", "embed", "transfer"], "dinov3", ["def"], "MIT"),
+        (["nameless", "transfer"], "mine", ["def"], "unknown: ask"),
+        (["external", "transfer"], "files that the user gave", ["123", "456"], "unknown: ask"),
+        (["embed", "transfer"], "the formula hog, without weights", [], "none is needed"),
+        (["transfer"], "trained on the labels alone", [], "none is needed"),
+    ],
+)
+def test_the_teacher_s_source_hash_and_licence(
+    stages: list[str], source: str, sha256: list[str], licence: str
+) -> None:
+    job: Any = SimpleNamespace(store=SimpleNamespace(meta=lambda artifact: META[artifact.fingerprint]))
+    about = {"method": "simclr", "backbone": "resnet18"}
+    chain = [{"stage": stage, "kind": "any", "fingerprint": stage, **about} for stage in stages]
+    found = _origin(job, chain)
+    assert source in found["source"]
+    assert found["sha256"] == sha256
+    assert licence in found["licence"]
