@@ -226,10 +226,10 @@ def _made_from(card: Card) -> Iterator[list[str]]:
     hashes = card["image_hashes"]
     yield _table(("images", "hash"), [(name, f"`{value}`") for name, value in hashes.items()])
     teacher = card["teacher"]
-    hashes = ", ".join(f"`{value}`" for value in teacher["sha256"]) or "-"
+    files = ", ".join(f"`{value}`" for value in teacher["sha256"]) or "-"
     yield _table(
         ("teacher", ""),
-        [("source", teacher["source"]), ("sha256", hashes), ("licence", teacher["licence"])],
+        [("source", teacher["source"]), ("sha256", files), ("licence", teacher["licence"])],
     )
     yield ["These stages made the model, one after the other."]
     rows = []
