@@ -90,8 +90,11 @@ def _about(place: Path) -> dict[str, Any]:
         found = metadata(place)
         return {key: json.loads(found[key]) for key in ("classes", "preprocessing") if key in found}
     with zipfile.ZipFile(place) as archive:
-        names = [name for name in archive.namelist() if name.endswith(f"/extra/{ABOUT}")]
-        return json.loads(archive.read(names[0])) if names else {}
+        for name in archive.namelist():
+            if name.endswith(f"/extra/{ABOUT}"):
+                about: dict[str, Any] = json.loads(archive.read(name))
+                return about
+    return {}
 
 
 def _answer(place: Path) -> Answer:
