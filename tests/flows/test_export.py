@@ -337,7 +337,7 @@ def evaluated(place: Path, tiny: TinyDigits, name: str) -> dict[tuple[str, str, 
 
     over = {
         "recipe": "evaluate",
-        "data": {"train": "digits", "image_size": 16},
+        "data": {"train": "digits", "test": "digits", "image_size": 16},
         "evaluate": {"protocols": ["few-label"]},
         "compute": {"device": "cpu"},
         "store": tiny.store,
