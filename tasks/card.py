@@ -278,10 +278,9 @@ def _spread(row: Mapping[str, Any], key: str, write: Callable[[float], str] = pe
     """A value with its interval; `-` if there is none."""
     if row[key] is None:
         return "-"
-    ends = [row.get(f"{key}_{end}") for end in ("low", "high")]
-    if None in ends:
+    if f"{key}_low" not in row:
         return write(row[key])
-    return f"{write(row[key])} ({write(ends[0])} to {write(ends[1])})"
+    return f"{write(row[key])} ({write(row[f'{key}_low'])} to {write(row[f'{key}_high'])})"
 
 
 def _rate(row: Mapping[str, Any], key: str) -> str:
