@@ -63,7 +63,7 @@ said = {
     "files": files.astype(object).where(files.notna(), None).to_dict("list"),
     "exported": [file.predict(pixels).equals(file.predict(rgb)), repr(file), file.classes],
     "by file": file.predict(rgb).to_dict("list"),
-    "vectors of file": np.abs(file.embed(pixels) - vectors).max() / np.abs(vectors).max(),
+    "vectors of file": float(np.abs(file.embed(pixels) - vectors).max() / np.abs(vectors).max()),
     "answers": answers.to_dict("list"),
     "stacked": run.shipped.predict(rgb).equals(answers),
     "single": run.predict(rgb[3])["probability"].tolist() + answers["probability"].tolist()[3:4],
