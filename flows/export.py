@@ -18,7 +18,7 @@ from data.store import Store, write_json
 from data.types import Artifact
 from flows.model_folder import shipped
 from flows.recipes import override
-from flows.records import read_record, stage_row
+from flows.records import read_record, stage_row, write_record
 from flows.rewrite import run_folder
 from models.export import FORMATS, INSTALL
 from tasks.card import readme
@@ -75,11 +75,12 @@ def export_run(
     config = override(resolve(record["config"]), settings or {})
     rows = {row["stage"]: row for row in record["stages"]}
     began = time.monotonic()
-    made, cached = _make(opened, config, rows, model, chosen, folder, listen)
-    _note(opened, folder, made, cached, time.monotonic() - began)
-    place = opened.whole(made)
-    card = json.loads((place / CARD).read_text(encoding="utf-8")) | {"run": record["name"]}
-    _copy(place, target, card)
+    with opened.in_use():  # until the run's record names the artifact, `store gc` would delete it
+        made, cached = _make(opened, config, rows, model, chosen, folder, listen)
+        _note(opened, folder, made, cached, time.monotonic() - began)
+        place = opened.whole(made)
+        card = json.loads((place / CARD).read_text(encoding="utf-8")) | {"run": record["name"]}
+        _copy(place, target, card)
     result = {"folder": str(target), "run": record["name"], "cached": cached, "formats": card["formats"]}
     kept = [name for name, row in card["formats"].items() if row["refused"] is None]
     refused = [name for name in formats or () if name not in kept]
@@ -95,7 +96,7 @@ def _note(store: Store, folder: Path, made: Artifact, cached: bool, seconds: flo
     record = read_record(folder)
     row = stage_row("export", made, store.meta(made), cached, seconds)
     others = [each for each in record["stages"] if each["stage"] != "export"]
-    write_json(folder / "run.json", record | {"stages": [*others, row]})
+    write_record(folder, record | {"stages": [*others, row]})
 
 
 def said(result: dict[str, Any]) -> list[str]:

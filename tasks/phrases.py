@@ -9,6 +9,7 @@ UNITS = {
     "labels": "labels",
     "export": "files",
     "exported": "classes",
+    "map": "images",
 }
 """Kind of artifact -> what its `rows` count. They are rows of a table for all other kinds."""
 

@@ -31,6 +31,7 @@ from data.schemas import MANIFEST
 from data.tables import read_table
 from flows.__main__ import main
 from flows.recipes import override
+from flows.records import read_record, write_record
 from flows.rewrite import rewrite_report
 from models.augment import centre
 from models.export import INSTALL
@@ -228,10 +229,9 @@ def bought(tiny: TinyDigits) -> list[str]:
 
 
 def test_the_report_shows_the_files_once_they_are_there(tiny: TinyDigits, tmp_path: Path) -> None:
-    record = tiny.ran.folder / "run.json"
-    written = json.loads(record.read_text())
+    written = read_record(tiny.ran.folder)
     stages = [row for row in written["stages"] if row["stage"] != "export"]
-    record.write_text(json.dumps(written | {"stages": stages}))
+    write_record(tiny.ran.folder, written | {"stages": stages})
     rewrite_report(tiny.run, None)
     teacher, student, int8 = bought(tiny)
     assert teacher.startswith("teacher (smallconv)")
