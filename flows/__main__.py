@@ -216,8 +216,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "model",
         metavar="MODEL",
-        help="a run's folder (the model that it ships), a checkpoint's folder, "
-        "or any folder with model.safetensors and model.json",
+        help="a run's folder (the model that it ships), a checkpoint's folder or any folder with "
+        "model.safetensors and model.json, or a file that export wrote",
     )
     sub.add_argument(
         "--data", metavar="SOURCE", help="labelled training images, for the neighbours and the probe"
@@ -233,7 +233,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=list(measurable()),
         metavar="NAME",
-        help=f"evaluations to run: {', '.join(measurable())} (default: {', '.join(USUAL)})",
+        help=f"evaluations to run: {', '.join(measurable())} (default: {', '.join(USUAL)}; of an exported "
+        "file only few-label)",
     )
     storing(sub)
     printing(sub)
@@ -241,8 +242,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "model",
         metavar="MODEL",
-        help="a run's name in the store or its folder (the model that it ships), a checkpoint's folder, or a "
-        "file that export wrote (.onnx, .pt2)",
+        help="a run's name in the store or its folder (the model that it ships), a checkpoint's folder, or "
+        "what export wrote (.onnx, .pt2, weights)",
     )
     sub.add_argument(
         "images",
@@ -394,16 +395,19 @@ def _export(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
-    from flows.model_folder import model_folder
+    from flows.model_folder import ANSWERED, check_protocols, model_folder
+    from models.export.given import is_exported
 
     config = override(Config(), {"store": options.store} if options.store else {})
-    usual = list(USUAL) if options.data else []
+    place = model_folder(options.model, Store(config.store))
+    usual = ([ANSWERED] if is_exported(place) else list(USUAL)) if options.data else []
+    check_protocols(place, options.protocols or usual)
     if not (options.protocols or usual):
         raise ConfigError(
             f"evaluate: give --data SOURCE, or --voc SOURCE and --protocols of {', '.join(on_photographs())}"
         )
     parameters = {
-        "model": str(model_folder(options.model, Store(config.store))),
+        "model": str(place),
         "data": options.data,
         "test": options.test,
         "voc": options.voc,

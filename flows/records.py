@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +67,30 @@ def read_record(folder: Path, *keys: str) -> dict[str, Any]:
         ) from None
     record: dict[str, Any] = found
     return record
+
+
+def stage_row(
+    label: str, made: Artifact, meta: Mapping[str, Any], cached: bool, seconds: float
+) -> dict[str, Any]:
+    """A row of `stages` in a run's record.
+
+    Args:
+        label: the stage's name in the run.
+        made: its artifact.
+        meta: the artifact's meta.json.
+        cached: whether the store had it already.
+        seconds: how long it took to make or find it.
+    """
+    return {
+        "stage": label,
+        "kind": made.kind,
+        "fingerprint": made.fingerprint,
+        "path": made.path,
+        "cached": cached,
+        "seconds": round(seconds, 3),
+        "rows": meta["rows"],
+        "computed_in": meta["seconds"],
+    }
 
 
 def records(

@@ -71,7 +71,11 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[
 
 def answer(folder: Path, threads: int) -> Answer:
     """Load the folder, as its user does. Torch's own number of threads counts, not `threads`."""
-    place = folder / FOLDER
+    return load(folder / FOLDER)
+
+
+def load(place: Path) -> Answer:
+    """Load a folder of this format under any name. Only the reader gives features, the others (N, 0)."""
     config = json.loads((place / "config.json").read_text(encoding="utf-8"))
     library = config.get("library", "timm")
     if library == "reader":
