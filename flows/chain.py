@@ -3,9 +3,9 @@
 `chain(config, hooks)` calls `hooks.step(label, plan, **inputs)` for every stage. The returned handle stands
 for an artifact that may not exist yet (a future in the flow). Later stages take it as an input.
 
-The type of the pretext configuration says which stages it needs. A `Teacher` is trained. A `Descriptor` and
-`External` train nothing, so the chain starts at embed. The transfer configuration's `learns_from` says what
-transfer reads.
+The type of the pretext configuration says which stages it needs. A `Teacher` is trained, and `Pretrained` is
+loaded from a file. A `Descriptor` and `External` give no network, so the chain starts at embed. The transfer
+configuration's `learns_from` says what transfer reads.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from data.types import Artifact
 from flows.layout import Facts, Handle, Hooks, Layout, Plan
 from flows.measure import conclude
 from flows.recipes import keeps_draw, planned, switched
-from models.configs.shared import Teacher
+from models.configs.pretrained import Pretrained
+from models.configs.shared import Teacher, WithNetwork
 from tasks.config import Config
-from tasks.feasible import refuse, refuse_labels
+from tasks.feasible import refuse, refuse_labels, refuse_weights
 from tasks.stages import (
     assign,
     cluster,
@@ -34,6 +35,7 @@ from tasks.stages import (
     plan_labels,
     predict,
     pretext,
+    pretrained,
     propagate,
     ship,
     spread,
@@ -80,6 +82,7 @@ def chain(
     Raises:
         ConfigError: the images can't serve this configuration (`tasks.feasible`).
     """
+    refuse_weights(config)
     layout = Layout(config, hooks, made=dict(made or {}), kept=kept or {})
     images = layout.made.get("manifest")
     if images is None:
@@ -121,10 +124,13 @@ def _follow(layout: Layout, made: Handle) -> None:
 
 
 def _teach(layout: Layout) -> None:
-    """Lay out the teacher, if the pretext method trains one, and the features of the run's images."""
+    """Lay out the teacher, if the pretext method gives one, and the features of the run's images."""
     config, images = layout.config, layout.made["manifest"]
     layout.models["teacher"] = None
-    if isinstance(config.pretext, Teacher):
+    if isinstance(config.pretext, Pretrained):
+        plan: Plan = partial(pretrained.plan, config)
+        layout.models["teacher"] = layout.make("pretext", plan, manifest=images)
+    elif isinstance(config.pretext, Teacher):
         layout.models["teacher"] = layout.make("pretext", partial(pretext.plan, config), manifest=images)
         if config.pretext.codes:
             layout.make("codes", codes.plan, checkpoint=layout.models["teacher"])
@@ -188,11 +194,11 @@ def _learn_labels(layout: Layout, facts: Facts) -> None:
     config, student = layout.config, layout.models["student-transferred"]
     layout.make("labels", partial(labels.plan, config), manifest=layout.made["manifest"])
     tuned = _tuned(layout, "student", student)
-    if isinstance(config.pretext, Teacher) and (config.ship.teacher or not config.ship.compare):
+    if isinstance(config.pretext, WithNetwork) and (config.ship.teacher or not config.ship.compare):
         _tuned(layout, "teacher", layout.models["teacher"])
     else:
         untuned = "ship.teacher is false"
-        if not isinstance(config.pretext, Teacher):
+        if not isinstance(config.pretext, WithNetwork):
             untuned = f"pretext.method is {config.pretext.method}"
         layout.leave_out("finetune-teacher", untuned, "manifest", "labels")
     if config.ship.compare:
@@ -234,7 +240,7 @@ def _compare(layout: Layout, student: Handle) -> None:
     features = {"student": _second(layout, "student-transferred", student)}
     linear_plan: Plan = partial(linear.plan, config)
     models["student-linear"] = layout.make("linear-student", linear_plan, **inputs, checkpoint=student)
-    if isinstance(config.pretext, Teacher):
+    if isinstance(config.pretext, WithNetwork):
         teacher = models["teacher"]
         models["teacher-linear"] = layout.make("linear-teacher", linear_plan, **inputs, checkpoint=teacher)
         features |= {"teacher": layout.made["embed"]} if config.embed.layer == "features" else {}

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from data import draws
 from data.errors import ArtifactError, ConfigError
+from data.packs import Fit
+from data.preprocessing import Preprocessing
 from data.types import Frozen
 from models import heads
 from models.backbones import make_backbone
@@ -77,6 +79,9 @@ class Description(Frozen):
         feature_dim: D of the layer `features`; None before the network is built.
         real_weights: whether 1-bit convolutions use their real-valued weights (step 1 of two-step
             binarisation). The names and shapes of the weights are the same either way.
+        interpolation: filter that resizes an image for the network; see `data.preprocessing`.
+        resized: side of the square before the central crop, px; None: as for networks that we train.
+        fit: how an image becomes a square.
     """
 
     backbone: str
@@ -92,6 +97,9 @@ class Description(Frozen):
     classes: int | None = Field(default=None, ge=1)
     feature_dim: int | None = None
     real_weights: bool = False
+    interpolation: str = "bicubic"
+    resized: int | None = Field(default=None, ge=1)
+    fit: Fit = "square"
 
 
 class Network(nn.Module):
@@ -145,6 +153,16 @@ class Network(nn.Module):
     def image_size(self) -> int:
         """Side of the images that the network is for, px."""
         return self._description.image_size
+
+    @property
+    def own_input(self) -> bool:
+        """Whether the network brings its own size and preparation of images, instead of the run's."""
+        return self._description.resized is not None
+
+    @property
+    def rule(self) -> Preprocessing:
+        """How images are prepared for the network. Which bands are read, a run's images say."""
+        return Preprocessing.of(self._description.model_dump())
 
     @property
     def channels(self) -> int:
@@ -240,13 +258,10 @@ class Network(nn.Module):
 
     def _outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(name, output) of every layer in order. Each one is computed on demand."""
-        x = self._seen(x)
-        for name, output in self.backbone.outputs(x):
-            x = output
+        maps = x = self._seen(x)
+        for name, output in self.backbone.through(x):
+            maps, x = x, output
             yield name, x
-        maps = x
-        x = pooled(maps)
-        yield "features", x
         if self.fc:
             x = maps
         for name, layer in (*self.fc.items(), *self.head.items()):

@@ -56,17 +56,28 @@ def squares(card: Card) -> str:
     rule = card["preprocessing"]
     if rule.get("bands") or rule.get("value_range"):
         return ""
-    side = rule["stored_size"]
+    side, fit = rule["stored_size"], rule.get("fit", "square")
+    way = f"Image.Resampling.{rule.get('interpolation', 'bicubic').upper()}"
+    if fit == "squash":
+        body = f"""    return np.asarray(image.resize(({side}, {side}), {way}))"""
+    elif fit == "shorter":
+        size = rule["image_size"]
+        body = f"""    short = min(image.size)
+    image = image.resize([int({side} * length / short) for length in image.size], {way})
+    left, top = (round((length - {size}) / 2) - round(({side} - {size}) / 2) for length in image.size)
+    return np.asarray(image.crop((left, top, left + {side}, top + {side})))"""
+    else:
+        body = f"""    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    same = image.size == ({side}, {side})
+    return np.asarray(image if same else image.resize(({side}, {side}), {way}, box))"""
     return f"""import numpy as np
 from PIL import Image, ImageOps
 
 def square(path):
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    same = image.size == ({side}, {side})
-    return np.asarray(image if same else image.resize(({side}, {side}), Image.Resampling.BICUBIC, box))
+{body}
 
 images = np.stack([square(path) for path in paths])  # (N, {side}, {side}, 3) uint8"""
 
@@ -227,13 +238,29 @@ def _made_from(card: Card) -> Iterator[list[str]]:
     yield [f"{text}, and {told}. {images['test']:,} images are for testing only."]
     hashes = card["image_hashes"]
     yield _table(("images", "hash"), [(name, f"`{value}`") for name, value in hashes.items()])
-    if any(row["stage"] == "external" for row in card["chain"]):
+    foreign = [row for row in card["chain"] if row.get("weights_name")]
+    if foreign:
+        row = foreign[0]
+        licence = row.get("weights_licence")
+        yield [
+            f"Its teacher is {row['weights_name']}, which others trained (sha256 `{row['weights_sha256']}`). "
+            + (
+                f"The licence of these weights is {licence}; it may bind this model, too."
+                if licence
+                else "**Nobody said what licence these weights have.** Find out before you share this model."
+            )
+        ]
+    elif any(row["stage"] == "external" for row in card["chain"]):
         yield ["The features of its teacher come from files that the user gave (stage external)."]
     else:
         yield ["All weights were trained from random ones by these stages."]
     rows = []
     for row in card["chain"]:
-        about = ", ".join(f"{key} {value}" for key, value in row.items() if key not in ARTIFACT)
+        about = ", ".join(
+            f"{key} {value}"
+            for key, value in row.items()
+            if key not in ARTIFACT and not key.startswith("weights_")
+        )
         rows.append((row["stage"], about, f"`{row['kind']}/{row['fingerprint']}`"))
     yield _table(("stage", "how", "artifact"), rows)
 

@@ -21,7 +21,7 @@ from models.configs.evaluations import Detection, MultiLabel, NonLinear, Segment
 from models.configs.finetune import Finetune
 from models.configs.kinds import KindName
 from models.configs.pseudo_labels import PseudoLabels
-from models.configs.shared import Backbone, Seed, Teacher
+from models.configs.shared import Backbone, Seed, Teacher, WithNetwork
 from models.configs.simclr import SimCLR
 
 
@@ -653,10 +653,10 @@ class Config(Frozen):
     @model_validator(mode="after")
     def _pretext_gives_what_transfer_learns(self) -> Config:
         pretext, transfer = self.pretext, self.transfer
-        if transfer.learns_from == "teacher" and not isinstance(pretext, Teacher):
+        if transfer.learns_from == "teacher" and not isinstance(pretext, WithNetwork):
             raise ValueError(
                 f"transfer.method = {transfer.method} learns from the teacher itself, but pretext.method = "
-                f"{pretext.method} trains no teacher; change one of them"
+                f"{pretext.method} gives no teacher; change one of them"
             )
         if transfer.learns_from == "codes":
             if not (isinstance(pretext, Teacher) and pretext.codes):

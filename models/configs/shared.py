@@ -471,7 +471,11 @@ class Pretext(Chosen):
     """Base class of the configurations of all pretext methods."""
 
 
-class Teacher(Lasting, Pretext):
+class WithNetwork(Pretext):
+    """Base class of the configurations of pretext methods that give a network, later stages' teacher."""
+
+
+class Teacher(Lasting, WithNetwork):
     """Base class of the configurations of pretext methods that train a network.
 
     Attributes:

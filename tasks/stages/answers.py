@@ -65,7 +65,7 @@ def build(job: Job) -> Outcome:
     folder = job.path("checkpoint")
     temperature = float(read_description(folder).get("temperature", 1.0))
     index, label = manifest_rows(job.path("manifest"), ("test",))
-    logits = embed(job, load(folder), index, "logits", job.settings["image_size"])
+    logits = embed(job, load(folder), index, "logits")
     probability = softmax(logits, temperature)
     best, confidence = ranked(probability, 2)
     columns = {
