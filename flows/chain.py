@@ -38,6 +38,7 @@ from tasks.stages import (
     pretrained,
     propagate,
     ship,
+    sound,
     spread,
     transfer,
     weigh,
@@ -96,6 +97,8 @@ def chain(
     refuse(layout.config, seen)
     facts = Facts.of(seen)
     _teach(layout)
+    if isinstance(config.pretext, Pretrained):
+        _look_at_teacher(layout, facts)
     if config.transfers:
         _transfer(layout)
     if config.tunes and facts.labelled:
@@ -137,6 +140,17 @@ def _teach(layout: Layout) -> None:
     else:
         layout.leave_out("pretext", f"pretext.method is {config.pretext.method}", "manifest")
     layout.features("embed", images, part="train")
+
+
+def _look_at_teacher(layout: Layout, facts: Facts) -> None:
+    """Lay out the look at a teacher that others trained. A kept teacher was looked at when it was loaded."""
+    if "pretext" in layout.kept:
+        return
+    config, images = layout.config, layout.made["manifest"]
+    inputs = {"manifest": images, "checkpoint": layout.models["teacher"]}
+    if config.tunes and facts.labelled:
+        inputs["labels"] = layout.make("labels", partial(labels.plan, config), manifest=images)
+    layout.make("sound", partial(sound.plan, config), **inputs)
 
 
 def _transfer(layout: Layout) -> None:
@@ -192,7 +206,8 @@ def _learn_labels(layout: Layout, facts: Facts) -> None:
         _keep_learned(layout)
         return
     config, student = layout.config, layout.models["student-transferred"]
-    layout.make("labels", partial(labels.plan, config), manifest=layout.made["manifest"])
+    if "labels" not in layout.made:
+        layout.make("labels", partial(labels.plan, config), manifest=layout.made["manifest"])
     tuned = _tuned(layout, "student", student)
     if isinstance(config.pretext, WithNetwork) and (config.ship.teacher or not config.ship.compare):
         _tuned(layout, "teacher", layout.models["teacher"])

@@ -243,6 +243,13 @@ class Network(nn.Module):
                 last = output
         return (pooled(last) if last.ndim == 4 else last.float()), logits
 
+    def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(B, C, S, S) float32 in [0, 1] -> (name, output) of every layer in order, on demand.
+
+        Outputs are maps (B, c, h, w) or vectors (B, D).
+        """
+        return self._outputs(x)
+
     def maps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(B, C, S, S) float32 in [0, 1] -> (name, (B, c, h, w)) of each backbone layer, on demand."""
         return self.backbone.outputs(self._seen(x))

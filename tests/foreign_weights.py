@@ -19,7 +19,7 @@ from models.network import Network
 
 
 def shaken(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Give a network random weights and statistics in which no part is trivial, such as a layer scale near 0."""
+    """Give a network random weights and statistics in which no part is trivial."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():

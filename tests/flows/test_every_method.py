@@ -261,9 +261,7 @@ def test_other_sources_are_clustered_and_labelled(pretext: str, place: Path) -> 
     if pretext == "external":  # the uris differ, so vectors are matched by content
         ours, theirs = run_chain(small(place), "ours"), place / "by-content.parquet"
         manifest = read_table(ours.path("manifest") / "images.parquet")
-        torch.manual_seed(0)
-    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), folder / "resnet.pth")
-    vectors = np.random.default_rng(0).normal(size=(200, 5))
+        vectors = np.random.default_rng(0).normal(size=(200, 5))
         pq.write_table(pa.table({"sha256": manifest["sha256"], "vector": list(vectors)}), theirs)
         config = override(config, {"pretext": {"features": f"parquet:{theirs}"}})
     ran = run_chain(config, "other")
