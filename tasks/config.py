@@ -632,6 +632,15 @@ class Config(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _plans_a_training(self) -> Config:
+        if self.plan.minutes is not None and not isinstance(self.pretext, Teacher):
+            raise ValueError(
+                f"plan.minutes = {self.plan.minutes:g}, but pretext.method = {self.pretext.method} trains no "
+                "teacher that could be planned; leave plan.minutes empty and set the lengths yourself"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _favours_among_compared(self) -> Config:
         if self.distill.init == "favoured" and not self.ship.compare:
             raise ValueError(

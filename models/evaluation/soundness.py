@@ -250,9 +250,13 @@ def worse_than_random(lead: Paired, what: str) -> str | None:
     if lead.clear:
         return None
     return (
-        f"teacher: it finds {what} no better than the same network with random weights "
-        f"({100 * lead.mean:+.1f} ± {100 * lead.error:.1f} points); {CAUSES}"
+        f"teacher: it finds {what} no better than the same network with random weights ({_points(lead)} "
+        f"more); {CAUSES}"
     )
+
+
+def _points(lead: Paired) -> str:
+    return f"{100 * lead.mean:.1f} ± {100 * lead.error:.1f} points"
 
 
 def better_normalisation(leads: Mapping[str, Paired]) -> str | None:
@@ -263,10 +267,8 @@ def better_normalisation(leads: Mapping[str, Paired]) -> str | None:
     lead = leads[name]
     if not lead.clear or lead.mean < LEAD:
         return None
-    return (
-        f"teacher: with the mean and std {name} it finds {100 * lead.mean:.1f} ± {100 * lead.error:.1f} points "
-        "more than with its own; check pretext.mean and pretext.std"
-    )
+    return f"teacher: with the mean and std {name} it finds {_points(lead)} more than with its own; "
+        "check pretext.mean and pretext.std"
 
 
 def suspicious_norms(own: Mapping[str, float], usual: Mapping[str, Mapping[str, float]]) -> str | None:
@@ -284,8 +286,8 @@ def suspicious_norms(own: Mapping[str, float], usual: Mapping[str, Mapping[str, 
         if name is not None and usual[name][first] < own[first] / 2:
             return (
                 f"teacher: the values that enter its first norm ({first}) spread {math.exp(own[first]):.1f} "
-                f"times more or less than it remembers, and {math.exp(usual[name][first]):.1f} times with the "
-                f"mean and std {name}; check pretext.mean and pretext.std"
+                f"times more or less than it remembers, and {math.exp(usual[name][first]):.1f} times with "
+                f"the mean and std {name}; check pretext.mean and pretext.std"
             )
     worst = max(own, key=lambda each: own[each])
     if own[worst] <= FAR:
@@ -293,8 +295,8 @@ def suspicious_norms(own: Mapping[str, float], usual: Mapping[str, Mapping[str, 
     name = next(each for each, distance in own.items() if distance > FAR)
     return (
         f"teacher: the values that enter the norm {name} spread {math.exp(own[name]):.1f} times more or less "
-        "than it remembers, so a layer before it may be damaged, or the images are unlike those of its training; "
-        f"{CAUSES}"
+        "than it remembers, so a layer before it may be damaged, or the images are unlike those of its "
+        f"training; {CAUSES}"
     )
 
 
@@ -306,7 +308,6 @@ def better_layer(leads: Mapping[str, Paired]) -> str | None:
     name = max(ahead, key=lambda each: ahead[each].mean)
     lead = ahead[name]
     return (
-        f"teacher: its {name} finds {100 * lead.mean:.1f} ± {100 * lead.error:.1f} points more than its last "
-        f"layer; a layer above {name} may be damaged or half loaded, or embed.layer={name} suits these images "
-        "better"
+        f"teacher: its {name} finds {_points(lead)} more than its last layer; a layer above {name} may be "
+        f"damaged or half loaded, or embed.layer={name} suits these images better"
     )
