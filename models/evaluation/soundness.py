@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.backbones.backbone import pooled
 from models.network import MEAN, STD, Network, seeded
 from models.spherical_kmeans import spherical_kmeans
 
@@ -36,6 +37,103 @@ FAR = 1.0
 """Spread of a batch norm's inputs, as a logarithm of their ratio to what it remembers, that is suspicious."""
 LEAD = 0.03
 """Lead in points of 1 from which another normalisation or an earlier layer is worth a warning."""
+
+
+LAYERS = 4
+"""Number of earlier layers that are compared with the last."""
+Show = Callable[[str | None], Iterable[Tensor]]
+"""Name of a random view, or None for the centre -> (B, C, S, S) float32 in [0, 1] of the same images."""
+
+
+@dataclass
+class Findings:
+    """What was found of a network.
+
+    Attributes:
+        rows: (who, measure, value, standard error of its difference from the network's own; 0 if unknown).
+        warnings: sentences.
+    """
+
+    rows: list[tuple[str, str, float, float]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def row(self, who: str, measure: str, value: float, error: float = 0.0) -> None:
+        """Add a figure."""
+        self.rows.append((who, measure, float(value), float(error)))
+
+    def warn(self, text: str | None) -> None:
+        """Add a warning, if there is one."""
+        if text is not None:
+            self.warnings.append(text)
+
+
+def examine(network: Network, show: Show, label: NDArray[np.int64] | None, layer: str) -> Findings:
+    """Look for signs that a network was loaded badly.
+
+    Args:
+        network: in evaluation mode. It is on the device of the images.
+        show: gives the images.
+        label: (N,) classes of the images; None: two views of each image are compared.
+        layer: the layer that later stages read.
+    """
+    found = Findings()
+    what = "the other view of an image" if label is None else "images of the same class"
+
+    def measured(of: Network, layers: list[str]) -> dict[str, Floats]:
+        one, two = _outputs(of, show("a" if label is None else None), layers), None
+        if label is not None:
+            return {name: found_alike(x, label) for name, x in one.items()}
+        two = _outputs(of, show("b"), layers)
+        return {name: found_again(one[name], two[name]) for name in layers}
+
+    own = measured(network, [layer])[layer]
+    found.row("teacher", what, own.mean())
+    random = untrained(network).to(network.mean.device)
+    lead = paired(own, measured(random, [layer])[layer])
+    found.row("random weights", what, own.mean() - lead.mean, lead.error)
+    found.warn(worse_than_random(lead, what))
+    if label is None:
+        agreement = [
+            stability(*(_outputs(each, show(view), [layer])[layer] for view in ("a", "b")))
+            for each in (network, random)
+        ]
+        found.row("teacher", "agreement of clusters", agreement[0])
+        found.row("random weights", "agreement of clusters", agreement[1])
+        found.warn(unstable(*agreement))
+    usual = {name: normalised_as(network, *values) for name, values in others(network).items()}
+    leads = {name: paired(measured(other, [layer])[layer], own) for name, other in usual.items()}
+    for name, each in leads.items():
+        found.row(f"mean and std {name}", what, own.mean() + each.mean, each.error)
+    norms = norm_distances(network, show(None))
+    for name, distance in norms.items():
+        found.row("teacher", f"distance of {name}", distance)
+    theirs = {name: norm_distances(other, show(None)) for name, other in usual.items()} if norms else {}
+    found.warn(better_normalisation(leads) or suspicious_norms(norms, theirs))
+    earlier = _spaced([name for name in network.layer_names() if name != layer], LAYERS)
+    ahead = {name: paired(each, own) for name, each in measured(network, earlier).items()}
+    for name, each in ahead.items():
+        found.row(name, what, own.mean() + each.mean, each.error)
+    found.warn(better_layer(ahead))
+    return found
+
+
+@torch.inference_mode()
+def _outputs(network: Network, views: Iterable[Tensor], layers: list[str]) -> dict[str, Tensor]:
+    """Layer -> (N, D) float32 on the CPU. Maps are averaged over their places."""
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+    for x in views:
+        for name, output in network.layers(x):
+            if name in found:
+                found[name].append((pooled(output) if output.ndim == 4 else output.float()).cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _spaced(names: list[str], count: int) -> list[str]:
+    """At most `count` of the names, evenly spaced, the first and the last among them."""
+    if len(names) <= count:
+        return names
+    step = (len(names) - 1) / (count - 1)
+    return [names[round(step * at)] for at in range(count)]
 
 
 @dataclass(frozen=True)
@@ -259,6 +357,16 @@ def _points(lead: Paired) -> str:
     return f"{100 * lead.mean:.1f} ± {100 * lead.error:.1f} points"
 
 
+def unstable(own: float, random: float) -> str | None:
+    """A warning if clusters of two views agree less than those of random weights; else None."""
+    if own >= random - LEAD:
+        return None
+    return (
+        f"teacher: clusters of two views of the images agree less ({own:.2f}) than with random weights "
+        f"({random:.2f}); {CAUSES}"
+    )
+
+
 def better_normalisation(leads: Mapping[str, Paired]) -> str | None:
     """A warning if another usual normalisation finds clearly more; else None. `leads`: its lead, by name."""
     if not leads:
@@ -267,8 +375,10 @@ def better_normalisation(leads: Mapping[str, Paired]) -> str | None:
     lead = leads[name]
     if not lead.clear or lead.mean < LEAD:
         return None
-    return f"teacher: with the mean and std {name} it finds {_points(lead)} more than with its own; "
+    return (
+        f"teacher: with the mean and std {name} it finds {_points(lead)} more than with its own; "
         "check pretext.mean and pretext.std"
+    )
 
 
 def suspicious_norms(own: Mapping[str, float], usual: Mapping[str, Mapping[str, float]]) -> str | None:
