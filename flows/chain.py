@@ -97,8 +97,7 @@ def chain(
     refuse(layout.config, seen)
     facts = Facts.of(seen)
     _teach(layout)
-    if isinstance(config.pretext, Pretrained):
-        _look_at_teacher(layout, facts)
+    _look_at_weights(layout, facts)
     if config.transfers:
         _transfer(layout)
     if config.tunes and facts.labelled:
@@ -130,11 +129,15 @@ def _teach(layout: Layout) -> None:
     """Lay out the teacher, if the pretext method gives one, and the features of the run's images."""
     config, images = layout.config, layout.made["manifest"]
     layout.models["teacher"] = None
+    loading: Plan = partial(pretrained.plan, config)
     if isinstance(config.pretext, Pretrained):
-        plan: Plan = partial(pretrained.plan, config)
-        layout.models["teacher"] = layout.make("pretext", plan, manifest=images)
+        layout.models["teacher"] = layout.make("pretext", loading, manifest=images)
     elif isinstance(config.pretext, Teacher):
-        layout.models["teacher"] = layout.make("pretext", partial(pretext.plan, config), manifest=images)
+        start = {}
+        if config.pretext.weights is not None:
+            start = {"checkpoint": layout.make("weights", loading, manifest=images)}
+        plan: Plan = partial(pretext.plan, config)
+        layout.models["teacher"] = layout.make("pretext", plan, manifest=images, **start)
         if config.pretext.codes:
             layout.make("codes", codes.plan, checkpoint=layout.models["teacher"])
     else:
@@ -142,12 +145,16 @@ def _teach(layout: Layout) -> None:
     layout.features("embed", images, part="train")
 
 
-def _look_at_teacher(layout: Layout, facts: Facts) -> None:
-    """Lay out the look at a teacher that others trained. A kept teacher was looked at when it was loaded."""
-    if "pretext" in layout.kept:
-        return
+def _look_at_weights(layout: Layout, facts: Facts) -> None:
+    """Lay out the look at a network that others trained, if there is one.
+
+    A teacher that is kept of an earlier run was looked at when it was loaded.
+    """
     config, images = layout.config, layout.made["manifest"]
-    inputs = {"manifest": images, "checkpoint": layout.models["teacher"]}
+    label = "pretext" if isinstance(config.pretext, Pretrained) else "weights"
+    if label not in layout.made or "pretext" in layout.kept:
+        return
+    inputs = {"manifest": images, "checkpoint": layout.made[label]}
     if config.tunes and facts.labelled:
         inputs["labels"] = layout.make("labels", partial(labels.plan, config), manifest=images)
     layout.make("sound", partial(sound.plan, config), **inputs)

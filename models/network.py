@@ -60,6 +60,25 @@ def seeing(channels: int) -> Iterator[None]:
         _channels.reset(token)
 
 
+_start: ContextVar[Network | None] = ContextVar("start", default=None)
+
+
+@contextmanager
+def starting(network: Network | None) -> Iterator[None]:
+    """Make `build_network` build networks that start from the backbone of another one, with its mean and std.
+
+    A method builds its networks itself and copies some of them. So the weights have to be there before.
+
+    Args:
+        network: it was loaded for the same size of images. None: networks start from random weights.
+    """
+    token = _start.set(network)
+    try:
+        yield
+    finally:
+        _start.reset(token)
+
+
 class Description(Frozen):
     """The content of model.json: enough to build the network that model.safetensors fits into.
 
@@ -340,6 +359,45 @@ class Network(nn.Module):
         new.load_state_dict(self.state_dict())
         return new
 
+    def fitting(self, backbone: str, input: Input) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The mean and std of this network, for one that starts from its backbone.
+
+        Args:
+            backbone: name of the backbone of the other network.
+            input: what the other network sees.
+
+        Raises:
+            ConfigError: the other network is of another kind.
+        """
+        own = self._description
+        if own.backbone != backbone:
+            raise ConfigError(
+                f"pretext.backbone = {backbone}, but pretext.weights are of {own.backbone}; set "
+                f"pretext.backbone={own.backbone}"
+            )
+        if own.input != input:
+            raise ConfigError(
+                f"pretext.weights are for three colours, but this method's network sees {input}; choose "
+                "another pretext.method"
+            )
+        return own.mean, own.std
+
+    def take_backbone(self, other: Network) -> None:
+        """Copy the weights of another network's backbone.
+
+        Raises:
+            ConfigError: the backbones have other shapes, because one of them is for small images.
+        """
+        try:
+            self.backbone.load_state_dict(other.backbone.state_dict())
+        except RuntimeError:
+            own = self._description
+            raise ConfigError(
+                f"pretext.weights: {own.backbone} has another form for views or tiles of "
+                f"{own.form or own.image_size} px than for those of the weights; set data.image_size to 64 "
+                "or more, or choose another pretext.method"
+            ) from None
+
     def description(self) -> dict[str, Any]:
         """Plain values for model.json, from which `from_description` builds this network again."""
         return self._description.model_dump(mode="json")
@@ -406,6 +464,9 @@ def build_network(
             )
         input = "bands"
     mean, std = (values * channels if input == "bands" else values for values in _SCALES[input])
+    start = _start.get()
+    if start is not None:
+        mean, std = start.fitting(backbone, input)
     with seeded(seed, "network"):
         network = Network(
             Description(
@@ -420,6 +481,8 @@ def build_network(
                 real_weights=real_weights,
             )
         )
+    if start is not None:
+        network.take_backbone(start)
     return network if classes is None else network.with_classifier(classes, seed=seed, keep_head=head)
 
 

@@ -40,8 +40,9 @@ def refuse_weights(config: Config) -> None:
     Raises:
         ConfigError: a file is missing, or is half a file.
     """
-    if isinstance(config.pretext, Pretrained):
-        locate(config.pretext.weights)
+    weights = config.pretext.weights if isinstance(config.pretext, Pretrained | Teacher) else None
+    if weights is not None:
+        locate(weights)
 
 
 def refuse_labels(config: Config, manifest: Mapping[str, Any], *, recipes: bool = False) -> None:

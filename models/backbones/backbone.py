@@ -59,6 +59,15 @@ class Backbone(nn.Module):
             yield name, x
         yield "features", pooled(x)
 
+    def depths(self) -> dict[nn.Parameter, int]:
+        """The layer of each parameter, counted from 1 at the top."""
+        count = len(self.stages)
+        return {
+            parameter: count - number
+            for number, stage in enumerate(self.stages.values())
+            for parameter in stage.parameters()
+        }
+
     def layers(self, x: Tensor) -> dict[str, Tensor]:
         """(B, C, S, S) -> name -> (B, c, h, w), in order. c, h and w depend on the layer."""
         return dict(self.outputs(x))

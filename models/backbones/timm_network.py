@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.errors import ConfigError
 from models.backbones.backbone import Backbone
@@ -58,6 +58,15 @@ class TimmBackbone(Backbone):
         maps, last = _maps(network, x)
         yield from zip(self.channels, maps, strict=True)
         yield "features", network.forward_head(last, pre_logits=True).float()
+
+    def depths(self) -> dict[nn.Parameter, int]:
+        """See `Backbone.depths`. The layers are timm's own: blocks of a transformer, stages of others."""
+        from timm.models import group_parameters
+
+        network: Any = self.stages["network"]
+        layer = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+        top = max(layer.values())
+        return {parameter: 1 + top - layer[name] for name, parameter in network.named_parameters()}
 
 
 def _maps(network: Any, x: Tensor) -> tuple[list[Tensor], Tensor]:

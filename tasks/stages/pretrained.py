@@ -7,6 +7,7 @@ from typing import Any
 from data.errors import ConfigError
 from data.types import Artifact
 from models.configs.pretrained import Pretrained
+from models.configs.shared import Teacher
 from tasks.config import Config
 from tasks.job import Job
 from tasks.size import Context, Inputs, Size, chores, trained
@@ -22,14 +23,17 @@ def plan(config: Config, manifest: Artifact) -> Request:
     manifest only says how images are read.
 
     Args:
-        config: the run's configuration; its pretext method is `Pretrained`.
+        config: the run's configuration. Its pretext method is `Pretrained`, or trains on from `weights`.
         manifest: the manifest of the run's images.
     """
-    assert isinstance(config.pretext, Pretrained)
+    given, layer = config.pretext, config.embed.layer
+    if isinstance(given, Teacher):  # the training adds its own layers, and checks embed.layer
+        assert given.weights is not None
+        size, layer = config.data.image_size, "features"
+        given = Pretrained(weights=given.weights, backbone=given.backbone, input_size=size, layer="mean")
+    assert isinstance(given, Pretrained)
     return STAGE.request(
-        settings={},
-        inputs={"manifest": manifest},
-        outside={"pretext": config.pretext.model_dump(), "layer": config.embed.layer},
+        settings={}, inputs={"manifest": manifest}, outside={"pretext": given.model_dump(), "layer": layer}
     )
 
 

@@ -105,6 +105,34 @@ def test_students_that_learn_from_the_teacher_itself(place: Path, by: str) -> No
     assert estimate(config).rows[-1].in_store
 
 
+def test_a_training_continues_from_the_weights(place: Path) -> None:
+    backbone = "timm:vit_small_patch14_dinov2?depth=2&embed_dim=48&num_heads=3"
+    over = {"method": "simclr", "backbone": backbone, "epochs": 1, "batch_size": 16, "optimizer": "adamw"}
+    data = {"image_size": 56}
+
+    def config(**more: Any) -> Config:
+        values = small(place, data=data, until="transfer").model_dump()
+        values["pretext"] = {**over, "weights": str(place / "vit"), "learning_rate": 1e-3, **more}
+        return Config.model_validate(values)
+
+    ran = run_chain(config(), "continued")
+    start, made = load(ran.path("weights")), load(ran.path("pretext"))
+    assert ran.inputs("pretext")["checkpoint"] == ran.made["weights"]
+    assert ran.inputs("sound")["checkpoint"] == ran.made["weights"]
+    assert made.description()["mean"] == start.description()["mean"]
+    assert not made.own_input
+    moved = [
+        (made.backbone.state_dict()[name] - tensor).norm() / tensor.norm().clamp_min(1e-6)
+        for name, tensor in start.backbone.state_dict().items()
+    ]
+    assert 0 < max(moved)
+    assert sorted(moved)[len(moved) // 2] < 0.1
+    assert "weights" not in ran.store.meta(ran.made["pretext"])["config"]["pretext"]
+    assert all(row.in_store for row in estimate(config()).rows)
+    with pytest.raises(ConfigError, match=r"set pretext.backbone=timm:vit_small_patch14_dinov2\?"):
+        run_chain(config(backbone="timm:vit_small_patch14_dinov2"), "wrong")
+
+
 def test_another_size_of_the_student_embeds_nothing_again(place: Path) -> None:
     first = run_chain(small(place, until="transfer"), "at-32")
     second = run_chain(small(place, until="transfer", data={"image_size": 48}), "at-48")
