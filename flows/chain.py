@@ -27,6 +27,7 @@ from tasks.stages import (
     distill,
     embed,
     finetune,
+    head,
     labels,
     linear,
     manifest,
@@ -45,7 +46,7 @@ from tasks.stages import (
 )
 from tasks.understood import describe, drawn
 
-FEW_LABELS = ("plan-labels", "finetune-", "linear-", "distill", "scratch", "ship")
+FEW_LABELS = ("plan-labels", "finetune-", "linear-", "distill", "head", "scratch", "ship")
 """Prefixes of the stages that train on the few labels, and of their plan."""
 TUNED = {
     "finetune-student": "student-finetuned",
@@ -53,6 +54,7 @@ TUNED = {
     "linear-student": "student-linear",
     "linear-teacher": "teacher-linear",
     "distill": "student",
+    "head": "teacher-head",
     "scratch": "scratch",
     "ship": "shipped",
 }
@@ -113,7 +115,10 @@ def chain(
                     **trained,
                 ),
             )
-        _learn_labels(layout, facts)
+        if config.until == "head":
+            _head(layout)
+        else:
+            _learn_labels(layout, facts)
     conclude(layout, facts, beside=(made or {}).keys() - {"manifest"})
     return layout.made
 
@@ -205,6 +210,31 @@ def _cluster(layout: Layout) -> Handle:
         end = f"-k{k}"
         chosen = layout.config.cluster.model_copy(update={"k": k})
         layout.config = layout.config.model_copy(update={"cluster": chosen})
+
+
+def _head(layout: Layout) -> None:
+    """Lay out the shortest way to an answer: features, propagated labels, a linear classifier on them."""
+    config, models = layout.config, layout.models
+    if "head" in layout.kept:
+        _keep_learned(layout)
+        return
+    if "labels" not in layout.made:
+        layout.make("labels", partial(labels.plan, config), manifest=layout.made["manifest"])
+    inputs, features = layout.having("manifest", "labels"), layout.made["embed"]
+    few = layout.make("linear-teacher", partial(linear.plan, config), **inputs, checkpoint=models["teacher"])
+    targets = layout.make(
+        "predict",
+        partial(predict.plan, config),
+        manifest=inputs["manifest"],
+        checkpoint=few,
+        features=features,
+    )
+    if config.predict.neighbours:
+        targets = _propagate(layout, "propagate", targets, None)
+    head_plan: Plan = partial(head.plan, config)
+    last = layout.make("head", head_plan, **inputs, checkpoint=few, features=features, probabilities=targets)
+    models |= {"teacher-linear": few, "teacher-head": last}
+    _ship(layout, {"teacher-head": last})
 
 
 def _learn_labels(layout: Layout, facts: Facts) -> None:

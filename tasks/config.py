@@ -564,7 +564,7 @@ class Compute(Frozen):
         return self.workers or len(os.sched_getaffinity(0))
 
 
-Until = Literal["pretext", "transfer", "finetune", "distill"]
+Until = Literal["pretext", "head", "transfer", "finetune", "distill"]
 """The points at which a chain may end, in order."""
 
 
@@ -600,9 +600,10 @@ class Config(Frozen):
     compute: Compute = Compute()
     until: Until = Field(
         "distill",
-        description="Where the chain ends. pretext: after the teacher. transfer: after the student is "
-        "trained without labels. finetune: after teacher and student are fine-tuned on the few labels. "
-        "distill: run everything. The models that exist by then are evaluated.",
+        description="Where the chain ends. pretext: after the teacher. head: after a linear classifier on "
+        "the frozen teacher, which learns labels that were propagated to all images; no student. transfer: "
+        "after the student is trained without labels. finetune: after teacher and student are fine-tuned on "
+        "the few labels. distill: run everything. The models that exist by then are evaluated.",
     )
     review: bool = Field(
         False,
@@ -614,12 +615,12 @@ class Config(Frozen):
     @property
     def transfers(self) -> bool:
         """Whether the chain trains a student."""
-        return self.until != "pretext"
+        return self.until not in ("pretext", "head")
 
     @property
     def tunes(self) -> bool:
         """Whether the chain uses the few labels."""
-        return self.until in ("finetune", "distill")
+        return self.until in ("head", "finetune", "distill")
 
     @model_validator(mode="after")
     def _rounds_differ(self) -> Config:
@@ -628,6 +629,15 @@ class Config(Frozen):
                 f"distill.rounds = {self.distill.rounds}, but every round would learn the same targets; set "
                 "predict.joint and predict.neighbours, so that each round finds neighbours in the features "
                 "of the last student"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _head_needs_a_network(self) -> Config:
+        if self.until == "head" and not isinstance(self.pretext, WithNetwork):
+            raise ValueError(
+                "until = head puts a classifier on the teacher, but pretext.method = "
+                f"{self.pretext.method} gives no teacher; change one of them"
             )
         return self
 

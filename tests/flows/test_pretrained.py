@@ -125,12 +125,25 @@ def test_a_training_continues_from_the_weights(place: Path) -> None:
         (made.backbone.state_dict()[name] - tensor).norm() / tensor.norm().clamp_min(1e-6)
         for name, tensor in start.backbone.state_dict().items()
     ]
-    assert 0 < max(moved)
+    assert max(moved) > 0
     assert sorted(moved)[len(moved) // 2] < 0.1
     assert "weights" not in ran.store.meta(ran.made["pretext"])["config"]["pretext"]
     assert all(row.in_store for row in estimate(config()).rows)
     with pytest.raises(ConfigError, match=r"set pretext.backbone=timm:vit_small_patch14_dinov2\?"):
         run_chain(config(backbone="timm:vit_small_patch14_dinov2"), "wrong")
+
+
+def test_the_shortest_way_to_an_answer(place: Path) -> None:
+    config = small(place, until="head", predict={"neighbours": 5, "student": False})
+    ran = run_chain(config, "head")
+    assert not {"cluster", "transfer", "finetune-teacher", "distill"} & set(ran.made)
+    assert load(ran.path("head")).rule == load(ran.path("pretext")).rule
+    assert ran.result["shipped"]["model"] == "teacher-head"
+    scores = {row["model"]: row["value"] for row in ran.result["scores"] if row["evaluation"] == "few-label"}
+    assert {"teacher-linear", "teacher-head", "shipped"} <= scores.keys()
+    assert all(row.in_store for row in estimate(config).rows)
+    with pytest.raises(ConfigError, match="gives no teacher"):
+        override(Config(), {"until": "head", "pretext": {"method": "hog"}})
 
 
 def test_another_size_of_the_student_embeds_nothing_again(place: Path) -> None:

@@ -1,4 +1,4 @@
-"""Trainings that start from the weights of others: the same backbone and normalisation, slower lower layers."""
+"""Trainings that start from the weights of others: same backbone and normalisation, slower lower layers."""
 
 from __future__ import annotations
 
