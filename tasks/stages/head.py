@@ -1,4 +1,4 @@
-"""Head: fits a linear classifier on the frozen teacher to probabilities that were propagated to all images."""
+"""Head: fits a linear classifier on the frozen teacher to the propagated probabilities of all images."""
 
 from __future__ import annotations
 
