@@ -129,7 +129,7 @@ def fit_soft_head(
         total.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
         return total
 
-    optimizer.step(loss)  # type: ignore[arg-type]  # a closure may return a tensor
+    optimizer.step(loss)  # type: ignore[no-untyped-call]  # torch has no type for it
     w = weight.detach().numpy().astype(np.float64) * scale
     return w, bias.detach().numpy().astype(np.float64) - w @ mean
 

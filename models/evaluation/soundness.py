@@ -93,13 +93,13 @@ def examine(network: Network, show: Show, label: NDArray[np.int64] | None, layer
     found.row("random weights", what, own.mean() - lead.mean, lead.error)
     found.warn(worse_than_random(lead, what))
     if label is None:
-        agreement = [
-            stability(*(_outputs(each, show(view), [layer])[layer] for view in ("a", "b")))
-            for each in (network, random)
-        ]
+        agreement = []
+        for each in (network, random):
+            first, second = (_outputs(each, show(view), [layer])[layer] for view in ("a", "b"))
+            agreement.append(stability(first, second))
         found.row("teacher", "agreement of clusters", agreement[0])
         found.row("random weights", "agreement of clusters", agreement[1])
-        found.warn(unstable(*agreement))
+        found.warn(unstable(agreement[0], agreement[1]))
     usual = {name: normalised_as(network, *values) for name, values in others(network).items()}
     leads = {name: paired(measured(other, [layer])[layer], own) for name, other in usual.items()}
     for name, each in leads.items():
@@ -295,10 +295,13 @@ def norm_distances(network: Network, views: Iterable[Tensor]) -> dict[str, float
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     norms = _norms(network)
+    means = {
+        name: layer.running_mean.double() for name, layer in norms.items() if layer.running_mean is not None
+    }
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x, mean = inputs[0].double(), layer.running_mean.double()  # type: ignore[operator, union-attr]
+            x, mean = inputs[0].double(), means[name]
             flat = x.transpose(0, 1).flatten(1) - mean[:, None]
             sums[name] = sums.get(name, torch.zeros_like(mean)) + flat.square().sum(dim=1)
             counts[name] = counts.get(name, 0) + flat.shape[1]
