@@ -144,7 +144,7 @@ def _on_this_machine(found: Weights, download: bool) -> Weights:
     if found.hub is None:
         return found
     timm = _timm()
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     _known(found.hub)
     try:
@@ -153,17 +153,19 @@ def _on_this_machine(found: Weights, download: bool) -> Weights:
         raise ConfigError(f"{KEY} = {found.spec}: {_line(error)}") from None
     if cfg is None or not cfg.hf_hub_id:
         raise ConfigError(f"{KEY} = {found.spec}: timm names no weights on a hub for it; give a file")
-    try:
-        paths = [
-            Path(hf_hub_download(cfg.hf_hub_id, name, local_files_only=not download))
-            for name in ("config.json", "model.safetensors")
-        ]
-    except Exception as error:  # the hub's client raises nearly anything
-        if not download:
+    names = ("config.json", "model.safetensors")
+    if download:
+        try:
+            paths = [Path(hf_hub_download(cfg.hf_hub_id, name)) for name in names]
+        except Exception as error:  # the hub's client raises nearly anything
+            raise ConfigError(f"{KEY} = {found.spec}: the download failed: {_line(error)}") from None
+    else:  # this looks at the disk alone, while hf_hub_download asks for the hub's address in any case
+        held = [try_to_load_from_cache(cfg.hf_hub_id, name) for name in names]
+        paths = [Path(path) for path in held if isinstance(path, str)]
+        if len(paths) < len(names):
             raise ConfigError(
                 f"{KEY} = {found.spec}: is not on this machine; set pretext.download=true, or give a file"
-            ) from None
-        raise ConfigError(f"{KEY} = {found.spec}: the download failed: {_line(error)}") from None
+            )
     return locate(str(paths[0].parent))
 
 

@@ -414,18 +414,18 @@ def test_a_download_that_is_allowed_and_fails_is_one_line(
     assert "\n" not in str(refused.value)
 
 
-def _refusing(repo: str, name: str, *, local_files_only: bool) -> str:
-    assert not local_files_only
+def _refusing(repo: str, name: str) -> str:
     raise OSError("no way\nout")
 
 
 def test_a_download_is_read_like_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     timm_folder(tmp_path, "test_resnet")
-    monkeypatch.setattr(
-        "huggingface_hub.hf_hub_download", lambda repo, name, local_files_only: str(tmp_path / name)
-    )
+    expected = load_pretrained(Pretrained(weights=str(tmp_path))).tensors
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, name: str(tmp_path / name))
     hub = load_pretrained(Pretrained(weights="timm:test_resnet.r160_in1k", download=True))
-    assert hub.tensors == load_pretrained(Pretrained(weights=str(tmp_path))).tensors
+    assert hub.tensors == expected
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name: str(tmp_path / name))
+    assert load_pretrained(Pretrained(weights="timm:test_resnet.r160_in1k")).tensors == expected
 
 
 @pytest.mark.parametrize(
