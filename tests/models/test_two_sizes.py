@@ -112,8 +112,8 @@ def test_one_bit_students_learn_from_a_teacher_of_another_size(
     from models.method import Progress
 
     student = build_network("reactnet", 32, seed=0, width=0.25)
-    method = S2BNNMethod(S2BNN(queue=16, projection=8, norm_groups=2, **options), student, teacher).train()
-    batch = method.prepare(Batch(squares(110), torch.arange(6)), drawn())
+    method = S2BNNMethod(S2BNN(queue=16, projection=8, **options), student, teacher).train()
+    batch = method.prepare(Batch(squares(110, 16), torch.arange(16)), drawn(16))
     assert batch.views.teacher.shape[-1] == 96
     loss = method.loss(batch, Progress(0, 2, 0, 1))
     assert torch.isfinite(loss.total)
