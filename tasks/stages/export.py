@@ -354,8 +354,8 @@ def _chain(job: Job, last: Artifact) -> list[dict[str, Any]]:
         if artifact.kind == "checkpoint":
             settings |= read_description(job.store.whole(artifact))
         row |= {key: settings[key] for key in TOLD if settings.get(key) is not None}
-        weights = meta.get("weights")
-        if weights:
+        if meta["stage"] == "pretrained":
+            weights = meta["weights"]
             row |= {f"weights_{key}": weights[key] for key in ("name", "sha256", "licence")}
             row["weights_licence"] = job.settings.get("licence") or row["weights_licence"]
         found[artifact.path] = row
