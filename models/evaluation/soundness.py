@@ -1,13 +1,13 @@
 """Is a foreign network loaded as it was trained? Without its own data, nobody knows its right answers.
 
-Four questions are asked about some of the user's images.
+These questions are asked about some of the user's images.
 
 - Does it find more alike than the same network with random weights? With labels: images of the same class. A
   second view of the same image, and clusters that both views agree on, if there are no labels.
 - Would it find more with another usual normalisation?
 - Do its own earlier layers find more than its last? Then something between them is damaged.
-- Do the values that enter its batch norms have the spread that the norms remember? They do if the network and
-  its images are the ones that were trained together.
+- Do its batch norms get the values that they remember? They do if the network and its images are the ones
+  that were trained together. And are there scales that look as before any training?
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ USUAL: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "0,0,0 and 1,1,1": ((0.0,) * 3, (1.0,) * 3),
 }
 """Normalisations that networks are often trained with, by a name for people."""
-FAR = 1.0
-"""Spread of a batch norm's inputs, as a logarithm of their ratio to what it remembers, that is suspicious."""
+FIRST, FAR = 0.25, 1.0
+"""Divergence of the inputs of the first batch norm, and of any other, that is suspicious. At 1, values lie
+for example twice as far apart as the norm remembers, or 1.4 deviations beside it."""
 LEAD = 0.03
 """Lead in points of 1 from which another normalisation or an earlier layer is worth a warning."""
 
@@ -108,6 +109,7 @@ def examine(network: Network, show: Show, label: NDArray[np.int64] | None, layer
     for name, distance in norms.items():
         found.row("teacher", f"distance of {name}", distance)
     theirs = {name: norm_distances(other, show(None)) for name, other in usual.items()} if norms else {}
+    found.warn(never_trained(unlearned(network)))
     found.warn(better_normalisation(leads) or suspicious_norms(norms, theirs))
     earlier = _spaced([name for name in network.layer_names() if name != layer], LAYERS)
     ahead = {name: paired(each, own) for name, each in measured(network, earlier).items()}
@@ -288,23 +290,21 @@ def norm_distances(network: Network, views: Iterable[Tensor]) -> dict[str, float
         views: batches (B, C, S, S) in [0, 1].
 
     Returns:
-        Name of the layer -> the median over channels of |ln(s / s')|, where s' is the deviation that the norm
-        remembers, and s the root of the mean squared distance of its inputs from the mean that it remembers.
-        Empty without batch norms.
+        Name of the layer -> the median over channels of ln(s / t) + (t² + (m - n)²) / (2 s²) - 1/2. This is
+        the divergence of a normal distribution with the mean n and deviation t of the inputs from one with
+        the mean m and deviation s that the norm remembers. Empty without batch norms.
     """
     sums: dict[str, Tensor] = {}
+    squares: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     norms = _norms(network)
-    means = {
-        name: layer.running_mean.double() for name, layer in norms.items() if layer.running_mean is not None
-    }
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x, mean = inputs[0].double(), means[name]
-            flat = x.transpose(0, 1).flatten(1) - mean[:, None]
-            sums[name] = sums.get(name, torch.zeros_like(mean)) + flat.square().sum(dim=1)
-            counts[name] = counts.get(name, 0) + flat.shape[1]
+            x = inputs[0].double().transpose(0, 1).flatten(1)
+            sums[name] = sums.get(name, torch.zeros_like(x[:, 0])) + x.sum(dim=1)
+            squares[name] = squares.get(name, torch.zeros_like(x[:, 0])) + x.square().sum(dim=1)
+            counts[name] = counts.get(name, 0) + x.shape[1]
 
         return look
 
@@ -317,13 +317,29 @@ def norm_distances(network: Network, views: Iterable[Tensor]) -> dict[str, float
             handle.remove()
     found = {}
     for name, total in sums.items():
-        remembered = norms[name].running_var
+        mean, remembered = norms[name].running_mean, norms[name].running_var
+        assert mean is not None
         assert remembered is not None
         kept = remembered > 1e-12  # dead channels say nothing
         if bool(kept.any()):
-            ratio = (total / counts[name])[kept].clamp_min(1e-30) / remembered[kept].double()
-            found[name] = float((ratio.log() / 2).abs().median())
+            own, wide = mean[kept].double(), remembered[kept].double()
+            middle = total[kept] / counts[name]
+            spread = (squares[name][kept] / counts[name] - middle.square()).clamp_min(1e-12 * wide)
+            distance = (wide / spread).log() / 2 + (spread + (own - middle).square()) / (2 * wide) - 0.5
+            found[name] = float(distance.median())
     return found
+
+
+def unlearned(network: nn.Module) -> list[str]:
+    """Names of scales that have one value everywhere, as before any training: of norms, and layer scales."""
+    return [
+        name
+        for name, tensor in network.named_parameters()
+        if tensor.ndim == 1
+        and tensor.numel() > 1
+        and name.endswith(("weight", "gamma", "gamma_1", "gamma_2"))
+        and bool((tensor == tensor[0]).all())
+    ]
 
 
 def _norms(network: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
@@ -394,22 +410,30 @@ def suspicious_norms(own: Mapping[str, float], usual: Mapping[str, Mapping[str, 
     if not own:
         return None
     first = next(iter(own))
-    if own[first] > FAR / 2:
-        name = min(usual, key=lambda each: usual[each].get(first, math.inf), default=None)
-        if name is not None and usual[name][first] < own[first] / 2:
-            return (
-                f"teacher: the values that enter its first norm ({first}) spread {math.exp(own[first]):.1f} "
-                f"times more or less than it remembers, and {math.exp(usual[name][first]):.1f} times with "
-                f"the mean and std {name}; check pretext.mean and pretext.std"
-            )
-    worst = max(own, key=lambda each: own[each])
-    if own[worst] <= FAR:
+    name = min(usual, key=lambda each: usual[each][first], default=None)
+    if name is not None and own[first] > FIRST and usual[name][first] < own[first] / 2:
+        return (
+            f"teacher: its first norm ({first}) gets other values than it remembers (divergence "
+            f"{own[first]:.2f}, and {usual[name][first]:.2f} with the mean and std {name}); check "
+            "pretext.mean and pretext.std"
+        )
+    far = next((each for each, distance in own.items() if distance > FAR), None)
+    if far is None:
         return None
-    name = next(each for each, distance in own.items() if distance > FAR)
     return (
-        f"teacher: the values that enter the norm {name} spread {math.exp(own[name]):.1f} times more or less "
-        "than it remembers, so a layer before it may be damaged, or the images are unlike those of its "
-        f"training; {CAUSES}"
+        f"teacher: its norm {far} gets other values than it remembers (divergence {own[far]:.2f}), so a "
+        f"layer before it may be damaged, or the images are unlike those of its training; {CAUSES}"
+    )
+
+
+def never_trained(names: list[str]) -> str | None:
+    """A warning if scales look as before any training; else None. `names`: of `unlearned`."""
+    if not names:
+        return None
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"teacher: {', '.join(names[:3])}{more} have one value everywhere, as before any training, so the "
+        f"weights may be half loaded; {CAUSES}"
     )
 
 
