@@ -23,6 +23,7 @@ from data.errors import ConfigError
 from data.files import file_sha256
 from data.packs import Fit
 from data.weights import ELSEWHERE, KEY, Weights, locate
+from data.wording import counted
 from models.backbones import TORCHVISION
 from models.backbones.backbone import SMALL
 from models.backbones.timm_network import named, parsed
@@ -437,13 +438,14 @@ def _check(
         )
     faults = []
     if missing:
-        faults.append(f"{len(missing)} tensors of {backbone} are missing ({_some(missing)})")
+        words = f"tensor of {backbone} is missing", f"tensors of {backbone} are missing"
+        faults.append(f"{counted(len(missing), *words)} ({_some(missing)})")
     if over:
-        faults.append(f"{len(over)} tensors are left over ({_some(over)})")
+        faults.append(f"{counted(len(over), 'tensor is', 'tensors are')} left over ({_some(over)})")
     if wrong:
         name = wrong[0]
         faults.append(
-            f"{len(wrong)} tensors have another shape ({name} is {tuple(tensors[name].shape)}, not "
+            f"{counted(len(wrong), 'tensor has', 'tensors have')} another shape ({name} is {tuple(tensors[name].shape)}, not "
             f"{tuple(wanted[name])})"
         )
     if faults:

@@ -226,7 +226,7 @@ def _more(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     [
         (
             _renamed,
-            r"1 tensors of timm:test_resnet are missing \(layer2.0.conv1.weight\); 1 tensors are left over",
+            r"1 tensor of timm:test_resnet is missing \(layer2.0.conv1.weight\); 1 tensor is left over",
         ),
         (_lost, r"missing \(layer3.0.bn1.running_mean\)"),
         (_wide, r"another shape \(conv1.0.weight is \(5, 3, 3, 3\), not"),
