@@ -445,8 +445,8 @@ def _check(
     if wrong:
         name = wrong[0]
         faults.append(
-            f"{counted(len(wrong), 'tensor has', 'tensors have')} another shape ({name} is {tuple(tensors[name].shape)}, not "
-            f"{tuple(wanted[name])})"
+            f"{counted(len(wrong), 'tensor has', 'tensors have')} another shape ({name} is "
+            f"{tuple(tensors[name].shape)}, not {tuple(wanted[name])})"
         )
     if faults:
         raise ConfigError(f"{start}: {'; '.join(faults)}. Only a classifier may be missing or left over")

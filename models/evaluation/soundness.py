@@ -95,8 +95,8 @@ def examine(network: Network, show: Show, label: NDArray[np.int64] | None, layer
     found.warn(worse_than_random(lead, what))
     if label is None:
         agreement = []
-        for each in (network, random):
-            first, second = (_outputs(each, show(view), [layer])[layer] for view in ("a", "b"))
+        for shown in (network, random):
+            first, second = (_outputs(shown, show(view), [layer])[layer] for view in ("a", "b"))
             agreement.append(stability(first, second))
         found.row("teacher", "agreement of clusters", agreement[0])
         found.row("random weights", "agreement of clusters", agreement[1])
