@@ -31,6 +31,7 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact | None = None)
         "pretext": config.pretext.settings(config.data.image_size, exclude=frozenset({"weights"})),
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
+        **config.pretext.revisions(),
     }
     return STAGE.request(
         settings=settings,
