@@ -56,17 +56,28 @@ def squares(card: Card) -> str:
     rule = card["preprocessing"]
     if rule.get("bands") or rule.get("value_range"):
         return ""
-    side = rule["stored_size"]
+    side, fit = rule["stored_size"], rule.get("fit", "square")
+    way = f"Image.Resampling.{rule.get('interpolation', 'bicubic').upper()}"
+    if fit == "squash":
+        body = f"""    return np.asarray(image.resize(({side}, {side}), {way}))"""
+    elif fit == "shorter":
+        size = rule["image_size"]
+        body = f"""    short = min(image.size)
+    image = image.resize([int({side} * length / short) for length in image.size], {way})
+    left, top = (round((length - {size}) / 2) - round(({side} - {size}) / 2) for length in image.size)
+    return np.asarray(image.crop((left, top, left + {side}, top + {side})))"""
+    else:
+        body = f"""    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    same = image.size == ({side}, {side})
+    return np.asarray(image if same else image.resize(({side}, {side}), {way}, box))"""
     return f"""import numpy as np
 from PIL import Image, ImageOps
 
 def square(path):
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    same = image.size == ({side}, {side})
-    return np.asarray(image if same else image.resize(({side}, {side}), Image.Resampling.BICUBIC, box))
+{body}
 
 images = np.stack([square(path) for path in paths])  # (N, {side}, {side}, 3) uint8"""
 
@@ -234,7 +245,11 @@ def _made_from(card: Card) -> Iterator[list[str]]:
     yield ["These stages made the model, one after the other."]
     rows = []
     for row in card["chain"]:
-        about = ", ".join(f"{key} {value}" for key, value in row.items() if key not in ARTIFACT)
+        about = ", ".join(
+            f"{key} {value}"
+            for key, value in row.items()
+            if key not in ARTIFACT and not key.startswith("weights_")
+        )
         rows.append((row["stage"], about, f"`{row['kind']}/{row['fingerprint']}`"))
     yield _table(("stage", "how", "artifact"), rows)
 

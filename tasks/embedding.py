@@ -17,26 +17,25 @@ from tasks.job import Job
 
 
 def embed(
-    job: Job, network: Network, index: NDArray[np.int64], layer: str, size: int, view: str | None = None
+    job: Job, network: Network, index: NDArray[np.int64], layer: str, view: str | None = None
 ) -> NDArray[np.float32]:
-    """Compute one layer of a network for some images, in float32.
+    """Compute one layer of a network for some images, in float32. It sees them in its own size.
 
     Args:
         job: the stage's job.
         network: the network.
         index: (N,) int64 indices of the images.
         layer: name of the layer.
-        size: side of the images that the network sees, px.
         view: name of a random view with the usual augmentations; None: the centre crop.
 
     Returns:
         (N, D) float32.
     """
-    device = resolve_device(job.compute.device)
+    device, size = resolve_device(job.compute.device), network.image_size
     blocks = run(
         network,
         lambda x: network.features(x, layer),
-        job.images(size).read,
+        job.images_for(network).read,
         index,
         batch_size=512,
         size=size,
@@ -59,7 +58,7 @@ def logits(job: Job, index: NDArray[np.int64]) -> NDArray[np.float32]:
     """
     folder = job.path("checkpoint")
     if job.request.inputs["checkpoint"].kind == "checkpoint":
-        return embed(job, load(folder), index, "logits", job.settings["image_size"])
+        return embed(job, load(folder), index, "logits")
     model = open_model(next(place for place in folder.iterdir() if is_exported(place)))
     images = job.images(model.rule.size)
     return np.concatenate([model.logits(images.read(some)) for some in batches(index)])

@@ -25,6 +25,7 @@ MODELS: Mapping[str, str] = {
     "scratch": "Same student from scratch",
     "teacher-linear": "Linear head on the frozen teacher",
     "student-linear": "Linear head on the frozen student",
+    "teacher-head": "Linear head on the frozen teacher, from propagated labels",
     "shipped": "The model that ships",
 }
 """Models in the order of the chain: the name in `scores.parquet` -> the name on the page."""

@@ -278,12 +278,13 @@ def _network(found: _Found) -> None:
     from tasks.embedding import embed
     from tasks.rows import manifest_rows
 
-    job, size = found.job, found.job.settings["image_size"]
+    job = found.job
     network = load(job.path("checkpoint"))
+    size = network.image_size
     if "train" in job.request.inputs:
         some, _ = manifest_rows(job.path("manifest"), ("train",))
         some = np.sort(some[permutation(key(0, "alignment"), len(some))[:ALIGNED]])
-        seen = [embed(job, network, some, "features", size, view=f"view {n}") for n in range(2)]
+        seen = [embed(job, network, some, "features", view=f"view {n}") for n in range(2)]
         found.add("health", "alignment", "layer=features", alignment(*seen), len(some), "train")
     each = operations(network, size)
     counted = {

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
+from models.configs.pretrained import Pretrained
 from tasks.config import Config
 from tasks.job import Job
 from tasks.size import Context, Inputs, Size, cost_of, images_of, passes
@@ -58,8 +59,11 @@ def plan(
     inputs = {"manifest": manifest, "checkpoint": checkpoint}
     inputs |= {} if labels is None else {"labels": labels}
     inputs |= {} if teacher is None else {"teacher": teacher}
+    settings: dict[str, Any] = {"formats": formats, "max_drop": config.export.max_drop}
+    if isinstance(config.pretext, Pretrained) and config.pretext.licence:
+        settings["licence"] = config.pretext.licence
     return STAGE.request(
-        settings={"formats": formats, "max_drop": config.export.max_drop},
+        settings=settings,
         inputs=inputs,
         parts=("train", "unlabelled", "test", "labels", "test_labels"),
         seed=config.seed,
@@ -92,7 +96,7 @@ def build(job: Job) -> Outcome:
     rule = Preprocessing.of(described)
     network = load(folder)
     model, about = Answering(network, rule), About(tuple(described["class_names"]), rule)
-    images = job.images(rule.size)
+    images = job.images_for(network)
     index, label = manifest_rows(job.path("manifest"), ("test",))
     most = max(1, min(MOST, MOST_BYTES // (model.side**2 * model.channels)))
     if len(index) > most:
@@ -279,7 +283,7 @@ def _teacher(job: Job, measuring: _Measuring, index: NDArray[np.int64]) -> list[
     job.log("measures the teacher")
     network, described = load(job.path("teacher")), read_description(job.path("teacher"))
     rule = Preprocessing.of(described)
-    teacher, test = Answering(network, rule), job.images(rule.size).read(index)
+    teacher, test = Answering(network, rule), job.images_for(network).read(index)
     row = {
         "name": f"teacher ({described['backbone']})",
         "role": "teacher",
@@ -404,7 +408,12 @@ def _chain(job: Job, last: Artifact) -> list[dict[str, Any]]:
         settings = meta["config"] | (meta["config"].get(meta["stage"]) or {})
         if artifact.kind == "checkpoint":
             settings |= read_description(job.store.whole(artifact))
-        found[artifact.path] = row | {key: settings[key] for key in TOLD if settings.get(key) is not None}
+        row |= {key: settings[key] for key in TOLD if settings.get(key) is not None}
+        if meta["stage"] == "pretrained":
+            weights = meta["weights"]
+            row |= {f"weights_{key}": weights[key] for key in ("name", "sha256", "licence")}
+            row["weights_licence"] = job.settings.get("licence") or row["weights_licence"]
+        found[artifact.path] = row
 
     visit(last)
     return list(found.values())
@@ -422,7 +431,7 @@ def _origin(job: Job, chain: list[dict[str, Any]]) -> dict[str, Any]:
     unknown = "unknown: ask whoever made them before you share this model"
     foreign = next((meta["weights"] for meta in metas.values() if meta.get("weights")), None)
     if foreign is not None:
-        licence = foreign.get("licence") or unknown
+        licence = job.settings.get("licence") or foreign.get("licence") or unknown
         return {"source": foreign["name"], "sha256": [foreign["sha256"]], "licence": licence}
     if "external" in metas:
         source = "features that another program computed, in files that the user gave"

@@ -203,7 +203,7 @@ def build(job: Job) -> Outcome:
             rejected=Rejected(len(rejected), tuple((row["uri"], row["reason"]) for row in rejected[:10])),
             twins=_twins(job),
             notes=tuple(manifest["notes"]),
-            understood=(*_understood(config, manifest), *_planned(metas)),
+            understood=(*_understood(config, manifest), *_planned(metas), *_foreign(metas, config)),
             config=_yaml(config),
             environment=_environment(job, trained),
         )
@@ -223,6 +223,16 @@ def _understood(config: dict[str, Any], manifest: Mapping[str, Any]) -> list[str
 def _planned(metas: list[Meta]) -> list[str]:
     """The lines of the plan, from the meta.json of all stages. Only plans have the key `because`."""
     return [f"plan: {line}" for meta in metas for line in meta.get("because", ())]
+
+
+def _foreign(metas: list[Meta], config: dict[str, Any]) -> list[str]:
+    """Where the weights of a foreign teacher come from, and their licence."""
+    lines = []
+    for weights in (meta["weights"] for meta in metas if meta["stage"] == "pretrained"):
+        licence = config["pretext"].get("licence") or weights["licence"]
+        says = f"licence {licence}" if licence else "nobody said what licence they have"
+        lines.append(f"teacher: weights {weights['name']}, sha256 {weights['sha256']}; {says}")
+    return lines
 
 
 def _ships(job: Job) -> Ships | None:
