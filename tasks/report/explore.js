@@ -107,7 +107,7 @@
     ];
   };
   const picture = (i) => {
-    const button = node("button", { type: "button", title: data.uri[i] }, thumb(i, 60));
+    const button = node("button", { type: "button", title: data.uri[i] }, thumb(i, 66));
     button.setAttribute("aria-label", sentence(i));
     button.dataset.point = i;
     const mistake = `${name(data.label[i])}, taken for ${name(data.said[i])}`;
@@ -136,7 +136,7 @@
       const typical = of.reduce((a, b) => (data.near[a] <= data.near[b] ? a : b));
       const holds = most < 0 ? `${size} images` : `${size}, mostly ${name(most)}`;
       const text = key[0] === "c" ? caption(key) : holds;
-      const tile = node("button", { type: "button", title: caption(key) }, thumb(typical, 60), text);
+      const tile = node("button", { type: "button", title: caption(key) }, thumb(typical, 66), text);
       tile.setAttribute("aria-label", `Open ${caption(key)}: ${text}`);
       for (const begin of ["pointerenter", "focus"]) tile.addEventListener(begin, () => highlight(of));
       for (const end of ["pointerleave", "blur"]) tile.addEventListener(end, () => shown || highlight([]));
