@@ -60,5 +60,5 @@ def logits(job: Job, index: NDArray[np.int64]) -> NDArray[np.float32]:
     if job.request.inputs["checkpoint"].kind == "checkpoint":
         return embed(job, load(folder), index, "logits")
     model = open_model(next(place for place in folder.iterdir() if is_exported(place)))
-    images = job.images(model.rule.size)
+    images = job.images_for(model)
     return np.concatenate([model.logits(images.read(some)) for some in batches(index)])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from data.images import Images
     from data.packs import Shape
     from models.network import Network
+    from models.opened import Opened
 
 
 @dataclass
@@ -102,7 +103,7 @@ class Job:
         stored = size if whole else preprocessing.stored_size(size)
         return self._images(packs.Shape(stored, whole))
 
-    def images_for(self, *networks: Network) -> Images:
+    def images_for(self, *networks: Network | Opened) -> Images:
         """Open the manifest's images as squares that networks take.
 
         Args:

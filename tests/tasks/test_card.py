@@ -102,7 +102,8 @@ META: dict[str, dict[str, Any]] = {
 def test_the_teacher_s_source_hash_and_licence(
     stages: list[str], source: str, sha256: list[str], licence: str
 ) -> None:
-    job: Any = SimpleNamespace(store=SimpleNamespace(meta=lambda artifact: META[artifact.fingerprint]))
+    store = SimpleNamespace(meta=lambda artifact: META[artifact.fingerprint])
+    job: Any = SimpleNamespace(store=store, settings={})
     about = {"method": "simclr", "backbone": "resnet18"}
     chain = [{"stage": stage, "kind": "any", "fingerprint": stage, **about} for stage in stages]
     found = _origin(job, chain)
