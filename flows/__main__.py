@@ -11,9 +11,11 @@ import importlib
 import io
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +26,7 @@ from data.errors import ConfigError, Interrupted, there
 from data.reading import MAX_PIXELS
 from data.secrets import mask_all
 from data.store import Store
+from flows.ending import always_end
 from flows.phrases import summary
 from flows.recipes import NAMES, nest, override, parse_settings, quick, recipe
 from flows.run import WATCHERS
@@ -80,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = _parser().parse_args(given)
         signal.signal(signal.SIGTERM, _interrupt)
+        always_end(partial(_give_up, Interrupted("stopped"), terminal, "--json" in given))
         status: int = options.command(options, terminal)
     except BrokenPipeError:  # the reader of our output closed the pipe
         sys.stderr.close()
@@ -100,6 +104,22 @@ def _fail(error: BaseException, terminal: Terminal, as_json: bool) -> int:
         folder = str(run.folder) if run else None
         print(json.dumps({"status": failure.kind, "error": failure.text, "folder": folder}))
     return failure.status
+
+
+def _give_up(error: BaseException, terminal: Terminal, as_json: bool) -> NoReturn:
+    """End the process from another thread than the main one, which waits for something that never comes."""
+    from flows.server.embedded import STARTED
+
+    if terminal.run is not None:
+        terminal.run.give_up(error)
+        terminal.end(terminal.run, None, error)
+    for server in STARTED:
+        server.kill()
+    status = _fail(error, terminal, as_json)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -196,8 +216,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "model",
         metavar="MODEL",
-        help="a run's folder (the model that it ships), a checkpoint's folder, "
-        "or any folder with model.safetensors and model.json",
+        help="a run's folder (the model that it ships), a checkpoint's folder or any folder with "
+        "model.safetensors and model.json, or a file that export wrote",
     )
     sub.add_argument(
         "--data", metavar="SOURCE", help="labelled training images, for the neighbours and the probe"
@@ -213,7 +233,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=list(measurable()),
         metavar="NAME",
-        help=f"evaluations to run: {', '.join(measurable())} (default: {', '.join(USUAL)})",
+        help=f"evaluations to run: {', '.join(measurable())} (default: {', '.join(USUAL)}; of an exported "
+        "file only few-label)",
     )
     storing(sub)
     printing(sub)
@@ -221,8 +242,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "model",
         metavar="MODEL",
-        help="a run's name in the store or its folder (the model that it ships), a checkpoint's folder, or a "
-        "file that export wrote (.onnx, .pt2)",
+        help="a run's name in the store or its folder (the model that it ships), a checkpoint's folder, or "
+        "what export wrote (.onnx, .pt2, weights)",
     )
     sub.add_argument(
         "images",
@@ -374,16 +395,19 @@ def _export(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
-    from flows.model_folder import model_folder
+    from flows.model_folder import ANSWERED, check_protocols, model_folder
+    from models.export.given import is_exported
 
     config = override(Config(), {"store": options.store} if options.store else {})
-    usual = list(USUAL) if options.data else []
+    place = model_folder(options.model, Store(config.store))
+    usual = ([ANSWERED] if is_exported(place) else list(USUAL)) if options.data else []
+    check_protocols(place, options.protocols or usual)
     if not (options.protocols or usual):
         raise ConfigError(
             f"evaluate: give --data SOURCE, or --voc SOURCE and --protocols of {', '.join(on_photographs())}"
         )
     parameters = {
-        "model": str(model_folder(options.model, Store(config.store))),
+        "model": str(place),
         "data": options.data,
         "test": options.test,
         "voc": options.voc,
@@ -531,7 +555,8 @@ def _flow(
     said: Callable[[dict[str, Any]], list[str]] = summary,
 ) -> int:
     """Run a flow on the configured server, or on an embedded one, and print its result."""
-    flow = load_flow(module, name, terminal.note)
+    lost = partial(_give_up, terminal=terminal, as_json=as_json)
+    flow = load_flow(module, name, terminal.note, lost)
     WATCHERS.append(terminal)
     result = flow(**mask_all(parameters))
     print(json.dumps({"status": "done", **result}) if as_json else "\n".join(said(result)))

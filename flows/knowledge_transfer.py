@@ -14,6 +14,8 @@ from flows.pin import find, pinned_chain
 from flows.recipes import NAMES, override, recipe
 from flows.server.declare import our_flow, timed
 from flows.server.execute import execute
+from flows.server.form import Given
+from flows.server.review import Reviews
 from models.configs import PRETEXT, PretextConfig, TransferConfig
 from models.configs.distill import Distill
 from models.configs.finetune import Finetune
@@ -39,31 +41,44 @@ Recipe = Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})]
 MethodName = Annotated[str, Field(json_schema_extra={"enum": list(PRETEXT)})]
 """A pretext method's name. The forms show a drop-down. The section `pretext` has the methods' settings."""
 
+NONE = "none"
+"""The word that means no source, where null means: as in the recipe."""
+
 
 def resolve_parameters(parameters: dict[str, Any]) -> Config:
     """Build the configuration from flow parameters.
 
     Sections override the recipe, and shortcuts (such as `k`) override sections. Only the given fields of a
-    section count. The others stay as in the recipe. (Prefect's forms give all fields of a section that is
-    opened.)
+    section count. The others stay as in the recipe.
+
+    Raises:
+        ConfigError: a value is not allowed, or two shortcuts contradict each other.
     """
-    over: dict[str, Any] = {}
-    for name, value in parameters.items():
-        if name in Config.model_fields and name != "recipe" and value is not None:
-            over[name] = value.model_dump(exclude_unset=True) if hasattr(value, "model_dump") else value
+    over: dict[str, Any] = {
+        name: value
+        for name, value in parameters.items()
+        if name in Config.model_fields and name != "recipe" and value is not None
+    }
+    if parameters.get("minutes") is not None:  # first, so that the plan knows which keys are given
+        over["plan"] = {**over.get("plan", {}), "minutes": parameters["minutes"]}
+    both = [name for name in ("label_fraction", "labels_per_class") if parameters.get(name) is not None]
+    if len(both) == 2:
+        raise ConfigError("give label_fraction or labels_per_class, not both")
     shortcuts = (
-        ("minutes", "plan", "minutes"),
         ("train", "data", "train"),
         ("test", "data", "test"),
         ("method", "pretext", "method"),
         ("k", "cluster", "k"),
         ("epochs", "pretext", "epochs"),
         ("label_fraction", "data", "label_fraction"),
+        ("labels_per_class", "data", "labels_per_class"),
     )
     config = override(recipe(parameters["recipe"]), over)
     for name, section, field in shortcuts:
-        if parameters.get(name) is not None:
-            config = override(config, {section: {field: parameters[name]}})
+        value = parameters.get(name)
+        if value is not None:
+            none = name == "test" and value == NONE
+            config = override(config, {section: {field: None if none else value}})
     return config
 
 
@@ -78,6 +93,8 @@ def _run_name() -> str:
         config = resolve_parameters(runtime.flow_run.parameters)
     except ConfigError:  # the flow itself raises the same error a moment later
         config = Config()
+    if config.review and runtime.deployment.name is not None and Reviews(True).resumed:
+        return str(runtime.flow_run.name)  # the same run goes on
     return run_name(config)
 
 
@@ -92,43 +109,47 @@ def knowledge_transfer(
     k: Annotated[int, Field(ge=1)] | None = None,
     epochs: Annotated[int, Field(ge=1)] | None = None,
     label_fraction: Annotated[float, Field(gt=0, le=1)] | None = None,
-    plan: Plan | None = None,
-    data: Data | None = None,
-    pretext: PretextConfig | None = None,
-    embed: Embed | None = None,
-    cluster: Cluster | None = None,
-    assign: Assign | None = None,
-    transfer: TransferConfig | None = None,
-    student: Student | None = None,
-    finetune: Finetune | None = None,
-    predict: Predict | None = None,
-    distill: Distill | None = None,
-    ship: Ship | None = None,
-    evaluate: Evaluate | None = None,
-    export: Export | None = None,
+    labels_per_class: Annotated[int, Field(ge=1, le=1_000_000)] | None = None,
+    plan: Annotated[Plan | None, Given("plan")] = None,
+    data: Annotated[Data | None, Given("data")] = None,
+    pretext: Annotated[PretextConfig | None, Given("pretext")] = None,
+    embed: Annotated[Embed | None, Given("embed")] = None,
+    cluster: Annotated[Cluster | None, Given("cluster")] = None,
+    assign: Annotated[Assign | None, Given("assign")] = None,
+    transfer: Annotated[TransferConfig | None, Given("transfer")] = None,
+    student: Annotated[Student | None, Given("student")] = None,
+    finetune: Annotated[Finetune | None, Given("finetune")] = None,
+    predict: Annotated[Predict | None, Given("predict")] = None,
+    distill: Annotated[Distill | None, Given("distill")] = None,
+    ship: Annotated[Ship | None, Given("ship")] = None,
+    evaluate: Annotated[Evaluate | None, Given("evaluate")] = None,
+    export: Annotated[Export | None, Given("export")] = None,
     until: Until | None = None,
-    pin: Pin | None = None,
+    pin: Annotated[Pin | None, Given("pin")] = None,
     review: bool | None = None,
-    compute: Compute | None = None,
+    compute: Annotated[Compute | None, Given("compute")] = None,
     store: str | None = None,
 ) -> dict[str, Any]:
     """Train a small, accurate model from unlabelled images and a few labels.
 
     Args:
-        recipe: Every setting starts from this recipe. Parameters that stay None keep the recipe's values. If
-            you open a section in the form, all values that the section shows replace the recipe's.
+        recipe: Every setting starts from this recipe. Parameters that stay None keep the recipe's values. So
+            do the fields of a section that stay empty.
         seed: Seed of all random draws, unless a section sets another seed (0 or more). None: as in the
             recipe.
         minutes: Minutes that a run of the recipe photos may take; its settings follow from them. None: as in
             the recipe.
         train: Training images: digits, folder:PATH, parquet:PATH or torchvision:NAME. PATH may be any fsspec
             URL. None: as in the section data, or as in the recipe.
-        test: Test images, in the same forms. None: as in the section data, or as in the recipe.
+        test: Test images, in the same forms. The word none: the test split of train, or else 20 % of train
+            held out. None: as in the section data, or as in the recipe. If you change train, set this too.
         method: Pretext method with its default settings. None: as in the section pretext, or as in the
             recipe.
         k: Number of clusters (1 or more). None: as in the recipe.
         epochs: Epochs of pretext training (1 or more). None: as in the recipe.
         label_fraction: Share of the training labels to use (above 0, up to 1). None: as in the recipe.
+        labels_per_class: Number of training labels to use per class (1 to 1000000). Give either this or
+            label_fraction. None: as in the recipe.
         plan: How long the run may take. None: as in the recipe.
         data: Images and labels. None: as in the recipe.
         pretext: How the teacher is trained. None: as in the recipe.
@@ -143,7 +164,8 @@ def knowledge_transfer(
         ship: Whether the classifiers are compared, and the best one is shipped. None: as in the recipe.
         evaluate: What is measured. None: as in the recipe.
         export: What an exported file may lose. The command export reads it. None: as in the recipe.
-        until: Where the chain ends: pretext (after the teacher), transfer (after the student is trained
+        until: Where the chain ends: pretext (after the teacher), head (after a linear
+            classifier on the frozen teacher), transfer (after the student is trained
             without labels), finetune (after both are fine-tuned) or distill (run everything). None: as in the
             recipe.
         pin: Whether a rerun keeps the trained networks if few images changed. None: as in the recipe.

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import ConfigError
-from data.store import Store, write_json
+from data.store import Store
 from data.types import Artifact
 from flows.chain import FEW_LABELS, chain
 from flows.layout import Hooks, Plan
 from flows.pin import TRAINED
-from flows.records import ALL, read_record
+from flows.records import ALL, read_record, write_record
 from tasks.config import Config
 from tasks.overlay import resolve
 from tasks.report.stamp import write_stamped
@@ -20,7 +20,7 @@ from tasks.workers import Workers
 
 
 def rewrite_report(named: str, store: str | None) -> Path:
-    """Write report.html of a run again.
+    """Write report.html of a run again. It shows the files that the run's last export has written.
 
     The report is built if the store does not have it in this version's form.
 
@@ -42,6 +42,9 @@ def rewrite_report(named: str, store: str | None) -> Path:
 
     def recorded(label: str, plan: Plan, /, *, after: Any = None, **inputs: Artifact) -> Artifact:
         if label == "report":
+            exported = _taken(rows["export"]) if "export" in rows else None
+            if exported is not None and opened.has(exported):
+                inputs["export"] = exported
             return _report(opened, config, folder, plan(**inputs))
         label = next((chosen for chosen in (f"{label}-k{config.cluster.k}", label) if chosen in rows), label)
         if label not in rows:
@@ -56,12 +59,13 @@ def rewrite_report(named: str, store: str | None) -> Path:
         trained = [label for label, row in rows.items() if row["kind"] in TRAINED]
         own = FEW_LABELS if "labels" in rows else ()  # the run trained these stages itself
         kept = {label: _taken(rows[label]) for label in trained if not label.startswith(own)}
-    report = chain(config, Hooks(recorded, opened.meta), kept=kept)["report"]
-    if "report" in rows:
-        rows["report"] |= {"fingerprint": report.fingerprint, "path": report.path}
-        write_json(folder / "run.json", record)
-    page = opened.whole(report) / "report.html"
-    write_stamped(page, folder / "report.html", record["name"], record["started"])
+    with opened.in_use():  # until the record names the new report, `store gc` would delete it
+        report = chain(config, Hooks(recorded, opened.meta), kept=kept)["report"]
+        if "report" in rows:
+            rows["report"] |= {"fingerprint": report.fingerprint, "path": report.path}
+            write_record(folder, record)
+        page = opened.whole(report) / "report.html"
+        write_stamped(page, folder / "report.html", record["name"], record["started"])
     return folder / "report.html"
 
 

@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from data.errors import DamagedError, Interrupted, PipelineError, StageError, about_storage
-from data.store import Store, write_json
+from data.store import Store
 from data.types import Artifact
 from flows.as_yaml import plain
-from flows.records import living, note_deaths
+from flows.records import SCORES, end_record, living, note_deaths, records, stage_row, write_record
 from tasks.config import Config
 from tasks.recall import Recall
 from tasks.stage import Request
@@ -65,6 +65,7 @@ class Watcher(Protocol):
         - understood: what was understood of the images. Keys: lines.
         - planned: a part of the plan, with reasons. Keys: lines, and all of the lines so far.
         - decided: the decision about the whole rerun. Keys pinned, because, earlier, figures.
+        - waiting: the run waits for a person, and its process ends. Keys text, until (ISO 8601).
         """
 
     def end(self, run: Run, result: dict[str, Any] | None, error: BaseException | None) -> None:
@@ -88,6 +89,27 @@ class Origin:
     scheduled: str | None
 
 
+class Waiting(BaseException):
+    """The run can't go on until a person has answered. Its process ends, and the answer starts another one.
+
+    Args:
+        what: what the run waits for.
+        how: how the person answers.
+        until: when the run stops waiting.
+        flow_run: id of the flow run on Prefect's server.
+        key: name of the question on the server.
+    """
+
+    def __init__(self, what: str, how: str, until: datetime, *, flow_run: str, key: str) -> None:
+        super().__init__(f"waiting for you: {what}; {how} (until {until:%Y-%m-%d %H:%M} UTC)")
+        self.what, self.how, self.until, self.flow_run, self.key = what, how, until, flow_run, key
+
+    def as_json(self) -> dict[str, str]:
+        """What run.json says about it."""
+        until = self.until.isoformat(timespec="seconds")
+        return {"for": self.what, "how": self.how, "until": until, "flow_run": self.flow_run}
+
+
 class Run:
     """One execution of a flow.
 
@@ -98,6 +120,8 @@ class Run:
         name: the run's name. If the name is taken, a number is added.
         watchers: get every event, from any thread.
         origin: the deployment that started the run; None if a person started it directly.
+        continues: id of the flow run, if this process continues a run that waited for a person. The run then
+            keeps its folder.
 
     Attributes:
         died: names of earlier runs whose record said "running", although their process was gone.
@@ -107,14 +131,20 @@ class Run:
     """
 
     def __init__(
-        self, config: Config, name: str, watchers: Sequence[Watcher], origin: Origin | None = None
+        self,
+        config: Config,
+        name: str,
+        watchers: Sequence[Watcher],
+        origin: Origin | None = None,
+        continues: str | None = None,
     ) -> None:
         self.config, self.store, self._watchers = config, Store(config.store), tuple(watchers)
         self.result: dict[str, Any] | None = None
         with self._storing(), ExitStack() as held:
             held.enter_context(self.store.in_use())
             self.died = note_deaths(self.store)
-            self.folder = _new_folder(self.store.root / "runs", name)
+            before = _waited(self.store, continues)
+            self.folder = _new_folder(self.store.root / "runs", name) if before is None else before[0]
             held.enter_context(living(self.folder))
             self.log = self.folder / "log.txt"
             self.log.touch()
@@ -129,9 +159,11 @@ class Run:
         self._damaged: list[str] = []
         self._requests: dict[Artifact, tuple[str, Request]] = {}
         self._mended: Counter[Artifact] = Counter()
+        earlier: dict[str, Any] = {} if before is None else before[1]
+        self._computed = {row["fingerprint"]: row for row in earlier.get("stages", ()) if not row["cached"]}
         self._record: dict[str, Any] = {
             "name": self.name,
-            "started": _now(),
+            "started": earlier.get("started", _now()),
             "finished": None,
             "status": "running",
             "deployment": origin.deployment if origin else None,
@@ -140,6 +172,7 @@ class Run:
             "rerun": None,
             "shipped": None,
             "plan": None,
+            "waiting": None,
             "config": config.model_dump(),
             "stages": [],
         }
@@ -282,15 +315,15 @@ class Run:
     def _mend(self, label: str, damage: DamagedError) -> None:
         """Set a damaged artifact aside, and make it again from the request by which this run made it."""
         artifact = damage.artifact
-        moved = self.store.set_aside(artifact)
-        if moved is not None:
-            self._say_damaged(label, str(moved))
         with self._lock:
             known = self._requests.get(artifact)
             self._mended[artifact] += 1
             often = self._mended[artifact] > MENDED
-        if known is None:  # an earlier run made it
+        if known is None:  # an earlier run made it; it stays, or the next run would train anew unasked
             raise damage
+        moved = self.store.set_aside(artifact)
+        if moved is not None:
+            self._say_damaged(label, str(moved))
         if often:
             raise StageError(
                 f"stage {label}: {damage.finding}, although it was just made again; look at the disk of "
@@ -314,16 +347,10 @@ class Run:
         """Put a finished stage into the record. One that was made again takes its old place."""
         meta = self.look(made)
         warnings = meta.get("warnings", [])
-        row = {
-            "stage": label,
-            "kind": made.kind,
-            "fingerprint": made.fingerprint,
-            "path": made.path,
-            "cached": cached,
-            "seconds": round(seconds, 3),
-            "rows": meta["rows"],
-            "computed_in": meta["seconds"],
-        }
+        computed = self._computed.get(made.fingerprint)
+        if computed is not None:  # by this run, before it waited for a person
+            cached, seconds = False, computed["seconds"]
+        row = stage_row(label, made, meta, cached, seconds)
         with self._lock:
             rows = self._record["stages"]
             before = next((at for at, other in enumerate(rows) if other["stage"] == label), None)
@@ -366,11 +393,11 @@ class Run:
             return self._whole(label, partial(self.store.whole, made[label]))
 
         with self._storing():
-            shutil.copyfile(open_whole("scores") / "scores.parquet", self.folder / "scores.parquet")
+            shutil.copyfile(open_whole("scores") / SCORES, self.folder / SCORES)
             if "report" in made:
                 page = open_whole("report") / "report.html"
                 write_stamped(page, self.folder / "report.html", self.name, self._record["started"])
-        rows = read_table(self.folder / "scores.parquet").to_pylist()
+        rows = read_table(self.folder / SCORES).to_pylist()
         self.result = {
             "run": self.name,
             "folder": str(self.folder),
@@ -400,16 +427,51 @@ class Run:
     ) -> None:
         self.workers.close()
         stopped = error is not None and not isinstance(error, Exception)
-        status = "done" if error is None else "cancelled" if stopped else "failed"
-        with self._lock, suppress(OSError):  # on a full disk, the next command sees that the run is over
-            self._record |= {"status": status, "finished": _now()}
-            self._save()
+        if isinstance(error, Waiting):
+            with self._lock:
+                self._record |= {"status": "waiting", "waiting": error.as_json()}
+                self._save()
+            self._watch("review", {"event": "waiting", "text": str(error), "until": error.as_json()["until"]})
+        else:
+            self._over("done" if error is None else "cancelled" if stopped else "failed")
         self._held.close()
         for watcher in self._watchers:
             watcher.end(self, self.result, error)
 
+    def give_up(self, error: BaseException) -> None:
+        """Write into the record that the run is over, because the thread that runs it hangs.
+
+        Any thread may call this, and must then end the process. The children save their state and end when
+        they see that their parent is gone.
+        """
+        self._over("cancelled" if stopped(error) else "failed", error=str(error))
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """Other runs of this store that wait for a person: the name, and the id of the flow run."""
+        return [
+            (folder.name, record["waiting"]["flow_run"])
+            for folder, record in records(self.store)
+            if record["status"] == "waiting" and folder != self.folder
+        ]
+
+    def settle(self, name: str, status: str, because: str) -> None:
+        """Write into the record of another run of this store that it no longer waits.
+
+        Args:
+            name: the run's name.
+            status: failed or cancelled.
+            because: how it ended.
+        """
+        end_record(self.store.root / "runs" / name, status, because)
+
+    def _over(self, status: str, **more: str) -> None:
+        with self._lock, suppress(OSError):  # on a full disk, the next command sees that the run is over
+            if self._record["finished"] is None:
+                self._record |= {"status": status, "finished": _now(), **more}
+                self._save()
+
     def _save(self, *, durable: bool = True) -> None:
-        write_json(self.folder / "run.json", {**self._record, "damaged": self._damaged}, durable=durable)
+        write_record(self.folder, {**self._record, "damaged": self._damaged}, durable=durable)
 
     @contextmanager
     def _storing(self) -> Iterator[None]:
@@ -441,6 +503,16 @@ def headline(rows: list[dict[str, Any]]) -> dict[str, float]:
     found = {name: few[name] for name in ("shipped", "student", "scratch") if name in few}
     both = {"student", "scratch"} <= found.keys()
     return found | ({"gain": found["student"] - found["scratch"]} if both else {})
+
+
+def _waited(store: Store, flow_run: str | None) -> tuple[Path, dict[str, Any]] | None:
+    """The folder and the record of the run that waited for the person who resumed this flow run."""
+    if flow_run is None:
+        return None
+    for folder, record in records(store):
+        if record["status"] == "waiting" and record["waiting"]["flow_run"] == flow_run:
+            return folder, record
+    return None
 
 
 def _now() -> str:

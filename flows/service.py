@@ -4,8 +4,9 @@ The flow `predict` uses it too, because a flow's process must not load torch.
 
     python -m flows.service
 
-A request is one line of JSON on stdin: {"do", "folder", "terminal", ...}. `do` is run, open, predict, answer
-or recipes. `folder` is the user's current folder. `terminal` is the path of the user's terminal, or null.
+A request is one line of JSON on stdin: {"do", "folder", "terminal", ...}. `do` is run, open, describe,
+predict, answer, export or recipes. `folder` is the user's current folder. `terminal` is the path of the
+user's terminal, or null.
 
 An answer is any number of {"event": "text", "text"}, which the user reads, and then one of
 {"event": "done", "value"} and {"event": "refused"|"failed"|"cancelled", "text", "details"}. It goes to the
@@ -20,24 +21,27 @@ import importlib
 import io
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
-from data.errors import ConfigError
+from data.errors import ConfigError, StageError
 from data.tables import read_matrix, read_table
-from flows.model_folder import FILES, Usable, final_student
+from flows.ending import PATIENCE
+from flows.model_folder import FILES, Usable, description, final_student
 from flows.recipes import NAMES, nest, quick
-from flows.records import read_record
+from flows.records import copied_scores, read_record
 from flows.run import WATCHERS, headline
 from flows.start import chain_parameters, explain, load_flow
 from flows.terminal import Terminal
-from tasks.child import GRACE, Stop, Tell, serve
+from models.export.given import is_exported
+from tasks.child import Stop, Tell, serve
 from tasks.config import Config
 
-PATIENCE = GRACE + 20.0
-"""Seconds a run may take to end after the user's process is gone. It saves its state and informs Prefect."""
+_SERVING: list[tuple[Terminal, Tell]] = []
+"""Whom the request that is being answered tells about it; empty between two requests."""
 
 
 class _Lines(io.StringIO):
@@ -61,13 +65,26 @@ def main() -> None:
 def _answer(request: dict[str, Any], tell: Tell, stop: Stop) -> dict[str, Any]:
     terminal = Terminal(_console(request["terminal"], tell))
     WATCHERS[:] = [terminal]
+    _SERVING[:] = [(terminal, tell)]
     try:
         os.chdir(request["folder"])
         value = _DO[request["do"]](request, terminal)
     except BaseException as error:
         failure = explain(error, terminal.run)
         return {"event": failure.kind, "text": failure.text, "details": failure.details}
+    finally:
+        _SERVING.clear()
     return {"event": "done", "value": value}
+
+
+def _lost(error: StageError) -> NoReturn:
+    """End this process, because Prefect's embedded server died. The next call starts another one."""
+    for terminal, tell in _SERVING:
+        if terminal.run is not None:
+            terminal.run.give_up(error)
+        failure = explain(error, terminal.run)
+        tell({"event": failure.kind, "text": failure.text, "details": failure.details})
+    os._exit(error.status)
 
 
 def _console(terminal: str | None, tell: Tell) -> Console:
@@ -90,7 +107,7 @@ def _run(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
         over, sets = quick(over)
         terminal.note(sets)
     parameters = chain_parameters(request["recipe"], over)
-    flow = load_flow("flows.knowledge_transfer", "knowledge_transfer", terminal.note)
+    flow = load_flow("flows.knowledge_transfer", "knowledge_transfer", terminal.note, _lost)
     return _described(Path(flow(**parameters)["folder"]))
 
 
@@ -100,12 +117,37 @@ def _open(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
     for folder in (path, runs / named):
         if (folder / "run.json").exists():
             return _described(folder)
-    if all((path / name).exists() for name in FILES):
+    if is_exported(path) or all((path / name).exists() for name in FILES):
         return {"model": str(path)}
     raise ConfigError(
         f"{named!r} is neither a run in {runs} nor the folder of a run or of a model (with "
-        f"{' and '.join(FILES)}); give one of these, or name the run's store: store=..."
+        f"{' and '.join(FILES)}), nor an exported file; give one of these, or name the run's store: store=..."
     )
+
+
+def _describe(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
+    return description(Path(request["model"]))
+
+
+def _export(request: dict[str, Any], terminal: Terminal) -> list[dict[str, Any]]:
+    """Do what the command `export` does. Returns a row per format, with the keys of its row in card.json."""
+    from flows.export import export_run
+
+    drop = request["max_drop"]
+    result = export_run(
+        request["run"],
+        request["to"],
+        request["formats"],
+        {} if drop is None else {"export": {"max_drop": drop}},
+        listen=partial(terminal.event, "export"),
+    )
+    for line in result["left_out"]:
+        terminal.note(line)
+    folder = Path(result["folder"])
+    return [
+        {"format": name, **row, "file": str(folder / row["file"]) if row["refused"] is None else None}
+        for name, row in result["formats"].items()
+    ]
 
 
 def _predict(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
@@ -162,10 +204,12 @@ def _recipes(request: dict[str, Any], terminal: Terminal) -> dict[str, str]:
     return {name: (module.__doc__ or "").partition("\n")[0] for name, module in found.items()}
 
 
-_DO: dict[str, Callable[[dict[str, Any], Terminal], dict[str, Any]]] = {
+_DO: dict[str, Callable[[dict[str, Any], Terminal], Any]] = {
     "run": _run,
     "open": _open,
+    "describe": _describe,
     "predict": _predict,
+    "export": _export,
     "answer": _answered,
     "recipes": _recipes,
 }
@@ -174,7 +218,7 @@ _DO: dict[str, Callable[[dict[str, Any], Terminal], dict[str, Any]]] = {
 def _described(folder: Path) -> dict[str, Any]:
     """Describe a run's folder: its record, its headline, and its final student or why there is none."""
     record = read_record(folder, "name", "config")
-    scores = folder / "scores.parquet"
+    scores = copied_scores(folder, record)
     student, missing = None, ""
     try:
         student = str(final_student(folder))
@@ -185,7 +229,7 @@ def _described(folder: Path) -> dict[str, Any]:
         "name": record["name"],
         "status": record["status"],
         "config": record["config"],
-        "headline": headline(read_table(scores).to_pylist()) if scores.exists() else {},
+        "headline": {} if scores is None else headline(read_table(scores).to_pylist()),
         "student": student,
         "missing": missing,
         "shipped": str(folder.parent.parent / record["shipped"]["path"]) if record.get("shipped") else None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data.errors import Interrupted, PipelineError, UserError, about_storage
+from data.errors import Interrupted, PipelineError, StageError, UserError, about_storage
 from data.secrets import mask_all, scrub
 from data.store import Store
 from flows.recipes import NAMES, override, recipe
@@ -41,23 +41,33 @@ def chain_parameters(named: str, over: dict[str, Any]) -> dict[str, Any]:
     return masked
 
 
-def load_flow(module: str, name: str, note: Callable[[str], None]) -> Callable[..., dict[str, Any]]:
+def load_flow(
+    module: str, name: str, note: Callable[[str], None], lost: Callable[[StageError], object]
+) -> Callable[..., dict[str, Any]]:
     """Import a flow. If no server is configured, also start one and wait until it answers.
 
     Args:
         module: the flow's module.
         name: the name of the flow's function.
         note: called with a line for the user if this takes a while.
+        lost: called from another thread if the server that was started here dies. It should end this process.
+
+    Raises:
+        ConfigError: the configured server doesn't answer, or there is no folder for one of our own.
+        StageError: the server of our own did not start.
     """
     from flows.server import embedded
 
     server = None
     if not embedded.configure():
-        server = embedded.EmbeddedServer()  # starts while Prefect is imported below
+        embedded.prepare_home()
+        server = embedded.EmbeddedServer(lost)  # starts while Prefect is imported below
         note("starting Prefect's embedded server")
     flow: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
     if server is not None:
         server.wait()
+    else:
+        importlib.import_module("flows.server.reach").refuse_silence()
     return flow
 
 

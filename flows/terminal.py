@@ -122,6 +122,8 @@ class Terminal:
                     self._print(f"  {self._padded(label)} {escape(earlier + event['because'])}")
                 case "damaged":
                     self._print(f"[yellow]! {escape(event['text'])}[/yellow]")
+                case "waiting":
+                    self._print(f"[yellow]! {escape(event['text'])}[/yellow]")
                 case "skipped":
                     self._print(
                         f"[dim]– {self._padded(label)} left out because {escape(event['because'])}[/dim]"

@@ -5,7 +5,8 @@ These are its layers in order, by name:
 - the backbone's maps: conv1 and so on, layer1 and so on
 - `features`: the last map, averaged
 - `fc6` and `fc7`, as in the architecture's paper; or `head1`, what is kept of a projection head
-- `projection`, a whole projection head that a later stage continues to train; or `logits`
+- `projection`, a whole projection head: a student's, which a later training continues, or MoCo's, which
+  students learn from; or `logits`
 
 Layers that only pretraining needs belong to the method: the rest of a projection head, a puzzle's head.
 """
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 
 from data import draws
 from data.errors import ArtifactError, ConfigError
+from data.packs import Fit
+from data.preprocessing import Preprocessing
 from data.types import Frozen
 from models import heads
 from models.backbones import make_backbone
@@ -58,6 +61,25 @@ def seeing(channels: int) -> Iterator[None]:
         _channels.reset(token)
 
 
+_start: ContextVar[Network | None] = ContextVar("start", default=None)
+
+
+@contextmanager
+def starting(network: Network | None) -> Iterator[None]:
+    """Make `build_network` build networks that start from the backbone of another one, with its mean and std.
+
+    A method builds its networks itself and copies some of them. So the weights have to be there before.
+
+    Args:
+        network: it was loaded for the same size of images. None: networks start from random weights.
+    """
+    token = _start.set(network)
+    try:
+        yield
+    finally:
+        _start.reset(token)
+
+
 class Description(Frozen):
     """The content of model.json: enough to build the network that model.safetensors fits into.
 
@@ -73,10 +95,14 @@ class Description(Frozen):
         fc: whether the network has the architecture's fully connected layers.
         head: how many layers of a projection head are kept.
         projection: width d of a whole projection head, which `with_classifier` drops; None without one.
+        projection_layers: number of linear layers of this head.
         classes: number of classes of the classifier; None without one.
         feature_dim: D of the layer `features`; None before the network is built.
         real_weights: whether 1-bit convolutions use their real-valued weights (step 1 of two-step
             binarisation). The names and shapes of the weights are the same either way.
+        interpolation: filter that resizes an image for the network; see `data.preprocessing`.
+        resized: side of the square before the central crop, px; None: as for networks that we train.
+        fit: how an image becomes a square.
     """
 
     backbone: str
@@ -89,9 +115,13 @@ class Description(Frozen):
     fc: bool = False
     head: int = Field(default=0, ge=0)
     projection: int | None = Field(default=None, ge=1)
+    projection_layers: int = Field(default=2, ge=1)
     classes: int | None = Field(default=None, ge=1)
     feature_dim: int | None = None
     real_weights: bool = False
+    interpolation: str = "bicubic"
+    resized: int | None = Field(default=None, ge=1)
+    fit: Fit = "square"
 
 
 class Network(nn.Module):
@@ -129,7 +159,9 @@ class Network(nn.Module):
         self.head = nn.ModuleDict({f"head{i}": heads.hidden_layer(D, D) for i in range(1, d.head + 1)})
         self.output_dim = self.backbone.fc_dim if d.fc else D
         self.projection = (
-            None if d.projection is None else heads.mlp(self.output_dim, D, d.projection, norm=False)
+            None
+            if d.projection is None
+            else heads.mlp(self.output_dim, D, d.projection, layers=d.projection_layers, norm=False)
         )
         self.classifier = None if d.classes is None else heads.classifier(self.output_dim, d.classes)
         self._widths = {**self.backbone.channels, "features": D}
@@ -145,6 +177,16 @@ class Network(nn.Module):
     def image_size(self) -> int:
         """Side of the images that the network is for, px."""
         return self._description.image_size
+
+    @property
+    def own_input(self) -> bool:
+        """Whether the network brings its own size and preparation of images, instead of the run's."""
+        return self._description.resized is not None
+
+    @property
+    def rule(self) -> Preprocessing:
+        """How images are prepared for the network. Which bands are read, a run's images say."""
+        return Preprocessing.of(self._description.model_dump())
 
     @property
     def channels(self) -> int:
@@ -169,6 +211,11 @@ class Network(nn.Module):
     def last_layer(self) -> str:
         """The uppermost layer below the classifier, such as the last kept layer of a projection head."""
         return next(name for name in reversed(self._widths) if name != "logits")
+
+    @property
+    def classified_layer(self) -> str:
+        """The layer that a classifier is on, or would be on. A whole projection head is never below it."""
+        return next(name for name in reversed(self._widths) if name not in ("projection", "logits"))
 
     def layer_dim(self, layer: str) -> int:
         """Length of the vectors that `features` returns for a layer.
@@ -209,7 +256,7 @@ class Network(nn.Module):
         return pooled(output) if output.ndim == 4 else output.float()
 
     def answer(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The features of `last_layer` and the logits, in one pass.
+        """The features of `classified_layer` and the logits, in one pass.
 
         Args:
             x: (B, C, S, S) float32 in [0, 1].
@@ -221,9 +268,16 @@ class Network(nn.Module):
         for name, output in self._outputs(x):
             if name == "logits":
                 logits = output
-            elif name == self.last_layer:
+            elif name == self.classified_layer:
                 last = output
         return (pooled(last) if last.ndim == 4 else last.float()), logits
+
+    def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(B, C, S, S) float32 in [0, 1] -> (name, output) of every layer in order, on demand.
+
+        Outputs are maps (B, c, h, w) or vectors (B, D).
+        """
+        return self._outputs(x)
 
     def maps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(B, C, S, S) float32 in [0, 1] -> (name, (B, c, h, w)) of each backbone layer, on demand."""
@@ -240,13 +294,10 @@ class Network(nn.Module):
 
     def _outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(name, output) of every layer in order. Each one is computed on demand."""
-        x = self._seen(x)
-        for name, output in self.backbone.outputs(x):
-            x = output
+        maps = x = self._seen(x)
+        for name, output in self.backbone.through(x):
+            maps, x = x, output
             yield name, x
-        maps = x
-        x = pooled(maps)
-        yield "features", x
         if self.fc:
             x = maps
         for name, layer in (*self.fc.items(), *self.head.items()):
@@ -288,18 +339,23 @@ class Network(nn.Module):
             layer.load_state_dict(self.head[name].state_dict())
         return new
 
-    def with_projection(self, width: int, *, seed: int) -> Network:
+    def with_projection(self, width: int, *, seed: int, layers: int = 2) -> Network:
         """A copy without classifier, with a new projection head on top: linear, ReLU, linear, as in MoCo v2.
 
-        Unlike a method's own head, it is published with the network, so that a later training can continue
-        it.
+        Unlike other heads of a method, it is published with the network, so that a later training can
+        continue it or learn from it.
 
         Args:
             width: d of the projection.
             seed: for its weights.
+            layers: number of linear layers, with a ReLU in between.
         """
         with seeded(seed, "projection"):
-            new = Network(self._description.model_copy(update={"projection": width, "classes": None}))
+            new = Network(
+                self._description.model_copy(
+                    update={"projection": width, "projection_layers": layers, "classes": None}
+                )
+            )
         top = ("projection.", "classifier.")
         kept = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(top)}
         new.load_state_dict(kept, strict=False)
@@ -317,6 +373,45 @@ class Network(nn.Module):
         new = Network.from_description({**self.description(), "real_weights": real})
         new.load_state_dict(self.state_dict())
         return new
+
+    def fitting(self, backbone: str, input: Input) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The mean and std of this network, for one that starts from its backbone.
+
+        Args:
+            backbone: name of the backbone of the other network.
+            input: what the other network sees.
+
+        Raises:
+            ConfigError: the other network is of another kind.
+        """
+        own = self._description
+        if own.backbone != backbone:
+            raise ConfigError(
+                f"pretext.backbone = {backbone}, but pretext.weights are of {own.backbone}; set "
+                f"pretext.backbone={own.backbone}"
+            )
+        if own.input != input:
+            raise ConfigError(
+                f"pretext.weights are for three colours, but this method's network sees {input}; choose "
+                "another pretext.method"
+            )
+        return own.mean, own.std
+
+    def take_backbone(self, other: Network) -> None:
+        """Copy the weights of another network's backbone.
+
+        Raises:
+            ConfigError: the backbones have other shapes, because one of them is for small images.
+        """
+        try:
+            self.backbone.load_state_dict(other.backbone.state_dict())
+        except RuntimeError:
+            own = self._description
+            raise ConfigError(
+                f"pretext.weights: {own.backbone} has another form for views or tiles of "
+                f"{own.form or own.image_size} px than for those of the weights; set data.image_size to 64 "
+                "or more, or choose another pretext.method"
+            ) from None
 
     def description(self) -> dict[str, Any]:
         """Plain values for model.json, from which `from_description` builds this network again."""
@@ -384,6 +479,9 @@ def build_network(
             )
         input = "bands"
     mean, std = (values * channels if input == "bands" else values for values in _SCALES[input])
+    start = _start.get()
+    if start is not None:
+        mean, std = start.fitting(backbone, input)
     with seeded(seed, "network"):
         network = Network(
             Description(
@@ -398,6 +496,8 @@ def build_network(
                 real_weights=real_weights,
             )
         )
+    if start is not None:
+        network.take_backbone(start)
     return network if classes is None else network.with_classifier(classes, seed=seed, keep_head=head)
 
 

@@ -20,8 +20,8 @@ from data.errors import ConfigError
 from data.preprocessing import Preprocessing
 from data.reading import MAX_PIXELS
 from data.sources import Pixels
-from models.device import resolve_device, resolve_precision
-from models.export.given import open_file
+from models.device import OF_FEATURES, resolve_device, resolve_precision
+from models.export.given import is_exported, open_file, told
 from models.inference import mean_output
 from models.saved import load
 
@@ -91,7 +91,8 @@ class Opened(ABC):
 class Checkpoint(Opened):
     """A folder with model.safetensors and model.json, as the stages of a run write it.
 
-    It computes in the precision in which the run measured it, so its answers are those of the run.
+    It computes in the precision in which the run measured it, so its answers are those of the run. Features
+    are in float32, as in the run.
 
     Args:
         folder: the folder.
@@ -109,7 +110,7 @@ class Checkpoint(Opened):
         self.classes = self._network.classes or 0
         names = tuple(map(str, described.get("class_names") or ()))
         self.names = names if len(names) == self.classes else ()
-        self.dim = self._network.layer_dim("last")
+        self.dim = self._network.layer_dim(self._network.classified_layer)
         self._device = resolve_device(device)
         self._precision = resolve_precision(measured_precision(folder), self._device)
         self._network.to(self._device).eval()
@@ -117,14 +118,17 @@ class Checkpoint(Opened):
     def outputs(self, squares: Pixels, *, features: bool = False) -> Outputs:
         """See `Opened.outputs`."""
         pixels = torch.from_numpy(squares).to(self._device)
-        found = mean_output(
-            self._both if features else self._logits,
-            pixels,
-            np.arange(len(squares)),
-            self._precision,
-            self.rule.size,
-        )
-        return Outputs(found[:, : self.classes], found[:, self.classes :])
+        at, size = np.arange(len(squares)), self.rule.size
+        if features and self._precision == OF_FEATURES:
+            both = mean_output(self._both, pixels, at, self._precision, size)
+            return Outputs(both[:, : self.classes], both[:, self.classes :])
+        logits = mean_output(self._logits, pixels, at, self._precision, size)
+        if not features:
+            return Outputs(logits, np.zeros((len(squares), 0), np.float32))
+        return Outputs(logits, mean_output(self._features, pixels, at, OF_FEATURES, size))
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        return self._network.features(x, self._network.classified_layer)
 
     def _both(self, x: torch.Tensor) -> torch.Tensor:
         features, logits = self._network.answer(x)
@@ -136,10 +140,10 @@ class Checkpoint(Opened):
 
 
 class Exported(Opened):
-    """A file that `export` wrote: model.onnx, model-int8.onnx or model.pt2. It computes on the CPU.
+    """What `export` wrote: model.onnx, model-int8.onnx, model.pt2 or weights. It computes on the CPU.
 
     Args:
-        path: the file.
+        path: the file or folder.
         max_pixels: images with more pixels are refused before they are decoded.
 
     Raises:
@@ -147,12 +151,12 @@ class Exported(Opened):
     """
 
     def __init__(self, path: Path, max_pixels: int) -> None:
-        self._answer, about = open_file(path)
+        about, self._answer = told(path), open_file(path)
         self.place, self.rule = path, Preprocessing.of(about["preprocessing"], max_pixels)
         self.names = tuple(map(str, about["classes"]))
         side = self.rule.stored
         probability, features = self._answer(np.zeros((1, side, side, self.rule.reading.channels), np.uint8))
-        self.classes, self.dim = probability.shape[1], features.shape[1]
+        self.classes, self.dim = probability.shape[1], features.shape[1] or None
 
     def outputs(self, squares: Pixels, *, features: bool = False) -> Outputs:
         """See `Opened.outputs`. The file gives probabilities, and softmax(T ln p / T) is p again."""
@@ -174,7 +178,7 @@ def measured_precision(folder: Path) -> Any:
 def open_model(
     place: Path, device: Literal["auto", "cpu", "cuda"] = "auto", max_pixels: int = MAX_PIXELS
 ) -> Opened:
-    """Open a model: the folder of a checkpoint, or a file that `export` wrote.
+    """Open a model: the folder of a checkpoint, or what `export` wrote.
 
     Args:
         place: where the model is, as `flows.model_folder` finds it.
@@ -185,4 +189,4 @@ def open_model(
         ArtifactError: its files can't be read.
         ConfigError: the device is not there, or an exported file can't be loaded.
     """
-    return Exported(place, max_pixels) if place.is_file() else Checkpoint(place, device, max_pixels)
+    return Exported(place, max_pixels) if is_exported(place) else Checkpoint(place, device, max_pixels)

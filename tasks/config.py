@@ -21,7 +21,7 @@ from models.configs.evaluations import Detection, Explore, MultiLabel, NonLinear
 from models.configs.finetune import Finetune
 from models.configs.kinds import KindName
 from models.configs.pseudo_labels import PseudoLabels
-from models.configs.shared import Backbone, Seed, Teacher
+from models.configs.shared import Backbone, Seed, Teacher, WithNetwork, revision_of
 from models.configs.simclr import SimCLR
 
 
@@ -162,8 +162,9 @@ class Embed(Frozen):
         "features",
         min_length=1,
         description="Layer that gives the features. features: the pooled output of the backbone. "
-        "last: the last layer that the method keeps of its head (head1 of a SimCLR teacher), or else the "
-        "same as features. Other layers, such as conv4 or layer3, are averaged over positions. "
+        "last: the last layer that the method keeps of its head (head1 of a SimCLR teacher, projection "
+        "of a MoCo teacher), or else the same as features. Other layers, such as conv4 or layer3, are "
+        "averaged over positions. "
         "This setting has no effect if pretext trains no network.",
     )
     batch_size: int = Field(512, ge=1, le=65_536, description="Images per batch (1 to 65536).")
@@ -234,6 +235,10 @@ class Student(Frozen):
     width: float = Field(
         1.0, gt=0, le=8, description="Factor on the backbone's number of channels (above 0, up to 8)."
     )
+
+    def settings(self) -> dict[str, Any]:
+        """The settings for a request for a network from scratch, as JSON values."""
+        return self.model_dump() | revision_of(self.backbone)
 
 
 class Predict(Frozen):
@@ -553,7 +558,9 @@ class Compute(Frozen):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 if the hardware supports it, otherwise fp32."
+        "auto",
+        description="auto: bf16 if the hardware supports it, otherwise fp32. Features "
+        "are always computed in fp32.",
     )
     workers: int = Field(
         0, ge=0, le=256, description="Number of processes that decode images (0 to 256). 0: one per core."
@@ -565,7 +572,7 @@ class Compute(Frozen):
         return self.workers or len(os.sched_getaffinity(0))
 
 
-Until = Literal["pretext", "transfer", "finetune", "distill"]
+Until = Literal["pretext", "head", "transfer", "finetune", "distill"]
 """The points at which a chain may end, in order."""
 
 
@@ -601,9 +608,10 @@ class Config(Frozen):
     compute: Compute = Compute()
     until: Until = Field(
         "distill",
-        description="Where the chain ends. pretext: after the teacher. transfer: after the student is "
-        "trained without labels. finetune: after teacher and student are fine-tuned on the few labels. "
-        "distill: run everything. The models that exist by then are evaluated.",
+        description="Where the chain ends. pretext: after the teacher. head: after a linear classifier on "
+        "the frozen teacher, which learns labels that were propagated to all images; no student. transfer: "
+        "after the student is trained without labels. finetune: after teacher and student are fine-tuned on "
+        "the few labels. distill: run everything. The models that exist by then are evaluated.",
     )
     review: bool = Field(
         False,
@@ -615,12 +623,12 @@ class Config(Frozen):
     @property
     def transfers(self) -> bool:
         """Whether the chain trains a student."""
-        return self.until != "pretext"
+        return self.until not in ("pretext", "head")
 
     @property
     def tunes(self) -> bool:
         """Whether the chain uses the few labels."""
-        return self.until in ("finetune", "distill")
+        return self.until in ("head", "finetune", "distill")
 
     @model_validator(mode="after")
     def _rounds_differ(self) -> Config:
@@ -629,6 +637,24 @@ class Config(Frozen):
                 f"distill.rounds = {self.distill.rounds}, but every round would learn the same targets; set "
                 "predict.joint and predict.neighbours, so that each round finds neighbours in the features "
                 "of the last student"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _head_needs_a_network(self) -> Config:
+        if self.until == "head" and not isinstance(self.pretext, WithNetwork):
+            raise ValueError(
+                "until = head puts a classifier on the teacher, but pretext.method = "
+                f"{self.pretext.method} gives no teacher; change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _plans_a_training(self) -> Config:
+        if self.plan.minutes is not None and not isinstance(self.pretext, Teacher):
+            raise ValueError(
+                f"plan.minutes = {self.plan.minutes:g}, but pretext.method = {self.pretext.method} trains no "
+                "teacher that could be planned; leave plan.minutes empty and set the lengths yourself"
             )
         return self
 
@@ -654,10 +680,10 @@ class Config(Frozen):
     @model_validator(mode="after")
     def _pretext_gives_what_transfer_learns(self) -> Config:
         pretext, transfer = self.pretext, self.transfer
-        if transfer.learns_from == "teacher" and not isinstance(pretext, Teacher):
+        if transfer.learns_from == "teacher" and not isinstance(pretext, WithNetwork):
             raise ValueError(
                 f"transfer.method = {transfer.method} learns from the teacher itself, but pretext.method = "
-                f"{pretext.method} trains no teacher; change one of them"
+                f"{pretext.method} gives no teacher; change one of them"
             )
         if transfer.learns_from == "codes":
             if not (isinstance(pretext, Teacher) and pretext.codes):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import platform
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.errors import DamagedError
+from data.files import Checked
 from data.store import Meta, Store, digest
 from data.types import Artifact
 from tasks.config import Compute
@@ -21,6 +23,9 @@ from tasks.stage import Outcome, Request, require
 
 if TYPE_CHECKING:
     from data.images import Images
+    from data.packs import Shape
+    from models.network import Network
+    from models.opened import Opened
 
 
 @dataclass
@@ -93,11 +98,31 @@ class Job:
                 crops.
             whole: keep all of each image, scaled to fit into exactly `size` px.
         """
-        from data import images, preprocessing, schemas, tables
+        from data import packs, preprocessing
+
+        stored = size if whole else preprocessing.stored_size(size)
+        return self._images(packs.Shape(stored, whole))
+
+    def images_for(self, *networks: Network | Opened) -> Images:
+        """Open the manifest's images as squares that networks take.
+
+        Args:
+            *networks: one network, whose `rule` says how its squares are made; or several that see views of
+                the same squares. If these differ in what they take, the squares are the usual ones, as large
+                as the largest of them needs.
+        """
+        from data import packs
+
+        shapes = {packs.Shape(rule.stored, way=rule.way) for rule in (each.rule for each in networks)}
+        one = len(shapes) == 1
+        return self._images(shapes.pop() if one else packs.Shape(max(shape.size for shape in shapes)))
+
+    def _images(self, shape: Shape) -> Images:
+        """Open the manifest's images in a shape. The manifest says how they are read."""
+        from data import images, schemas, tables
 
         manifest = self.request.inputs["manifest"]
-        stored = size if whole else preprocessing.stored_size(size)
-        known = (manifest.fingerprint, stored, whole)
+        known = (manifest.fingerprint, shape)
         if known not in self.images_cache:
             table = tables.read_table(self.path("manifest") / "images.parquet", schemas.MANIFEST)
             read = images.reading_of(table, self.meta("manifest"))
@@ -105,13 +130,14 @@ class Job:
             self.images_cache[known] = images.open_images(
                 table,
                 sources,
-                stored,
+                shape.size,
                 cache=self.store.cache("images"),
                 workers=self.compute.workers,
-                whole=whole,
+                whole=shape.whole,
                 reading=read,
                 checked=self.store.checked,
                 note=self.log,
+                way=shape.way,
             )
         opened: Images = self.images_cache[known]
         return opened
@@ -177,11 +203,11 @@ def run(
         if store.has(wanted):  # another run made it while this one waited
             return wanted, True
         set_aside(wanted)
-        started = time.time()
+        started = time.monotonic()
         job = Job(
             store, job_request, draft / "out", draft / "state", compute, tell, interrupted, images_cache
         )
-        with _channels(job):
+        with _channels(job), _whole_inputs(job):
             outcome = build(job)
         made = wanted
         if outcome.content is not None:
@@ -196,12 +222,31 @@ def run(
             "config": {**job_request.settings, "seed": job_request.seed},
             "inputs": {name: given.model_dump() for name, given in job_request.inputs.items()},
             "libraries": libraries(),
-            "seconds": round(time.time() - started, 3),
+            "seconds": round(time.monotonic() - started, 3),
             "rows": outcome.rows,
             **outcome.meta,
         }
         store.publish(made, draft, meta)
         return made, False
+
+
+@contextmanager
+def _whole_inputs(job: Job) -> Iterator[None]:
+    """If a build fails, look whether an input was damaged or set aside after it had been checked.
+
+    Raises:
+        DamagedError: it was. The run then makes it again, and starts this build again.
+    """
+    try:
+        yield
+    except DamagedError:
+        raise
+    except Exception as error:
+        for given in job.request.inputs.values():
+            damage = job.store.damage(given, checked=Checked())
+            if damage is not None:
+                raise damage from error
+        raise
 
 
 def _count(outcome: Outcome, out: Path, stage: str) -> None:
@@ -237,6 +282,7 @@ _LIBRARIES = {
     "scikit-learn",
     "pillow",
     "simplejpeg",
+    "timm",
 }
 
 

@@ -210,6 +210,20 @@ def switched(config: Config) -> list[str]:
     return lines
 
 
+def borrowed_test(config: Config) -> list[str]:
+    """A sentence if a run trains on other images than its recipe, but is tested on the recipe's."""
+    if config.recipe not in NAMES:
+        return []
+    own, data = recipe(config.recipe).data, config.data
+    if own.test is None or data.train == own.train or data.test != own.test:
+        return []
+    return [
+        f"note: data.train is {data.train}, but the test images are still those of the recipe "
+        f"{config.recipe}: data.test={data.test}. To test on a part of your own images, set data.test=null "
+        "(in a deployment, the parameter test: none)"
+    ]
+
+
 def keeps_draw(config: Config) -> bool:
     """Whether the draw of labels is the one of the recipe that the configuration names."""
     if config.recipe not in NAMES:

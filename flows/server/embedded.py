@@ -1,8 +1,8 @@
 """A quiet Prefect server for one command. It runs if none is configured, and ends with the command.
 
-Prefect can start a temporary server itself. This one differs in three ways. It starts while Prefect is being
+Prefect can start a temporary server itself. This one differs in four ways. It starts while Prefect is being
 imported. Ctrl-C does not reach it before the run has ended its stages. It ends even if the process that
-started it is killed.
+started it is killed. If it dies, the command ends too, at once.
 
     python -m flows.server.embedded FD     serves on the listening socket FD until its stdin ends
 """
@@ -20,10 +20,11 @@ import threading
 import time
 import tomllib
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data.errors import StageError
+from data.errors import ConfigError, StageError
 from data.processes import environment
 
 START = 180.0
@@ -39,34 +40,83 @@ QUIET = {
     "PREFECT_PLUGINS_ENABLED": "false",  # only the `prefect` command needs plugins
     "DO_NOT_TRACK": "1",
 }
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Hosts that no proxy can reach for us."""
 
 
 def configure() -> bool:
     """Make Prefect quiet, except where the user chose a setting. Call this before Prefect is imported.
 
+    It also keeps this process and its children from asking a proxy for servers on this machine.
+
     Returns:
         True if the user has configured a server.
+
+    Raises:
+        ConfigError: the file .env can't be read.
     """
     chosen = _chosen()
     for name, value in QUIET.items():
         if name not in chosen:
             os.environ[name] = value
+    _reach_loopback()
     return "PREFECT_API_URL" in chosen
+
+
+def _reach_loopback() -> None:
+    """Add the loopback hosts to NO_PROXY. Libraries differ in the case that they read, so both are set."""
+    named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in named.split(",") if host.strip()]
+    if "*" not in hosts:
+        hosts += [host for host in LOOPBACK if host not in hosts]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)
+
+
+def prepare_home() -> None:
+    """Create Prefect's folder, which holds the embedded server's database.
+
+    Raises:
+        ConfigError: the folder can't be written.
+    """
+    named = os.environ.get("PREFECT_HOME") or "~/.prefect"
+    try:
+        home = Path(named).expanduser()
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+        database = home / "prefect.db"
+        if database.exists() and not os.access(database, os.W_OK):
+            raise PermissionError(0, "Permission denied", str(database))
+    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"Prefect's embedded server keeps its database in the folder {named!r}, which can't be written "
+            f"({reason}); set PREFECT_HOME to a folder that can be written"
+        ) from None
 
 
 def _chosen() -> set[str]:
     """Names of the user's Prefect settings: environment, active profile and files of the current folder."""
     names = set(os.environ)
-    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    try:
+        home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    except RuntimeError:  # this user has no home, and so no profiles
+        home = Path("/nonexistent")
     profiles = _toml(Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")))
     active = os.environ.get("PREFECT_PROFILE", profiles.get("active"))
     names |= set(profiles.get("profiles", {}).get(active, {}))
     here = _toml(Path("pyproject.toml")).get("tool", {}).get("prefect", {}) | _toml(Path("prefect.toml"))
     names |= {f"PREFECT_{name}" for name in _flat(here)}
     if Path(".env").is_file():  # it may be a virtual environment
-        names |= {
-            line.partition("=")[0].strip() for line in Path(".env").read_text(encoding="utf-8").splitlines()
-        }
+        try:
+            lines = Path(".env").read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise ConfigError(
+                f"the file {str(Path('.env').absolute())!r} can't be read ({reason}), and Prefect reads it "
+                "for settings; mend or rename it, or give the command in another folder"
+            ) from None
+        names |= {line.partition("=")[0].strip().removeprefix("export ").strip() for line in lines}
     return names
 
 
@@ -92,23 +142,38 @@ class EmbeddedServer:
     Create it before Prefect is imported. Then the exit handlers of the two run in the right order: Prefect
     sends its last messages, and then the server stops. The server takes seconds to start, so do something
     else before you call `wait`.
+
+    Args:
+        lost: called from another thread if the server ends after it was up, before `stop`. Whoever waits for
+            the server then waits in vain, so it should end this process.
     """
 
-    def __init__(self) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/api"
+    def __init__(self, lost: Callable[[StageError], object] | None = None) -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
         os.environ["PREFECT_API_URL"] = self.url
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the server
+        log, name = tempfile.mkstemp(prefix="knowledge-transfer-server-", suffix=".log")
+        self.log = Path(name)
+        self._lost, self._up, self._stopping = lost, False, False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server.embedded", str(self._socket.fileno())],
+            [sys.executable, "-m", "flows.server.embedded", str(listening.fileno())],
             stdin=subprocess.PIPE,
-            stdout=self._errors,
-            stderr=self._errors,
-            pass_fds=[self._socket.fileno()],
+            stdout=log,
+            stderr=log,
+            pass_fds=[listening.fileno()],
             env={**environment(), "PREFECT_UI_ENABLED": "false"},
             start_new_session=True,  # Ctrl-C reaches only us: the server must record the end of the run
         )
+        os.close(log)
+        listening.close()  # if the server dies, its clients must be refused instead of waiting for ever
+        threading.Thread(target=self._watch, daemon=True, name="embedded server").start()
+        STARTED.append(self)
         atexit.register(self.stop)
+
+    @property
+    def pid(self) -> int:
+        """The number of the server's process."""
+        return self._process.pid
 
     def wait(self) -> None:
         """Wait until the server answers.
@@ -121,11 +186,11 @@ class EmbeddedServer:
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 with direct.open(f"{self.url}/health", timeout=5):
+                    self._up = True
                     return
             except OSError:  # the server is not up yet; URLError is an OSError
                 time.sleep(0.1)
-        self._errors.seek(0)
-        last = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+        last = self.log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
         raise StageError(
             f"Prefect's embedded server did not start ({last or 'no answer'}); "
             "start one with `prefect server start` and name it in PREFECT_API_URL"
@@ -134,14 +199,36 @@ class EmbeddedServer:
     def stop(self) -> None:
         """Stop the server."""
         assert self._process.stdin is not None
+        self._stopping = True
         self._process.stdin.close()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._socket.close()
-        self._errors.close()
+        self.log.unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """End the server at once, even if it hangs."""
+        self._stopping = True
+        self._process.kill()
+
+    def _watch(self) -> None:
+        status = self._process.wait()
+        if self._stopping or not self._up or self._lost is None:
+            return
+        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        self._lost(
+            StageError(
+                f"Prefect's embedded server ended while the run was going ({how}; its log: {self.log}); what "
+                "was done is kept: give the same command again, or start a server with `prefect server "
+                "start` and name it in PREFECT_API_URL"
+            )
+        )
+
+
+STARTED: list[EmbeddedServer] = []
+"""The servers of this process."""
 
 
 def _serve(fd: int) -> None:

@@ -2,18 +2,54 @@
 
 knowledge-transfer.run.finished    payload: run, folder, headline, computed, cached, pinned
 knowledge-transfer.run.failed      payload: run, folder, error
+knowledge-transfer.run.waiting     payload: run, folder, text, until
 knowledge-transfer.score.dropped   payload: run, score, value, before, drop
+knowledge-transfer.process.left    of a flow run that waits for a person: its process ended as it should
 """
 
 from __future__ import annotations
 
+import atexit
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
-from prefect.events import emit_event
+from prefect import runtime
+from prefect.client.orchestration import get_client
+from prefect.events import Event, emit_event
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.records import DIED
 from flows.run import Run
 from flows.server.history import Past
+
+LEFT = "knowledge-transfer.process.left"
+
+
+def leave() -> None:
+    """Say at the end of this process that it ends as it should.
+
+    Prefect sends heartbeats until shortly after a run was suspended. If a heartbeat is the last that is heard
+    of the run, the automation for dead runs takes it for dead.
+    """
+    flow_run, tags = runtime.flow_run.id, list(runtime.flow_run.tags or ())
+    event = Event.model_validate(
+        {
+            "event": LEFT,
+            "resource": {"prefect.resource.id": f"prefect.flow-run.{flow_run}"},
+            "related": [
+                {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in tags
+            ],
+        }
+    )
+
+    def say() -> None:
+        now = event.model_dump(mode="json") | {"occurred": datetime.now(UTC).isoformat()}
+        quick = {PREFECT_API_REQUEST_TIMEOUT: 5.0, PREFECT_CLIENT_MAX_RETRIES: 0}
+        with suppress(Exception), temporary_settings(quick), get_client(sync_client=True) as client:
+            client.request("POST", "/events", json=[now])
+
+    atexit.register(say)
 
 
 def finished(run: Run, result: dict[str, Any]) -> None:
@@ -31,6 +67,11 @@ def finished(run: Run, result: dict[str, Any]) -> None:
 def failed(run: Run, error: BaseException) -> None:
     """Report that a run has failed."""
     _emit("run.failed", run, {"error": " ".join(str(error).split())[:500]})
+
+
+def waiting(run: Run, text: str, until: str) -> None:
+    """Report that a run waits for a person."""
+    _emit("run.waiting", run, {"text": text, "until": until})
 
 
 def died(run: Run, name: str) -> None:

@@ -16,12 +16,11 @@ from prefect.exceptions import CancelledRun
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Cancelled, Completed
 
-from data.errors import ConfigError, Interrupted, PipelineError
+from data.errors import Interrupted, PipelineError
 from data.types import Artifact
 from flows.layout import Hooks, Plan
-from flows.run import WATCHERS, Origin, Run, stopped
-from flows.server import gpu, page
-from flows.server.review import ask
+from flows.run import WATCHERS, Origin, Run, Waiting, stopped
+from flows.server import gpu, page, review
 from tasks.config import Config
 from tasks.stage import NotNeeded
 
@@ -43,17 +42,32 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
         UserError: the user made a mistake, such as a review in a run that has no page to answer on.
         StageError: a stage failed.
         Interrupted: somebody asked the run to stop.
+        Pause: the run waits for a person (`flows.server.review`). Prefect ends the process.
     """
     deployment = runtime.deployment.name
-    if config.review and deployment is None:
-        raise ConfigError(
-            "review = true needs a run of a deployment, because a person answers on the run's page; "
-            "set review=false, or start the run from a deployment"
-        )
+    if config.review:
+        review.refuse_without_page()
     scheduled = runtime.flow_run.scheduled_start_time
     origin = Origin(deployment, scheduled.isoformat(timespec="seconds") if deployment else None)
-    with Run(config, name, [page.Page(), *WATCHERS], origin) as run:
-        if deployment is not None and gpu.on_gpu(config.compute):
+    reviews = review.Reviews(config.review)
+    continues = str(runtime.flow_run.id) if reviews.resumed else None
+    run = Run(config, name, [page.Page(), *WATCHERS], origin, continues)
+    try:
+        return _execute(run, layout, reviews)
+    except Waiting as waiting:  # outside of the run, so that nothing is left to do when the person answers
+        try:
+            review.suspend(waiting)
+        except Exception as error:
+            run.give_up(error)
+            raise
+
+
+def _execute(run: Run, layout: Layout, reviews: review.Reviews) -> dict[str, Any]:
+    """Run the stages -> the result of `Run.finish`."""
+    config = run.config
+    with run:
+        review.settle(run)
+        if runtime.deployment.name is not None and gpu.on_gpu(config.compute):
             run.workers.slot = gpu.slot
         futures: list[PrefectFuture[Any]] = []
 
@@ -90,17 +104,18 @@ def execute(config: Config, name: str, layout: Layout) -> dict[str, Any]:
         def look(made: PrefectFuture[Artifact]) -> dict[str, Any]:
             return run.look(made.result())
 
-        def review(
+        def ask(
             asked: Config, clusters: PrefectFuture[Artifact], assigned: PrefectFuture[Artifact]
         ) -> int | None:
-            assigned.result()
-            k = ask(asked.cluster.k, str(run.store.folder(clusters.result())))
+            wait(futures)  # a run that waits computes nothing
+            _raise_first(futures)
+            k = reviews.look(run, asked.cluster.k, clusters.result())
             if k is not None:
                 run.choose_k(k)
             return k
 
         try:
-            made = layout(Hooks(step, look, skip, review, run.decide, run.understand, run.follow))
+            made = layout(Hooks(step, look, skip, ask, run.decide, run.understand, run.follow))
             wait(futures)
             _raise_first(futures)
             return run.finish({label: future.result() for label, future in made.items()})

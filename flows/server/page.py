@@ -93,6 +93,11 @@ class Page:
                 _guarded(
                     lambda: _markdown("rerun", _decision(event), "Whether earlier networks are kept, and why")
                 )
+            case "waiting":
+                _say(event["text"], warning=True)
+                text = f"**{event['text'][:1].upper()}{event['text'][1:]}.**"
+                _guarded(lambda: _markdown("review", text, "The run waits for you"))
+                _guarded(lambda: events.waiting(self._run, event["text"], event["until"]))
             case "skipped":
                 _say(f"{label}: left out because {event['because']}")
             case "made":

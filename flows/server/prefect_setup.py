@@ -22,15 +22,27 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from data.errors import ConfigError, StageError
+from data.errors import StageError
 from data.processes import environment
+from flows.server.events import LEFT
+from flows.server.reach import refuse_silence
 
 DEPLOYMENTS = Path(__file__).parents[2] / "prefect.yaml"
 POOL = "knowledge-transfer"
 DEAD = "knowledge-transfer: a run without heartbeat has crashed"
 SILENCE = timedelta(seconds=90)
 """Three heartbeats. prefect.yaml asks for one every 30 seconds."""
-_ENDED = ("Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended")
+TAG = "knowledge-transfer"
+"""The tag of our deployments and their runs. Other flows on the server may have rarer heartbeats, or none."""
+_ENDED = ("Completed", "Failed", "TimedOut", "Crashed", "Cancelled", "Paused", "Suspended")
+_BEGUN = (
+    "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Late", "Resuming", "Pending", "Submitting",
+    "InfrastructurePending", "Running", "Retrying",
+)  # fmt: skip
+"""States of a run that was started again. It may wait longer for its turn than a dead run is waited for."""
+LASTING = "prefect.server.concurrency.lease_storage.filesystem"
+"""Prefect's storage of leases that a restart of the server does not lose."""
+_FORGETFUL = "prefect.server.concurrency.lease_storage.memory"
 
 
 def prefect_setup(gpus: int) -> list[str]:
@@ -46,18 +58,26 @@ def prefect_setup(gpus: int) -> list[str]:
         ConfigError: the server doesn't answer.
     """
     slot = import_module("flows.server.gpu").SLOT
+    refuse_silence()
     with get_client(sync_client=True) as client:
-        error = client.api_healthcheck()
-        if error is not None:
-            raise ConfigError(
-                f"prefect-setup: the server at {client.api_url} doesn't answer ({type(error).__name__}); "
-                "start it, or set PREFECT_API_URL"
-            )
         lines = [_pool(client)]
         client.upsert_global_concurrency_limit_by_name(slot, gpus)
         lines.append(f"concurrency limit {slot}: {gpus}")
-    lines.append(_automation())
+        lines.append(_automation())
+        lines.append(_leases(client))
     return lines
+
+
+def _leases(client: SyncPrefectClient) -> str:
+    """Say whether runs survive a restart of the server. The setting is the server's; it reads it once."""
+    settings = client.request("GET", "/admin/settings").json()
+    storage = settings.get("server", {}).get("concurrency", {}).get("lease_storage")
+    if storage == _FORGETFUL:
+        return (
+            "warning: the server keeps the leases of running runs in memory, so a restart of the server ends "
+            f"them; start it with PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE={LASTING}"
+        )
+    return f"leases of running runs: {storage}"
 
 
 def deploy() -> str:
@@ -103,9 +123,14 @@ def _automation() -> str:
         ),
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"},
             for_each={"prefect.resource.id"},
             after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in _ENDED)},
+            expect={
+                "prefect.flow-run.heartbeat",
+                LEFT,
+                *(f"prefect.flow-run.{state}" for state in (*_ENDED, *_BEGUN)),
+            },
             posture=Posture.Proactive,
             threshold=1,
             within=SILENCE,

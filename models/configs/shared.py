@@ -32,6 +32,9 @@ BACKBONES: dict[str, str] = {
 }
 """Backbones by name, each with a line of description for users. `models.backbones` builds them."""
 
+REVISIONS: dict[str, int] = {"reactnet": 2}
+"""Backbones whose outputs have changed since they were added -> how many forms they have had."""
+
 TIMM = "timm:"
 """Prefix for networks of the package timm, which is an optional extra."""
 
@@ -76,6 +79,15 @@ def px(length: float, of: int, least: int = SMALLEST) -> int:
         least: a share gives at least this, px.
     """
     return max(least, round(length * of)) if length <= 1 else int(length)
+
+
+def revision_of(backbone: str) -> dict[str, int]:
+    """The key that a request adds for a backbone: its revision, unless that is 1.
+
+    Requests for a network from scratch have it. So networks whose backbone has changed are trained again, and
+    all others keep their names.
+    """
+    return {"revision": REVISIONS[backbone]} if backbone in REVISIONS else {}
 
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -462,19 +474,36 @@ class Lasting(Sized):
 
 
 class Chosen(Sized):
-    """Base class of the methods that a section can choose from. `method` is the method's name."""
+    """Base class of the methods that a section can choose from. `method` is the method's name.
+
+    Attributes:
+        revision: raised by hand if the method computes something else than before. From 2 on, requests for a
+            training contain it, so what the method has trained before is trained again. Raising the version
+            of the stage would do this to all methods.
+    """
+
+    revision: ClassVar[int] = 1
 
     method: str
+
+    def revisions(self) -> dict[str, Any]:
+        """Keys that requests for a training have besides the settings; none in most cases."""
+        return {"revision": self.revision} if self.revision > 1 else {}
 
 
 class Pretext(Chosen):
     """Base class of the configurations of all pretext methods."""
 
 
-class Teacher(Lasting, Pretext):
+class WithNetwork(Pretext):
+    """Base class of the configurations of pretext methods that give a network, later stages' teacher."""
+
+
+class Teacher(Lasting, WithNetwork):
     """Base class of the configurations of pretext methods that train a network.
 
     Attributes:
+        later: see `Sized`.
         trainer: `module:class` of the `Method` that this configures, called with (config, image_size, seed).
         codes: whether the method labels the images itself. Transfer can then learn these labels instead of
             clusters.
@@ -482,6 +511,8 @@ class Teacher(Lasting, Pretext):
         invariant: whether the method learns to ignore what differs between the views of an image. If not, a
             kind of pictures (`data.kind`) changes only the geometry of its views.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"weights", "continue_rate", "continue_decay"})
 
     trainer: ClassVar[str]
     codes: ClassVar[bool] = False
@@ -503,6 +534,34 @@ class Teacher(Lasting, Pretext):
             "Otherwise the log and the report only warn of it."
         ),
     )
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Weights of others that the training starts from, as for method pretrained. pretext.backbone "
+            "names their network, and data.image_size is its size. Empty: random weights."
+        ),
+    )
+    continue_rate: float = Field(
+        0.1,
+        gt=0,
+        le=10,
+        description="With weights: factor on learning_rate (above 0, up to 10).",
+    )
+    continue_decay: float = Field(
+        0.75,
+        gt=0,
+        le=1,
+        description=(
+            "With weights: factor on the rate from each layer to the layer below it (above 0, up to 1). At 1 "
+            "all layers have the same rate."
+        ),
+    )
+
+    def revisions(self) -> dict[str, Any]:
+        """See `Chosen`."""
+        backbone = revision_of(self.backbone)
+        return super().revisions() | ({"backbone": backbone} if backbone else {})
 
 
 class Descriptor(Pretext):

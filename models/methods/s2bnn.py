@@ -1,9 +1,9 @@
 """S2-BNN (Shen et al., arXiv 2102.08946): a 1-bit student learns from a real-valued teacher without labels.
 
 x_1 and x_2 are two views of B images. s = student(x_1) and t = teacher(x_1) are unit embeddings with d
-coordinates. P_s = softmax(s / tau) and P_t = softmax(t / tau) are taken over the coordinates. The
-distillation loss is -sum P_t log P_s. The contrastive loss is MoCo's InfoNCE of s with the key of x_2. The
-method minimises one of them or their sum.
+coordinates. P_s = softmax(s / tau_d) and P_t = softmax(t / tau_d) are taken over the coordinates, with
+tau_d = tau sqrt(128 / d). The distillation loss is -sum P_t log P_s. The contrastive loss is MoCo's InfoNCE
+of s with the key of x_2. The method minimises one of them or their sum.
 
 Binarisation takes two trainings; the second starts from the weights of the first. Phase `activations` has
 binary activations and real-valued weights. In phase `weights`, both are binary. Departures:
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from math import log
 from typing import Literal
 
 import torch
@@ -30,12 +31,13 @@ from models.configs.s2bnn import S2BNN
 from models.configs.shared import MomentumTeacher
 from models.ema import advance, teach, teacher_of
 from models.losses.contrastive import against_queue, info_nce
-from models.losses.embeddings import cross_entropy, entropy, over_coordinates
+from models.losses.embeddings import at_width, cross_entropy, entropy, over_coordinates
 from models.method import Batch, Loss, Method, Progress, Sweep
 from models.methods.teacher_embedding import TeacherEmbedding, projected
 from models.network import Network, seeded
 from models.optim import make_optimizer
 from models.queue import Queue
+from models.two_sizes import for_both
 
 
 class Contrast(nn.Module):
@@ -122,16 +124,19 @@ class S2BNNMethod(Method):
             self.teacher.measure(sweep)
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Draw the views x_1, (B, 3, S, S).
+        """Draw the views x_1, (B, 3, S, S), for both networks.
 
         With a contrastive loss, draw two views per image, (2B, 3, S, S): all x_1, then all x_2.
         """
         contrast = self.contrast is not None or self.contrast_online is not None
-        size = self.network.image_size
-        if contrast:
-            batch.views = two_views(batch.images, draws, self.config, size)
-        else:
-            batch.views = random_view(batch.images, draws, "first view", self.config, size)
+
+        def draw(config: S2BNN, size: int) -> Tensor:
+            if contrast:
+                return two_views(batch.images, draws, config, size)
+            return random_view(batch.images, draws, "first view", config, size)
+
+        teacher = self.online if self.teacher is None else self.teacher.network
+        batch.views = for_both(self.network, teacher or self.network, self.config, draw)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
@@ -139,26 +144,30 @@ class S2BNNMethod(Method):
 
         Terms: `distillation` and `contrast`, if the strategy has them; `teacher_contrast` of an online
         teacher; `divergence` of the student from the teacher, which is distillation minus its smallest
-        possible value, the teacher's entropy; `cosine` of s and t; collapse signs of s; `outside`, the share
-        of latent weights outside -1 to 1, which receive no gradient.
+        possible value, the teacher's entropy; `flatness`, this entropy as a share of ln d; `cosine` of s and
+        t; collapse signs of s; `outside`, the share of latent weights outside -1 to 1, which receive no
+        gradient.
         """
-        x_1, x_2 = (*batch.views.split(len(batch.images)), None)[:2]
+        seen, n = batch.views, len(batch.images)
+        x_1, x_2 = (*seen.student.split(n), None)[:2]
+        shown_1, shown_2 = (*seen.teacher.split(n), None)[:2]
         s = self.network(x_1)
         losses: dict[str, Tensor] = {}
         terms: dict[str, Tensor | float] = {**collapse.signs(s), "outside": self._outside()}
         t = None
         if self.teacher is not None:
-            t = self.teacher(x_1)
+            t = self.teacher(shown_1)
         elif self.online is not None and self.contrast_online is not None:
-            t = self.online(x_1)
-            losses["teacher_contrast"] = self.contrast_online.loss(t, x_2, progress)
+            t = self.online(shown_1)
+            losses["teacher_contrast"] = self.contrast_online.loss(t, shown_2, progress)
         if t is not None:
-            log_s, log_t = (
-                over_coordinates(s, self.config.temperature),
-                over_coordinates(t, self.config.temperature),
-            )
+            d = t.shape[1]
+            tau = at_width(self.config.temperature, d)
+            log_s, log_t = over_coordinates(s, tau), over_coordinates(t, tau)
             losses["distillation"] = cross_entropy(log_s, log_t)
-            terms["divergence"] = losses["distillation"].detach() - entropy(log_t)
+            least = entropy(log_t)
+            terms["divergence"] = losses["distillation"].detach() - least
+            terms["flatness"] = least / log(d)
             terms["cosine"] = torch.cosine_similarity(s.detach().float(), t.detach().float()).mean()
         if self.contrast is not None:
             losses["contrast"] = self.contrast.loss(s, x_2, progress)

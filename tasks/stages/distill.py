@@ -45,7 +45,7 @@ def plan(
         "distill": config.distill.settings(
             config.data.image_size, exclude=frozenset({"seed", "init", "rounds"})
         ),
-        "student": config.student.model_dump(),
+        "student": config.student.settings(),
         "fine_tuned": round > 1 or config.distill.init in ("finetuned", "favoured"),
         "round": round,
         "keep_fc": config.finetune.keep_fc,
@@ -119,7 +119,9 @@ def build(job: Job) -> Outcome:
     stage = f"distill-{job.settings['round']}"
     epochs, steps = config.length(len(index))
     order = Shuffled(index, config.batch_size, steps=steps)
-    feed = ImageFeed(job.images(size), order, index, probability.astype(np.float32), order_key(job, stage))
+    feed = ImageFeed(
+        job.images_for(network), order, index, probability.astype(np.float32), order_key(job, stage)
+    )
     return train_and_publish(job, method, feed, config, epochs=epochs, stage=stage)
 
 

@@ -190,6 +190,19 @@ def test_from_the_form_to_the_pictures(prefect: Prefect, page: Any, picture: Any
             page.goto(run)
 
 
+def test_an_opened_section_sends_what_is_filled_in(prefect: Prefect, page: Any, picture: Any) -> None:
+    form = Form(page, prefect, "knowledge-transfer/knowledge-transfer")
+    form.choose("data", "Data")
+    form.field("Labels Per Class").locator("input").first.fill("5")
+    form.choose("Test", "None")
+    picture("form-section")
+    assert "Recipes: 16 (digits" in form.field("Image Size").inner_text()
+    form.submit()
+    run = page.url.rpartition("/")[2].partition("?")[0]
+    assert prefect.state(run)["parameters"]["data"] == {"labels_per_class": 5, "test": None}
+    prefect.ask(f"/flow_runs/{run}/set_state", state={"type": "CANCELLED"}, force=True)
+
+
 def test_cancelled_and_retried(prefect: Prefect, page: Any, picture: Any, tmp_path: Path) -> None:
     with prefect.worker():
         form = Form(page, prefect, "knowledge-transfer/knowledge-transfer")
