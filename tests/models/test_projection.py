@@ -56,7 +56,8 @@ def test_what_has_no_plane_is_still_placed(x: np.ndarray) -> None:
     assert np.isfinite(plane.xy).all()
     assert plane.explained is not None
     assert plane.explained[1] == pytest.approx(0)
-    assert plane.explained[0] == pytest.approx(len(np.unique(unit(x.astype(np.float32)), axis=0)) > 1)
+    differ = len(np.unique(unit(x.astype(np.float32)), axis=0)) > 1
+    assert plane.explained[0] == pytest.approx(float(differ))
 
 
 def test_tsne_keeps_neighbours_and_repeats_itself() -> None:
