@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     terminal = Terminal()
     try:
-        options = _parser().parse_args(given)
+        options = parser().parse_args(given)
         signal.signal(signal.SIGTERM, _interrupt)
         status: int = options.command(options, terminal)
     except BrokenPipeError:  # the reader of our output closed the pipe
@@ -102,14 +102,15 @@ def _fail(error: BaseException, terminal: Terminal, as_json: bool) -> int:
     return failure.status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands. docs/commands.md shows what it takes."""
+    top = _Parser(
         PROGRAM,
         description="From unlabelled images and a handful of labels to a small, accurate model.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
@@ -337,7 +338,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also create the deployments; their runs start in the current folder",
     )
-    return parser
+    return top
 
 
 def _run(options: argparse.Namespace, terminal: Terminal) -> int:
