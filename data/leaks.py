@@ -21,6 +21,7 @@ from data.reading import Reading
 from data.schemas import TWINS
 from data.sources import Pixels, Source, Unreadable
 from data.types import SPLITS, Split
+from data.wording import counted
 
 Leaks = Literal["keep", "drop", "refuse"]
 """What happens to a train or unlabelled image that shows the picture of a test image."""
@@ -201,7 +202,8 @@ def same_pictures(
         assert one.label is not None
         assert other.label is not None
         notes.append(
-            f"{len(found_conflicts)} images have two labels, because the same picture lies in two classes; "
+            f"{counted(len(found_conflicts), 'image has', 'images have')} two labels, because the "
+            "same picture lies in two classes; "
             f"first {one.entry.uri!r} and {other.entry.uri!r}: "
             f"{classes[one.label]} and {classes[other.label]}"
         )

@@ -51,6 +51,7 @@ from data.secrets import mask
 from data.sources import Entry, Named, Source, open_source
 from data.types import SPLITS, Split
 from data.value_range import settle
+from data.wording import counted
 
 _LOOK = 16  # images that a survey reads at once
 _ASK = "set data.labels="  # a remark with this suggests a table of labels; not shown if the user gave one
@@ -280,7 +281,10 @@ def _assemble(
         good = [(entry, found) for entry, found in pairs if found.reason is None]
         ignored = [entry for entry, found in pairs if found.reason == NO_IMAGE and not source.certain(entry)]
         if ignored:
-            notes.append(f"{role}: {len(ignored)} files are not images, first {ignored[0].uri!r}")
+            notes.append(
+                f"{role}: {counted(len(ignored), 'file is no image', 'files are not images')}, "
+                f"first {ignored[0].uri!r}"
+            )
         broken += len(pairs) - len(good) - len(ignored)
         total -= len(ignored)
         named[role] = source.named([entry for entry, _ in good])

@@ -240,6 +240,8 @@ def _measure_one(
         return Measured(sha256, 0, 0, str(error)), None
     quantiles = b"" if found.quantiles is None else found.quantiles.astype("<f8").tobytes()
     pixels, small, square = found.kept
+    if found.kind is not None:  # they were scaled by their own range, so that it is part of what is equal
+        pixels = content_sha256(f"{found.kind}{pixels}".encode() + quantiles)
     values = Values(found.kind, quantiles)
     return Measured(sha256, found.width, found.height, None, pixels, small, values), square
 

@@ -16,6 +16,7 @@ from data.secrets import mask, reveal, scrub
 from data.sources import UNKNOWN_TIME
 from data.sources.files import modified, open_filesystem
 from data.sources.layout import composed
+from data.wording import counted
 
 KEYS = ("sha256", "uri", "path", "file_name", "filename")
 """Columns that may name the image. The first one that the table has is used."""
@@ -167,7 +168,10 @@ def match(
             "column sha256"
         )
     if conflicts:
-        raise DataError(f"{where}: {len(conflicts)} rows contradict others: {_some(conflicts)}")
+        raise DataError(
+            f"{where}: {counted(len(conflicts), 'row contradicts', 'rows contradict')} others: "
+            f"{_some(conflicts)}"
+        )
     return found
 
 

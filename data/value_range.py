@@ -11,6 +11,7 @@ import numpy as np
 from data.errors import DataError
 from data.reading import Reading
 from data.wide import LEVELS, clipped, full_range, robust_range
+from data.wording import counted
 
 _NARROW = 0.1  # a set that uses less than this share of its type's range gets a note
 
@@ -78,11 +79,13 @@ def settle(learned: Sequence[Values], tested: Sequence[Values], reading: Reading
         )
     if images:
         notes.append(
-            f"about {share:.2%} of the values of wide images, in {images} images, are outside of {low:g} to "
-            f"{high:g} and are clipped; data.value_range=[low, high] sets another range"
+            f"about {share:.2%} of the values of wide images, in {counted(images, 'image', 'images')}, are "
+            f"outside of {low:g} to {high:g} and are clipped; data.value_range=[low, high] sets another range"
         )
     if len(every) < total:
-        notes.append(f"{total - len(every)} images have 8 bits per value; they are read as they are")
+        one = "image has 8 bits per value; it is read as it is"
+        many = "images have 8 bits per value; they are read as they are"
+        notes.append(counted(total - len(every), one, many))
     recorded = {**_recorded(settled), "clipped": {"share": round(share, 6), "images": images}}
     return Settled(recorded, settled, notes)
 

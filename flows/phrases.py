@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from data.wording import counted
 from tasks.phrases import UNITS, duration, percent
 from tasks.stages.answers import EVALUATION as SHIPPED
 
 
 def amount(row: dict[str, Any]) -> str:
     """A stage's `rows` with their unit, which depends on its `kind`: 1797 -> `1,797 images`."""
-    return f"{row['rows']:,} {UNITS.get(row['kind'], 'rows')}"
+    unit = UNITS.get(row["kind"], "rows")
+    return counted(row["rows"], unit.removesuffix("s"), unit)
 
 
 def storage(size: float) -> str:

@@ -21,6 +21,7 @@ from data.sources.files import is_url, local_path, modified, open_filesystem, sp
 from data.sources.layout import MEANINGS, classes_of, splits_of
 from data.sources.splits import beside_train, serve
 from data.types import Split
+from data.wording import counted
 
 # fmt: off
 NOT_IMAGES = frozenset({
@@ -122,7 +123,8 @@ class FolderSource(Source):
         remarks = []
         beside = [entry.uri for entry in entries if "/" not in entry.uri]
         if beside:
-            remarks.append(f"{len(beside)} files lie beside the splits and are left out, first {beside[0]!r}")
+            one, many = "file lies beside the splits and is", "files lie beside the splits and are"
+            remarks.append(f"{counted(len(beside), one, many)} left out, first {beside[0]!r}")
         if {"test", "validation"} <= there and self.role == "train":
             unused = [top for top, split in self._split_of.items() if split == "validation"]
             remarks.append(f"the folder {unused[0]!r} is not used, because there is a folder for test")
@@ -132,13 +134,16 @@ class FolderSource(Source):
         remarks = []
         if self._passed:
             names = ", ".join(f"{name!r}" for name in sorted(self._passed)[:4])
+            folders = counted(sum(self._passed.values()), "folder is", "folders are")
             remarks.append(
-                f"{sum(self._passed.values())} folders are left out (hidden, or of a tool, a NAS or a "
-                "store): "
+                f"{folders} left out (hidden, or of a tool, a NAS or a store): "
                 f"{names}{' ...' if len(self._passed) > 4 else ''}"
             )
         if self._pipes:
-            remarks.append(f"{len(self._pipes)} are not regular files and are left out: {self._pipes[0]!r}")
+            remarks.append(
+                counted(len(self._pipes), "is no regular file and is", "are not regular files and are")
+                + f" left out: {self._pipes[0]!r}"
+            )
         if self._tables:
             example = self._tables[0]
             remarks.append(

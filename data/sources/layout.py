@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from data.sources.splits import split_of
+from data.wording import counted
 
 MEANINGS = ("auto", "classes", "splits", "none")
 """What a user may say that sub-folders are."""
@@ -118,9 +119,11 @@ def classes_of(paths: Sequence[str], meaning: str = "auto") -> Classes:
     guesses.insert(0, f"sub-folders are taken as classes ({_some(kept)})")
     if left_out:
         first = paths[beside[0]]
-        guesses.append(
-            f"{len(left_out)} images lie beside the class folders and are left out, first {first!r}"
+        one, many = (
+            "image lies beside the class folders and is",
+            "images lie beside the class folders and are",
         )
+        guesses.append(f"{counted(len(left_out), one, many)} left out, first {first!r}")
     return Classes(names, left_out, tuple(guesses))
 
 

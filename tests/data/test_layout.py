@@ -31,7 +31,7 @@ def found(given, meaning="auto"):
         (paths(cat=5, dog=4), ({"cat": 5, "dog": 4}, 0, 0), "taken as classes ('cat', 'dog')"),
         (paths(cat__deep__er=5, dog=4), ({"cat": 5, "dog": 4}, 0, 0), "taken as classes"),
         # Strays beside class folders change nothing.
-        (paths(_=1, cat=5, dog=4), ({"cat": 5, "dog": 4}, 0, 1), "1 images lie beside the class folders"),
+        (paths(_=1, cat=5, dog=4), ({"cat": 5, "dog": 4}, 0, 1), "1 image lies beside the class folders"),
         (paths(_=3, cat=5, dog=4), ({"cat": 5, "dog": 4}, 0, 3), "3 images lie beside"),
         (paths(_=4, cat=5, dog=4), ({}, 13, 0), "4 of 13 images are not in a sub-folder"),
         (paths(_=20, cat=300, dog=400), ({"cat": 300, "dog": 400}, 0, 20), "left out, first '000.png'"),

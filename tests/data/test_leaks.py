@@ -81,6 +81,16 @@ def test_copies_are_found_whatever_their_bytes(folders):
         assert made.images["uri"][row["second"]].as_py() == row["second_uri"]
 
 
+def test_wide_values_are_equal_only_at_the_same_scale(folders):
+    grey = photo(7).convert("L")
+    values = np.asarray(grey).astype(np.uint16)
+    save(folders / "train/ape/8 bits.png", grey)
+    for name, factor in (("dark", 1), ("light", 200), ("light again", 200)):
+        save(folders / "train/ape" / f"{name}.png", Image.fromarray(values * factor))
+    equal = {pair for pair in twins(make(folders)) if pair[2] == "equal"}
+    assert equal == {("ape/light again.png", "ape/light.png", "equal")}
+
+
 def test_leaks_are_dropped_or_refused_as_asked(folders):
     plant(folders)
     dropped = make(folders, leaks="drop")
@@ -114,7 +124,7 @@ def test_what_was_compared_is_remembered(folders, tmp_path, monkeypatch):
 def test_one_picture_under_two_labels_is_named(folders):
     save(folders / "train/bee/ape.jpg", Image.open(folders / "train/ape/01.png"), quality=90)
     said = "; ".join(make(folders).notes)
-    assert "1 images have two labels" in said
+    assert "1 image has two labels" in said
     assert "ape and bee" in said
     assert "1 of 19 training images are copies of others" in said
 

@@ -95,7 +95,7 @@ def test_names_are_compared_in_one_unicode_form(photos):
     ("rows", "said"),
     [
         ([("0.png", "x"), ("9.png", "x")], r"1 of 2 rows name no image: 9\.png"),
-        ([("0.png", "x"), ("a/0.png", "y")], r"1 rows contradict others: a/0\.png \(x and y\)"),
+        ([("0.png", "x"), ("a/0.png", "y")], r"1 row contradicts others: a/0\.png \(x and y\)"),
         ([("0.png", None)], "no row with a label"),
         ([("0.png", 1.5)], "1.5"),
     ],

@@ -210,8 +210,8 @@ def test_test_images_do_not_decide_the_scale():
     text = " ".join(both.notes)
     assert "2 of 3 images have wide values (uint16)" in text
     assert "less than a tenth of their range: 100 to 108 of 0 to 65535" in text
-    assert "about 50.00% of the values of wide images, in 1 images, are outside" in text
-    assert "1 images have 8 bits per value; they are read as they are" in text
+    assert "about 50.00% of the values of wide images, in 1 image, are outside" in text
+    assert "1 image has 8 bits per value; it is read as it is" in text
 
 
 def test_wide_test_images_of_an_8_bit_set_are_scaled_by_their_type():

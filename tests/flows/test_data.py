@@ -226,7 +226,7 @@ CASES: dict[str, Case] = {
     "a licence or a chart beside the class folders": Case(
         strays,
         PHOTOS,
-        ("classes: 2, ", "note: .*1 files are not images, first 'LICENSE'", "1 images lie beside the class"),
+        ("classes: 2, ", "note: .*1 file is no image, first 'LICENSE'", "1 image lies beside the class"),
     ),
     "a folder unlabelled beside the class folders": Case(
         lambda folder: put(folder, photos__cat=8, photos__dog=8, photos__unlabelled=20),
@@ -358,7 +358,7 @@ CASES: dict[str, Case] = {
         ),
     ),
     "a named pipe among the images": Case(
-        pipe, PHOTOS, (r"note: .*1 are not regular files and are left out: 'cat/camera\.png'",)
+        pipe, PHOTOS, (r"note: .*1 is no regular file and is left out: 'cat/camera\.png'",)
     ),
     "scans of 12 or 16 bits, float images": Case(
         scans, PHOTOS, ("note: 20 of 20 images have wide values .uint16.; in all of them 0 becomes 0 and 4",)

@@ -70,11 +70,17 @@ def config(place: Path, until: str = "distill", **data: Any) -> Config:
 
 
 def scores(ran: Made) -> dict[str, float]:
-    """Accuracies: of features by their neighbours, and of the final student, which had few labels."""
+    """Accuracies: of features by their neighbours, and of the final student, which had few labels.
+
+    Stripes of the same phase are rightly taken for twins, so that some of these runs are also scored without
+    them. These scores are left out.
+    """
     return {
         f"{row['evaluation']} {row['model']}": row["value"]
         for row in ran.result["scores"]
-        if row["metric"] == "top1" and (row["model"] in ("teacher", "student"))
+        if row["metric"] == "top1"
+        and row["model"] in ("teacher", "student")
+        and row["evaluation"] != "without-leaks"
     }
 
 
