@@ -65,8 +65,8 @@ def test_every_mark_is_true() -> None:
 
 
 def stripped(text: str) -> str:
-    """Without indentation: on a page, the formatter moves a method to the left."""
-    return "\n".join(map(str.strip, text.splitlines()))
+    """Without indentation and empty lines: on a page, the formatter takes a method for a function."""
+    return "\n".join(filter(None, map(str.strip, text.splitlines())))
 
 
 def test_only_commands_of_ours_and_python_run_here() -> None:
