@@ -29,7 +29,8 @@ UNMARKED = [
     name for name in DOCUMENTS if any(b.mark is None and b.language in COMMANDS for b in blocks(name))
 ]
 MARKS = re.compile(r"not run in tests: \S.*|run by (?P<test>tests/\S+\.py)|from (?P<file>\S+)")
-CLASSES = {"cat": 1, "dog": 2}
+CLASSES = ("cat", "dog", "horse")
+"""A class differs from the others by its colour."""
 BEFORE = """
 import random
 import knowledge_transfer as kt
@@ -95,13 +96,13 @@ def photograph(path: Path, seed: int, kind: int) -> None:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the blocks name: photographs with and without labels, a run, vectors."""
     place = tmp_path_factory.mktemp("desk")
-    for folder, each in (("photos", 60), ("labelled", 15), ("test", 6)):
-        for number, (name, kind) in enumerate(CLASSES.items()):
+    for folder, each in (("photos", 40), ("labelled", 15), ("test", 6)):
+        for kind, name in enumerate(CLASSES):
             for i in range(each):
-                seed = 1000 * len(folder) + 100 * number + i
+                seed = 1000 * len(folder) + 100 * kind + i
                 photograph(place / folder / name / f"{i:02}.jpg", seed, kind)
     for i in range(6):
-        photograph(place / "new-photos" / f"{i}.jpg", i, 1 + i % 2)
+        photograph(place / "new-photos" / f"{i}.jpg", i, i % len(CLASSES))
     shutil.copy(place / "new-photos" / "0.jpg", place / "photo.jpg")
     with zipfile.ZipFile(place / "more.zip", "w") as packed:
         packed.write(place / "new-photos" / "1.jpg", "1.jpg")
