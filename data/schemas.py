@@ -129,6 +129,25 @@ ANSWERS = pa.schema(
     ]
 )
 """What a classifier says of each image: its two most probable classes, with their probabilities."""
+MAP = pa.schema(
+    [
+        _column("index", pa.int64()),
+        _column("x", pa.float32()),
+        _column("y", pa.float32()),
+        _column("label", pa.int32(), nullable=True),
+        _column("labelled", pa.bool_()),
+        _column("random", pa.bool_()),
+        _column("cluster", pa.int32(), nullable=True),
+        _column("distance", pa.float32(), nullable=True),
+        _column("predicted", pa.int32(), nullable=True),
+        _column("confidence", pa.float32(), nullable=True),
+    ]
+)
+"""The images on the map, in order of index. `label` is the image's own label, known to the run or not.
+
+`labelled`: its label was drawn. `random`: it is one of the random images. `distance`: squared L2, to the
+centroid of its cluster. `predicted` and `confidence`: the answer of the model that ships.
+"""
 LEADERBOARD = pa.schema(
     [
         *(_column(name, pa.string()) for name in ("entry", "pretext", "teacher", "transfer", "student")),

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from errno import EEXIST, ENOTEMPTY
+from errno import EACCES, EEXIST, ENOTEMPTY, EROFS
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ from data.types import Artifact
 Meta = dict[str, Any]
 
 _SEAL = "seal"
-"""The key of meta.json that holds the hash of all its other keys."""
+"""The key of meta.json and of run.json that holds the hash of all its other keys."""
+OTHER = "has other content than was written"
+_MISSING = "is missing"
 _UNSEALED = ("stage", "version", "config", "inputs", "seconds", "rows", "bytes", "sha256")
 """The keys that every meta.json had before there was a seal."""
 
@@ -133,27 +135,13 @@ class Store:
         Raises:
             DamagedError: it is missing, or is not what was written.
         """
-        path = self.folder(artifact) / "meta.json"
+        folder = self.folder(artifact)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            there_is = "is missing"
+            return _read_meta(folder)
+        except Wrong as wrong:
             raise DamagedError(
-                self.root, artifact, "meta.json" if path.parent.exists() else "", there_is
+                self.root, artifact, wrong.file if folder.exists() else "", wrong.reason
             ) from None
-        except OSError as error:
-            raise DamagedError(
-                self.root, artifact, "meta.json", f"can't be read ({error.strerror})"
-            ) from None
-        except ValueError:
-            raise DamagedError(self.root, artifact, "meta.json", "is not JSON") from None
-        seal = found.pop(_SEAL, None) if isinstance(found, dict) else None
-        if seal is None and not _complete(found):
-            raise DamagedError(self.root, artifact, "meta.json", "lacks keys that every artifact has")
-        if seal is not None and seal != _seal(found):
-            raise DamagedError(self.root, artifact, "meta.json", "has other content than was written")
-        meta: Meta = found
-        return meta
 
     def damage(
         self, artifact: Artifact, *, thorough: bool = True, checked: Checked | None = None
@@ -166,29 +154,11 @@ class Store:
                 file that is newer than meta.json, and so was touched after publishing, is hashed.
             checked: hashes of files to rely on; None: those that this run has read.
         """
-        folder, checked = self.folder(artifact), checked or self.checked
-        try:
-            meta = self.meta(artifact)
-            written = (folder / "meta.json").stat().st_mtime_ns
-        except DamagedError as error:
-            return error
-        except OSError:
-            return DamagedError(self.root, artifact, "meta.json", "is missing")
-        for name, size in meta["bytes"].items():
-            try:
-                status = (folder / name).stat()
-                if status.st_size != size:
-                    return DamagedError(
-                        self.root, artifact, name, f"has {status.st_size:,} bytes, but {size:,} were written"
-                    )
-                read = thorough or status.st_mtime_ns > written
-                if read and checked.sha256(folder / name) != meta["sha256"][name]:
-                    return DamagedError(self.root, artifact, name, "has other content than was written")
-            except FileNotFoundError:
-                return DamagedError(self.root, artifact, name, "is missing")
-            except OSError as error:
-                return DamagedError(self.root, artifact, name, f"can't be read ({error.strerror})")
-        return None
+        folder = self.folder(artifact)
+        wrong = wrong_in(folder, thorough=thorough, checked=checked or self.checked)
+        if wrong is None:
+            return None
+        return DamagedError(self.root, artifact, wrong.file if folder.exists() else "", wrong.reason)
 
     def has(self, artifact: Artifact) -> bool:
         """Whether the artifact is there and complete, as far as a look without reading its files tells."""
@@ -309,8 +279,9 @@ class Store:
             "sha256": {name: found.sha256(path) for name, path in names.items()},
             "bytes": {name: path.stat().st_size for name, path in names.items()},
         }
-        full = json.loads(json.dumps(full))  # as a reader gets it: keys are strings, tuples are lists
-        write_json(out / "meta.json", {**full, _SEAL: _seal(full)})
+        written = sealed(full)
+        write_json(out / "meta.json", written)
+        full, _ = unsealed(written)
         for folder in [*sorted(path for path in out.rglob("*") if path.is_dir()), out]:
             sync(folder)
         target.parent.mkdir(exist_ok=True)
@@ -357,7 +328,16 @@ class Store:
     @contextmanager
     def _hold(self, how: int) -> Iterator[None]:
         self._need()
-        lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        path = self.root / "lock"
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in (EROFS, EACCES):
+                raise
+            if not path.exists():  # nobody has ever used this copy of a store, and nobody can delete here
+                yield
+                return
+            lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, how)
             yield
@@ -368,6 +348,84 @@ class Store:
         """Don't make a new store where the old one was mounted."""
         if not there(self.root):
             raise vanished(self.root)
+
+
+class Wrong(Exception):
+    """A file is not what was written.
+
+    Args:
+        file: its name in its folder.
+        reason: what is wrong, as the end of a sentence about the file.
+    """
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(file, reason)
+        self.file, self.reason = file, reason
+
+
+def wrong_in(folder: Path, *, thorough: bool, checked: Checked) -> Wrong | None:
+    """What is wrong with the files of an artifact, or of a copy of one; None if they are what was written.
+
+    Args:
+        folder: the folder with meta.json.
+        thorough: whether all files are hashed, as for `Store.damage`.
+        checked: hashes of files to rely on.
+    """
+    try:
+        meta = _read_meta(folder)
+        written = (folder / "meta.json").stat().st_mtime_ns
+    except Wrong as wrong:
+        return wrong
+    except OSError:
+        return Wrong("meta.json", _MISSING)
+    for name, size in meta["bytes"].items():
+        try:
+            status = (folder / name).stat()
+            if status.st_size != size:
+                return Wrong(name, f"has {status.st_size:,} bytes, but {size:,} were written")
+            read = thorough or status.st_mtime_ns > written
+            if read and checked.sha256(folder / name) != meta["sha256"][name]:
+                return Wrong(name, OTHER)
+        except FileNotFoundError:
+            return Wrong(name, _MISSING)
+        except OSError as error:
+            return Wrong(name, f"can't be read ({error.strerror})")
+    for path in sorted(folder.glob("part-*.parquet")) if thorough else ():
+        if path.name not in meta["bytes"]:  # who reads the parts reads all that are there
+            return Wrong(path.name, "was not written by the stage")
+    return None
+
+
+def _read_meta(folder: Path) -> Meta:
+    try:
+        found = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Wrong("meta.json", _MISSING) from None
+    except OSError as error:
+        raise Wrong("meta.json", f"can't be read ({error.strerror})") from None
+    except ValueError:
+        raise Wrong("meta.json", "is not JSON") from None
+    meta, whole = unsealed(found)
+    if whole is None and not _complete(meta):
+        raise Wrong("meta.json", "lacks keys that every artifact has")
+    if whole is False:
+        raise Wrong("meta.json", OTHER)
+    plain: Meta = meta
+    return plain
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values with the key `seal`, a hash of all others, for a file whose hash no other file names."""
+    plain = json.loads(json.dumps(values))  # as a reader gets it: keys are strings, tuples are lists
+    return {**plain, _SEAL: _seal(plain)}
+
+
+def unsealed(found: Any) -> tuple[Any, bool | None]:
+    """What `sealed` sealed, and whether it is unchanged; None if it has no seal, as in earlier versions."""
+    if not isinstance(found, dict) or _SEAL not in found:
+        return found, None
+    plain = {name: value for name, value in found.items() if name != _SEAL}
+    return plain, found[_SEAL] == _seal(plain)
 
 
 def _seal(plain: object) -> str:

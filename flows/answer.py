@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from data.errors import ConfigError
 from data.reading import MAX_PIXELS
 from data.sources import Source
-from flows.model_folder import Usable, usable_model
+from flows.model_folder import Usable, usable_model, whole_model
 from tasks.config import Compute, Config
 
 if TYPE_CHECKING:
@@ -233,14 +233,20 @@ _OPENED: dict[Any, Opened] = {}
 
 
 def opened(place: Path, device: Device, max_pixels: int) -> Opened:
-    """Open a model, or take the one that this process has open. A file that has changed is read again."""
-    from models.opened import open_model
+    """Open a model, or take the one that this process has open. A file that has changed is read again.
 
+    Raises:
+        DamagedError: a file of the model is not what was written.
+    """
     files = sorted(place.glob("model.*")) if place.is_dir() else [place]
     key = (place, device, max_pixels, *(path.stat().st_mtime_ns for path in files))
     if key not in _OPENED:
         while len(_OPENED) >= _KEPT:
             _OPENED.pop(next(iter(_OPENED)))
+        if place.is_dir():
+            whole_model(place)
+        from models.opened import open_model
+
         _OPENED[key] = open_model(place, device, max_pixels)
     return _OPENED[key]
 

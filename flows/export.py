@@ -71,10 +71,11 @@ def export_run(
     _check_target(target)
     config = override(resolve(record["config"]), settings or {})
     rows = {row["stage"]: row for row in record["stages"]}
-    made, cached = _make(opened, config, rows, model, chosen, folder, listen)
-    place = opened.whole(made)
-    card = json.loads((place / CARD).read_text(encoding="utf-8")) | {"run": record["name"]}
-    _copy(place, target, card)
+    with opened.in_use():  # no run needs the artifact, so `store gc` would delete it
+        made, cached = _make(opened, config, rows, model, chosen, folder, listen)
+        place = opened.whole(made)
+        card = json.loads((place / CARD).read_text(encoding="utf-8")) | {"run": record["name"]}
+        _copy(place, target, card)
     result = {"folder": str(target), "run": record["name"], "cached": cached, "formats": card["formats"]}
     kept = [name for name, row in card["formats"].items() if row["refused"] is None]
     refused = [name for name in formats or () if name not in kept]

@@ -12,15 +12,16 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data.errors import ConfigError, DamagedError, StoreError, repair
-from data.files import Checked, file_sha256, intact, read_sealed
+from data.files import Checked, intact, read_sealed
 from data.store import Store
 from data.types import Artifact
 from flows.phrases import storage
-from flows.records import alive, note_deaths, read_record, records
+from flows.records import SCORES, alive, note_deaths, original_scores, read_record, records
 
 Progress = Callable[[int, int], None]
 
@@ -79,7 +80,7 @@ def contents(store: Store) -> Contents:
     died = tuple(note_deaths(store))
     places = [
         *(f"artifacts/{path.name}" for path in sorted((store.root / "artifacts").iterdir()) if path.is_dir()),
-        *(f"cache/{path.name}" for path in sorted((store.root / "cache").iterdir()) if path.is_dir()),
+        *(f"cache/{path.name}" for path in sorted((store.root / "cache").glob("*")) if path.is_dir()),
         "drafts",
         "damaged",
         "runs",
@@ -150,7 +151,7 @@ def verify(store: Store, *, repair: bool, progress: Progress = lambda done, tota
     Args:
         store: the store.
         repair: whether to move damaged artifacts to STORE/damaged, to delete damaged files of the cache, and
-            to copy the scores into a run's folder again.
+            to copy scores and report into a run's folder again.
         progress: gets the megabytes read and those of all.
     """
     found: list[Damage] = []
@@ -182,15 +183,19 @@ def verify(store: Store, *, repair: bool, progress: Progress = lambda done, tota
             if repair:
                 _remove(path)
             found.append(Damage(inside(path), reason, "it is deleted" if repair else ""))
-        for folder, record in records(store):
-            wrong = _copied(store, folder, record)
-            if wrong is not None:
+        broken: list[Path] = []
+        for folder, record in records(store, broken.append):
+            for copied, again in _copies(store, folder, record):
                 if repair:
-                    shutil.copyfile(wrong, folder / wrong.name)
-                reason = "is not the copy of the run's scores that was written"
-                found.append(
-                    Damage(inside(folder / wrong.name), reason, "it is copied again" if repair else "")
-                )
+                    again()
+                reason = "is not the copy that was written"
+                found.append(Damage(inside(copied), reason, "it is copied again" if repair else ""))
+        for path in sorted(broken):
+            aside = path.with_name("run.json.damaged")
+            if repair:
+                path.rename(aside)
+            moved_to = f"it is now {aside.name}; the run's command writes a new record" if repair else ""
+            found.append(Damage(inside(path), "is not the record that was written", moved_to))
     return Verified(str(store.root), len(artifacts), done, tuple(found), repair)
 
 
@@ -199,7 +204,7 @@ def _damaged_elsewhere(store: Store, read: Callable[[int], None]) -> Iterator[tu
     from data import packs
 
     other = "has other content than was written"
-    for folder in sorted((store.root / "cache").iterdir()):
+    for folder in sorted((store.root / "cache").glob("*")):
         for path in packs.damaged(folder, read):
             yield path, "is not what was written, or is from an earlier version"
         for path in sorted(folder.glob("*.parquet")) + sorted(folder.glob("*.json")):
@@ -234,19 +239,26 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _copied(store: Store, folder: Path, record: dict[str, Any]) -> Path | None:
-    """The scores of a run whose copy in the run's folder differs; None without such a copy."""
-    copy = folder / "scores.parquet"
-    made = {
-        row["stage"]: Artifact(kind=row["kind"], fingerprint=row["fingerprint"]) for row in record["stages"]
-    }
-    if record["status"] != "done" or "scores" not in made:
-        return None
+def _copies(
+    store: Store, folder: Path, record: dict[str, Any]
+) -> Iterator[tuple[Path, Callable[[], object]]]:
+    """The damaged copies of scores and report in a run's folder, and functions that copy them again."""
+    from tasks.report.stamp import stamp, write_stamped
+
+    scores = original_scores(folder, record)
+    if scores is not None:
+        yield folder / SCORES, partial(shutil.copyfile, scores, folder / SCORES)
+    made = next((row for row in record["stages"] if row["stage"] == "report"), None)
+    if record["status"] != "done" or made is None:
+        return
     try:
-        original = store.whole(made["scores"]) / copy.name
+        page = store.whole(Artifact(kind=made["kind"], fingerprint=made["fingerprint"])) / "report.html"
     except DamagedError:
-        return None
-    return None if copy.exists() and file_sha256(copy) == store.checked.sha256(original) else original
+        return
+    copy, about = folder / page.name, (str(record["name"]), str(record["started"]))
+    expected = stamp(page.read_text(encoding="utf-8"), *about).encode()
+    if not copy.exists() or copy.read_bytes() != expected:
+        yield copy, partial(write_stamped, page, copy, *about)
 
 
 @dataclass(frozen=True)
@@ -295,6 +307,7 @@ def collect(store: Store, *, dry_run: bool) -> Collected:
     Raises:
         StoreError: a run is alive, or another command uses the store.
         ConfigError: a run's record is damaged, so nobody knows what it needs.
+        DamagedError: the same of an artifact that a run needs.
     """
     note_deaths(store)
     living = [
@@ -319,7 +332,12 @@ def collect(store: Store, *, dry_run: bool) -> Collected:
 
 def _needed(store: Store) -> set[Artifact]:
     needed: set[Artifact] = set()
-    for folder in sorted((store.root / "runs").iterdir()):
+    runs = store.root / "runs"
+    if not runs.is_dir():
+        raise StoreError(
+            f"{runs} is missing, so nobody knows what is needed; restore it, or make an empty one"
+        )
+    for folder in sorted(runs.iterdir()):
         if not folder.is_dir() or not any(folder.iterdir()):
             continue
         try:
@@ -332,9 +350,12 @@ def _needed(store: Store) -> set[Artifact]:
         needed |= {Artifact(kind=row["kind"], fingerprint=row["fingerprint"]) for row in record["stages"]}
     open_ends = list(needed)
     while open_ends:
+        artifact = open_ends.pop()
         try:
-            inputs = store.meta(open_ends.pop()).get("inputs", {})
+            inputs = store.meta(artifact).get("inputs", {})
         except DamagedError:
+            if store.folder(artifact).exists():
+                raise  # nobody knows what it was made from, and so what can be deleted
             continue
         more = {Artifact.model_validate(given) for given in inputs.values()} - needed
         needed |= more
@@ -371,7 +392,7 @@ def _unneeded_pixels(store: Store, manifests: set[Artifact]) -> Iterator[Path]:
         hashes = table["sha256"].to_pylist()
         images |= {bytes.fromhex(sha256) for sha256 in hashes}
         copies.add(hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:32])
-    for folder in sorted((store.root / "cache").iterdir()):
+    for folder in sorted((store.root / "cache").glob("*")):
         for index in sorted(folder.glob("squares-*.sha")):
             if images.isdisjoint(packs.hashes_in(index)):
                 yield from (index, index.with_suffix(".npy"))
@@ -387,6 +408,7 @@ def _delete(store: Store, path: Path) -> None:
     """Delete a file, or a folder as a whole: it is moved away first, so none is left half-deleted."""
     if path.is_dir():
         gone = store.root / "drafts" / f".removed-{uuid.uuid4().hex}"
+        gone.parent.mkdir(exist_ok=True)
         path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
     else:

@@ -82,7 +82,7 @@ def _models(layout: Layout) -> dict[str, Handle]:
         if FEATURES & set(config.evaluate.protocols) and _featured(config, name):
             if name == "teacher":
                 train = layout.made["embed"]
-                test = layout.features(f"embed-{name}-test", images, part="test", after=last)
+                test = _test_features(layout, after=last)
             else:
                 plan = partial(embed.plan, config, layer="features")
                 train = layout.made.get(f"embed-{name}") or layout.make(
@@ -95,6 +95,12 @@ def _models(layout: Layout) -> dict[str, Handle]:
         plan = partial(evaluate.plan, config, model=name)
         found[f"evaluate-{name}"] = layout.make(f"evaluate-{name}", plan, after=last, **inputs)
     return found
+
+
+def _test_features(layout: Layout, after: Handle = None) -> Handle:
+    """The features of the test images by the teacher, or by what takes its place. They are laid out once."""
+    label = "embed-teacher-test"
+    return layout.made.get(label) or layout.features(label, layout.made["manifest"], part="test", after=after)
 
 
 def _featured(config: Config, model: str) -> bool:
@@ -147,7 +153,7 @@ def measured(
         label -> handle; empty if the stage is left out.
     """
     reads = [what for what in leaf.stage.reads if what != "checkpoint"]
-    given: dict[str, Handle] = {what: _readable(layout, what) for what in reads}
+    given: dict[str, Handle] = {what: _readable(layout, what, facts) for what in reads}
     missing = [what for what, handle in given.items() if handle is None]
     if leaf.stage.needs_labels and not facts.scorable:
         missing.append("labels of train and test images")
@@ -156,6 +162,8 @@ def measured(
             label, f"the run has no {missing[0]}", *(what for what in reads if what in layout.made)
         )
         return {}
+    others = {what: _readable(layout, what, facts) for what in leaf.stage.may_read}
+    given |= {what: handle for what, handle in others.items() if handle is not None}
     plan: Plan = (
         partial(leaf.plan, layout.config) if model is None else partial(leaf.plan, layout.config, model=model)
     )
@@ -164,12 +172,16 @@ def measured(
     return {label: layout.make(label, plan, **given)}
 
 
-def _readable(layout: Layout, what: Readable) -> Handle | None:
+def _readable(layout: Layout, what: Readable, facts: Facts) -> Handle | None:
     """The handle of an input of a leaf; None if this run does not have it."""
     config, made = layout.config, layout.made
     match what:
-        case "manifest" | "labels":
+        case "manifest" | "labels" | "answers" | "codes":
             return made.get(what)
+        case "embedded":
+            return made.get("embed")
+        case "embedded_test":
+            return _test_features(layout) if facts.test else None
         case "photographs":
             like = {"like": made["manifest"]} if "manifest" in made else {}
             plan = partial(manifest.plan_voc, config)

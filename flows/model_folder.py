@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import ConfigError, DataError
-from data.store import Store
+from data.errors import ConfigError, DataError, there
+from data.files import Checked
+from data.store import Store, wrong_in
 from data.types import Artifact
 from flows.records import read_record
 
@@ -89,31 +90,48 @@ def shipped(run: Path) -> Path:
     folder = run.parent.parent / str(record["shipped"]["path"])
     if not folder.exists():
         raise ConfigError(f"run {run.name!r}: its model is gone from {folder}; run it again")
-    return _whole(folder)
+    return whole_model(folder)
 
 
 def _run(named: str, root: Path) -> Path | None:
     """The folder of the run that is named, absolute; None if it is none."""
     places = (Path(named).expanduser(), root / "runs" / named)
-    return next((place.absolute() for place in places if (place / "run.json").exists()), None)
+    return next((_real(place) for place in places if (place / "run.json").exists()), None)
 
 
-def _whole(folder: Path) -> Path:
-    """Check the files of a model that is in a store.
+def _real(folder: Path) -> Path:
+    """An absolute path. If the folder itself is a link, such as `latest`, the one that it points to."""
+    folder = folder.absolute()
+    return folder.resolve() if folder.is_symlink() else folder
+
+
+def whole_model(folder: Path) -> Path:
+    """Check the files of a model, if it has a meta.json that says what they were.
+
+    Args:
+        folder: an artifact of a store, a copy of one, or another folder with `FILES`.
 
     Raises:
-        DamagedError: a file is missing, or is not what was written.
+        DamagedError: a file of an artifact is missing, or is not what was written.
+        ConfigError: the same of a copy.
     """
-    kind, artifacts = folder.parent, folder.parent.parent
-    if artifacts.name != "artifacts" or not (folder / "meta.json").exists():
+    folder = _real(folder)
+    if not (folder / "meta.json").exists():
         return folder
-    return Store(artifacts.parent, make=False).whole(Artifact(kind=kind.name, fingerprint=folder.name))
+    artifacts = folder.parent.parent
+    if artifacts.name == "artifacts" and there(artifacts.parent):
+        artifact = Artifact(kind=folder.parent.name, fingerprint=folder.name)
+        return Store(artifacts.parent, make=False).whole(artifact)
+    wrong = wrong_in(folder, thorough=True, checked=Checked())
+    if wrong is not None:
+        raise ConfigError(f"{folder / wrong.file} {wrong.reason}; copy the model from its store again")
+    return folder
 
 
 def _checkpoint(named: str, root: Path) -> Path:
     path = Path(named).expanduser()
     if all((path / name).exists() for name in FILES):
-        return _whole(path.absolute())
+        return whole_model(path)
     raise ConfigError(
         f"model {named!r} is neither a run in {root / 'runs'}, nor the folder of a run or of a model (with "
         f"{' and '.join(FILES)}); give one of these, or the run's store with --store"
@@ -125,7 +143,7 @@ def final_student(run: Path) -> Path:
     rows = {row["stage"]: row for row in read_record(run)["stages"]}
     folders = [run.parent.parent / str(rows[stage]["path"]) for stage in _LAST if stage in rows]
     if folders and folders[0].exists():
-        return _whole(folders[0])
+        return whole_model(folders[0])
     raise ConfigError(
         f"run {run.name!r} has no trained student in {run.parent.parent}; run it to the end first"
     )

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 
-from data.errors import ConfigError
+from data.errors import ConfigError, repair
 from data.store import Store
 from data.types import Artifact
 from flows.chain import FEW_LABELS, chain
@@ -84,11 +85,23 @@ class Decision:
 def find(config: Config) -> Earlier | None:
     """Find the latest finished run of this configuration that trained its own networks; None without one.
 
-    Runs whose artifacts are no longer in the store are skipped.
+    Runs whose artifacts are no longer in the store are skipped. What is there but damaged is not: without it,
+    this run would train anew, and get other scores than the night before.
+
+    Raises:
+        ConfigError: a run's record is damaged, so it is not known whether this run keeps its networks.
+        DamagedError: an artifact that this run would keep is damaged.
     """
     store = Store(config.store)
     asked = _asked(config)
-    for _, record in records(store):
+
+    def damaged(path: Path) -> None:
+        raise ConfigError(
+            f"{path} is damaged, so nobody knows whether this rerun keeps that run's networks; restore it "
+            f"from a backup, or `{repair(store.root)}` sets it aside"
+        )
+
+    for _, record in records(store, damaged):
         if record["status"] != "done" or record.get("pinned"):
             continue
         if _asked_then(record["config"]) != asked:
@@ -99,12 +112,24 @@ def find(config: Config) -> Earlier | None:
         }
         trained = {label: artifact for label, artifact in made.items() if artifact.kind in TRAINED}
         needed = [made.get("manifest"), made.get("assign"), *trained.values()]
-        if "manifest" in made and all(store.has(artifact) for artifact in needed if artifact is not None):
+        if "manifest" in made and all(_there(store, artifact) for artifact in needed if artifact is not None):
             plans = [artifact for artifact in trained.values() if artifact.kind == "plan"]
             settings = [store.meta(artifact)["settings"] for artifact in plans]
             own = reduce(planned, settings, config)
             return Earlier(record["name"], own, made["manifest"], made.get("assign"), trained)
     return None
+
+
+def _there(store: Store, artifact: Artifact) -> bool:
+    """Whether an artifact is in the store.
+
+    Raises:
+        DamagedError: it is, but without a look into its files it can be seen that it is damaged.
+    """
+    damage = store.damage(artifact, thorough=False)
+    if damage is not None and store.folder(artifact).exists():
+        raise damage
+    return damage is None
 
 
 def _asked_then(config: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,4 +1,6 @@
-"""The records of a store's runs (run.json): reading them, and seeing which runs are alive.
+"""The records of a store's runs (run.json): writing and reading them, and seeing which runs are alive.
+
+A record has a seal, as meta.json has. Otherwise one flipped bit could let `store gc` delete what a run needs.
 
 While a run lives, its process holds a lock on the file `alive` in the run's folder. The kernel releases it
 however the process ends. The file says on which machine it runs, because on some network file systems a lock
@@ -11,22 +13,36 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from data.errors import ConfigError
-from data.store import Store, write_json
+from data.errors import ConfigError, DamagedError, repair, there
+from data.files import file_sha256
+from data.store import OTHER, Store, sealed, unsealed, write_json
+from data.types import Artifact
 
 DIED = "its process ended without a word: it was killed, or its machine went down or lost the store"
+SCORES = "scores.parquet"
 ALL = ("name", "started", "config")
 """What every run's record has, besides `status` and `stages`."""
 
 
+def write_record(folder: Path, record: dict[str, Any], *, durable: bool = True) -> None:
+    """Write the record of a run.
+
+    Args:
+        folder: the run's folder.
+        record: JSON values.
+        durable: whether to force the file to disk.
+    """
+    write_json(folder / "run.json", sealed(record), durable=durable)
+
+
 def read_record(folder: Path, *keys: str) -> dict[str, Any]:
-    """Read the record of a run.
+    """Read the record of a run. One without a seal is from an earlier version.
 
     Args:
         folder: the run's folder.
@@ -37,7 +53,9 @@ def read_record(folder: Path, *keys: str) -> dict[str, Any]:
     """
     path = folder / "run.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found, unchanged = unsealed(json.loads(path.read_text(encoding="utf-8")))
+        if unchanged is False:
+            raise ValueError(f"it {OTHER}")
         if not all(name in found for name in ("status", "stages", *keys)) or not all(
             "path" in row for row in found["stages"]
         ):
@@ -51,17 +69,61 @@ def read_record(folder: Path, *keys: str) -> dict[str, Any]:
     return record
 
 
-def records(store: Store) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folders and records of all runs, the latest first. Damaged records are left out."""
+def records(
+    store: Store, damaged: Callable[[Path], object] = lambda path: None
+) -> list[tuple[Path, dict[str, Any]]]:
+    """The folders and records of all runs, in the order in which they started, the latest first.
 
-    def written(path: Path) -> float:
-        with suppress(OSError):
-            return -path.stat().st_mtime
-        return 0.0
+    A copied or rewritten record has another time of modification, so the record itself says when.
 
-    for path in sorted((store.root / "runs").glob("*/run.json"), key=written):
-        with suppress(ConfigError):
-            yield path.parent, read_record(path.parent, *ALL)
+    Args:
+        store: the store.
+        damaged: gets the path of each damaged record, which is left out.
+    """
+    found: list[tuple[str, float, Path, dict[str, Any]]] = []
+    for path in (store.root / "runs").glob("*/run.json"):
+        try:
+            record = read_record(path.parent, *ALL)
+            found.append((str(record["started"]), path.stat().st_mtime, path.parent, record))
+        except ConfigError:
+            if path.exists():  # else somebody has just deleted it
+                damaged(path)
+        except OSError:
+            continue
+    return [(folder, record) for *_, folder, record in sorted(found, key=lambda run: run[:3], reverse=True)]
+
+
+def original_scores(folder: Path, record: dict[str, Any]) -> Path | None:
+    """The scores of which a run's folder has a copy, if the copy is not equal to them; None if it is.
+
+    None as well if the run made no scores, is not done, or its store no longer has them.
+    """
+    root = folder.parent.parent
+    made = next((row for row in record["stages"] if row["stage"] == "scores"), None)
+    if record["status"] != "done" or made is None or not there(root):
+        return None
+    store = Store(root, make=False)
+    artifact, copy = Artifact(kind=made["kind"], fingerprint=made["fingerprint"]), folder / SCORES
+    try:
+        written = store.meta(artifact)["sha256"][SCORES]
+        if copy.exists() and file_sha256(copy) == written:
+            return None
+        return store.whole(artifact) / SCORES
+    except DamagedError:
+        return None
+
+
+def copied_scores(folder: Path, record: dict[str, Any]) -> Path | None:
+    """The copy of the scores in a run's folder, to read it; None if there is none.
+
+    Raises:
+        ConfigError: it is not what was written.
+    """
+    if original_scores(folder, record) is not None:
+        raise ConfigError(
+            f"{folder / SCORES} is missing or {OTHER}; `{repair(folder.parents[1])}` copies it from the store"
+        )
+    return folder / SCORES if (folder / SCORES).exists() else None
 
 
 @contextmanager
@@ -100,13 +162,11 @@ def alive(folder: Path) -> bool:
 def note_deaths(store: Store) -> list[str]:
     """Write into the records of runs that died that they failed. Returns the names of these runs."""
     found = []
-    for folder, record in list(records(store)):
+    for folder, record in records(store):
         if record["status"] == "running" and not alive(folder):
             with suppress(OSError):
                 now = datetime.now(UTC).isoformat(timespec="seconds")
-                write_json(
-                    folder / "run.json", {**record, "status": "failed", "finished": now, "error": DIED}
-                )
+                write_record(folder, {**record, "status": "failed", "finished": now, "error": DIED})
                 (folder / "alive").unlink(missing_ok=True)
                 found.append(str(record["name"]))
     return found

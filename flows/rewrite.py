@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import ConfigError
-from data.store import Store, write_json
+from data.store import Store
 from data.types import Artifact
 from flows.chain import FEW_LABELS, chain
 from flows.layout import Hooks, Plan
 from flows.pin import TRAINED
-from flows.records import ALL, read_record
+from flows.records import ALL, read_record, write_record
 from tasks.config import Config
 from tasks.overlay import resolve
 from tasks.report.stamp import write_stamped
@@ -56,12 +56,13 @@ def rewrite_report(named: str, store: str | None) -> Path:
         trained = [label for label, row in rows.items() if row["kind"] in TRAINED]
         own = FEW_LABELS if "labels" in rows else ()  # the run trained these stages itself
         kept = {label: _taken(rows[label]) for label in trained if not label.startswith(own)}
-    report = chain(config, Hooks(recorded, opened.meta), kept=kept)["report"]
-    if "report" in rows:
-        rows["report"] |= {"fingerprint": report.fingerprint, "path": report.path}
-        write_json(folder / "run.json", record)
-    page = opened.whole(report) / "report.html"
-    write_stamped(page, folder / "report.html", record["name"], record["started"])
+    with opened.in_use():  # until the record names the new report, `store gc` would delete it
+        report = chain(config, Hooks(recorded, opened.meta), kept=kept)["report"]
+        if "report" in rows:
+            rows["report"] |= {"fingerprint": report.fingerprint, "path": report.path}
+            write_record(folder, record)
+        page = opened.whole(report) / "report.html"
+        write_stamped(page, folder / "report.html", record["name"], record["started"])
     return folder / "report.html"
 
 

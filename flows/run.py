@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from data.errors import DamagedError, Interrupted, PipelineError, StageError, about_storage
-from data.store import Store, write_json
+from data.store import Store
 from data.types import Artifact
 from flows.as_yaml import plain
-from flows.records import living, note_deaths
+from flows.records import SCORES, living, note_deaths, write_record
 from tasks.config import Config
 from tasks.recall import Recall
 from tasks.stage import Request
@@ -282,15 +282,15 @@ class Run:
     def _mend(self, label: str, damage: DamagedError) -> None:
         """Set a damaged artifact aside, and make it again from the request by which this run made it."""
         artifact = damage.artifact
-        moved = self.store.set_aside(artifact)
-        if moved is not None:
-            self._say_damaged(label, str(moved))
         with self._lock:
             known = self._requests.get(artifact)
             self._mended[artifact] += 1
             often = self._mended[artifact] > MENDED
-        if known is None:  # an earlier run made it
+        if known is None:  # an earlier run made it; it stays, or the next run would train anew unasked
             raise damage
+        moved = self.store.set_aside(artifact)
+        if moved is not None:
+            self._say_damaged(label, str(moved))
         if often:
             raise StageError(
                 f"stage {label}: {damage.finding}, although it was just made again; look at the disk of "
@@ -366,11 +366,11 @@ class Run:
             return self._whole(label, partial(self.store.whole, made[label]))
 
         with self._storing():
-            shutil.copyfile(open_whole("scores") / "scores.parquet", self.folder / "scores.parquet")
+            shutil.copyfile(open_whole("scores") / SCORES, self.folder / SCORES)
             if "report" in made:
                 page = open_whole("report") / "report.html"
                 write_stamped(page, self.folder / "report.html", self.name, self._record["started"])
-        rows = read_table(self.folder / "scores.parquet").to_pylist()
+        rows = read_table(self.folder / SCORES).to_pylist()
         self.result = {
             "run": self.name,
             "folder": str(self.folder),
@@ -409,7 +409,7 @@ class Run:
             watcher.end(self, self.result, error)
 
     def _save(self, *, durable: bool = True) -> None:
-        write_json(self.folder / "run.json", {**self._record, "damaged": self._damaged}, durable=durable)
+        write_record(self.folder, {**self._record, "damaged": self._damaged}, durable=durable)
 
     @contextmanager
     def _storing(self) -> Iterator[None]:

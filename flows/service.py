@@ -29,7 +29,7 @@ from data.errors import ConfigError
 from data.tables import read_matrix, read_table
 from flows.model_folder import FILES, Usable, final_student
 from flows.recipes import NAMES, nest, quick
-from flows.records import read_record
+from flows.records import copied_scores, read_record
 from flows.run import WATCHERS, headline
 from flows.start import chain_parameters, explain, load_flow
 from flows.terminal import Terminal
@@ -174,7 +174,7 @@ _DO: dict[str, Callable[[dict[str, Any], Terminal], dict[str, Any]]] = {
 def _described(folder: Path) -> dict[str, Any]:
     """Describe a run's folder: its record, its headline, and its final student or why there is none."""
     record = read_record(folder, "name", "config")
-    scores = folder / "scores.parquet"
+    scores = copied_scores(folder, record)
     student, missing = None, ""
     try:
         student = str(final_student(folder))
@@ -185,7 +185,7 @@ def _described(folder: Path) -> dict[str, Any]:
         "name": record["name"],
         "status": record["status"],
         "config": record["config"],
-        "headline": headline(read_table(scores).to_pylist()) if scores.exists() else {},
+        "headline": {} if scores is None else headline(read_table(scores).to_pylist()),
         "student": student,
         "missing": missing,
         "shipped": str(folder.parent.parent / record["shipped"]["path"]) if record.get("shipped") else None,

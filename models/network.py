@@ -5,7 +5,8 @@ These are its layers in order, by name:
 - the backbone's maps: conv1 and so on, layer1 and so on
 - `features`: the last map, averaged
 - `fc6` and `fc7`, as in the architecture's paper; or `head1`, what is kept of a projection head
-- `projection`, a whole projection head that a later stage continues to train; or `logits`
+- `projection`, a whole projection head: a student's, which a later training continues, or MoCo's, which
+  students learn from; or `logits`
 
 Layers that only pretraining needs belong to the method: the rest of a projection head, a puzzle's head.
 """
@@ -73,6 +74,7 @@ class Description(Frozen):
         fc: whether the network has the architecture's fully connected layers.
         head: how many layers of a projection head are kept.
         projection: width d of a whole projection head, which `with_classifier` drops; None without one.
+        projection_layers: number of linear layers of this head.
         classes: number of classes of the classifier; None without one.
         feature_dim: D of the layer `features`; None before the network is built.
         real_weights: whether 1-bit convolutions use their real-valued weights (step 1 of two-step
@@ -89,6 +91,7 @@ class Description(Frozen):
     fc: bool = False
     head: int = Field(default=0, ge=0)
     projection: int | None = Field(default=None, ge=1)
+    projection_layers: int = Field(default=2, ge=1)
     classes: int | None = Field(default=None, ge=1)
     feature_dim: int | None = None
     real_weights: bool = False
@@ -129,7 +132,9 @@ class Network(nn.Module):
         self.head = nn.ModuleDict({f"head{i}": heads.hidden_layer(D, D) for i in range(1, d.head + 1)})
         self.output_dim = self.backbone.fc_dim if d.fc else D
         self.projection = (
-            None if d.projection is None else heads.mlp(self.output_dim, D, d.projection, norm=False)
+            None
+            if d.projection is None
+            else heads.mlp(self.output_dim, D, d.projection, layers=d.projection_layers, norm=False)
         )
         self.classifier = None if d.classes is None else heads.classifier(self.output_dim, d.classes)
         self._widths = {**self.backbone.channels, "features": D}
@@ -170,6 +175,11 @@ class Network(nn.Module):
         """The uppermost layer below the classifier, such as the last kept layer of a projection head."""
         return next(name for name in reversed(self._widths) if name != "logits")
 
+    @property
+    def classified_layer(self) -> str:
+        """The layer that a classifier is on, or would be on. A whole projection head is never below it."""
+        return next(name for name in reversed(self._widths) if name not in ("projection", "logits"))
+
     def layer_dim(self, layer: str) -> int:
         """Length of the vectors that `features` returns for a layer.
 
@@ -209,7 +219,7 @@ class Network(nn.Module):
         return pooled(output) if output.ndim == 4 else output.float()
 
     def answer(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The features of `last_layer` and the logits, in one pass.
+        """The features of `classified_layer` and the logits, in one pass.
 
         Args:
             x: (B, C, S, S) float32 in [0, 1].
@@ -221,7 +231,7 @@ class Network(nn.Module):
         for name, output in self._outputs(x):
             if name == "logits":
                 logits = output
-            elif name == self.last_layer:
+            elif name == self.classified_layer:
                 last = output
         return (pooled(last) if last.ndim == 4 else last.float()), logits
 
@@ -288,18 +298,23 @@ class Network(nn.Module):
             layer.load_state_dict(self.head[name].state_dict())
         return new
 
-    def with_projection(self, width: int, *, seed: int) -> Network:
+    def with_projection(self, width: int, *, seed: int, layers: int = 2) -> Network:
         """A copy without classifier, with a new projection head on top: linear, ReLU, linear, as in MoCo v2.
 
-        Unlike a method's own head, it is published with the network, so that a later training can continue
-        it.
+        Unlike other heads of a method, it is published with the network, so that a later training can
+        continue it or learn from it.
 
         Args:
             width: d of the projection.
             seed: for its weights.
+            layers: number of linear layers, with a ReLU in between.
         """
         with seeded(seed, "projection"):
-            new = Network(self._description.model_copy(update={"projection": width, "classes": None}))
+            new = Network(
+                self._description.model_copy(
+                    update={"projection": width, "projection_layers": layers, "classes": None}
+                )
+            )
         top = ("projection.", "classifier.")
         kept = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(top)}
         new.load_state_dict(kept, strict=False)

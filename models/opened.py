@@ -20,7 +20,7 @@ from data.errors import ConfigError
 from data.preprocessing import Preprocessing
 from data.reading import MAX_PIXELS
 from data.sources import Pixels
-from models.device import resolve_device, resolve_precision
+from models.device import OF_FEATURES, resolve_device, resolve_precision
 from models.export.given import open_file
 from models.inference import mean_output
 from models.saved import load
@@ -91,7 +91,8 @@ class Opened(ABC):
 class Checkpoint(Opened):
     """A folder with model.safetensors and model.json, as the stages of a run write it.
 
-    It computes in the precision in which the run measured it, so its answers are those of the run.
+    It computes in the precision in which the run measured it, so its answers are those of the run. Features
+    are in float32, as in the run.
 
     Args:
         folder: the folder.
@@ -109,7 +110,7 @@ class Checkpoint(Opened):
         self.classes = self._network.classes or 0
         names = tuple(map(str, described.get("class_names") or ()))
         self.names = names if len(names) == self.classes else ()
-        self.dim = self._network.layer_dim("last")
+        self.dim = self._network.layer_dim(self._network.classified_layer)
         self._device = resolve_device(device)
         self._precision = resolve_precision(measured_precision(folder), self._device)
         self._network.to(self._device).eval()
@@ -117,14 +118,17 @@ class Checkpoint(Opened):
     def outputs(self, squares: Pixels, *, features: bool = False) -> Outputs:
         """See `Opened.outputs`."""
         pixels = torch.from_numpy(squares).to(self._device)
-        found = mean_output(
-            self._both if features else self._logits,
-            pixels,
-            np.arange(len(squares)),
-            self._precision,
-            self.rule.size,
-        )
-        return Outputs(found[:, : self.classes], found[:, self.classes :])
+        at, size = np.arange(len(squares)), self.rule.size
+        if features and self._precision == OF_FEATURES:
+            both = mean_output(self._both, pixels, at, self._precision, size)
+            return Outputs(both[:, : self.classes], both[:, self.classes :])
+        logits = mean_output(self._logits, pixels, at, self._precision, size)
+        if not features:
+            return Outputs(logits, np.zeros((len(squares), 0), np.float32))
+        return Outputs(logits, mean_output(self._features, pixels, at, OF_FEATURES, size))
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        return self._network.features(x, self._network.classified_layer)
 
     def _both(self, x: torch.Tensor) -> torch.Tensor:
         features, logits = self._network.answer(x)

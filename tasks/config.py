@@ -17,11 +17,11 @@ from data.secrets import mask
 from data.types import Frozen
 from models.configs import PRETEXT, PretextConfig, TransferConfig
 from models.configs.distill import Distill
-from models.configs.evaluations import Detection, MultiLabel, NonLinear, Segmentation
+from models.configs.evaluations import Detection, Explore, MultiLabel, NonLinear, Segmentation
 from models.configs.finetune import Finetune
 from models.configs.kinds import KindName
 from models.configs.pseudo_labels import PseudoLabels
-from models.configs.shared import Backbone, Seed, Teacher
+from models.configs.shared import Backbone, Seed, Teacher, revision_of
 from models.configs.simclr import SimCLR
 
 
@@ -162,8 +162,9 @@ class Embed(Frozen):
         "features",
         min_length=1,
         description="Layer that gives the features. features: the pooled output of the backbone. "
-        "last: the last layer that the method keeps of its head (head1 of a SimCLR teacher), or else the "
-        "same as features. Other layers, such as conv4 or layer3, are averaged over positions. "
+        "last: the last layer that the method keeps of its head (head1 of a SimCLR teacher, projection "
+        "of a MoCo teacher), or else the same as features. Other layers, such as conv4 or layer3, are "
+        "averaged over positions. "
         "This setting has no effect if pretext trains no network.",
     )
     batch_size: int = Field(512, ge=1, le=65_536, description="Images per batch (1 to 65536).")
@@ -234,6 +235,10 @@ class Student(Frozen):
     width: float = Field(
         1.0, gt=0, le=8, description="Factor on the backbone's number of channels (above 0, up to 8)."
     )
+
+    def settings(self) -> dict[str, Any]:
+        """The settings for a request for a network from scratch, as JSON values."""
+        return self.model_dump() | revision_of(self.backbone)
 
 
 class Predict(Frozen):
@@ -405,6 +410,7 @@ class Evaluate(Frozen):
     label_draws: int = Field(
         3, ge=1, le=100, description="label-efficiency: random draws per number of labels (1 to 100)."
     )
+    explore: Explore = Field(Explore(), description="explore: the map of the images in the report.")
     stability_seeds: int = Field(
         3, ge=2, le=100, description="stability: number of clusterings to compare with each other (2 to 100)."
     )
@@ -552,7 +558,9 @@ class Compute(Frozen):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 if the hardware supports it, otherwise fp32."
+        "auto",
+        description="auto: bf16 if the hardware supports it, otherwise fp32. Features "
+        "are always computed in fp32.",
     )
     workers: int = Field(
         0, ge=0, le=256, description="Number of processes that decode images (0 to 256). 0: one per core."

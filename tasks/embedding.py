@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.configs.shared import Views
-from models.device import resolve_device, resolve_precision
+from models.device import OF_FEATURES, resolve_device
 from models.inference import augmented, run
 from models.network import Network
 from tasks.job import Job
@@ -15,7 +15,7 @@ from tasks.job import Job
 def embed(
     job: Job, network: Network, index: NDArray[np.int64], layer: str, size: int, view: str | None = None
 ) -> NDArray[np.float32]:
-    """Compute one layer of a network for some images.
+    """Compute one layer of a network for some images, in float32.
 
     Args:
         job: the stage's job.
@@ -37,7 +37,7 @@ def embed(
         batch_size=512,
         size=size,
         device=device,
-        precision=resolve_precision(job.settings["precision"], device),
+        precision=OF_FEATURES,
         views=None if view is None else augmented(Views(), 1, 0, view, size),
     )
     return np.concatenate([block for _, block in blocks])

@@ -38,7 +38,7 @@ def ask_further(
         "precision": config.compute.precision,
     }
     if checkpoint is None:
-        settings["student"] = config.student.model_dump()
+        settings["student"] = config.student.settings()
     return stage.request(
         settings=settings,
         inputs={"manifest": photographs} | ({"checkpoint": checkpoint} if checkpoint else {}),

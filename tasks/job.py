@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import platform
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.errors import DamagedError
+from data.files import Checked
 from data.store import Meta, Store, digest
 from data.types import Artifact
 from tasks.config import Compute
@@ -177,11 +179,11 @@ def run(
         if store.has(wanted):  # another run made it while this one waited
             return wanted, True
         set_aside(wanted)
-        started = time.time()
+        started = time.monotonic()
         job = Job(
             store, job_request, draft / "out", draft / "state", compute, tell, interrupted, images_cache
         )
-        with _channels(job):
+        with _channels(job), _whole_inputs(job):
             outcome = build(job)
         made = wanted
         if outcome.content is not None:
@@ -196,12 +198,31 @@ def run(
             "config": {**job_request.settings, "seed": job_request.seed},
             "inputs": {name: given.model_dump() for name, given in job_request.inputs.items()},
             "libraries": libraries(),
-            "seconds": round(time.time() - started, 3),
+            "seconds": round(time.monotonic() - started, 3),
             "rows": outcome.rows,
             **outcome.meta,
         }
         store.publish(made, draft, meta)
         return made, False
+
+
+@contextmanager
+def _whole_inputs(job: Job) -> Iterator[None]:
+    """If a build fails, look whether an input was damaged or set aside after it had been checked.
+
+    Raises:
+        DamagedError: it was. The run then makes it again, and starts this build again.
+    """
+    try:
+        yield
+    except DamagedError:
+        raise
+    except Exception as error:
+        for given in job.request.inputs.values():
+            damage = job.store.damage(given, checked=Checked())
+            if damage is not None:
+                raise damage from error
+        raise
 
 
 def _count(outcome: Outcome, out: Path, stage: str) -> None:

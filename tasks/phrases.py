@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-UNITS = {"checkpoint": "parameters", "manifest": "images", "clusters": "clusters", "labels": "labels"}
+UNITS = {
+    "checkpoint": "parameters",
+    "manifest": "images",
+    "clusters": "clusters",
+    "labels": "labels",
+    "map": "images",
+}
 """Kind of artifact -> what its `rows` count. They are rows of a table for all other kinds."""
 
 

@@ -207,7 +207,14 @@ def steps(
     return Portion(step, times, swept)
 
 
-def passes(run: Context, cost: Cost, times: float, views: Mapping[str, Any] | None = None) -> Portion:
+def passes(
+    run: Context,
+    cost: Cost,
+    times: float,
+    views: Mapping[str, Any] | None = None,
+    *,
+    precision: Literal["auto", "fp32", "bf16"] | None = None,
+) -> Portion:
     """Forward passes.
 
     Args:
@@ -215,12 +222,13 @@ def passes(run: Context, cost: Cost, times: float, views: Mapping[str, Any] | No
         cost: of the network.
         times: number of images.
         views: settings of the random view that is made of each image; None: its centre.
+        precision: of the passes; None: `compute.precision`.
     """
     given = Pass(
         network=cost.shape,
         views=None if views is None else dict(views),
         batch_size=run.config.embed.batch_size,
-        precision=run.config.compute.precision,
+        precision=precision or run.config.compute.precision,
         operations=cost.forward,
     )
     return Portion(given, times)

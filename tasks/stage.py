@@ -30,18 +30,34 @@ train: torch, never faiss. plain: pyarrow, faiss, scikit-learn, matplotlib, neve
 """
 
 Readable = Literal[
-    "manifest", "photographs", "checkpoint", "features", "clusters", "assignments", "assigned", "labels"
+    "manifest",
+    "photographs",
+    "checkpoint",
+    "embedded",
+    "embedded_test",
+    "features",
+    "clusters",
+    "assignments",
+    "codes",
+    "assigned",
+    "labels",
+    "answers",
 ]
 """What a leaf may read:
 
 - manifest: the run's images, in images.parquet.
 - photographs: the images of `evaluate.voc`, likewise.
 - checkpoint: each model that was trained without labels, one at a time; `models.saved.load` reads it.
-- features: the vectors that were clustered; `data.tables.read_vectors` reads them.
+- embedded: the teacher's features of the run's train and unlabelled images; `data.tables.read_vectors` reads
+  them.
+- embedded_test: the same of the test images. A run has them if the test images have labels.
+- features: the vectors that were clustered, likewise. They differ from `embedded` if `cluster.data` is set.
 - clusters: centroids.parquet. Its column `size` counts the points that K-means was trained on.
 - assignments: the cluster of each image, in part-*.parquet; `data.tables.read_table` takes the folder.
+- codes: the labels that the pretext method made for the images, likewise.
 - assigned: the manifest of the images that have a cluster.
 - labels: the few labels that were drawn, in labels.parquet.
+- answers: what the model that ships says of the test images, in answers.parquet.
 
 data/schemas.py has the columns. `Job.meta(name)["rows"]` is the number of rows of the main table. For
 clusters, this includes empty ones.
@@ -117,6 +133,7 @@ class Leaf(Stage):
 
     Attributes:
         reads: keywords that `plan` gets. If a run lacks one of them, it skips the leaf and says so.
+        may_read: more keywords that `plan` gets, each only if the run has it.
         needs_labels: whether it needs labels of train and test images.
         title: name of its rows in the report; empty: its name.
         options: pydantic model of its settings. Users set them in `evaluate.options`, and `plan` reads them
@@ -124,6 +141,7 @@ class Leaf(Stage):
     """
 
     reads: tuple[Readable, ...] = ()
+    may_read: tuple[Readable, ...] = ()
     needs_labels: bool = False
     title: str = ""
     options: type[Frozen] | None = None

@@ -30,8 +30,13 @@ class SpoolSource(Source):
         with self.path.open("rb") as file:
             file.seek(-_NUMBER.itemsize, os.SEEK_END)
             count = int(np.frombuffer(file.read(), _NUMBER)[0])
-            file.seek(-_NUMBER.itemsize * (2 * count + 1), os.SEEK_END)
+            end = file.tell() - _NUMBER.itemsize * (2 * count + 1)
+            if count < 0 or end < 0:
+                raise ValueError(f"{self.path} is not what was written: it can't have {count} images")
+            file.seek(end)
             table = np.frombuffer(file.read(_NUMBER.itemsize * 2 * count), _NUMBER).reshape(count, 2)
+        if (table < 0).any() or (table > end).any() or (table.sum(axis=1) > end).any():
+            raise ValueError(f"{self.path} is not what was written: an image lies outside of it")
         places = ((int(start), int(size)) for start, size in table)
         return Listing(
             [Entry(f"{row:012d}", None, place[1], 0, place) for row, place in enumerate(places)], None

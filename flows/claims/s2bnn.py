@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from flows.claims.claim import Arm, Claim, Scale, Score, Statement, above
-from flows.claims.settings import at_both, chain, simclr
+from flows.claims.settings import at_both, chain, teacher
 
 _STUDENT = Score("linear", "student-transferred")
 _PAPER = "S2-BNN"
 
 
 def _binary(scale: Scale, **own: Any) -> dict[str, Any]:
-    """A 1-bit student of a frozen SimCLR teacher.
+    """A 1-bit student of a frozen MoCo teacher, which shows the 128 coordinates of its head.
 
     As in the authors' code, Adam's learning rate decays linearly to 0 (from 3e-4 at gpu scale) and views are
     mild.
@@ -26,7 +26,7 @@ def _binary(scale: Scale, **own: Any) -> dict[str, Any]:
         **own,
     }
     student = {"backbone": "reactnet", "width": 0.25 if scale == "cpu" else 0.5}
-    return chain(scale, until="transfer", pretext=simclr(scale), transfer=transfer, student=student)
+    return chain(scale, until="transfer", pretext=teacher(scale, "moco"), transfer=transfer, student=student)
 
 
 STRATEGIES = Claim(

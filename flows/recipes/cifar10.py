@@ -57,5 +57,7 @@ CONFIG = Config(
     distill=Distill(
         epochs=7, batch_size=256, crop_min=0.3, **PHOTO, **MUON, temperature=0.33, init="transferred"
     ),
-    evaluate=Evaluate(knn_neighbours=[20, 200]),
+    evaluate=Evaluate(
+        protocols=["knn", "linear", "few-label", "clusters", "explore"], knn_neighbours=[20, 200]
+    ),
 )

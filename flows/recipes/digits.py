@@ -77,5 +77,7 @@ CONFIG = Config(
         temperature=0.05,
         init="transferred",
     ),
-    evaluate=Evaluate(knn_neighbours=[10, 20]),
+    evaluate=Evaluate(
+        protocols=["knn", "linear", "few-label", "clusters", "explore"], knn_neighbours=[10, 20]
+    ),
 )

@@ -43,5 +43,5 @@ CONFIG = Config(
     predict=Predict(neighbours=10, alpha=0.9),
     distill=Distill(batch_size=128, crop_min=0.3, **VIEWS, **MUON, temperature=1.0, init="favoured"),
     ship=Ship(compare=True, folds=3),
-    evaluate=Evaluate(protocols=["knn", "few-label", "clusters"], knn_neighbours=[10]),
+    evaluate=Evaluate(protocols=["knn", "few-label", "clusters", "explore"], knn_neighbours=[10]),
 )

@@ -17,9 +17,8 @@ probability 0.2. The student is trained for 200 epochs with binary activations, 
 binary weights too.
 
 For the other rows, set transfer.strategy to contrastive or contrastive+distill, with transfer.queue=65536 and
-transfer.momentum=0.999. docs/methods/s2bnn.md lists the differences. The largest is that the teacher shows
-its 2048 features around their mean, instead of 128 coordinates of its head. All stages after the transfer are
-ours.
+transfer.momentum=0.999. As in the paper, the teacher shows 128 coordinates of its head.
+docs/methods/s2bnn.md lists the differences. All stages after the transfer are ours.
 """
 
 from models.configs.distill import Distill

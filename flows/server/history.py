@@ -9,11 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from data.errors import ArtifactError, DamagedError
+from data.errors import ArtifactError, ConfigError, DamagedError
 from data.store import Store
 from data.tables import read_table
 from data.types import Artifact
-from flows.records import records
+from flows.records import copied_scores, records
 from tasks.phrases import percent
 from tasks.report.content import RANKED_BY
 
@@ -139,8 +139,8 @@ def _line(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _read(store: Store, folder: Path, record: Mapping[str, Any]) -> Past:
-    scores = folder / "scores.parquet"
     rows: list[dict[str, Any]] = []
-    with suppress(ArtifactError):  # a damaged copy: this run is shown without scores
-        rows = read_table(scores).to_pylist() if scores.exists() else []
+    with suppress(ArtifactError, ConfigError):  # a damaged copy: this run is shown without scores
+        scores = copied_scores(folder, record)
+        rows = [] if scores is None else read_table(scores).to_pylist()
     return of(store, record, rows)

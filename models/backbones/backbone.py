@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,23 @@ class Backbone(nn.Module):
 def pooled(maps: Tensor) -> Tensor:
     """(B, c, h, w) -> (B, c) float32, the average over places. The sum is in float32 under autocast too."""
     return maps.mean(dim=(2, 3), dtype=torch.float32)
+
+
+@contextmanager
+def in_float32(x: Tensor) -> Iterator[None]:
+    """Turn autocast off for the layers of a network that low precision would change too much.
+
+    Does nothing if it is off already: exporters don't know this context, and the device `meta` has none.
+
+    Args:
+        x: the input of these layers. Only its device counts.
+    """
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            yield
+    else:
+        yield
 
 
 def scaled(base: int, width: float) -> int:

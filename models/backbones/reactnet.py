@@ -8,6 +8,12 @@ output channel.
 Two-step binarisation (Martinez et al., arXiv 2003.11535) trains with `real_weights` first, then without. Both
 forms have the same `state_dict`.
 
+A sign is decided by a comparison, so a small error before it becomes an error of 2. Therefore nothing here
+runs in low precision: blocks and the first convolution turn autocast off. A 1-bit convolution sums products
+of -1 and +1, which float32 and TF32 do exactly, and multiplies by the scale afterwards. bf16 would not do,
+because it rounds most whole numbers above 256, and a sum has up to 9216 terms
+(docs/decisions/0023-signs-in-float32.md).
+
 Symbols: x (B, C, h, w), b a learned threshold per channel, u = x + b, w (out, in, k, k) latent weights, alpha
 scale.
 
@@ -18,13 +24,16 @@ padded with zeros.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input, conv2d_weight
 
-from models.backbones.backbone import SMALL, Backbone, scaled
+from models.backbones.backbone import SMALL, Backbone, in_float32, scaled
 
 _BLOCKS = (1, 2, 2, 6, 2)
 """Number of blocks of layer1 to layer5. Each layer doubles the channels. All but the first halve the side."""
@@ -37,7 +46,7 @@ def reactnet(image_size: int, width: float, in_channels: int) -> Backbone:
     """
     inputs = scaled(32, width)
     convolution = nn.Conv2d(in_channels, inputs, 3, 1 if image_size < SMALL else 2, padding=1, bias=False)
-    stages: dict[str, nn.Module] = {"conv1": nn.Sequential(convolution, nn.BatchNorm2d(inputs))}
+    stages: dict[str, nn.Module] = {"conv1": FirstConvolution(convolution, nn.BatchNorm2d(inputs))}
     channels = {"conv1": inputs}
     for number, count in enumerate(_BLOCKS, start=1):
         outputs = 2 * inputs
@@ -75,13 +84,47 @@ class _Binary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, w: Tensor) -> Tensor:
         ctx.save_for_backward(w)
-        alpha = w.abs().mean(dim=(1, 2, 3), keepdim=True)
-        return torch.where(w >= 0, alpha, -alpha)
+        return _signs(w) * _scale(w)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         w: Tensor = ctx.saved_tensors[0]
         return gradient * (w.abs() <= 1)
+
+
+class _BinaryConvolved(torch.autograd.Function):
+    """Forward: alpha (x * sign(w)), where * is the convolution. Backward: that of the convolution x * wb.
+
+    wb = alpha sign(w) are the binary weights, and their gradient goes straight through to w, as in `_Binary`.
+    The sums of x * sign(w) are whole numbers. In x * wb each product would be rounded first, in TF32 to 11
+    bits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.where = stride, padding
+        return F.conv2d(x, _signs(w), None, stride, padding) * _scale(w)[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, w = ctx.saved_tensors
+        of_x = of_w = None
+        if ctx.needs_input_grad[0]:
+            of_x = conv2d_input(x.shape, _signs(w) * _scale(w), gradient, *ctx.where)
+        if ctx.needs_input_grad[1]:
+            of_w = conv2d_weight(x, w.shape, gradient, *ctx.where) * (w.abs() <= 1)
+        return of_x, of_w, None, None
+
+
+def _signs(w: Tensor) -> Tensor:
+    """(out, in, k, k) -> -1 or +1. A zero counts as +1."""
+    return torch.where(w >= 0, 1.0, -1.0).to(w.dtype)
+
+
+def _scale(w: Tensor) -> Tensor:
+    """Alpha: (out, in, k, k) -> (out, 1, 1, 1)."""
+    return w.abs().mean(dim=(1, 2, 3), keepdim=True)
 
 
 def sign(u: Tensor) -> Tensor:
@@ -96,6 +139,27 @@ def binary(w: Tensor) -> Tensor:
     return wb
 
 
+class FirstConvolution(nn.Sequential):
+    """A real-valued convolution and a batch norm, in float32 under autocast too and without TF32 on a GPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, S) float32 -> (B, out, S / stride, S / stride) float32."""
+        with in_float32(x), _without_tf32():
+            y: Tensor = super().forward(x)
+            return y
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Turn TF32 off. PyTorch uses it for float32 convolutions on a GPU. It rounds inputs to 11 bits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 class RSign(nn.Module):
     """sign(x + b). The threshold -b of each channel is learned and starts at 0."""
 
@@ -104,8 +168,8 @@ class RSign(nn.Module):
         self.b = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> the same shape, -1 or +1. Compares in float32 under autocast too."""
-        return sign(x.float() + self.b.view(-1, 1, 1))
+        """(B, C, h, w) -> the same shape, -1 or +1."""
+        return sign(x + self.b.view(-1, 1, 1))
 
 
 class RPReLU(nn.Module):
@@ -134,13 +198,11 @@ class BinaryConvolution(nn.Conv2d):
         self.real_weights = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, h, w) of -1 and +1 -> (B, out, h / stride, w / stride) float32.
-
-        Autocast's bf16 represents signs exactly. The sums return to float32 at once, so that thresholds are
-        compared and shortcuts are added in float32.
-        """
-        w = self.weight if self.real_weights else binary(self.weight)
-        return F.conv2d(x, w, None, self.stride, self.padding).float()
+        """(B, in, h, w) of -1 and +1 -> (B, out, h / stride, w / stride)."""
+        if self.real_weights:
+            return F.conv2d(x, self.weight, None, self.stride, self.padding)
+        y: Tensor = _BinaryConvolved.apply(x, self.weight, self.stride, self.padding)
+        return y
 
 
 class ReActBlock(nn.Module):
@@ -169,12 +231,15 @@ class ReActBlock(nn.Module):
         self.prelu2 = RPReLU(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, h, w) -> (B, outputs, h / stride, w / stride) float32."""
-        x = self.prelu1(self.norm3x3(self.conv3x3(self.sign1(x))) + self.pool(x))
-        s = self.sign2(x)
-        pairs = zip(self.conv1x1, self.norm1x1, strict=True)
-        y: Tensor = self.prelu2(torch.cat([norm(convolution(s)) + x for convolution, norm in pairs], dim=1))
-        return y
+        """(B, inputs, h, w) -> (B, outputs, h / stride, w / stride), in float32 under autocast too."""
+        with in_float32(x):
+            x = self.prelu1(self.norm3x3(self.conv3x3(self.sign1(x))) + self.pool(x))
+            s = self.sign2(x)
+            pairs = zip(self.conv1x1, self.norm1x1, strict=True)
+            y: Tensor = self.prelu2(
+                torch.cat([norm(convolution(s)) + x for convolution, norm in pairs], dim=1)
+            )
+            return y
 
 
 def binary_convolutions(module: nn.Module) -> list[BinaryConvolution]:

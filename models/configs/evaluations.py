@@ -1,13 +1,15 @@
-"""Configurations of the evaluations that train a network.
+"""Configurations of the evaluations that train a network, and of the map of the images.
 
-Their classes are in `models/evaluation`: detection.py, segmentation.py, multi_label.py and nonlinear.py.
+Their classes are in `models/evaluation`: detection.py, segmentation.py, multi_label.py and nonlinear.py. The
+map's projections are in `models/evaluation/projection.py`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib.util import find_spec
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from data.types import Frozen
 from models.configs.shared import (
@@ -135,3 +137,29 @@ class NonLinear(Views, Optimization, Above):
     crop_min: CropMin = 0.25
     jitter: Jitter = 0.0
     grey: Grey = 0.0
+
+
+def _installed(name: str) -> str:
+    if name == "tsne" and find_spec("openTSNE") is None:
+        raise ValueError(
+            "needs the package openTSNE; install it with: pip install 'knowledge-transfer[explore]'"
+        )
+    return name
+
+
+class Explore(Frozen):
+    """The map of the images in the report: their features in two dimensions."""
+
+    projection: Annotated[Literal["pca", "tsne"], AfterValidator(_installed)] = Field(
+        "pca",
+        description="How features become two dimensions. pca: the two directions of largest variance. "
+        "tsne: t-SNE, which keeps neighbours together; it needs the package openTSNE, and a minute instead "
+        "of a second.",
+    )
+    points: int = Field(
+        2000,
+        ge=100,
+        le=3000,
+        description="Number of random images on the map (100 to 3000). Labelled and wrong test images come "
+        "on top, at most as many again, and so do the most typical images of each cluster.",
+    )

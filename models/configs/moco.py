@@ -25,6 +25,7 @@ class MoCo(Views, MomentumTeacher, Optimization, Teacher):
     """
 
     trainer: ClassVar[str] = "models.methods.moco:MoCoMethod"
+    revision: ClassVar[int] = 2  # 2: the projection head is published
 
     method: Literal["moco"] = Field("moco", description="Pretext method.")
     temperature: float = Field(

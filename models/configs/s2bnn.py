@@ -30,6 +30,7 @@ class S2BNN(Views, Optimization, Transfer):
     trainer: ClassVar[str] = "models.methods.s2bnn:S2BNNMethod"
     reads: ClassVar[Literal["assignments", "teacher"]] = "teacher"
     phases: ClassVar[tuple[str, ...]] = ("activations", "weights")
+    revision: ClassVar[int] = 2  # 2: the temperature of the distillation follows the width
 
     method: Literal["s2bnn"] = Field("s2bnn", description="Transfer method.")
     epochs: Annotated[
@@ -50,7 +51,14 @@ class S2BNN(Views, Optimization, Transfer):
         ),
     )
     temperature: float = Field(
-        0.2, gt=0, le=10, description="Temperature tau of both losses (above 0, up to 10); 0.2 in the paper."
+        0.2,
+        gt=0,
+        le=10,
+        description=(
+            "Temperature tau of both losses (above 0, up to 10); 0.2 in the paper. "
+            "It is meant for embeddings of 128 coordinates. For d of them, the distillation's "
+            "is tau times the root of 128 / d; otherwise the targets of a wide teacher would be flat."
+        ),
     )
     projection: int = Field(
         128,

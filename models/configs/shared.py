@@ -32,6 +32,9 @@ BACKBONES: dict[str, str] = {
 }
 """Backbones by name, each with a line of description for users. `models.backbones` builds them."""
 
+REVISIONS: dict[str, int] = {"reactnet": 2}
+"""Backbones whose outputs have changed since they were added -> how many forms they have had."""
+
 TIMM = "timm:"
 """Prefix for networks of the package timm, which is an optional extra."""
 
@@ -76,6 +79,15 @@ def px(length: float, of: int, least: int = SMALLEST) -> int:
         least: a share gives at least this, px.
     """
     return max(least, round(length * of)) if length <= 1 else int(length)
+
+
+def revision_of(backbone: str) -> dict[str, int]:
+    """The key that a request adds for a backbone: its revision, unless that is 1.
+
+    Requests for a network from scratch have it. So networks whose backbone has changed are trained again, and
+    all others keep their names.
+    """
+    return {"revision": REVISIONS[backbone]} if backbone in REVISIONS else {}
 
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -462,9 +474,21 @@ class Lasting(Sized):
 
 
 class Chosen(Sized):
-    """Base class of the methods that a section can choose from. `method` is the method's name."""
+    """Base class of the methods that a section can choose from. `method` is the method's name.
+
+    Attributes:
+        revision: raised by hand if the method computes something else than before. From 2 on, requests for a
+            training contain it, so what the method has trained before is trained again. Raising the version
+            of the stage would do this to all methods.
+    """
+
+    revision: ClassVar[int] = 1
 
     method: str
+
+    def revisions(self) -> dict[str, Any]:
+        """Keys that requests for a training have besides the settings; none in most cases."""
+        return {"revision": self.revision} if self.revision > 1 else {}
 
 
 class Pretext(Chosen):
@@ -503,6 +527,11 @@ class Teacher(Lasting, Pretext):
             "Otherwise the log and the report only warn of it."
         ),
     )
+
+    def revisions(self) -> dict[str, Any]:
+        """See `Chosen`."""
+        backbone = revision_of(self.backbone)
+        return super().revisions() | ({"backbone": backbone} if backbone else {})
 
 
 class Descriptor(Pretext):

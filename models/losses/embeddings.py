@@ -29,6 +29,26 @@ def over_coordinates(z: Tensor, tau: float) -> Tensor:
         return F.log_softmax(_unit(z) / tau, dim=1)
 
 
+COORDINATES = 128
+"""Width of the embeddings in S2-BNN's paper. Its temperature is meant for this width."""
+
+
+def at_width(tau: float, d: int) -> float:
+    """The temperature at which d coordinates are as informative as the paper's 128 at tau.
+
+    A coordinate of a unit vector has a size of about 1 / sqrt(d). So the entropy over coordinates falls short
+    of ln d by about 1 / (2 d tau^2), and the gradient of the loss is about (s - t) / (d tau^2). With the
+    paper's tau = 0.2, targets of 2048 coordinates would be flat: 0.006 nats below ln d in place of 0.098, and
+    a gradient 16 times as small. tau sqrt(128 / d) keeps both as they are at 128
+    (docs/decisions/0024-temperature-by-width.md).
+
+    Args:
+        tau: temperature at 128 coordinates, above 0.
+        d: number of coordinates, at least 1.
+    """
+    return float(tau * (COORDINATES / d) ** 0.5)
+
+
 def over_queue(z: Tensor, own: Tensor, queue: Tensor, tau: float) -> Tensor:
     """SEED (arXiv 2101.04731): log softmax of the similarities to the teacher's embeddings.
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
@@ -47,7 +47,10 @@ class Views:
 
 
 class MoCoMethod(Method):
-    """Query encoder (network f and projector g), key encoder and queue. The published network is f.
+    """Query encoder (network f and projector g), key encoder and queue.
+
+    The query encoder is published, both f and g. Students that learn from the teacher itself learn g's
+    output. All other stages read f.
 
     Args:
         config: the method's parameters.
@@ -58,13 +61,16 @@ class MoCoMethod(Method):
     def __init__(self, config: MoCo, image_size: int, seed: int) -> None:
         super().__init__()
         self.config = config
-        self.network = build_network(config.backbone, image_size, seed=seed, width=config.width)
-        h = self.network.output_dim
-        with seeded(seed, "projector"):
-            projector = heads.mlp(h, h, config.projection, layers=config.head_layers, norm=False)
-        self.query = nn.Sequential(self.network, projector)
-        self.key = teacher_of(self.query, config)
-        replace_norms(self.query, config.student_norm, config.norm_groups)
+        f = build_network(config.backbone, image_size, seed=seed, width=config.width)
+        self.network = f.with_projection(config.projection, layers=config.head_layers, seed=seed)
+        with seeded(seed, "projector"):  # a draw of its own, so g starts as it did before it was published
+            g = heads.mlp(
+                f.output_dim, f.output_dim, config.projection, layers=config.head_layers, norm=False
+            )
+        assert self.network.projection is not None
+        self.network.projection.load_state_dict(g.state_dict())
+        self.key = teacher_of(self.network, config)
+        replace_norms(self.network, config.student_norm, config.norm_groups)
         with seeded(seed, "queue"):
             self.queue = Queue(config.queue, config.projection)
         self._keys: list[Tensor] = []
@@ -84,7 +90,7 @@ class MoCoMethod(Method):
         x = views.pairs.chunk(2)
         directions = [(x[0], x[1]), (x[1], x[0])] if self.config.symmetric else [(x[0], x[1])]
         negatives = self.queue.contents()
-        q = [self.query(x_q) for x_q, _ in directions]
+        q = [self.network(x_q) for x_q, _ in directions]
         self._keys = [self._encoded(x_k, views.order, progress) for _, x_k in directions]
         logits = torch.cat(
             [
@@ -105,7 +111,7 @@ class MoCoMethod(Method):
 
     def after_update(self, progress: Progress) -> None:
         """Move the key encoder towards the query encoder, then enqueue this step's keys."""
-        advance(self.key, self.query, self.config, progress)
+        advance(self.key, self.network, self.config, progress)
         for k in self._keys:
             self.queue.push(k)
         self._keys = []

@@ -1,9 +1,9 @@
 """S2-BNN (Shen et al., arXiv 2102.08946): a 1-bit student learns from a real-valued teacher without labels.
 
 x_1 and x_2 are two views of B images. s = student(x_1) and t = teacher(x_1) are unit embeddings with d
-coordinates. P_s = softmax(s / tau) and P_t = softmax(t / tau) are taken over the coordinates. The
-distillation loss is -sum P_t log P_s. The contrastive loss is MoCo's InfoNCE of s with the key of x_2. The
-method minimises one of them or their sum.
+coordinates. P_s = softmax(s / tau_d) and P_t = softmax(t / tau_d) are taken over the coordinates, with
+tau_d = tau sqrt(128 / d). The distillation loss is -sum P_t log P_s. The contrastive loss is MoCo's InfoNCE
+of s with the key of x_2. The method minimises one of them or their sum.
 
 Binarisation takes two trainings; the second starts from the weights of the first. Phase `activations` has
 binary activations and real-valued weights. In phase `weights`, both are binary. Departures:
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from math import log
 from typing import Literal
 
 import torch
@@ -30,7 +31,7 @@ from models.configs.s2bnn import S2BNN
 from models.configs.shared import MomentumTeacher
 from models.ema import advance, teach, teacher_of
 from models.losses.contrastive import against_queue, info_nce
-from models.losses.embeddings import cross_entropy, entropy, over_coordinates
+from models.losses.embeddings import at_width, cross_entropy, entropy, over_coordinates
 from models.method import Batch, Loss, Method, Progress, Sweep
 from models.methods.teacher_embedding import TeacherEmbedding, projected
 from models.network import Network, seeded
@@ -139,8 +140,9 @@ class S2BNNMethod(Method):
 
         Terms: `distillation` and `contrast`, if the strategy has them; `teacher_contrast` of an online
         teacher; `divergence` of the student from the teacher, which is distillation minus its smallest
-        possible value, the teacher's entropy; `cosine` of s and t; collapse signs of s; `outside`, the share
-        of latent weights outside -1 to 1, which receive no gradient.
+        possible value, the teacher's entropy; `flatness`, this entropy as a share of ln d; `cosine` of s and
+        t; collapse signs of s; `outside`, the share of latent weights outside -1 to 1, which receive no
+        gradient.
         """
         x_1, x_2 = (*batch.views.split(len(batch.images)), None)[:2]
         s = self.network(x_1)
@@ -153,12 +155,13 @@ class S2BNNMethod(Method):
             t = self.online(x_1)
             losses["teacher_contrast"] = self.contrast_online.loss(t, x_2, progress)
         if t is not None:
-            log_s, log_t = (
-                over_coordinates(s, self.config.temperature),
-                over_coordinates(t, self.config.temperature),
-            )
+            d = t.shape[1]
+            tau = at_width(self.config.temperature, d)
+            log_s, log_t = over_coordinates(s, tau), over_coordinates(t, tau)
             losses["distillation"] = cross_entropy(log_s, log_t)
-            terms["divergence"] = losses["distillation"].detach() - entropy(log_t)
+            least = entropy(log_t)
+            terms["divergence"] = losses["distillation"].detach() - least
+            terms["flatness"] = least / log(d)
             terms["cosine"] = torch.cosine_similarity(s.detach().float(), t.detach().float()).mean()
         if self.contrast is not None:
             losses["contrast"] = self.contrast.loss(s, x_2, progress)

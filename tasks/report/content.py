@@ -428,6 +428,70 @@ class Twins:
 
 
 @dataclass(frozen=True)
+class Group:
+    """A cluster that has images on the map.
+
+    Attributes:
+        size: number of all its images.
+        majority: number of its most frequent class, None without labels.
+        purity: that class's share of its images with a known class, in [0, 1]; None without labels.
+        known: number of these images.
+    """
+
+    size: int
+    majority: int | None = None
+    purity: float | None = None
+    known: int = 0
+
+
+@dataclass(frozen=True)
+class ImageMap:
+    """Some images of the run, placed so that images with similar features are near each other.
+
+    All arrays have N items, at least one.
+
+    Attributes:
+        x: place on the first axis, float.
+        y: place on the second axis, float.
+        label: number of the class, -1 if it is unknown.
+        labelled: whether this label was drawn, so that the run learned from it.
+        split: train, unlabelled or test.
+        cluster: -1 without one.
+        distance: to the centroid of its cluster; nan if there is none.
+        predicted: number of the answer of the model that ships, -1 without one.
+        confidence: probability of the answer, nan without one.
+        uri: the image's, relative to its source.
+        total: number of images of which these are some.
+        random: number of these that are random ones.
+        projection: pca or tsne.
+        explained: share of the variance along each axis; None if axes have no meaning.
+        sprite: the pictures of all images as one WebP file, in rows.
+        side: side of a picture, px.
+        columns: pictures in a row.
+        groups: cluster -> what it holds.
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
+    label: NDArray[np.int64]
+    labelled: NDArray[np.bool_]
+    split: Sequence[str]
+    cluster: NDArray[np.int64]
+    distance: NDArray[np.float32]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    uri: Sequence[str]
+    total: int
+    random: int
+    projection: str
+    explained: tuple[float, float] | None
+    sprite: bytes
+    side: int
+    columns: int
+    groups: Mapping[int, Group] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything the report shows. A run may lack the fields that have a default.
 
@@ -440,6 +504,7 @@ class ReportData:
         answers: what it says of the test images; None if they have no labels, or it has no classifier.
         not_needed: the stages that this run leaves out.
         warnings: what every reader should know, such as a training whose outputs were all alike.
+        map: a map of the images; None if none was drawn.
         logs: stage label -> rows of its `log.parquet`.
         clusters: what the student learned.
         codes: True if the labels are the pretext method's own codes rather than K-means clusters.
@@ -467,6 +532,7 @@ class ReportData:
     counts: Counts
     ships: Ships | None = None
     answers: Answers | None = None
+    map: ImageMap | None = None
     not_needed: tuple[NotNeeded, ...] = ()
     warnings: tuple[str, ...] = ()
     logs: Mapping[str, Sequence[LogRow]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Renders `report.html`. Pure: equal data give equal bytes.
+"""Renders `report.html`. Pure: equal data give equal bytes. The page works offline, from one file.
 
 Where a run lacks something (labels, test images, a training log), the section says why instead.
 """
@@ -16,7 +16,7 @@ from markupsafe import Markup
 from data.checkpoints import LogRow
 from data.intervals import wilson
 from tasks.phrases import duration, percent
-from tasks.report import advice, confusion, figures, graph, scoreboard, sheets, stamp, templates
+from tasks.report import advice, confusion, explore, figures, graph, scoreboard, sheets, stamp, templates
 from tasks.report.content import (
     Answers,
     Clusters,
@@ -100,6 +100,9 @@ def render(data: ReportData) -> str:
         answers=_answers(data.answers),
         classes_listed=ROWS_SHOWN,
         classes_at_most=ROWS_AT_MOST,
+        explore=None if data.map is None else explore.section(data.map, data.classes, codes=data.codes),
+        explore_style=explore.style(),
+        policy="" if data.map is None else f"; {explore.policy()}",
         chart=_chart(data, found),
         absent=absent(data),
         drawing=_drawing(data),
@@ -206,6 +209,7 @@ def absent(data: ReportData) -> dict[str, str]:
         "quality": None if data.quality is not None else quality,
         "model": None if data.ships is not None else "This run trained no network, so there is no model.",
         "answers": None if data.answers is not None else unanswered,
+        "map": None if data.map is not None else "No map was drawn: evaluate.protocols has no explore.",
         "sheets": None
         if data.sheets
         else "No cluster's images were chosen to be shown."

@@ -21,6 +21,11 @@ LIMIT = 60_000
 SMALLEST_SIDE = 8
 
 
+def colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(n, h, w, bands) -> (n, h, w, 3): the first three bands, or the first one as grey."""
+    return pixels[..., :3] if pixels.shape[3] >= 3 else pixels[..., [0, 0, 0]]
+
+
 def choose(
     sizes: NDArray[np.int64],
     purity: NDArray[np.float64] | None,

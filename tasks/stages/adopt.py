@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from data.files import file_sha256
+from models.configs.shared import revision_of
 from tasks.job import Job
 from tasks.stage import Outcome, Request, Stage, require
 
@@ -19,9 +20,15 @@ def plan(folder: Path) -> Request:
 
     Args:
         folder: folder with model.safetensors and model.json. If it has a log.parquet, that is copied too.
+
+    Raises:
+        ArtifactError: model.json can't be read.
     """
+    from data.checkpoints import read_description
+
     content = {name: file_sha256(folder / name) for name in _FILES}
-    return STAGE.request(settings={"sha256": content}, outside={"folder": str(folder)})
+    revision = revision_of(read_description(folder).get("backbone", ""))  # features must be computed again
+    return STAGE.request(settings={"sha256": content, **revision}, outside={"folder": str(folder)})
 
 
 def build(job: Job) -> Outcome:

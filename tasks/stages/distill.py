@@ -45,7 +45,7 @@ def plan(
         "distill": config.distill.settings(
             config.data.image_size, exclude=frozenset({"seed", "init", "rounds"})
         ),
-        "student": config.student.model_dump(),
+        "student": config.student.settings(),
         "fine_tuned": round > 1 or config.distill.init in ("finetuned", "favoured"),
         "round": round,
         "keep_fc": config.finetune.keep_fc,

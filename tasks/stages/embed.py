@@ -1,4 +1,4 @@
-"""Embed: computes features of every image, and reuses rows of an earlier artifact.
+"""Embed: computes features of every image in float32, and reuses rows of an earlier artifact.
 
 The features are one layer of a network. If no network was trained, a descriptor computes them from the
 pixels.
@@ -90,12 +90,14 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     n, forward = rows_of_part(inputs, request.settings["part"]), 0.0
     work: Portion
     if "checkpoint" in inputs:
+        from models.device import OF_FEATURES
+
         cost, layer = cost_of(inputs), request.settings["layer"]
         if layer not in cost.widths:
             known = ", ".join(cost.widths)
             raise ConfigError(f"embed.layer = {layer}: the teacher has no such layer; choose one of {known}")
         width, forward = cost.widths[layer], cost.forward
-        work = passes(run, cost, n)
+        work = passes(run, cost, n, precision=OF_FEATURES)
     else:
         from models.cost import descriptor_width
 
@@ -163,14 +165,13 @@ class _Source:
 def _network(job: Job) -> _Source:
     from functools import partial
 
-    from models.device import resolve_device, resolve_precision
+    from models.device import OF_FEATURES, resolve_device
     from models.inference import run
     from models.saved import load
 
     settings, network = job.settings, load(job.path("checkpoint"))
     layer = network.last_layer if settings["layer"] == "last" else settings["layer"]
     device = resolve_device(job.compute.device)
-    precision = resolve_precision(settings["precision"], device)
     blocks = partial(
         run,
         network,
@@ -179,11 +180,11 @@ def _network(job: Job) -> _Source:
         batch_size=job.request.outside["batch_size"],
         size=settings["image_size"],
         device=device,
-        precision=precision,
+        precision=OF_FEATURES,
     )
     model, meta = (
         job.request.inputs["checkpoint"].fingerprint,
-        {"device": str(device), "precision": precision},
+        {"device": str(device), "precision": OF_FEATURES},
     )
     return _Source(model, layer, network.layer_dim(layer), blocks, meta)
 
@@ -236,6 +237,7 @@ def _descriptor(job: Job) -> _Source:
 
 def _earlier(job: Job) -> Rows | None:
     """Find reusable rows: an artifact whose settings and inputs are the same, except for the images."""
+    from models.device import OF_FEATURES
 
     def way(settings: dict[str, Any], inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         others = {name: value for name, value in settings.items() if name not in ("part", "seed")}
@@ -246,7 +248,10 @@ def _earlier(job: Job) -> Rows | None:
     candidates = []
     for artifact, meta in others(job, STAGE.kind):
         version = meta["stage"], meta["version"]
-        if version == (request.stage, request.version) and way(meta["config"], meta["inputs"]) == same:
+        # Earlier versions computed in bf16 where the hardware does. Such rows would not fit to new ones.
+        fits = meta.get("precision", OF_FEATURES) == OF_FEATURES
+        stage = (request.stage, request.version)
+        if fits and version == stage and way(meta["config"], meta["inputs"]) == same:
             manifest = Artifact.model_validate(meta["inputs"]["manifest"])
             candidates.append(Candidate(artifact, manifest, SPLITS_OF[meta["config"]["part"]]))
     return most_rows(job, request.inputs["manifest"], SPLITS_OF[job.settings["part"]], candidates)

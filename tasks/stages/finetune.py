@@ -63,7 +63,7 @@ def plan(
         "precision": config.compute.precision,
     }
     if role == "scratch":
-        settings["student"] = config.student.model_dump()
+        settings["student"] = config.student.settings()
     if config.ship.compare:
         settings["folds"] = config.ship.folds
     if config.ship.compare and role == "scratch":

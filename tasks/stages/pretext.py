@@ -24,6 +24,7 @@ def plan(config: Config, manifest: Artifact) -> Request:
         "pretext": config.pretext.settings(config.data.image_size),
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
+        **config.pretext.revisions(),
     }
     return STAGE.request(
         settings=settings,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         Clusters,
         ClusterSheet,
         Counts,
+        Group,
+        ImageMap,
         Mistake,
         ModelCost,
         Ships,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
         Twins,
     )
 
-STAGE = Stage(name="report", kind="report", version=8, process="plain")
+STAGE = Stage(name="report", kind="report", version=9, process="plain")
 
 _SHEET_IMAGE = 64
 """Side of the images on contact sheets, px, unless the stored ones are smaller."""
@@ -51,6 +53,7 @@ def plan(
     codes: Artifact | None = None,
     labels: Artifact | None = None,
     answers: Artifact | None = None,
+    explore: Artifact | None = None,
     *,
     not_needed: list[dict[str, Any]],
     titles: dict[str, str] | None = None,
@@ -72,6 +75,7 @@ def plan(
         codes: the pseudo-labels from the pretext method, if it gave any.
         labels: the drawn labels, if the run draws labels.
         answers: what the model that ships says of the test images, if it was asked.
+        explore: the map of the images, if one was drawn.
         not_needed: stages that this run leaves out, each a `NotNeeded` as JSON.
         titles: evaluation -> its name on the page, for evaluations that the report does not know.
         ships: the model that ships: its name in the scores as `model`, and the label of its `stage`, which is
@@ -85,6 +89,7 @@ def plan(
         "codes": codes,
         "labels": labels,
         "answers": answers,
+        "explore": explore,
     }
     named = {"manifest": manifest, "assigned": assigned, "scores": scores}
     named |= {name: given for name, given in optional.items() if given is not None}
@@ -151,7 +156,8 @@ def build(job: Job) -> Outcome:
     manifest = job.meta("manifest")
     rejected = read_table(job.path("manifest") / "rejected.parquet", schemas.REJECTED).to_pylist()
     scores = read_table(job.path("scores") / "scores.parquet", schemas.SCORES).to_pylist()
-    sheets = _Assigned(job, learned).sheets() if learned else ()
+    assigned = _Assigned(job, learned) if learned else None
+    sheets = assigned.sheets() if assigned is not None else ()
     if sheets:
         _show(job, sheets)
     models = dict(MODELS)
@@ -168,6 +174,7 @@ def build(job: Job) -> Outcome:
             counts=_counts(job, manifest),
             ships=_ships(job),
             answers=_answers(job, manifest["classes"]) if "answers" in job.request.inputs else None,
+            map=_map(job, assigned) if "explore" in job.request.inputs else None,
             logs=_logs(job, trained),
             not_needed=tuple(NotNeeded(**gone | {"reads": tuple(gone["reads"])}) for gone in not_needed),
             warnings=tuple(warning for meta in metas for warning in meta.get("warnings", ())),
@@ -320,6 +327,7 @@ def _pixels(job: Job, wanted: list[int]) -> dict[int, tuple[str, Any]]:
     from data import images, schemas
     from data.preprocessing import stored_size
     from data.tables import read_table
+    from tasks.report.sheets import colours
 
     if not wanted:
         return {}
@@ -331,13 +339,44 @@ def _pixels(job: Job, wanted: list[int]) -> dict[int, tuple[str, Any]]:
     opened = images.open_images(
         some, where, side, cache=job.store.cache("sheets"), reading=reading, checked=job.store.checked
     )
-    pixels = _colours(opened.read(np.arange(len(wanted))))
+    pixels = colours(opened.read(np.arange(len(wanted))))
     return dict(zip(wanted, zip(some["uri"].to_pylist(), pixels, strict=True), strict=True))
 
 
-def _colours(pixels: Any) -> Any:
-    """(n, h, w, bands) -> (n, h, w, 3): the first three bands, or the first one as grey."""
-    return pixels[..., :3] if pixels.shape[3] >= 3 else pixels[..., [0, 0, 0]]
+def _map(job: Job, assigned: _Assigned | None) -> ImageMap:
+    """The map of the images, with what is known of each image and each cluster."""
+    import numpy as np
+
+    from data.schemas import MANIFEST, MAP
+    from data.tables import column, read_table
+    from tasks.report.content import ImageMap
+
+    folder, meta = job.path("explore"), job.meta("explore")
+    table = read_table(folder / "points.parquet", MAP)
+    images = read_table(job.path("manifest") / "images.parquet", MANIFEST)
+    some = images.take(np.searchsorted(column(images, "index"), column(table, "index")))
+    cluster = column(table, "cluster").astype(np.int64)
+    shown = sorted(set(cluster[cluster >= 0].tolist()))
+    return ImageMap(
+        x=column(table, "x"),
+        y=column(table, "y"),
+        label=column(table, "label").astype(np.int64),
+        labelled=column(table, "labelled"),
+        split=some["split"].to_pylist(),
+        cluster=cluster,
+        distance=column(table, "distance"),
+        predicted=column(table, "predicted").astype(np.int64),
+        confidence=column(table, "confidence"),
+        uri=some["uri"].to_pylist(),
+        total=meta["of"],
+        random=int(column(table, "random").sum()),
+        projection=meta["config"]["projection"],
+        explained=None if meta["explained"] is None else tuple(meta["explained"]),
+        sprite=(folder / "sprite.webp").read_bytes(),
+        side=meta["side"],
+        columns=meta["columns"],
+        groups=assigned.groups(shown) if assigned is not None else {},
+    )
 
 
 def _twins(job: Job) -> Twins | None:
@@ -522,6 +561,27 @@ class _Assigned:
         label[column(self.manifest, "index")] = column(self.manifest, "label")
         self.label = label[self.index]
         self.names = job.meta("assigned")["classes"]
+        self.sizes = np.bincount(self.cluster, minlength=self.k)
+        known = self.label >= 0
+        self.votes = np.zeros((self.k, len(self.names) if self.names else 1), np.int64)
+        np.add.at(self.votes, (self.cluster[known], self.label[known]), 1)
+        self.known = self.votes.sum(1)
+        """Number of images of a known class in each cluster."""
+        self.purity = self.votes.max(1) / np.maximum(self.known, 1) if known.any() else None
+
+    def groups(self, wanted: list[int]) -> dict[int, Group]:
+        """What some clusters hold."""
+        from tasks.report.content import Group
+
+        return {
+            c: Group(
+                size=int(self.sizes[c]),
+                majority=int(self.votes[c].argmax()) if self.known[c] else None,
+                purity=float(self.purity[c]) if self.purity is not None and self.known[c] else None,
+                known=int(self.known[c]),
+            )
+            for c in wanted
+        }
 
     def sheets(self) -> tuple[ClusterSheet, ...]:
         """Images of about a dozen clusters, in each cluster the nearest to the centroid first."""
@@ -530,15 +590,10 @@ class _Assigned:
         from data import images
         from data.preprocessing import stored_size
         from tasks.report.content import ClusterSheet
-        from tasks.report.sheets import choose, nearest
+        from tasks.report.sheets import choose, colours, nearest
 
-        sizes = np.bincount(self.cluster, minlength=self.k)
-        known = self.label >= 0
-        votes = np.zeros((self.k, len(self.names) if self.names else 1), np.int64)
-        if known.any():
-            np.add.at(votes, (self.cluster[known], self.label[known]), 1)
-        purity = votes.max(1) / np.maximum(votes.sum(1), 1) if known.any() else None
-        chosen = choose(sizes, purity, labelled=votes.sum(1))
+        sizes, votes, purity = self.sizes, self.votes, self.purity
+        chosen = choose(sizes, purity, labelled=self.known)
         rows = nearest(self.cluster, self.distance, [c for c, _ in chosen])
         wanted = np.concatenate([rows[c] for c, _ in chosen])
         some = np.unique(self.index[wanted])
@@ -554,7 +609,7 @@ class _Assigned:
             reading=reading,
             checked=self.job.store.checked,
         )
-        pixels = _colours(opened.read(np.searchsorted(some, self.index[wanted])))
+        pixels = colours(opened.read(np.searchsorted(some, self.index[wanted])))
         at, sheets = 0, []
         for c, reason in chosen:
             n = len(rows[c])

@@ -38,9 +38,10 @@ def plan(
     settings = {
         # the inputs already say which labels
         "transfer": config.transfer.settings(config.data.image_size, exclude=frozenset({"labels"})),
-        "student": config.student.model_dump(),
+        "student": config.student.settings(),
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
+        **config.transfer.revisions(),
     }
     if len(config.transfer.phases) > 1:
         settings["phase"] = phase

@@ -89,6 +89,35 @@ def test_parquet_in_two_splits(tmp_path, limit):
     assert len(list((tmp_path / "cache").iterdir())) == (2 if limit else 1)
 
 
+def test_a_damaged_copy_of_a_source_is_made_again(tmp_path):
+    """Any byte of the copy: of an image, of the table of their places, or of their number."""
+    import pyarrow.parquet as pq
+
+    content = {f"{i}.png": encoded(Image.fromarray(photo(seed=i))) for i in range(3)}
+    rows = [{"bytes": data, "path": uri} for uri, data in content.items()]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "train.parquet")
+    spec = f"parquet:{tmp_path}/train.parquet"
+    manifest = listed(spec)
+    wanted = expected(manifest, content.get, 8)
+
+    def read():
+        return open_images(manifest, {"train": spec}, 8, tmp_path / "cache", limit_bytes=0).read(np.arange(3))
+
+    assert (read() == wanted).all()
+    (copy,) = (tmp_path / "cache").iterdir()
+    whole = copy.read_bytes()
+    numbers = range(len(whole) - 7 * 8, len(whole))  # offset and size of three images, and their number
+    for at in (50, *numbers):
+        for bit in (1, 128):
+            copy.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+            try:
+                assert (read() == wanted).all()
+            except DataError as error:
+                assert f"{copy} is not what was written" in str(error)  # noqa: PT017
+                assert (read() == wanted).all()
+            assert copy.read_bytes() == whole
+
+
 def test_held_out_images_lie_in_the_train_source(tmp_path):
     manifest = make_manifest("digits", None, None, seed=0, max_rejected=0).images
     assert set(manifest["split"].to_pylist()) == {"train", "test"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from tasks.stage import NotNeeded, Request
 class Workers:
     """Does what `tasks.workers.Workers` does, but in this process."""
 
-    def __init__(self, config: Config, record: Run) -> None:
+    def __init__(self, config: Config, record: Run, interrupted: Callable[[], bool] = lambda: False) -> None:
         self._config, self._store, self._images = config, record.store, {}
+        self._interrupted = interrupted
 
     def make(self, request: Request, label: str, listen: Any) -> tuple[Artifact, bool]:
         sent = Request.model_validate_json(request.model_dump_json())  # as a child process receives it
-        return run(sent, self._store, self._config.compute, listen, lambda: False, self._images)
+        return run(sent, self._store, self._config.compute, listen, self._interrupted, self._images)
 
     def close(self) -> None:
         return None
@@ -79,11 +81,11 @@ class _Events(dict[str, dict[str, Any]]):
         return None
 
 
-def run_chain(config: Config, name: str = "run") -> Made:
-    """Run the whole chain."""
+def run_chain(config: Config, name: str = "run", interrupted: Callable[[], bool] = lambda: False) -> Made:
+    """Run the whole chain. Stages that can be stopped ask `interrupted` whether to stop."""
     events = _Events()
     with Run(config, name, [events]) as record:
-        record.workers = Workers(config, record)  # type: ignore[assignment]
+        record.workers = Workers(config, record, interrupted)  # type: ignore[assignment]
 
         def step(label: str, plan: Plan, /, *, after: Any = None, **inputs: Artifact) -> Artifact:
             return record.make(label, plan(**inputs))[0]

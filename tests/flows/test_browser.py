@@ -27,7 +27,7 @@ PRESSES = 5
 STAGES = {
     "manifest", "pretext", "embed", "cluster", "assign", "transfer", "embed-teacher-test",
     "embed-student-transferred", "embed-student-transferred-test", "evaluate-teacher",
-    "evaluate-student-transferred", "scores", "report",
+    "evaluate-student-transferred", "explore", "scores", "report",
 }  # fmt: skip
 
 

@@ -86,6 +86,11 @@ def test_every_stage_once_and_wired_as_documented(store: Store) -> None:
     assert layout.reads("answers") == {"manifest", "ship"}
     assert "answers" in layout.reads("scores") & layout.reads("report")
     assert layout.requests["answers"].settings["model"] == "shipped"
+    mapping = configured(evaluate={"protocols": ["few-label", "explore"]})
+    layout = Layout(store, mapping, PARTS)
+    mapped = {"manifest", "embed", "embed-teacher-test", "cluster", "assign", "labels", "answers"}
+    assert layout.reads("explore") == mapped
+    assert "explore" in layout.reads("report") - layout.reads("scores")
 
 
 def test_without_training_features_enter_at_embed_and_the_student_predicts(store: Store) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,9 @@ from data.store import digest
 from data.types import Artifact
 from flows.chain import chain
 from flows.layout import Hooks, Plan
-from flows.recipes import NAMES, PLANNED, recipe
+from flows.recipes import NAMES, PLANNED, override, recipe
 from tasks.config import Config
+from tasks.stages import adopt
 
 N = 2_000_000
 META = {"counts": {"train": N, "unlabelled": 0, "test": 1000, "labelled": N, "test_labelled": 1000}}
@@ -55,8 +58,8 @@ PINNED: dict[str, dict[str, str]] = {
         "scratch": "251230a40864879deeff6c30cabff60e",
     },
     "s2bnn-imagenet": {
-        "distill": "57ac78dd32da7b0fb1372e6ba2bc6961",
-        "scratch": "1d0f3af8cc595f2f1228a5ccf3038f39",
+        "distill": "dfeb2731525d110ef8b25a06cb10a772",
+        "scratch": "1cfbe1a1040140328a0d4b817c786de1",
     },
 }
 """Recipe -> the last of its trainings -> digest, which covers all trainings before it."""
@@ -66,3 +69,42 @@ PINNED: dict[str, dict[str, str]] = {
 def test_a_named_recipe_requests_the_trainings_that_it_always_has(name: str) -> None:
     found = requests(recipe(name))
     assert {label: found[label] for label in PINNED[name]} == PINNED[name]
+
+
+def settings_of(config: Config) -> dict[str, dict[str, Any]]:
+    """Label of each stage -> the settings of its request."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def step(label: str, plan: Plan, /, *, after: Any = None, **inputs: Artifact) -> Artifact:
+        request: Any = plan(**inputs)
+        found[label] = request.settings
+        return Artifact(kind=request.kind, fingerprint=label)
+
+    chain(config, Hooks(step, lambda handle: META))
+    return found
+
+
+def test_requests_have_the_revision_of_what_has_changed_and_of_nothing_else() -> None:
+    usual = settings_of(recipe("digits"))
+    assert "revision" not in str(usual)
+    binary = settings_of(override(recipe("digits"), {"student": {"backbone": "reactnet"}}))
+    changed = {label for label in usual if usual[label] != binary[label]} - {"report"}
+    assert changed == {"transfer", "scratch", "distill"}
+    for label in changed:
+        assert binary[label]["student"]["revision"] == 2
+        assert "revision" not in {name: x for name, x in binary[label].items() if name != "student"}
+    teacher = settings_of(override(recipe("digits"), {"pretext": {"backbone": "reactnet"}}))
+    assert {label for label in usual if usual[label] != teacher[label]} == {"pretext", "report"}
+    assert teacher["pretext"]["backbone"] == {"revision": 2}
+    assert (
+        settings_of(override(recipe("digits"), {"pretext": {"method": "moco"}}))["pretext"]["revision"] == 2
+    )
+
+
+def test_an_adopted_network_has_the_revision_of_its_backbone(tmp_path: Path) -> None:
+    for backbone, extra in (("smallconv", {}), ("reactnet", {"revision": 2})):
+        (tmp_path / "model.json").write_text(json.dumps({"backbone": backbone}))
+        (tmp_path / "model.safetensors").write_bytes(b"weights")
+        asked = adopt.plan(tmp_path).settings
+        assert asked.pop("sha256").keys() == {"model.json", "model.safetensors"}
+        assert asked == extra

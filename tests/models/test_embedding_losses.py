@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from models.losses.contrastive import against_queue, info_nce
-from models.losses.embeddings import cross_entropy, entropy, over_coordinates, over_queue
+from models.losses.embeddings import at_width, cross_entropy, entropy, over_coordinates, over_queue
 
 
 def rows(n, d, seed=0):
@@ -69,6 +69,40 @@ def test_at_128_coordinates_the_loss_lies_between_its_floor_and_chance():
     assert cross_entropy(log_s, log_t).item() == pytest.approx(4.949, abs=0.002)
     flat = over_coordinates(torch.ones(3, 128), 0.2)
     assert entropy(flat).item() == pytest.approx(math.log(128), abs=1e-5)
+
+
+@pytest.mark.parametrize("tau", [0.2, 0.5])
+@pytest.mark.parametrize("d", [32, 128, 512, 2048])
+def test_at_its_temperature_every_width_is_as_far_from_flat_as_128_coordinates(d, tau):
+    """The entropy of exp(u / tau_d) over Gaussian coordinates u of size 1 / sqrt(d) falls short by this."""
+    s, t = rows(2000, d), rows(2000, d, seed=1)
+    tau_d = at_width(tau, d)
+    log_s, log_t = over_coordinates(s, tau_d), over_coordinates(t, tau_d)
+    spread = 1 / (128 * tau**2)
+    assert math.log(d) - entropy(log_t).item() == pytest.approx(spread / 2, rel=0.05)
+    assert cross_entropy(log_s, log_t).item() - entropy(log_t).item() == pytest.approx(spread, rel=0.05)
+
+
+def test_without_it_targets_of_2048_coordinates_are_flat():
+    t = over_coordinates(rows(500, 2048), 0.2)
+    assert math.log(2048) - entropy(t).item() == pytest.approx(1 / (2 * 2048 * 0.2**2), rel=0.05)
+    assert entropy(t).item() / math.log(2048) > 0.999
+    assert at_width(0.2, 128) == 0.2  # the paper's width has the paper's temperature
+    assert at_width(0.2, 2048) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("d", [128, 512, 2048])
+def test_the_gradient_of_distillation_has_the_same_length_at_every_width(d):
+    """For unit vectors s and t it is about (s - t) / (128 tau^2), without its part along s."""
+    s, t = F.normalize(rows(300, d), dim=1).requires_grad_(), rows(300, d, seed=1)
+    tau = at_width(0.2, d)
+    loss = cross_entropy(over_coordinates(s, tau), over_coordinates(t, tau)) * len(s)
+    (gradient,) = torch.autograd.grad(loss, s)
+    unit = F.normalize(t, dim=1)
+    across = unit - (unit * s).sum(dim=1, keepdim=True) * s
+    expected = across.norm(dim=1).mean() / (128 * 0.2**2)
+    assert gradient.norm(dim=1).mean().item() == pytest.approx(expected.item(), rel=0.15)
+    assert F.cosine_similarity(-gradient, across.detach()).mean().item() > 0.9
 
 
 def test_the_least_loss_is_the_teachers_entropy_and_only_at_the_teacher():

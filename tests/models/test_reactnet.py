@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from data.errors import ConfigError
 from models.backbones import make_backbone
 from models.backbones.reactnet import (
     BinaryConvolution,
+    FirstConvolution,
     ReActBlock,
     RPReLU,
     RSign,
@@ -206,6 +208,48 @@ def test_the_shortcut_is_real_valued():
     torch.testing.assert_close(made(x), made.prelu2(torch.cat([once, once], dim=1)))
 
 
+# Gradients of a 1-bit convolution
+
+
+@pytest.mark.parametrize(("kernel", "stride", "side"), [(3, 1, 4), (3, 2, 5), (3, 2, 6), (1, 1, 4)])
+def test_the_gradients_of_a_convolution_are_those_of_its_slow_rewrite(kernel, stride, side):
+    """Those of y = x * wb in loops, with the gradient of wb = alpha sign(w) passed on where |w| <= 1."""
+    layer, s = BinaryConvolution(3, 4, kernel, stride), sign(noise(2, 3, side, side, seed=5))
+    with torch.no_grad():
+        layer.weight.copy_(0.9 * noise(*layer.weight.shape, seed=6))  # some are outside -1 to 1
+    s.requires_grad_()
+    y = layer(s)
+    g = noise(*y.shape, seed=7)
+    y.backward(g)
+
+    w, pad = layer.weight.detach().double().numpy(), kernel // 2
+    wb = np.abs(w).mean(axis=(1, 2, 3), keepdims=True) * np.where(w >= 0, 1, -1)
+    x = np.pad(s.detach().double().numpy(), ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    of_x, of_w = np.zeros_like(x), np.zeros_like(w)
+    for i in range(y.shape[2]):
+        for j in range(y.shape[3]):
+            rows, columns = (slice(k * stride, k * stride + kernel) for k in (i, j))
+            each = g[:, :, i, j].double().numpy()
+            of_x[:, :, rows, columns] += np.einsum("no,ocab->ncab", each, wb)
+            of_w += np.einsum("no,ncab->ocab", each, x[:, :, rows, columns])
+    of_x = of_x[:, :, pad : pad + side, pad : pad + side]
+    assert 0.05 < (np.abs(w) > 1).mean() < 0.7
+    np.testing.assert_allclose(s.grad.numpy(), of_x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(layer.weight.grad.numpy(), of_w * (np.abs(w) <= 1), rtol=1e-5, atol=1e-5)
+
+
+def test_sums_of_signs_are_whole_numbers_whatever_the_scale():
+    layer, s = BinaryConvolution(512, 8, 3), sign(noise(2, 512, 6, 6) + 0.5)
+    with torch.no_grad():
+        layer.weight.copy_(0.013 * (noise(*layer.weight.shape, seed=1) + 0.5))
+        scale = layer.weight.abs().mean(dim=(1, 2, 3)).double()
+        whole = F.conv2d(s.double(), torch.where(layer.weight >= 0, 1.0, -1.0).double(), padding=1)
+        assert torch.equal(whole, whole.round())
+        assert whole.abs().max() > 512  # beyond what bf16 can hold
+        # One multiplication by the scale is the only rounding.
+        assert torch.equal(layer(s), whole.float() * scale.float()[:, None, None])
+
+
 # The network
 
 
@@ -256,6 +300,106 @@ def test_at_inference_only_signs_meet_only_signs(precision):
         network(torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
     assert set(seen) == set(convolutions)
     assert len(seen) == 31
+
+
+def as_if_trained(size, width, seed, real=False):
+    """A network with random parameters of the size that training gives them, and statistics of real batches.
+
+    Thresholds, slopes and shifts are not at their initial values, so all comparisons are at different places.
+    """
+    network = build_network("reactnet", size, seed=seed, width=width, real_weights=real)
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in network.named_parameters():
+            values = torch.randn(p.shape, generator=g)
+            if name.endswith((".b", ".gamma", ".zeta", "bias")):
+                p.copy_(0.3 * values)
+            elif name.endswith(("slope", "norm3x3.weight")) or ".norm1x1." in name:
+                p.add_(0.2 * values)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = None
+        for _ in range(2):
+            network.train()(torch.rand(16, 3, size, size, generator=g))
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "real"),
+    [(16, 0.25, False), (33, 0.25, False), (64, 0.5, False), (16, 1.0, False), (16, 0.25, True)],
+)
+def test_under_bf16_no_sign_flips_at_any_depth(size, width, real):
+    """At width 1, sums have up to 9216 terms: bf16 can't hold all of their values."""
+    network = as_if_trained(size, width, seed=size, real=real)
+    x = torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(1))
+    signs, features, maps = {}, {}, {}
+    for low in (False, True):
+        seen = signs[low] = []
+        hooks = [
+            layer.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
+            for layer in network.modules()
+            if isinstance(layer, RSign)
+        ]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+            maps[low] = dict(network.maps(x))
+            features[low] = network.features(x)
+        for hook in hooks:
+            hook.remove()
+    assert len(signs[True]) == len(signs[False]) == 2 * 2 * 13
+    flipped = [(a != b).float().mean().item() for a, b in zip(signs[False], signs[True], strict=True)]
+    assert flipped == [0.0] * len(flipped)
+    assert {m.dtype for m in maps[True].values()} == {torch.float32}
+    cosine = F.cosine_similarity(features[False], features[True]).min().item()
+    assert cosine == pytest.approx(1, abs=5e-5)
+    assert features[False].std(dim=0).max() > 0.01  # images differ
+
+
+def test_gradients_under_bf16_are_those_of_float32():
+    network, x = small(classes=3), torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    found = {}
+    for low in (False, True):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            maps = dict(network.maps(x))["layer5"]
+        maps.square().mean().backward()
+        found[low] = {
+            name: p.grad.clone() for name, p in network.backbone.named_parameters() if p.grad is not None
+        }
+    assert found[True].keys() == found[False].keys() == dict(network.backbone.named_parameters()).keys()
+    for name, gradient in found[False].items():
+        torch.testing.assert_close(found[True][name], gradient, msg=name)
+
+
+def test_the_first_convolution_has_no_tf32_and_leaves_it_as_it_was():
+    layer, during = FirstConvolution(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), []
+    layer[0].register_forward_hook(lambda *_: during.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        for outside in (True, False):
+            torch.backends.cudnn.allow_tf32 = outside
+            layer(torch.rand(2, 3, 8, 8))
+            assert torch.backends.cudnn.allow_tf32 is outside
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert during == [False, False]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("low", [False, True])
+def test_a_gpu_gives_the_features_of_the_cpu(low):
+    """Rounding may turn over a sign whose sum is almost 0. One in ten thousand would be too many."""
+    network = as_if_trained(32, 1.0, seed=3)
+    x, signs = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(1)), {}
+    for device in ("cpu", "cuda"):
+        seen = signs[device] = []
+        network.to(device)
+        hook = network.backbone.stages["layer1"][0].sign1.register_forward_hook(
+            lambda module, inputs, output, seen=seen: seen.append(output.cpu())
+        )
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=low):
+            network.features(x.to(device))
+        hook.remove()
+    assert (signs["cpu"][0] != signs["cuda"][0]).float().mean() < 1e-4
 
 
 def test_no_filter_starts_with_all_signs_alike():

@@ -19,6 +19,8 @@ from tasks.report.content import (
     ClusterSheet,
     ConfidenceBin,
     Counts,
+    Group,
+    ImageMap,
     Mistake,
     Rejected,
     ReportData,
@@ -252,6 +254,41 @@ def sample() -> ReportData:
     )
 
 
+def image_map(n: int = 400, k: int = 40, seed: int = 1) -> ImageMap:
+    """A map of some digits, with an invented answer for each test image."""
+    from sklearn.datasets import load_digits
+
+    from tasks.report.sprite import sprite
+
+    rng = np.random.default_rng(seed)
+    digits = load_digits()
+    label = digits.target[:n].astype(np.int64)
+    pixels = np.repeat((digits.images[:n] / 16 * 255).astype(np.uint8)[..., None], 3, axis=3)
+    test = np.arange(n) >= 0.8 * n
+    said = np.where(rng.random(n) < 0.8, label, (label + 1) % 10)
+    pictures = sprite(lambda part: pixels[part], n, 8)
+    return ImageMap(
+        x=(np.cos(label) + rng.normal(0, 0.2, n)).astype(np.float32),
+        y=(np.sin(label) + rng.normal(0, 0.2, n)).astype(np.float32),
+        label=label,
+        labelled=(rng.random(n) < 0.1) & ~test,
+        split=tuple("test" if each else "train" for each in test),
+        cluster=(label * (k // 10) + rng.integers(0, k // 10, n)).astype(np.int64),
+        distance=rng.random(n).astype(np.float32),
+        predicted=np.where(test, said, -1),
+        confidence=np.where(test, rng.uniform(0.3, 1, n), np.nan).astype(np.float32),
+        uri=tuple(f"{'test' if each else 'train'}/{i}.png" for i, each in enumerate(test)),
+        total=1797,
+        random=300,
+        projection="pca",
+        explained=(0.21, 0.13),
+        sprite=pictures.webp,
+        side=pictures.side,
+        columns=pictures.columns,
+        groups={c: Group(36, c // (k // 10), 0.9, 36) for c in range(k)},
+    )
+
+
 class Page(HTMLParser):
     """Collects elements, ids, links and texts of a page. Fails if tags don't match."""
 
@@ -282,7 +319,7 @@ class Page(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text.append(data)
             if "td" in self.open or "th" in self.open:
                 self.rows[-1][-1] += data

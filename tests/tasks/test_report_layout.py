@@ -1,4 +1,5 @@
-"""The report in a real Chromium, at the widths of a laptop and a phone: nothing leaves the page."""
+"""The report in a real Chromium: nothing leaves the page at the widths of a laptop and a phone, and the map
+can be used by mouse, touch and keyboard."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_sample import answers, sample
+from report_sample import answers, image_map, sample
 
 from tasks.report.content import StageRow
 from tasks.report.document import render
@@ -51,7 +52,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             for i in range(6)
         ),
     )
-    wide = replace(usual, stages=tuple(stages), scores=scores, classes=names, answers=answers(names, 12))
+    wide = replace(
+        usual,
+        stages=tuple(stages),
+        scores=scores,
+        classes=names,
+        answers=answers(names, 12),
+        map=image_map(),
+    )
+    usual = replace(usual, map=image_map(k=10))
     folder = tmp_path_factory.mktemp("layout")
     found = {}
     for name, data in (("usual", usual), ("wide", wide)):
@@ -112,3 +121,165 @@ def test_the_usual_run_needs_no_box_that_scrolls_on_a_laptop(browser: Any, pages
     )
     assert wider == []
     page.close()
+
+
+# The map
+
+
+@pytest.fixture
+def opened(browser: Any, pages: dict[str, Path], request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page of a run with 40 clusters, whose script has started. No message and no request is allowed."""
+    width, scheme = getattr(request, "param", (1280, "light"))
+    context = browser.new_context(
+        viewport={"width": width, "height": 1000}, color_scheme=scheme, has_touch=width < 700
+    )
+    page = context.new_page()
+    heard: list[str] = []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("request", lambda request: heard.append(request.url))
+    page.goto(pages["wide"].as_uri())
+    page.wait_for_selector("#explore-card.live")
+    yield page
+    # The page itself is the only request. The pictures inside are data.
+    assert [line for line in heard if not line.startswith("data:")] == [pages["wide"].as_uri()]
+    context.close()
+
+
+def panel(page: Any) -> str:
+    return str(page.locator("#explore-panel").inner_text())
+
+
+def told(page: Any) -> str:
+    return str(page.locator("#explore-told").inner_text())
+
+
+def test_the_map_opens_a_cluster_by_keyboard_and_closes_it(opened: Any) -> None:
+    opened.locator("#explore-show").focus()
+    opened.keyboard.press("Tab")  # past the chip of the labelled images
+    while opened.evaluate("document.activeElement.id") != "explore-plane":
+        opened.keyboard.press("Tab")
+    first = told(opened)
+    assert "cluster" in first
+    places = {first}
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowLeft", "ArrowUp"):
+        opened.keyboard.press(key)
+        places.add(told(opened))
+    assert len(places) > 2
+    assert opened.locator("#explore-tip").is_visible()
+    opened.keyboard.press("Enter")
+    assert "is open" in told(opened)
+    text = panel(opened)
+    assert "TYPICAL IMAGES" in text.upper()
+    assert "36 images" in text
+    shown = opened.locator("#explore-card .dots path.on").count()
+    assert 0 < shown < 400
+    box = opened.locator("#explore-plane svg").get_attribute("viewBox")
+    opened.keyboard.press("Tab")  # the zoom
+    focused = opened.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert focused == "Zoom in"
+    opened.keyboard.press("Enter")
+    zoomed = opened.locator("#explore-plane svg").get_attribute("viewBox")
+    assert [float(each) for each in zoomed.split()][2:] == [float(each) / 2 for each in box.split()[2:]]
+    for _ in range(20):
+        opened.keyboard.press("Tab")
+        if opened.evaluate("document.activeElement.dataset.point") is not None:
+            break
+    else:
+        raise AssertionError("the pictures of the cluster can't be reached")
+    assert opened.locator(".here[visibility=visible]").count() == 1  # the focused picture's place on the map
+    opened.locator("#explore-plane").focus()
+    opened.keyboard.press("Escape")
+    assert "Clusters, the largest first" in panel(opened)
+    assert opened.locator("#explore-card .dots path.on").count() == 0
+
+
+def test_pointing_shows_the_image_and_a_click_opens_its_cluster(opened: Any) -> None:
+    dot = opened.locator("#explore-card .dots path").last  # a wrong image, on top of all others
+    dot.scroll_into_view_if_needed()
+    box = dot.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    opened.mouse.move(x, y)
+    tip = opened.locator("#explore-tip")
+    assert tip.is_visible()
+    assert "taken for" in tip.inner_text()
+    seen = opened.evaluate(
+        """() => {
+            const canvas = document.querySelector('#explore-tip canvas');
+            const values = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+            return [Math.min(...values.filter((_, i) => i % 4 < 3)), Math.max(...values)];
+        }"""
+    )
+    assert seen[1] - seen[0] > 100  # a digit, not an empty square
+    opened.mouse.click(x, y)
+    assert "Wrong test images" in panel(opened)
+    opened.mouse.move(0, 0)
+    assert not tip.is_visible()
+
+
+def test_clusters_are_listed_and_open(opened: Any) -> None:
+    tiles = opened.locator("#explore-panel .gallery button")
+    assert tiles.count() == 40
+    tiles.nth(5).focus()
+    assert 0 < opened.locator("#explore-card .dots path.on").count() < 100
+    opened.keyboard.press("Enter")
+    assert "TYPICAL IMAGES" in panel(opened).upper()
+    assert opened.locator("#explore-panel .gallery button").count() < 40
+    assert opened.locator("#explore-show").input_value().startswith("k")
+
+
+def test_every_group_can_be_chosen(opened: Any) -> None:
+    options = opened.locator("#explore-show option").evaluate_all("all => all.map(each => each.value)")
+    assert {"", "wrong", "labelled", "c0", "c9", "k0", "k39"} <= set(options)
+    for value in ("wrong", "labelled", "c3", "k12"):
+        opened.select_option("#explore-show", value)
+        on = opened.locator("#explore-card .dots path.on").count()
+        assert on > 0
+        assert opened.locator("#explore-panel .gallery canvas").count() > 0
+    opened.select_option("#explore-show", "")
+    assert opened.locator("#explore-card .dots path.on").count() == 0
+
+
+@pytest.mark.parametrize("name", ["usual", "wide"])
+def test_colours_are_chosen_without_the_script(browser: Any, pages: dict[str, Path], name: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(pages[name].as_uri())
+    assert page.locator("#explore-show").is_hidden()
+    context.close()
+    page = browser.new_page()
+    page.goto(pages[name].as_uri())
+    colours = {}
+    for mode in ("class", "cluster", "answer"):
+        page.check(f'[name="explore-by"][value="{mode}"]', force=True)
+        colours[mode] = page.evaluate(
+            """new Set([...document.querySelectorAll('#explore .dots path')].map(
+                each => getComputedStyle(each).stroke)).size"""
+        )
+    few = name == "usual"  # ten clusters and ten classes; the other page has 40 and 50
+    assert colours == {"class": 10 if few else 1, "cluster": 10 if few else 1, "answer": 3}
+    page.close()
+
+
+@pytest.mark.parametrize("opened", [(400, "light"), (400, "dark"), (1280, "dark")], indirect=True)
+def test_an_open_cluster_stays_on_the_page(opened: Any) -> None:
+    width = opened.viewport_size["width"]
+    plane = opened.locator("#explore-plane")
+    plane.scroll_into_view_if_needed()
+    if width < 700:
+        box = opened.locator("#explore-card .dots path").last.bounding_box()
+        opened.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        assert "Wrong test images" in panel(opened)
+    else:
+        plane.focus()
+        opened.keyboard.press("ArrowRight")
+        opened.keyboard.press("Enter")
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    outside = opened.evaluate(
+        """width => [...document.querySelectorAll('#explore *')].filter(each => {
+            const box = each.getBoundingClientRect();
+            return box.width > 1 && (box.right > width + 1 || box.left < -1) && !each.closest('svg');
+        }).map(each => each.outerHTML.slice(0, 80))""",
+        width,
+    )
+    assert outside == []

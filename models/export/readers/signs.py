@@ -56,8 +56,7 @@ class Reader:
         scale, inputs = self.w[f"{name}.scale"], s.shape[1]
         shape = (len(scale), inputs, kernel, kernel)
         bits = np.unpackbits(self.w[f"{name}.bits"], count=int(np.prod(shape))).reshape(shape)
-        weight = (2 * bits.astype(np.float32) - 1) * scale[:, None, None, None]
-        return _convolved(s, weight, stride)
+        return _convolved(s, 2 * bits.astype(np.float32) - 1, stride) * scale[:, None, None]
 
     def _norm(self, x: Any, name: str) -> Any:
         gain = self._each(f"{name}.weight") / np.sqrt(self._each(f"{name}.running_var") + np.float32(1e-5))

@@ -16,9 +16,11 @@ from method_checks import (
 from torch import nn
 from torch.nn import functional as F
 
+from models import heads
 from models.configs.moco import MoCo
 from models.losses.contrastive import against_queue, info_nce
 from models.methods.moco import MoCoMethod
+from models.network import Network, build_network, seeded
 from models.norms import MomentumBatchNorm, SplitBatchNorm
 
 TAU = 0.2
@@ -119,7 +121,7 @@ def test_steps_are_those_of_the_authors_code_whose_keys_are_updated_first():
         teacher_norm="batch", student_norm="batch", optimizer="sgd", learning_rate=0.1, weight_decay=0.0
     )
     method.train()
-    f_q, f_k = copy.deepcopy(method.query), copy.deepcopy(method.key)
+    f_q, f_k = copy.deepcopy(method.network), copy.deepcopy(method.key)
     queue, m, tau = method.queue.contents(), 0.99, method.config.temperature
     optimizer = method.optimizers()["main"]
     theirs = torch.optim.SGD(f_q.parameters(), lr=0.1, momentum=0.9, nesterov=True)
@@ -215,7 +217,7 @@ def test_this_steps_keys_are_no_negatives_and_enqueuing_leaves_the_gradient_alon
         if push:
             method.queue.push(torch.ones(128, 32))
         loss.backward()
-        gradients.append([p.grad for p in method.query.parameters()])
+        gradients.append([p.grad for p in method.network.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
@@ -243,16 +245,37 @@ def test_norms_of_both_encoders_are_as_asked_and_the_head_has_none():
         return {type(m) for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
 
     method = make()
-    assert kinds(method.query) == kinds(method.key) == {SplitBatchNorm}
+    assert kinds(method.network) == kinds(method.key) == {SplitBatchNorm}
     method = make(teacher_norm="momentum", student_norm="batch")
-    assert kinds(method.query) == {nn.BatchNorm2d}
+    assert kinds(method.network) == {nn.BatchNorm2d}
     assert kinds(method.key) == {MomentumBatchNorm}
     for layers in (1, 2):
-        head = make(head_layers=layers).query[1]
+        head = make(head_layers=layers).network.projection
         assert [type(m) for m in head] == [nn.Linear, nn.ReLU, nn.Linear][-(2 * layers - 1) :]
 
 
-def test_the_query_encoders_network_is_published():
-    method = make()
-    assert method.network.layer_names()[-1] == "features"
-    assert method.query[0] is method.network
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_query_encoder_is_published_with_its_head(layers):
+    method = make(head_layers=layers).train()
+    method.loss(prepared(method, IMAGES), progress()).total.backward()
+    network = method.network
+    assert network.layer_names()[-2:] == ["features", "projection"]
+    assert all(p.grad.any() for p in network.projection.parameters())
+    again = Network.from_description(network.description())
+    again.load_state_dict(network.state_dict())
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again.eval()(x), network.eval()(x))
+    assert torch.equal(network(x), network.projection(network.features(x)))
+    assert network.with_classifier(3, seed=0).layer_names()[-2:] == ["features", "logits"]
+
+
+def test_the_heads_first_weights_do_not_depend_on_its_being_published():
+    """They are drawn after the network, as a module of their own."""
+    plain = build_network("smallconv", 16, seed=5, width=0.25)
+    with seeded(5, "projector"):
+        head = heads.mlp(plain.output_dim, plain.output_dim, 32, norm=False)
+    found = make(seed=5).network.state_dict()
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(found[name], tensor), name
+    for name, tensor in head.state_dict().items():
+        assert torch.equal(found[f"projection.{name}"], tensor), name

@@ -163,14 +163,17 @@ def test_distillation_is_the_cross_entropy_of_softmaxed_embeddings():
     assert batch.views.shape == (N, 3, 16, 16)
     loss = method.loss(batch, progress())
     s, t = method.network(batch.views).detach(), method.teacher(batch.views)
-    expected = (
-        -(F.softmax(t / 0.2, dim=1) * F.log_softmax(F.normalize(s, dim=1) / 0.2, dim=1)).sum(dim=1).mean()
-    )
-    torch.testing.assert_close(loss.total.detach(), expected)
     d = t.shape[1]
+    assert d != 128
+    tau = 0.2 * math.sqrt(128 / d)
+    p = F.softmax(t / tau, dim=1)
+    expected = -(p * F.log_softmax(F.normalize(s, dim=1) / tau, dim=1)).sum(dim=1).mean()
+    torch.testing.assert_close(loss.total.detach(), expected)
     # Opposite vectors are four times as far apart as a vector and a flat one.
-    assert 0 < float(loss.terms["divergence"]) < 4 / (2 * d * 0.2**2)
-    assert loss.total.item() > entropy(over_coordinates(t, 0.2)).item()
+    assert 0 < float(loss.terms["divergence"]) < 4 / (2 * 128 * 0.2**2)
+    least = -(p * p.log()).sum(dim=1).mean()
+    assert loss.total.item() > least.item()
+    assert float(loss.terms["flatness"]) == pytest.approx(least.item() / math.log(d), abs=1e-6)
 
 
 def test_the_strategies_add_up():
