@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     terminal = Terminal()
     try:
-        options = _parser().parse_args(given)
+        options = parser().parse_args(given)
         signal.signal(signal.SIGTERM, _interrupt)
         always_end(partial(_give_up, Interrupted("stopped"), terminal, "--json" in given))
         status: int = options.command(options, terminal)
@@ -122,14 +122,15 @@ def _give_up(error: BaseException, terminal: Terminal, as_json: bool) -> NoRetur
     os._exit(status)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands. docs/commands.md shows what it takes."""
+    top = _Parser(
         PROGRAM,
         description="From unlabelled images and a handful of labels to a small, accurate model.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
@@ -358,7 +359,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also create the deployments; their runs start in the current folder",
     )
-    return parser
+    return top
 
 
 def _run(options: argparse.Namespace, terminal: Terminal) -> int:

@@ -117,7 +117,7 @@ def records(
     return [(folder, record) for *_, folder, record in sorted(found, key=lambda run: run[:3], reverse=True)]
 
 
-def original_scores(folder: Path, record: dict[str, Any]) -> Path | None:
+def original_scores(folder: Path, record: Mapping[str, Any]) -> Path | None:
     """The scores of which a run's folder has a copy, if the copy is not equal to them; None if it is.
 
     None as well if the run made no scores, is not done, or its store no longer has them.
@@ -137,7 +137,7 @@ def original_scores(folder: Path, record: dict[str, Any]) -> Path | None:
         return None
 
 
-def copied_scores(folder: Path, record: dict[str, Any]) -> Path | None:
+def copied_scores(folder: Path, record: Mapping[str, Any]) -> Path | None:
     """The copy of the scores in a run's folder, to read it; None if there is none.
 
     Raises:
