@@ -523,25 +523,68 @@ def content_sha256(data: bytes | Pixels) -> str:
     return digest.hexdigest()
 
 
-def resize_square(pixels: Pixels, size: int) -> Pixels:
-    """Crop the central square and resize it to (size, size, C) uint8. Bicubic, antialiased when shrinking."""
+def resize_square(pixels: Pixels, size: int, interpolation: str = "bicubic") -> Pixels:
+    """Crop the central square and resize it to (size, size, C) uint8. Antialiased when shrinking.
+
+    Args:
+        pixels: (H, W, C) uint8.
+        size: side of the square, px.
+        interpolation: one of Pillow's filters, in lower case.
+    """
     height, width, _ = pixels.shape
     if height == width == size:
         return pixels
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
-    return _resized(pixels, (size, size), (left, top, left + side, top + side))
+    return _resized(pixels, (size, size), (left, top, left + side, top + side), interpolation)
+
+
+def resize_shorter(pixels: Pixels, size: int, window: int, interpolation: str) -> Pixels:
+    """Resize the shorter side to `size` px, then crop the central square, as torchvision and timm do.
+
+    The longer side is rounded down. torchvision crops the central `window` px at once. Here a second crop
+    takes them from the square, so the square begins where both crops together give the same pixels.
+
+    Args:
+        pixels: (H, W, C) uint8.
+        size: side of the square, px.
+        window: side of the crop that the network sees, px; at most `size`.
+        interpolation: one of Pillow's filters, in lower case.
+
+    Returns:
+        (size, size, C) uint8.
+    """
+    height, width, _ = pixels.shape
+    short = min(height, width)
+    extent = int(size * width / short), int(size * height / short)
+    if extent != (width, height):
+        pixels = _resized(pixels, extent, interpolation=interpolation)
+    inner = round((size - window) / 2)
+    left, top = (round((side - window) / 2) - inner for side in extent)
+    return pixels[top : top + size, left : left + size]
+
+
+def resize_squash(pixels: Pixels, size: int, interpolation: str) -> Pixels:
+    """Resize the whole image to (size, size, C) uint8, whatever its aspect ratio."""
+    height, width, _ = pixels.shape
+    if height == width == size:
+        return pixels
+    return _resized(pixels, (size, size), interpolation=interpolation)
 
 
 def _resized(
-    pixels: Pixels, extent: tuple[int, int], box: tuple[float, float, float, float] | None = None
+    pixels: Pixels,
+    extent: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
+    interpolation: str = "bicubic",
 ) -> Pixels:
     """Resize to an extent (width, height). Three channels are resized together, others one by one."""
+    way = Image.Resampling[interpolation.upper()]
     if pixels.shape[2] == 3:
-        return np.asarray(Image.fromarray(pixels).resize(extent, Image.Resampling.BICUBIC, box))
+        return np.asarray(Image.fromarray(pixels).resize(extent, way, box))
     bands = (np.ascontiguousarray(pixels[..., band]) for band in range(pixels.shape[2]))
     return np.stack(
-        [np.asarray(Image.fromarray(band).resize(extent, Image.Resampling.BICUBIC, box)) for band in bands],
+        [np.asarray(Image.fromarray(band).resize(extent, way, box)) for band in bands],
         axis=-1,
     )
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from data.decode import content_sha256, decode_then
 from data.errors import DataError
 from data.files import Checked
-from data.packs import Found, Shape, Squares, look, new_pack
+from data.packs import USUAL, Found, Shape, Squares, Way, look, new_pack
 from data.reading import MAX_PIXELS, Reading, recorded_in
 from data.sources import Entry, Pixels, Source, Unreadable, open_source
 from data.sources.spool import SpoolSource, write_spool
@@ -171,6 +171,7 @@ def open_images(
     reading: Reading = Reading(),  # noqa: B008  # it is immutable
     checked: Checked | None = None,
     note: Callable[[str], None] = lambda line: None,
+    way: Way = USUAL,
 ) -> Images:
     """Open the pixels of all images of a manifest, as squares of `size` px.
 
@@ -193,12 +194,13 @@ def open_images(
         reading: which bands are read, and how wide values are scaled; as the manifest records it.
         checked: hashes of files that this run has read.
         note: gets a line about each damaged file of the cache.
+        way: how an image is resized to a square, unless `whole`.
 
     Raises:
         DataError: an image is gone, or has changed since the manifest was made.
         StoreError: the cache has no room.
     """
-    shape = Shape(size, whole, reading)
+    shape = Shape(size, whole, reading, way)
     hashes: list[str] = manifest["sha256"].to_pylist()
     cache.mkdir(parents=True, exist_ok=True)
     _sweep(cache)

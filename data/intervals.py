@@ -1,4 +1,4 @@
-"""Confidence intervals of scores: for one proportion, for a difference of two, and for a mean over seeds."""
+"""Confidence intervals of scores: for one proportion, for a difference of two, and for means."""
 
 from __future__ import annotations
 
@@ -20,6 +20,29 @@ def wilson(p: float, n: int, z: float = Z95) -> tuple[float, float]:
     scale = 1 + z * z / n
     # Without max and min, rounding could put an end 1e-17 outside [0, 1].
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def mean_interval(shares: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
+    """Interval of the plain mean of k >= 1 independent shares, such as recalls (Zou and Donner 2008).
+
+    Args:
+        shares: each in [0, 1].
+        counts: the number of trials behind each, at least 1.
+
+    Returns:
+        (low, high) in [0, 1], from Wilson's interval of each share.
+    """
+    k, mean = len(shares), fmean(shares)
+    ends = [(p, *wilson(p, n)) for p, n in zip(shares, counts, strict=True)]
+    below = sqrt(sum((p - low) ** 2 for p, low, _ in ends)) / k
+    above = sqrt(sum((high - p) ** 2 for p, _, high in ends)) / k
+    return max(0.0, mean - below), min(1.0, mean + above)
+
+
+def normal_interval(values: Sequence[float], z: float = Z95) -> tuple[float, float]:
+    """Interval of the mean of n >= 2 values by the normal distribution -> (low, high)."""
+    half = z * stdev(values) / sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
 
 
 def difference_interval(

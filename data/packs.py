@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.decode import DECODE_VERSION, resize_square, resize_within
+from data.decode import DECODE_VERSION, resize_shorter, resize_square, resize_squash, resize_within
 from data.errors import StoreError
 from data.files import Checked, file_sha256, replacing
 from data.reading import Reading
@@ -37,6 +37,33 @@ NONE = bytes(_HASH.itemsize)
 """The hash of a row that holds no square."""
 
 
+Fit = Literal["square", "shorter", "squash"]
+"""How an image becomes a square.
+
+square: crop the central square, then resize it. shorter: resize the shorter side, then crop, as torchvision
+and timm do. squash: resize both sides, whatever the aspect ratio, as SigLIP does.
+"""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How an image is resized to a square.
+
+    Attributes:
+        fit: see `Fit`.
+        interpolation: one of Pillow's filters, in lower case.
+        window: for `shorter`, the side of the crop that the network takes from the square, px.
+    """
+
+    fit: Fit = "square"
+    interpolation: str = "bicubic"
+    window: int = 0
+
+
+USUAL = Way()
+"""The way of all networks that we train ourselves."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """Which part of an image is kept: its central square, or the whole image fitted into a square.
@@ -45,15 +72,25 @@ class Shape:
         size: side of the square in pixels.
         whole: whether the whole image is fitted in.
         reading: how the image is decoded.
+        way: how the image is resized, unless the whole image is fitted in.
     """
 
     size: int
     whole: bool = False
     reading: Reading = Reading()  # noqa: RUF009  # it is immutable
+    way: Way = USUAL
 
     def of(self, pixels: Pixels) -> Pixels:
         """(H, W, C) uint8 -> (size, size, C) uint8."""
-        return resize_within(pixels, self.size) if self.whole else resize_square(pixels, self.size)
+        if self.whole:
+            return resize_within(pixels, self.size)
+        match self.way.fit:
+            case "square":
+                return resize_square(pixels, self.size, self.way.interpolation)
+            case "shorter":
+                return resize_shorter(pixels, self.size, self.way.window, self.way.interpolation)
+            case "squash":
+                return resize_squash(pixels, self.size, self.way.interpolation)
 
     @property
     def bytes(self) -> int:
@@ -65,6 +102,8 @@ class Shape:
         """A name for all that decides the pixels. Shapes whose squares may differ have different keys."""
         recorded = self.reading.recorded()
         kept = f"{'whole' if self.whole else ''}{json.dumps(recorded, sort_keys=True) if recorded else ''}"
+        if self.way != USUAL:
+            kept += f"\n{self.way}"
         return hashlib.sha256(f"{DECODE_VERSION}\n{self.size}\n{kept}".encode()).hexdigest()[:16]
 
 

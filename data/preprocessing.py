@@ -14,6 +14,13 @@
 6. Subtract `mean` and divide by `std`, one value for each channel (model.json). The network does this itself.
    With the input `lightness`, the network first replaces the colours by their lightness L / 100.
 
+A foreign network (`pretext.method=pretrained`) brings its own steps 2 and 3, and model.json has them:
+
+- `interpolation`: the name of Pillow's filter.
+- `resized`: S, in place of `stored_size(s)`.
+- `fit`: `square` as above; `shorter`: resize the shorter side to S px and the longer one in proportion,
+  rounded down, then crop; `squash`: resize both sides to S px, whatever the aspect ratio.
+
 The network returns logits. The probabilities are softmax(logits / temperature), where `temperature` is in
 model.json and is 1 if it is missing there. docs/preprocessing.md has the same with Pillow and NumPy alone.
 """
@@ -31,7 +38,7 @@ from data.errors import ArtifactError
 from data.reading import MAX_PIXELS, Reading, recorded_in
 
 if TYPE_CHECKING:
-    from data.packs import Shape
+    from data.packs import Fit, Shape, Way
     from data.sources import Pixels
 
 CROPPED_FROM = 64
@@ -62,6 +69,9 @@ class Preprocessing:
         input: what the network makes of the image: rgb, lightness, or bands.
         temperature: T > 0 of the probabilities, softmax(logits / T).
         reading: which bands are read, and how values of more than 8 bits become 8 bits.
+        interpolation: Pillow's filter that resizes the image.
+        resized: side S of the square before the central crop, px; None: `stored_size(size)`.
+        fit: how the image becomes a square; see `data.packs.Fit`.
     """
 
     size: int
@@ -70,6 +80,9 @@ class Preprocessing:
     input: str = "rgb"
     temperature: float = 1.0
     reading: Reading = Reading()  # noqa: RUF009  # it is immutable
+    interpolation: str = "bicubic"
+    resized: int | None = None
+    fit: Fit = "square"
 
     @classmethod
     def of(cls, description: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> Self:
@@ -90,6 +103,9 @@ class Preprocessing:
                 input=str(description.get("input", "rgb")),
                 temperature=float(description.get("temperature") or 1.0),
                 reading=recorded_in(description, max_pixels),
+                interpolation=str(description.get("interpolation") or "bicubic"),
+                resized=None if description.get("resized") is None else int(description["resized"]),
+                fit=_fit(description.get("fit") or "square"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"model.json does not say how images are prepared: {error!r}") from None
@@ -97,14 +113,21 @@ class Preprocessing:
     @property
     def stored(self) -> int:
         """Side S of the square before the central crop, px."""
-        return stored_size(self.size)
+        return stored_size(self.size) if self.resized is None else self.resized
+
+    @property
+    def way(self) -> Way:
+        """How an image is resized to the square."""
+        from data.packs import Way
+
+        return Way(self.fit, self.interpolation, self.size if self.fit == "shorter" else 0)
 
     @property
     def shape(self) -> Shape:
         """The squares of steps 1 to 3, as packs hold them."""
         from data.packs import Shape
 
-        return Shape(self.stored, reading=self.reading)
+        return Shape(self.stored, reading=self.reading, way=self.way)
 
     def square(self, data: bytes | Pixels) -> Pixels:
         """Steps 1 to 3: the content of a file, or (H, W, C) or (H, W) uint8 pixels -> (S, S, C) uint8.
@@ -145,8 +168,28 @@ class Preprocessing:
         seen = " Replace the colours by their lightness L / 100." if self.input == "lightness" else ""
         return [
             f"Decode the image upright to 8 bits: {channels}.{chosen}{wide} Transparent parts are white.",
-            f"Crop the central square, and resize it to {S} x {S} px, bicubic with antialiasing.",
+            f"{self._resize()}, {self.interpolation} with antialiasing.",
             crop,
             f"Divide by 255.{seen} Subtract the mean ({mean}) and divide by the deviation ({std}).",
             f"The probabilities are softmax(logits / {self.temperature:g}).",
         ]
+
+    def _resize(self) -> str:
+        match self.fit:
+            case "square":
+                return f"Crop the central square, and resize it to {self.stored} x {self.stored} px"
+            case "shorter":
+                return (
+                    f"Resize the shorter side to {self.stored} px and the longer one in proportion, rounded "
+                    f"down, and crop the central {self.stored} x {self.stored} px"
+                )
+            case "squash":
+                return f"Resize the whole image to {self.stored} x {self.stored} px, whatever its shape"
+
+
+def _fit(value: object) -> Fit:
+    match value:
+        case "square" | "shorter" | "squash":
+            return value
+        case _:
+            raise ValueError(f"fit is {value!r}")

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     terminal = Terminal()
     try:
-        options = _parser().parse_args(given)
+        options = parser().parse_args(given)
         signal.signal(signal.SIGTERM, _interrupt)
         always_end(partial(_give_up, Interrupted("stopped"), terminal, "--json" in given))
         status: int = options.command(options, terminal)
@@ -122,14 +122,15 @@ def _give_up(error: BaseException, terminal: Terminal, as_json: bool) -> NoRetur
     os._exit(status)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands. docs/commands.md shows what it takes."""
+    top = _Parser(
         PROGRAM,
         description="From unlabelled images and a handful of labels to a small, accurate model.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
@@ -216,8 +217,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "model",
         metavar="MODEL",
-        help="a run's folder (the model that it ships), a checkpoint's folder, "
-        "or any folder with model.safetensors and model.json",
+        help="a run's folder (the model that it ships), a checkpoint's folder or any folder with "
+        "model.safetensors and model.json, or a file that export wrote",
     )
     sub.add_argument(
         "--data", metavar="SOURCE", help="labelled training images, for the neighbours and the probe"
@@ -233,7 +234,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=list(measurable()),
         metavar="NAME",
-        help=f"evaluations to run: {', '.join(measurable())} (default: {', '.join(USUAL)})",
+        help=f"evaluations to run: {', '.join(measurable())} (default: {', '.join(USUAL)}; of an exported "
+        "file only few-label)",
     )
     storing(sub)
     printing(sub)
@@ -241,8 +243,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "model",
         metavar="MODEL",
-        help="a run's name in the store or its folder (the model that it ships), a checkpoint's folder, or a "
-        "file that export wrote (.onnx, .pt2)",
+        help="a run's name in the store or its folder (the model that it ships), a checkpoint's folder, or "
+        "what export wrote (.onnx, .pt2, weights)",
     )
     sub.add_argument(
         "images",
@@ -357,7 +359,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also create the deployments; their runs start in the current folder",
     )
-    return parser
+    return top
 
 
 def _run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -394,16 +396,19 @@ def _export(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
-    from flows.model_folder import model_folder
+    from flows.model_folder import ANSWERED, check_protocols, model_folder
+    from models.export.given import is_exported
 
     config = override(Config(), {"store": options.store} if options.store else {})
-    usual = list(USUAL) if options.data else []
+    place = model_folder(options.model, Store(config.store))
+    usual = ([ANSWERED] if is_exported(place) else list(USUAL)) if options.data else []
+    check_protocols(place, options.protocols or usual)
     if not (options.protocols or usual):
         raise ConfigError(
             f"evaluate: give --data SOURCE, or --voc SOURCE and --protocols of {', '.join(on_photographs())}"
         )
     parameters = {
-        "model": str(model_folder(options.model, Store(config.store))),
+        "model": str(place),
         "data": options.data,
         "test": options.test,
         "voc": options.voc,

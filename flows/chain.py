@@ -3,9 +3,9 @@
 `chain(config, hooks)` calls `hooks.step(label, plan, **inputs)` for every stage. The returned handle stands
 for an artifact that may not exist yet (a future in the flow). Later stages take it as an input.
 
-The type of the pretext configuration says which stages it needs. A `Teacher` is trained. A `Descriptor` and
-`External` train nothing, so the chain starts at embed. The transfer configuration's `learns_from` says what
-transfer reads.
+The type of the pretext configuration says which stages it needs. A `Teacher` is trained, and `Pretrained` is
+loaded from a file. A `Descriptor` and `External` give no network, so the chain starts at embed. The transfer
+configuration's `learns_from` says what transfer reads.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from data.types import Artifact
 from flows.layout import Facts, Handle, Hooks, Layout, Plan
 from flows.measure import conclude
 from flows.recipes import borrowed_test, keeps_draw, planned, switched
-from models.configs.shared import Teacher
+from models.configs.pretrained import Pretrained
+from models.configs.shared import Teacher, WithNetwork
 from tasks.config import Config
-from tasks.feasible import refuse, refuse_labels
+from tasks.feasible import refuse, refuse_labels, refuse_weights
 from tasks.stages import (
     assign,
     cluster,
@@ -26,6 +27,7 @@ from tasks.stages import (
     distill,
     embed,
     finetune,
+    head,
     labels,
     linear,
     manifest,
@@ -34,15 +36,17 @@ from tasks.stages import (
     plan_labels,
     predict,
     pretext,
+    pretrained,
     propagate,
     ship,
+    sound,
     spread,
     transfer,
     weigh,
 )
 from tasks.understood import describe, drawn
 
-FEW_LABELS = ("plan-labels", "finetune-", "linear-", "distill", "scratch", "ship")
+FEW_LABELS = ("plan-labels", "finetune-", "linear-", "distill", "head", "scratch", "ship")
 """Prefixes of the stages that train on the few labels, and of their plan."""
 TUNED = {
     "finetune-student": "student-finetuned",
@@ -50,6 +54,7 @@ TUNED = {
     "linear-student": "student-linear",
     "linear-teacher": "teacher-linear",
     "distill": "student",
+    "head": "teacher-head",
     "scratch": "scratch",
     "ship": "shipped",
 }
@@ -80,6 +85,7 @@ def chain(
     Raises:
         ConfigError: the images can't serve this configuration (`tasks.feasible`).
     """
+    refuse_weights(config)
     layout = Layout(config, hooks, made=dict(made or {}), kept=kept or {})
     images = layout.made.get("manifest")
     if images is None:
@@ -94,6 +100,7 @@ def chain(
     refuse(layout.config, seen)
     facts = Facts.of(seen)
     _teach(layout)
+    _look_at_weights(layout, facts)
     if config.transfers:
         _transfer(layout)
     if config.tunes and facts.labelled:
@@ -109,7 +116,10 @@ def chain(
                     **trained,
                 ),
             )
-        _learn_labels(layout, facts)
+        if config.until == "head":
+            _head(layout)
+        else:
+            _learn_labels(layout, facts)
     conclude(layout, facts, beside=(made or {}).keys() - {"manifest"})
     return layout.made
 
@@ -122,16 +132,38 @@ def _follow(layout: Layout, made: Handle) -> None:
 
 
 def _teach(layout: Layout) -> None:
-    """Lay out the teacher, if the pretext method trains one, and the features of the run's images."""
+    """Lay out the teacher, if the pretext method gives one, and the features of the run's images."""
     config, images = layout.config, layout.made["manifest"]
     layout.models["teacher"] = None
-    if isinstance(config.pretext, Teacher):
-        layout.models["teacher"] = layout.make("pretext", partial(pretext.plan, config), manifest=images)
+    loading: Plan = partial(pretrained.plan, config)
+    if isinstance(config.pretext, Pretrained):
+        layout.models["teacher"] = layout.make("pretext", loading, manifest=images)
+    elif isinstance(config.pretext, Teacher):
+        start = {}
+        if config.pretext.weights is not None:
+            start = {"checkpoint": layout.make("weights", loading, manifest=images)}
+        plan: Plan = partial(pretext.plan, config)
+        layout.models["teacher"] = layout.make("pretext", plan, manifest=images, **start)
         if config.pretext.codes:
             layout.make("codes", codes.plan, checkpoint=layout.models["teacher"])
     else:
         layout.leave_out("pretext", f"pretext.method is {config.pretext.method}", "manifest")
     layout.features("embed", images, part="train")
+
+
+def _look_at_weights(layout: Layout, facts: Facts) -> None:
+    """Lay out the look at a network that others trained, if there is one.
+
+    A teacher that is kept of an earlier run was looked at when it was loaded.
+    """
+    config, images = layout.config, layout.made["manifest"]
+    label = "pretext" if isinstance(config.pretext, Pretrained) else "weights"
+    if label not in layout.made or "pretext" in layout.kept:
+        return
+    inputs = {"manifest": images, "checkpoint": layout.made[label]}
+    if config.tunes and facts.labelled:
+        inputs["labels"] = layout.make("labels", partial(labels.plan, config), manifest=images)
+    layout.make("sound", partial(sound.plan, config), **inputs)
 
 
 def _transfer(layout: Layout) -> None:
@@ -181,19 +213,45 @@ def _cluster(layout: Layout) -> Handle:
         layout.config = layout.config.model_copy(update={"cluster": chosen})
 
 
+def _head(layout: Layout) -> None:
+    """Lay out the shortest way to an answer: features, propagated labels, a linear classifier on them."""
+    config, models = layout.config, layout.models
+    if "head" in layout.kept:
+        _keep_learned(layout)
+        return
+    if "labels" not in layout.made:
+        layout.make("labels", partial(labels.plan, config), manifest=layout.made["manifest"])
+    inputs, features = layout.having("manifest", "labels"), layout.made["embed"]
+    few = layout.make("linear-teacher", partial(linear.plan, config), **inputs, checkpoint=models["teacher"])
+    targets = layout.make(
+        "predict",
+        partial(predict.plan, config),
+        manifest=inputs["manifest"],
+        checkpoint=few,
+        features=features,
+    )
+    if config.predict.neighbours:
+        targets = _propagate(layout, "propagate", targets, None)
+    head_plan: Plan = partial(head.plan, config)
+    last = layout.make("head", head_plan, **inputs, checkpoint=few, features=features, probabilities=targets)
+    models |= {"teacher-linear": few, "teacher-head": last}
+    _ship(layout, {"teacher-head": last})
+
+
 def _learn_labels(layout: Layout, facts: Facts) -> None:
     """Lay out the stages that use the few labels: fine-tuning, distillation, the baseline, and the choice."""
     if "finetune-student" in layout.kept:
         _keep_learned(layout)
         return
     config, student = layout.config, layout.models["student-transferred"]
-    layout.make("labels", partial(labels.plan, config), manifest=layout.made["manifest"])
+    if "labels" not in layout.made:
+        layout.make("labels", partial(labels.plan, config), manifest=layout.made["manifest"])
     tuned = _tuned(layout, "student", student)
-    if isinstance(config.pretext, Teacher) and (config.ship.teacher or not config.ship.compare):
+    if isinstance(config.pretext, WithNetwork) and (config.ship.teacher or not config.ship.compare):
         _tuned(layout, "teacher", layout.models["teacher"])
     else:
         untuned = "ship.teacher is false"
-        if not isinstance(config.pretext, Teacher):
+        if not isinstance(config.pretext, WithNetwork):
             untuned = f"pretext.method is {config.pretext.method}"
         layout.leave_out("finetune-teacher", untuned, "manifest", "labels")
     if config.ship.compare:
@@ -235,7 +293,7 @@ def _compare(layout: Layout, student: Handle) -> None:
     features = {"student": _second(layout, "student-transferred", student)}
     linear_plan: Plan = partial(linear.plan, config)
     models["student-linear"] = layout.make("linear-student", linear_plan, **inputs, checkpoint=student)
-    if isinstance(config.pretext, Teacher):
+    if isinstance(config.pretext, WithNetwork):
         teacher = models["teacher"]
         models["teacher-linear"] = layout.make("linear-teacher", linear_plan, **inputs, checkpoint=teacher)
         features |= {"teacher": layout.made["embed"]} if config.embed.layer == "features" else {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +18,7 @@ from data.store import Store, write_json
 from data.types import Artifact
 from flows.model_folder import shipped
 from flows.recipes import override
-from flows.records import read_record
+from flows.records import read_record, stage_row, write_record
 from flows.rewrite import run_folder
 from models.export import FORMATS, INSTALL
 from tasks.card import readme
@@ -49,7 +51,8 @@ def export_run(
         listen: gets every event of the stage.
 
     Returns:
-        `folder`, `run`, `cached`, `formats`: name -> row of card.json, `left_out`: sentences.
+        `folder`, `run`, `cached`, `formats`: name -> row of card.json, `left_out`: sentences, `report_with`:
+        the command that shows the files in the run's report.
 
     Raises:
         ConfigError: there is no such run or format, the run ships no classifier, a package is missing, or
@@ -71,8 +74,10 @@ def export_run(
     _check_target(target)
     config = override(resolve(record["config"]), settings or {})
     rows = {row["stage"]: row for row in record["stages"]}
-    with opened.in_use():  # no run needs the artifact, so `store gc` would delete it
+    began = time.monotonic()
+    with opened.in_use():  # until the run's record names the artifact, `store gc` would delete it
         made, cached = _make(opened, config, rows, model, chosen, folder, listen)
+        _note(opened, folder, made, cached, time.monotonic() - began)
         place = opened.whole(made)
         card = json.loads((place / CARD).read_text(encoding="utf-8")) | {"run": record["name"]}
         _copy(place, target, card)
@@ -82,7 +87,16 @@ def export_run(
     if refused or not kept:
         name = (refused or chosen)[0]
         raise PipelineError(f"export: {name} is refused: {card['formats'][name]['refused']}")
-    return result | {"left_out": left_out}
+    words = ["knowledge-transfer", "report", named, *(["--store", store] if store else [])]
+    return result | {"left_out": left_out, "report_with": shlex.join(words)}
+
+
+def _note(store: Store, folder: Path, made: Artifact, cached: bool, seconds: float) -> None:
+    """Put the export into the run's record in place of an earlier one. `report` and `store gc` need it."""
+    record = read_record(folder)
+    row = stage_row("export", made, store.meta(made), cached, seconds)
+    others = [each for each in record["stages"] if each["stage"] != "export"]
+    write_record(folder, record | {"stages": [*others, row]})
 
 
 def said(result: dict[str, Any]) -> list[str]:
@@ -95,6 +109,7 @@ def said(result: dict[str, Any]) -> list[str]:
         accuracy = f", right {percent(row['accuracy'])}" if "accuracy" in row else ""
         size = f"{row['bytes'] / 1e6:.2f} MB"
         lines.append(f"  {name:<12}{row['file']}, {size}{accuracy}, {row['rate']:,.0f} images/s")
+    lines.append(f"  {result['report_with']} shows these files in the run's report")
     return [*lines, *result["left_out"]]
 
 

@@ -358,8 +358,8 @@ def _needed(store: Store) -> set[Artifact]:
         artifact = open_ends.pop()
         try:
             inputs = store.meta(artifact).get("inputs", {})
-        except DamagedError:
-            if store.folder(artifact).exists():
+        except DamagedError as damage:
+            if damage.file:
                 raise  # nobody knows what it was made from, and so what can be deleted
             continue
         more = {Artifact.model_validate(given) for given in inputs.values()} - needed

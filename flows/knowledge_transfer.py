@@ -164,7 +164,8 @@ def knowledge_transfer(
         ship: Whether the classifiers are compared, and the best one is shipped. None: as in the recipe.
         evaluate: What is measured. None: as in the recipe.
         export: What an exported file may lose. The command export reads it. None: as in the recipe.
-        until: Where the chain ends: pretext (after the teacher), transfer (after the student is trained
+        until: Where the chain ends: pretext (after the teacher), head (after a linear
+            classifier on the frozen teacher), transfer (after the student is trained
             without labels), finetune (after both are fine-tuned) or distill (run everything). None: as in the
             recipe.
         pin: Whether a rerun keeps the trained networks if few images changed. None: as in the recipe.

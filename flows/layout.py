@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from data.types import Artifact
 from models.configs.external import External
-from models.configs.shared import Teacher
+from models.configs.pretrained import Pretrained
+from models.configs.shared import WithNetwork
 from tasks.config import Config
 from tasks.sources import Part
 from tasks.stage import NotNeeded, Request
@@ -150,8 +151,15 @@ class Layout:
     ) -> Handle:
         """Add the stage that makes features: from the teacher, from a descriptor, or from files."""
         config = self.config
-        if isinstance(config.pretext, Teacher):
-            plan: Plan = partial(embed.plan, config, part=part, layer=config.embed.layer, only=only)
+        if isinstance(config.pretext, WithNetwork):
+            plan: Plan = partial(
+                embed.plan,
+                config,
+                part=part,
+                layer=config.embed.layer,
+                only=only,
+                own_input=isinstance(config.pretext, Pretrained),
+            )
             return self.make(label, plan, after=after, manifest=images, checkpoint=self.models["teacher"])
         if isinstance(config.pretext, External):
             return self.make(label, partial(external.plan, config, part=part), after=after, manifest=images)

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.errors import ConfigError, DataError, there
 from data.files import Checked
 from data.store import Store, wrong_in
 from data.types import Artifact
 from flows.records import read_record
+from models.export.given import is_exported, told
 
 FILES = ("model.safetensors", "model.json")
-EXPORTED = (".onnx", ".pt2")
-"""Ends of the names of exported files that can be asked."""
+ANSWERED = "few-label"
+"""The only evaluation that needs nothing but answers."""
 _LAST = ("distill", "transfer")
 """Stages that make a run's final student. The first one that a run has counts."""
 
 
 def model_folder(named: str, store: Store) -> Path:
-    """Find the folder of a model to measure.
+    """Find a model to measure.
 
     Args:
-        named: a folder with `FILES`, a run's folder, or the name of a run in the store. Of a run it is the
-            model that it ships, or without labels its last student.
+        named: a folder with `FILES`, a run's folder, the name of a run in the store, or an exported file. Of
+            a run it is the model that it ships, or without labels its last student.
         store: the store in which runs are looked up by name.
+
+    Returns:
+        Its folder, or the exported file or folder, as `models.export.given.is_exported` says.
 
     Raises:
         ConfigError: `named` is none of these, or the run has no student.
@@ -34,7 +40,45 @@ def model_folder(named: str, store: Store) -> Path:
     run = _run(named, store.root)
     if run is not None:
         return shipped(run) if read_record(run).get("shipped") else final_student(run)
-    return _checkpoint(named, store.root)
+    return _alone(named, store.root)
+
+
+def check_protocols(place: Path, protocols: Sequence[str]) -> None:
+    """Check that a model can be measured by some evaluations.
+
+    Args:
+        place: the model, as `model_folder` returns it.
+        protocols: names of evaluations.
+
+    Raises:
+        ConfigError: it is an exported file, which only answers, and an evaluation needs more.
+    """
+    others = [name for name in protocols if name != ANSWERED]
+    if others and is_exported(place):
+        raise ConfigError(
+            f"evaluate: {', '.join(others)} can't measure {str(place)!r}, because an exported file only "
+            f"answers; choose {ANSWERED}, or give the run or checkpoint that it came from"
+        )
+
+
+def description(place: Path) -> dict[str, Any]:
+    """What a model says of itself, with the keys of model.json that concern images and classes.
+
+    Args:
+        place: the model, as `model_folder` returns it.
+
+    Raises:
+        ConfigError: an exported file can't be read, or no export wrote it.
+        DataError: model.json can't be read.
+    """
+    if is_exported(place):
+        about = told(place)
+        return {**about["preprocessing"], "class_names": about["classes"]}
+    try:
+        found: dict[str, Any] = json.loads((place / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"model {str(place)!r}: model.json can't be read: {error}") from None
+    return found
 
 
 @dataclass(frozen=True)
@@ -56,7 +100,8 @@ def usable_model(named: str, root: Path) -> Usable:
     Nothing is written.
 
     Args:
-        named: a run's folder, the name of a run in the store, a folder with `FILES`, or an exported file.
+        named: a run's folder, the name of a run in the store, a folder with `FILES`, or an exported file or
+            folder.
         root: the store in which runs are looked up by name.
 
     Raises:
@@ -66,10 +111,7 @@ def usable_model(named: str, root: Path) -> Usable:
     run = _run(named, root)
     if run is not None:
         return Usable(shipped(run), run)
-    file = Path(named).expanduser()
-    if file.suffix in EXPORTED and file.is_file():
-        return Usable(file.absolute(), None)
-    return Usable(_checkpoint(named, root), None)
+    return Usable(_alone(named, root), None)
 
 
 def shipped(run: Path) -> Path:
@@ -128,13 +170,16 @@ def whole_model(folder: Path) -> Path:
     return folder
 
 
-def _checkpoint(named: str, root: Path) -> Path:
+def _alone(named: str, root: Path) -> Path:
+    """A model that no run has to be asked for."""
     path = Path(named).expanduser()
+    if is_exported(path):
+        return path.absolute()
     if all((path / name).exists() for name in FILES):
         return whole_model(path)
     raise ConfigError(
         f"model {named!r} is neither a run in {root / 'runs'}, nor the folder of a run or of a model (with "
-        f"{' and '.join(FILES)}); give one of these, or the run's store with --store"
+        f"{' and '.join(FILES)}), nor an exported file; give one of these, or the run's store with --store"
     )
 
 
@@ -149,17 +194,18 @@ def final_student(run: Path) -> Path:
     )
 
 
-def image_size(folder: Path) -> int:
+def image_size(place: Path) -> int:
     """The side of the images that a model was made for, px.
 
     Raises:
+        ConfigError: an exported file can't be read, or no export wrote it.
         DataError: model.json has no image_size.
     """
     try:
-        return int(json.loads((folder / "model.json").read_text(encoding="utf-8"))["image_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return int(description(place)["image_size"])
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"model {str(folder)!r}: model.json has no image_size ({error}); this tool did not write it"
+            f"model {str(place)!r}: model.json has no image_size ({error}); this tool did not write it"
         ) from None
 
 

@@ -127,7 +127,7 @@ def _there(store: Store, artifact: Artifact) -> bool:
         DamagedError: it is, but without a look into its files it can be seen that it is damaged.
     """
     damage = store.damage(artifact, thorough=False)
-    if damage is not None and store.folder(artifact).exists():
+    if damage is not None and damage.file:  # without a file, the whole folder is gone
         raise damage
     return damage is None
 

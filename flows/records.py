@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +69,30 @@ def read_record(folder: Path, *keys: str) -> dict[str, Any]:
     return record
 
 
+def stage_row(
+    label: str, made: Artifact, meta: Mapping[str, Any], cached: bool, seconds: float
+) -> dict[str, Any]:
+    """A row of `stages` in a run's record.
+
+    Args:
+        label: the stage's name in the run.
+        made: its artifact.
+        meta: the artifact's meta.json.
+        cached: whether the store had it already.
+        seconds: how long it took to make or find it.
+    """
+    return {
+        "stage": label,
+        "kind": made.kind,
+        "fingerprint": made.fingerprint,
+        "path": made.path,
+        "cached": cached,
+        "seconds": round(seconds, 3),
+        "rows": meta["rows"],
+        "computed_in": meta["seconds"],
+    }
+
+
 def records(
     store: Store, damaged: Callable[[Path], object] = lambda path: None
 ) -> list[tuple[Path, dict[str, Any]]]:
@@ -93,7 +117,7 @@ def records(
     return [(folder, record) for *_, folder, record in sorted(found, key=lambda run: run[:3], reverse=True)]
 
 
-def original_scores(folder: Path, record: dict[str, Any]) -> Path | None:
+def original_scores(folder: Path, record: Mapping[str, Any]) -> Path | None:
     """The scores of which a run's folder has a copy, if the copy is not equal to them; None if it is.
 
     None as well if the run made no scores, is not done, or its store no longer has them.
@@ -113,7 +137,7 @@ def original_scores(folder: Path, record: dict[str, Any]) -> Path | None:
         return None
 
 
-def copied_scores(folder: Path, record: dict[str, Any]) -> Path | None:
+def copied_scores(folder: Path, record: Mapping[str, Any]) -> Path | None:
     """The copy of the scores in a run's folder, to read it; None if there is none.
 
     Raises:

@@ -20,7 +20,7 @@ from tasks.workers import Workers
 
 
 def rewrite_report(named: str, store: str | None) -> Path:
-    """Write report.html of a run again.
+    """Write report.html of a run again. It shows the files that the run's last export has written.
 
     The report is built if the store does not have it in this version's form.
 
@@ -42,6 +42,9 @@ def rewrite_report(named: str, store: str | None) -> Path:
 
     def recorded(label: str, plan: Plan, /, *, after: Any = None, **inputs: Artifact) -> Artifact:
         if label == "report":
+            exported = _taken(rows["export"]) if "export" in rows else None
+            if exported is not None and opened.has(exported):
+                inputs["export"] = exported
             return _report(opened, config, folder, plan(**inputs))
         label = next((chosen for chosen in (f"{label}-k{config.cluster.k}", label) if chosen in rows), label)
         if label not in rows:

@@ -26,7 +26,7 @@ from data.errors import DamagedError, Interrupted, PipelineError, StageError, ab
 from data.store import Store
 from data.types import Artifact
 from flows.as_yaml import plain
-from flows.records import SCORES, end_record, living, note_deaths, records, write_record
+from flows.records import SCORES, end_record, living, note_deaths, records, stage_row, write_record
 from tasks.config import Config
 from tasks.recall import Recall
 from tasks.stage import Request
@@ -350,16 +350,7 @@ class Run:
         computed = self._computed.get(made.fingerprint)
         if computed is not None:  # by this run, before it waited for a person
             cached, seconds = False, computed["seconds"]
-        row = {
-            "stage": label,
-            "kind": made.kind,
-            "fingerprint": made.fingerprint,
-            "path": made.path,
-            "cached": cached,
-            "seconds": round(seconds, 3),
-            "rows": meta["rows"],
-            "computed_in": meta["seconds"],
-        }
+        row = stage_row(label, made, meta, cached, seconds)
         with self._lock:
             rows = self._record["stages"]
             before = next((at for at, other in enumerate(rows) if other["stage"] == label), None)

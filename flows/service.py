@@ -4,8 +4,9 @@ The flow `predict` uses it too, because a flow's process must not load torch.
 
     python -m flows.service
 
-A request is one line of JSON on stdin: {"do", "folder", "terminal", ...}. `do` is run, open, predict, answer
-or recipes. `folder` is the user's current folder. `terminal` is the path of the user's terminal, or null.
+A request is one line of JSON on stdin: {"do", "folder", "terminal", ...}. `do` is run, open, describe,
+predict, answer, export or recipes. `folder` is the user's current folder. `terminal` is the path of the
+user's terminal, or null.
 
 An answer is any number of {"event": "text", "text"}, which the user reads, and then one of
 {"event": "done", "value"} and {"event": "refused"|"failed"|"cancelled", "text", "details"}. It goes to the
@@ -20,6 +21,7 @@ import importlib
 import io
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,12 +30,13 @@ from rich.console import Console
 from data.errors import ConfigError, StageError
 from data.tables import read_matrix, read_table
 from flows.ending import PATIENCE
-from flows.model_folder import FILES, Usable, final_student
+from flows.model_folder import FILES, Usable, description, final_student
 from flows.recipes import NAMES, nest, quick
 from flows.records import copied_scores, read_record
 from flows.run import WATCHERS, headline
 from flows.start import chain_parameters, explain, load_flow
 from flows.terminal import Terminal
+from models.export.given import is_exported
 from tasks.child import Stop, Tell, serve
 from tasks.config import Config
 
@@ -114,12 +117,37 @@ def _open(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
     for folder in (path, runs / named):
         if (folder / "run.json").exists():
             return _described(folder)
-    if all((path / name).exists() for name in FILES):
+    if is_exported(path) or all((path / name).exists() for name in FILES):
         return {"model": str(path)}
     raise ConfigError(
         f"{named!r} is neither a run in {runs} nor the folder of a run or of a model (with "
-        f"{' and '.join(FILES)}); give one of these, or name the run's store: store=..."
+        f"{' and '.join(FILES)}), nor an exported file; give one of these, or name the run's store: store=..."
     )
+
+
+def _describe(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
+    return description(Path(request["model"]))
+
+
+def _export(request: dict[str, Any], terminal: Terminal) -> list[dict[str, Any]]:
+    """Do what the command `export` does. Returns a row per format, with the keys of its row in card.json."""
+    from flows.export import export_run
+
+    drop = request["max_drop"]
+    result = export_run(
+        request["run"],
+        request["to"],
+        request["formats"],
+        {} if drop is None else {"export": {"max_drop": drop}},
+        listen=partial(terminal.event, "export"),
+    )
+    for line in result["left_out"]:
+        terminal.note(line)
+    folder = Path(result["folder"])
+    return [
+        {"format": name, **row, "file": str(folder / row["file"]) if row["refused"] is None else None}
+        for name, row in result["formats"].items()
+    ]
 
 
 def _predict(request: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
@@ -176,10 +204,12 @@ def _recipes(request: dict[str, Any], terminal: Terminal) -> dict[str, str]:
     return {name: (module.__doc__ or "").partition("\n")[0] for name, module in found.items()}
 
 
-_DO: dict[str, Callable[[dict[str, Any], Terminal], dict[str, Any]]] = {
+_DO: dict[str, Callable[[dict[str, Any], Terminal], Any]] = {
     "run": _run,
     "open": _open,
+    "describe": _describe,
     "predict": _predict,
+    "export": _export,
     "answer": _answered,
     "recipes": _recipes,
 }

@@ -155,6 +155,7 @@ class Similar:
             cache=self._store.cache("images"),
             workers=self._compute.decoders,
             reading=reading_of(self._table, self._store.meta(self._manifest)),
+            way=self._rule.way,
         )
         pairs = []
         good = [row for row in rows if row["reason"] is None]

@@ -54,7 +54,8 @@ def open(run_or_model: str | os.PathLike[str], store: str | os.PathLike[str] | N
     """Open a run or a model that already exists.
 
     Args:
-        run_or_model: a run's name or folder, or the folder of a model, such as a checkpoint in a store.
+        run_or_model: a run's name or folder, the folder of a model, such as a checkpoint in a store, or a
+            file that `Run.export` wrote.
         store: the store that has the run, if you give a run's name. By default it is `store` in the current
             folder.
 

@@ -1,4 +1,7 @@
-"""Ask a model about images. The child process does the work; images and answers pass through a folder."""
+"""Ask a model about images, or for its export. The child process does the work.
+
+Images and answers pass through a folder.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
 
 Images: TypeAlias = "str | os.PathLike[str] | Iterable[Any] | Any"
 """A path, an array of pixels, or several of one kind."""
+EXPORTED = (
+    *("format", "file", "refused", "accuracy", "low", "high", "difference", "agreement"),
+    *("bytes", "rate_one_core", "rate"),
+)
+"""Columns of the result of `export`."""
 
 
 def predict(model: Path, images: Images, *, top: int, every: bool) -> DataFrame:
@@ -37,6 +45,23 @@ def embed(model: Path, images: Images) -> NDArray[np.float32]:
         _ask(model, images, to, top=1, every=False, embed=True)
         vectors: NDArray[np.float32] = np.load(Path(to) / "vectors.npy")
         return vectors
+
+
+def description(model: Path) -> dict[str, Any]:
+    """What an exported file says of itself. See `Model.description`."""
+    found: dict[str, Any] = CHILD.ask("describe", model=str(model))
+    return found
+
+
+def export(
+    run: Path, to: str | os.PathLike[str], formats: list[str] | None, max_drop: float | None
+) -> DataFrame:
+    """See `Run.export`."""
+    import pandas as pd
+
+    chosen = None if formats is None else list(formats)
+    rows = CHILD.ask("export", run=str(run), to=os.fspath(to), formats=chosen, max_drop=max_drop)
+    return pd.DataFrame(rows, columns=list(EXPORTED))
 
 
 def _ask(model: Path, images: Images, to: str, *, top: int, every: bool, embed: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,26 @@ class Model:
     """A trained network.
 
     Attributes:
-        folder: holds its weights, `model.safetensors`, and its description, `model.json`.
+        folder: holds its weights, `model.safetensors`, and its description, `model.json`. Of an exported
+            file, its path.
     """
 
     folder: Path
 
     @property
     def description(self) -> dict[str, Any]:
-        """The content of model.json: architecture, width, image size, input mean and deviation, classes."""
-        found: dict[str, Any] = json.loads((self.folder / "model.json").read_text(encoding="utf-8"))
+        """The content of model.json: architecture, width, image size, input mean and deviation, classes.
+
+        An exported file says nothing of its architecture.
+
+        Raises:
+            UserError: the exported file can't be read.
+        """
+        path = self.folder / "model.json"
+        if not path.exists():
+            told: dict[str, Any] = asking.description(self.folder)
+            return told
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
     @property
@@ -81,8 +93,8 @@ class Model:
         described = self.description
         named = ", ".join(self.classes[:5]) + (", …" if len(self.classes) > 5 else "")
         told = f"{len(self.classes)} classes: {named}" if self.classes else "no classifier"
-        size = described["image_size"]
-        return f"Model: {described['backbone']} for images of {size} px, {told}\n  {self.folder}"
+        network = described.get("backbone") or "exported file"
+        return f"Model: {network} for images of {described['image_size']} px, {told}\n  {self.folder}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,6 +173,35 @@ class Run:
     def embed(self, images: asking.Images) -> NDArray[np.float32]:
         """Compute the features of images with the model that the run ships. See `Model.embed`."""
         return self.shipped.embed(images)
+
+    def export(
+        self,
+        to: str | os.PathLike[str],
+        formats: list[str] | None = None,
+        *,
+        max_drop: float | None = None,
+    ) -> DataFrame:
+        """Write the model that the run ships for other programs. Each file is checked on test images.
+
+        Args:
+            to: the folder: new, empty, or written by an earlier export. It also gets the model's card,
+                `README.md` and `card.json`.
+            formats: names such as "onnx", "int8", "pt2", "safetensors" and "bits". None: all that suit the
+                network and whose packages are installed.
+            max_drop: points of accuracy that a file may lose; None: as in the run's settings.
+
+        Returns:
+            One row per format: `format`, `file` (its path; missing if it was refused), `refused` (the reason;
+            missing if the file is good), and as measured `accuracy` with its 95 % interval from `low` to
+            `high`, `difference` (the largest one of a probability), `agreement` (share of equal answers),
+            `bytes`, and images per second on one core (`rate_one_core`) and on all (`rate`).
+
+        Raises:
+            UserError: there is no such format, a package is missing, the run ships no classifier, or the
+                folder has other files.
+            RunFailed: a format in `formats` is refused, or none is left. The folder has the others.
+        """
+        return asking.export(self.folder, to, formats, max_drop)
 
     def __repr__(self) -> str:
         lines = [f"Run {self.name}: {self.status}"]

@@ -225,6 +225,26 @@ def centre(images: Tensor, size: int) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def centre_within(images: Tensor, size: int, stored: int) -> Tensor:
+    """`centre` for squares that need not be `stored` px wide: the same part of the image, in s x s px.
+
+    Args:
+        images: (B, S, S, C) uint8.
+        size: s, px.
+        stored: side of the squares that `centre` would crop s px from, px.
+
+    Returns:
+        (B, C, s, s) float32 in [0, 1].
+    """
+    side = images.shape[1]
+    if side == stored:
+        return centre(images, size)
+    part = round(side * size / stored)
+    start = first_of_centre(side, part)
+    boxes = np.tile(np.array([start, start, part, part]), (len(images), 1))
+    return resized_crop(images, boxes, np.zeros(len(images), dtype=bool), size)
+
+
 def crop_boxes(u: Floats, side: int, crop_min: float, crop_max: float = 1.0) -> NDArray[np.int64]:
     """Boxes of RandomResizedCrop, exactly: the first of ten tries that fits, else the whole (square) image.
 

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.backbones.reactnet import BinaryConvolution, binary_convolutions
+from models.configs import PRETEXT
 from models.configs.shared import Descriptor, Teacher, Transfer
 from models.device import Precision, resolve_precision
 from models.method import make_pretext
@@ -79,7 +80,26 @@ def pretext_cost(config: Teacher, image_size: int) -> Cost:
     return _cost(network, step, config.backbone, config.width, settings)
 
 
-def transfer_cost(config: Transfer, backbone: str, width: float, image_size: int, teacher: Teacher) -> Cost:
+def network_of(shape: Shape) -> Network:
+    """An untrained network of this shape."""
+    if shape.pretext is None:
+        return build_network(
+            shape.backbone, shape.image_size, seed=0, width=shape.width, classes=shape.classes
+        )
+    config: Any = PRETEXT[shape.pretext["method"]].model_validate(shape.pretext)
+    network = make_pretext(config, shape.image_size, seed=0).network
+    return network if shape.classes is None else network.with_classifier(shape.classes, seed=0)
+
+
+def network_cost(network: Network) -> Cost:
+    """Cost of a network that is not trained here, so `step` is 0. The network is not changed."""
+    described = network.description()
+    with torch.device("meta"):
+        same = Network.from_description(described)
+    return _cost(same, 0.0, described["backbone"], described["width"])
+
+
+def transfer_cost(config: Transfer, backbone: str, width: float, image_size: int, teacher: Shape) -> Cost:
     """Cost of a student that learns from the teacher itself. `step` includes the teacher's forward passes.
 
     Args:
@@ -87,15 +107,16 @@ def transfer_cost(config: Transfer, backbone: str, width: float, image_size: int
         backbone: name of the student's backbone.
         width: multiplies its channels.
         image_size: side of the images, px.
-        teacher: configuration of the teacher.
+        teacher: the teacher's network. It may see another size of the same image.
     """
     with torch.device("meta"):
-        frozen = make_pretext(teacher, image_size, seed=0).network
+        frozen = network_of(teacher)
         network = build_network(backbone, image_size, seed=0, width=width)
         method = resolve_name(config.trainer)(config, network, frozen, seed=0)
     student, views = method.network, method.passes()
     seen = sum(count * _forward(student, side) for side, count in views)
-    shown = sum(count * _forward(frozen, side) for side, count in views)
+    own = None if frozen.image_size == image_size else frozen.image_size
+    shown = sum(count * _forward(frozen, own or side) for side, count in views)
     head = 2.0 * (_parameters(method) - _parameters(student))
     return _cost(student, (1 + BACKWARD) * (seen + head) + shown, backbone, width)
 

@@ -27,6 +27,8 @@ from data import draws
 from data.errors import ArtifactError, DivergedError, Interrupted
 from models.device import Precision
 from models.method import Batch, Loss, Method, Progress, Sweep
+from models.network import Network
+from models.optim import decay_by_depth
 from models.prefetch import prefetch
 from models.progress import Clock, History, Log, State, TrainingReport, Watch
 
@@ -98,6 +100,11 @@ def train(
     steps = epochs * steps_per_epoch
     method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # no overload takes both
     optimizers = method.optimizers()
+    if method.rate_decay < 1:
+        networks = [module for module in method.modules() if isinstance(module, Network)]
+        depths = {at: depth for each in networks for at, depth in each.backbone.depths().items()}
+        for optimizer in optimizers.values():
+            decay_by_depth(optimizer, depths, method.rate_decay)
     for group in _groups(optimizers):
         group.setdefault("peak", group["lr"])
     log = Log(steps, steps_per_epoch)

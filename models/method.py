@@ -76,9 +76,11 @@ class Method(nn.Module, ABC):
 
     Attributes:
         network: what is published after training: the backbone and the head that later stages keep.
+        rate_decay: factor on the learning rate from each layer of a backbone to the layer below it.
     """
 
     network: Network
+    rate_decay: float = 1.0
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
         """Fill `batch.views` from `batch.images`, on the device. Its time counts as work on data."""

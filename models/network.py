@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from data import draws
 from data.errors import ArtifactError, ConfigError
+from data.packs import Fit
+from data.preprocessing import Preprocessing
 from data.types import Frozen
 from models import heads
 from models.backbones import make_backbone
@@ -59,6 +61,25 @@ def seeing(channels: int) -> Iterator[None]:
         _channels.reset(token)
 
 
+_start: ContextVar[Network | None] = ContextVar("start", default=None)
+
+
+@contextmanager
+def starting(network: Network | None) -> Iterator[None]:
+    """Make `build_network` build networks that start from the backbone of another one, with its mean and std.
+
+    A method builds its networks itself and copies some of them. So the weights have to be there before.
+
+    Args:
+        network: it was loaded for the same size of images. None: networks start from random weights.
+    """
+    token = _start.set(network)
+    try:
+        yield
+    finally:
+        _start.reset(token)
+
+
 class Description(Frozen):
     """The content of model.json: enough to build the network that model.safetensors fits into.
 
@@ -79,6 +100,9 @@ class Description(Frozen):
         feature_dim: D of the layer `features`; None before the network is built.
         real_weights: whether 1-bit convolutions use their real-valued weights (step 1 of two-step
             binarisation). The names and shapes of the weights are the same either way.
+        interpolation: filter that resizes an image for the network; see `data.preprocessing`.
+        resized: side of the square before the central crop, px; None: as for networks that we train.
+        fit: how an image becomes a square.
     """
 
     backbone: str
@@ -95,6 +119,9 @@ class Description(Frozen):
     classes: int | None = Field(default=None, ge=1)
     feature_dim: int | None = None
     real_weights: bool = False
+    interpolation: str = "bicubic"
+    resized: int | None = Field(default=None, ge=1)
+    fit: Fit = "square"
 
 
 class Network(nn.Module):
@@ -150,6 +177,16 @@ class Network(nn.Module):
     def image_size(self) -> int:
         """Side of the images that the network is for, px."""
         return self._description.image_size
+
+    @property
+    def own_input(self) -> bool:
+        """Whether the network brings its own size and preparation of images, instead of the run's."""
+        return self._description.resized is not None
+
+    @property
+    def rule(self) -> Preprocessing:
+        """How images are prepared for the network. Which bands are read, a run's images say."""
+        return Preprocessing.of(self._description.model_dump())
 
     @property
     def channels(self) -> int:
@@ -235,6 +272,13 @@ class Network(nn.Module):
                 last = output
         return (pooled(last) if last.ndim == 4 else last.float()), logits
 
+    def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(B, C, S, S) float32 in [0, 1] -> (name, output) of every layer in order, on demand.
+
+        Outputs are maps (B, c, h, w) or vectors (B, D).
+        """
+        return self._outputs(x)
+
     def maps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(B, C, S, S) float32 in [0, 1] -> (name, (B, c, h, w)) of each backbone layer, on demand."""
         return self.backbone.outputs(self._seen(x))
@@ -250,13 +294,10 @@ class Network(nn.Module):
 
     def _outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(name, output) of every layer in order. Each one is computed on demand."""
-        x = self._seen(x)
-        for name, output in self.backbone.outputs(x):
-            x = output
+        maps = x = self._seen(x)
+        for name, output in self.backbone.through(x):
+            maps, x = x, output
             yield name, x
-        maps = x
-        x = pooled(maps)
-        yield "features", x
         if self.fc:
             x = maps
         for name, layer in (*self.fc.items(), *self.head.items()):
@@ -333,6 +374,45 @@ class Network(nn.Module):
         new.load_state_dict(self.state_dict())
         return new
 
+    def fitting(self, backbone: str, input: Input) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The mean and std of this network, for one that starts from its backbone.
+
+        Args:
+            backbone: name of the backbone of the other network.
+            input: what the other network sees.
+
+        Raises:
+            ConfigError: the other network is of another kind.
+        """
+        own = self._description
+        if own.backbone != backbone:
+            raise ConfigError(
+                f"pretext.backbone = {backbone}, but pretext.weights are of {own.backbone}; set "
+                f"pretext.backbone={own.backbone}"
+            )
+        if own.input != input:
+            raise ConfigError(
+                f"pretext.weights are for three colours, but this method's network sees {input}; choose "
+                "another pretext.method"
+            )
+        return own.mean, own.std
+
+    def take_backbone(self, other: Network) -> None:
+        """Copy the weights of another network's backbone.
+
+        Raises:
+            ConfigError: the backbones have other shapes, because one of them is for small images.
+        """
+        try:
+            self.backbone.load_state_dict(other.backbone.state_dict())
+        except RuntimeError:
+            own = self._description
+            raise ConfigError(
+                f"pretext.weights: {own.backbone} has another form for views or tiles of "
+                f"{own.form or own.image_size} px than for those of the weights; set data.image_size to 64 "
+                "or more, or choose another pretext.method"
+            ) from None
+
     def description(self) -> dict[str, Any]:
         """Plain values for model.json, from which `from_description` builds this network again."""
         return self._description.model_dump(mode="json")
@@ -399,6 +479,9 @@ def build_network(
             )
         input = "bands"
     mean, std = (values * channels if input == "bands" else values for values in _SCALES[input])
+    start = _start.get()
+    if start is not None:
+        mean, std = start.fitting(backbone, input)
     with seeded(seed, "network"):
         network = Network(
             Description(
@@ -413,6 +496,8 @@ def build_network(
                 real_weights=real_weights,
             )
         )
+    if start is not None:
+        network.take_backbone(start)
     return network if classes is None else network.with_classifier(classes, seed=seed, keep_head=head)
 
 

@@ -21,7 +21,7 @@ from data.preprocessing import Preprocessing
 from data.reading import MAX_PIXELS
 from data.sources import Pixels
 from models.device import OF_FEATURES, resolve_device, resolve_precision
-from models.export.given import open_file
+from models.export.given import is_exported, open_file, told
 from models.inference import mean_output
 from models.saved import load
 
@@ -140,10 +140,10 @@ class Checkpoint(Opened):
 
 
 class Exported(Opened):
-    """A file that `export` wrote: model.onnx, model-int8.onnx or model.pt2. It computes on the CPU.
+    """What `export` wrote: model.onnx, model-int8.onnx, model.pt2 or weights. It computes on the CPU.
 
     Args:
-        path: the file.
+        path: the file or folder.
         max_pixels: images with more pixels are refused before they are decoded.
 
     Raises:
@@ -151,12 +151,12 @@ class Exported(Opened):
     """
 
     def __init__(self, path: Path, max_pixels: int) -> None:
-        self._answer, about = open_file(path)
+        about, self._answer = told(path), open_file(path)
         self.place, self.rule = path, Preprocessing.of(about["preprocessing"], max_pixels)
         self.names = tuple(map(str, about["classes"]))
         side = self.rule.stored
         probability, features = self._answer(np.zeros((1, side, side, self.rule.reading.channels), np.uint8))
-        self.classes, self.dim = probability.shape[1], features.shape[1]
+        self.classes, self.dim = probability.shape[1], features.shape[1] or None
 
     def outputs(self, squares: Pixels, *, features: bool = False) -> Outputs:
         """See `Opened.outputs`. The file gives probabilities, and softmax(T ln p / T) is p again."""
@@ -178,7 +178,7 @@ def measured_precision(folder: Path) -> Any:
 def open_model(
     place: Path, device: Literal["auto", "cpu", "cuda"] = "auto", max_pixels: int = MAX_PIXELS
 ) -> Opened:
-    """Open a model: the folder of a checkpoint, or a file that `export` wrote.
+    """Open a model: the folder of a checkpoint, or what `export` wrote.
 
     Args:
         place: where the model is, as `flows.model_folder` finds it.
@@ -189,4 +189,4 @@ def open_model(
         ArtifactError: its files can't be read.
         ConfigError: the device is not there, or an exported file can't be loaded.
     """
-    return Exported(place, max_pixels) if place.is_file() else Checkpoint(place, device, max_pixels)
+    return Exported(place, max_pixels) if is_exported(place) else Checkpoint(place, device, max_pixels)

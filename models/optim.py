@@ -6,7 +6,7 @@ trust ratio to them either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -215,3 +215,23 @@ def make_optimizer(
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=MOMENTUM, nesterov=True)
+
+
+def decay_by_depth(optimizer: Optimizer, depths: Mapping[nn.Parameter, int], decay: float) -> None:
+    """Give lower layers smaller learning rates: the rate is multiplied by `decay` once per layer.
+
+    Call it before the first step. Groups are split by depth, and keep their other options.
+
+    Args:
+        optimizer: its groups have `lr`.
+        depths: the layer of a parameter, counted from 1 at the top. Others, such as heads, keep their rate.
+        decay: factor per layer, above 0 to 1.
+    """
+    groups = list(optimizer.param_groups)
+    optimizer.param_groups.clear()
+    for group in groups:
+        by_depth: dict[int, list[Tensor]] = {}
+        for parameter in group["params"]:
+            by_depth.setdefault(depths.get(parameter, 0), []).append(parameter)
+        for depth in sorted(by_depth):
+            optimizer.add_param_group({**group, "params": by_depth[depth], "lr": group["lr"] * decay**depth})

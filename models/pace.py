@@ -30,7 +30,7 @@ from models.configs.distill import Distill
 from models.configs.evaluations import NonLinear
 from models.configs.finetune import Finetune
 from models.configs.shared import Views
-from models.cost import convolution_rate
+from models.cost import convolution_rate, network_of
 from models.device import resolve_precision
 from models.engine import train
 from models.evaluation.nonlinear import AboveLayer, middle_layer
@@ -38,8 +38,7 @@ from models.inference import augmented, run
 from models.method import Batch, Method, make_pretext
 from models.methods.distill import DistillMethod
 from models.methods.finetune import FinetuneMethod
-from models.network import Network, build_network
-from models.work import IMPORTS, Chores, Describe, Imports, Pass, Portion, Products, Shape, Step, Work, key_of
+from models.work import IMPORTS, Chores, Describe, Imports, Pass, Portion, Products, Step, Work, key_of
 
 CPU = torch.device("cpu")
 CHORES = 0.2
@@ -252,16 +251,6 @@ class Pace:
                     return _step(work) if isinstance(work, Step) else Measured(work, _pass(work))
                 except PipelineError:  # random images don't suit the method
                     return None
-
-
-def network_of(shape: Shape) -> Network:
-    """An untrained network of this shape."""
-    if shape.pretext is None:
-        return build_network(
-            shape.backbone, shape.image_size, seed=0, width=shape.width, classes=shape.classes
-        )
-    network = make_pretext(_pretext(shape.pretext), shape.image_size, seed=0).network
-    return network if shape.classes is None else network.with_classifier(shape.classes, seed=0)
 
 
 def method_of(step: Step, images: int) -> Method:

@@ -20,6 +20,8 @@ IDLE = frozenset(
         "baseline",
         "baseline_learning_rate",
         "batch_size",
+        "continue_decay",
+        "continue_rate",
         "epochs",
         "head_learning_rate",
         "init",
@@ -34,6 +36,7 @@ IDLE = frozenset(
         "temperature",
         "warmup",
         "weight_decay",
+        "weights",
     }
 )
 """Settings of a method that don't change how long a step takes. Steps that differ only in these settings have

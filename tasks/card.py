@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tasks.phrases import percent
+from tasks.phrases import percent, together
 
 MANY = 20
 """With more classes, the card has no confusion matrix, but the most frequent confusions."""
@@ -56,17 +56,28 @@ def squares(card: Card) -> str:
     rule = card["preprocessing"]
     if rule.get("bands") or rule.get("value_range"):
         return ""
-    side = rule["stored_size"]
+    side, fit = rule["stored_size"], rule.get("fit", "square")
+    way = f"Image.Resampling.{rule.get('interpolation', 'bicubic').upper()}"
+    if fit == "squash":
+        body = f"""    return np.asarray(image.resize(({side}, {side}), {way}))"""
+    elif fit == "shorter":
+        size = rule["image_size"]
+        body = f"""    short = min(image.size)
+    image = image.resize([int({side} * length / short) for length in image.size], {way})
+    left, top = (round((length - {size}) / 2) - round(({side} - {size}) / 2) for length in image.size)
+    return np.asarray(image.crop((left, top, left + {side}, top + {side})))"""
+    else:
+        body = f"""    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    same = image.size == ({side}, {side})
+    return np.asarray(image if same else image.resize(({side}, {side}), {way}, box))"""
     return f"""import numpy as np
 from PIL import Image, ImageOps
 
 def square(path):
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    same = image.size == ({side}, {side})
-    return np.asarray(image if same else image.resize(({side}, {side}), Image.Resampling.BICUBIC, box))
+{body}
 
 images = np.stack([square(path) for path in paths])  # (N, {side}, {side}, 3) uint8"""
 
@@ -101,7 +112,8 @@ def _weights(card: Card, row: Mapping[str, Any]) -> str:
     crop = f"[:, {start}:{start + size}, {start}:{start + size}]" if start else ""
     answers = f"""x = torch.from_numpy(images{crop}).permute(0, 3, 1, 2) / 255
 x = (x - torch.tensor({rule["mean"]}).view(-1, 1, 1)) / torch.tensor({rule["std"]}).view(-1, 1, 1)
-probabilities = torch.softmax(network(x) / {rule["temperature"]:g}, 1)"""
+with torch.inference_mode():
+    probabilities = torch.softmax(network(x) / {rule["temperature"]}, 1)"""
     match row["library"]:
         case "torchvision":
             return f"""import safetensors.torch, torch, torchvision
@@ -129,25 +141,21 @@ def _scores(card: Card) -> Iterator[list[str]]:
     yield [
         f"Measured on {n:,} test images, with the network in float32:",
     ]
-    calibration = (
-        f"{percent(found['calibration_error'])} ({percent(found['calibration_error_low'])} to "
-        f"{percent(found['calibration_error_high'])})"
-    )
     yield _table(
-        ("measure", "value"),
+        ("measure", "value (95 % interval)"),
         [
-            ("accuracy (95 % interval)", _interval(found)),
-            ("balanced accuracy", percent(found["balanced_accuracy"])),
-            ("macro F1", percent(found["macro_f1"])),
-            ("mean confidence", percent(found["mean_confidence"])),
-            ("calibration error (95 % interval)", calibration),
-            ("log loss", f"{found['log_loss']:.3f}"),
+            ("accuracy", _interval(found)),
+            ("balanced accuracy", _spread(found, "balanced_accuracy")),
+            ("macro F1", _spread(found, "macro_f1")),
+            ("mean confidence", _spread(found, "mean_confidence")),
+            ("calibration error", _spread(found, "calibration_error")),
+            ("log loss", _spread(found, "log_loss", "{:.3f}".format)),
         ],
     )
     yield _table(
         ("class", "found (recall)", "right when named (precision)", "test images"),
         [
-            (row["name"], _share(row["recall"]), _share(row["precision"]), f"{row['images']:,}")
+            (row["name"], _spread(row, "recall"), _spread(row, "precision"), f"{row['images']:,}")
             for row in found["classes"]
         ],
     )
@@ -199,22 +207,23 @@ def _formats(card: Card) -> Iterator[list[str]]:
 
 
 def _bought(card: Card) -> Iterator[list[str]]:
-    rows = []
-    for row in card["compared"]:
-        operations = row["real_operations"] + row["binary_operations"] / 64
-        rows.append(
-            (
-                row["name"],
-                _interval(row),
-                _bytes(row["bytes"]),
-                f"{operations / 1e6:,.1f} M",
-                f"{row['rate']:,.0f}",
-            )
+    rows = [
+        (
+            row["name"],
+            _interval(row),
+            _bytes(row["bytes"]),
+            f"{together(row['real_operations'], row['binary_operations']) / 1e6:,.1f} M",
+            _rate(row, "rate_one_core"),
+            _rate(row, "rate"),
         )
-    yield _table(("model", "accuracy (95 % interval)", "size", "multiply-adds per image", "images/s"), rows)
+        for row in card["compared"]
+    ]
+    head = ("model", "accuracy (95 % interval)", "size on disk", "multiply-adds per image")
+    yield _table((*head, "images/s, one core", f"images/s, {card['float']['cores']} cores"), rows)
+    signs = any(row["binary_operations"] for row in card["compared"])
     yield [
-        "Without another word, a model computes in PyTorch in float32, with all cores. 64 multiply-adds of "
-        "two signs count as one."
+        "Without another word, a model computes in PyTorch in float32."
+        + (" 64 multiply-adds of two signs count as one." if signs else "")
     ]
 
 
@@ -227,13 +236,20 @@ def _made_from(card: Card) -> Iterator[list[str]]:
     yield [f"{text}, and {told}. {images['test']:,} images are for testing only."]
     hashes = card["image_hashes"]
     yield _table(("images", "hash"), [(name, f"`{value}`") for name, value in hashes.items()])
-    if any(row["stage"] == "external" for row in card["chain"]):
-        yield ["The features of its teacher come from files that the user gave (stage external)."]
-    else:
-        yield ["All weights were trained from random ones by these stages."]
+    teacher = card["teacher"]
+    files = ", ".join(f"`{value}`" for value in teacher["sha256"]) or "-"
+    yield _table(
+        ("teacher", ""),
+        [("source", teacher["source"]), ("sha256", files), ("licence", teacher["licence"])],
+    )
+    yield ["These stages made the model, one after the other."]
     rows = []
     for row in card["chain"]:
-        about = ", ".join(f"{key} {value}" for key, value in row.items() if key not in ARTIFACT)
+        about = ", ".join(
+            f"{key} {value}"
+            for key, value in row.items()
+            if key not in ARTIFACT and not key.startswith("weights_")
+        )
         rows.append((row["stage"], about, f"`{row['kind']}/{row['fingerprint']}`"))
     yield _table(("stage", "how", "artifact"), rows)
 
@@ -273,8 +289,13 @@ def _interval(row: Mapping[str, Any]) -> str:
     return f"{percent(row['accuracy'])} ({percent(row['low'])} to {percent(row['high'])})"
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else percent(value)
+def _spread(row: Mapping[str, Any], key: str, write: Callable[[float], str] = percent) -> str:
+    """A value with its interval; `-` if there is none."""
+    if row[key] is None:
+        return "-"
+    if f"{key}_low" not in row:
+        return write(row[key])
+    return f"{write(row[key])} ({write(row[f'{key}_low'])} to {write(row[f'{key}_high'])})"
 
 
 def _rate(row: Mapping[str, Any], key: str) -> str:

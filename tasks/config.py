@@ -21,7 +21,7 @@ from models.configs.evaluations import Detection, Explore, MultiLabel, NonLinear
 from models.configs.finetune import Finetune
 from models.configs.kinds import KindName
 from models.configs.pseudo_labels import PseudoLabels
-from models.configs.shared import Backbone, Seed, Teacher, revision_of
+from models.configs.shared import Backbone, Seed, Teacher, WithNetwork, revision_of
 from models.configs.simclr import SimCLR
 
 
@@ -572,7 +572,7 @@ class Compute(Frozen):
         return self.workers or len(os.sched_getaffinity(0))
 
 
-Until = Literal["pretext", "transfer", "finetune", "distill"]
+Until = Literal["pretext", "head", "transfer", "finetune", "distill"]
 """The points at which a chain may end, in order."""
 
 
@@ -608,9 +608,10 @@ class Config(Frozen):
     compute: Compute = Compute()
     until: Until = Field(
         "distill",
-        description="Where the chain ends. pretext: after the teacher. transfer: after the student is "
-        "trained without labels. finetune: after teacher and student are fine-tuned on the few labels. "
-        "distill: run everything. The models that exist by then are evaluated.",
+        description="Where the chain ends. pretext: after the teacher. head: after a linear classifier on "
+        "the frozen teacher, which learns labels that were propagated to all images; no student. transfer: "
+        "after the student is trained without labels. finetune: after teacher and student are fine-tuned on "
+        "the few labels. distill: run everything. The models that exist by then are evaluated.",
     )
     review: bool = Field(
         False,
@@ -622,12 +623,12 @@ class Config(Frozen):
     @property
     def transfers(self) -> bool:
         """Whether the chain trains a student."""
-        return self.until != "pretext"
+        return self.until not in ("pretext", "head")
 
     @property
     def tunes(self) -> bool:
         """Whether the chain uses the few labels."""
-        return self.until in ("finetune", "distill")
+        return self.until in ("head", "finetune", "distill")
 
     @model_validator(mode="after")
     def _rounds_differ(self) -> Config:
@@ -636,6 +637,24 @@ class Config(Frozen):
                 f"distill.rounds = {self.distill.rounds}, but every round would learn the same targets; set "
                 "predict.joint and predict.neighbours, so that each round finds neighbours in the features "
                 "of the last student"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _head_needs_a_network(self) -> Config:
+        if self.until == "head" and not isinstance(self.pretext, WithNetwork):
+            raise ValueError(
+                "until = head puts a classifier on the teacher, but pretext.method = "
+                f"{self.pretext.method} gives no teacher; change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _plans_a_training(self) -> Config:
+        if self.plan.minutes is not None and not isinstance(self.pretext, Teacher):
+            raise ValueError(
+                f"plan.minutes = {self.plan.minutes:g}, but pretext.method = {self.pretext.method} trains no "
+                "teacher that could be planned; leave plan.minutes empty and set the lengths yourself"
             )
         return self
 
@@ -661,10 +680,10 @@ class Config(Frozen):
     @model_validator(mode="after")
     def _pretext_gives_what_transfer_learns(self) -> Config:
         pretext, transfer = self.pretext, self.transfer
-        if transfer.learns_from == "teacher" and not isinstance(pretext, Teacher):
+        if transfer.learns_from == "teacher" and not isinstance(pretext, WithNetwork):
             raise ValueError(
                 f"transfer.method = {transfer.method} learns from the teacher itself, but pretext.method = "
-                f"{pretext.method} trains no teacher; change one of them"
+                f"{pretext.method} gives no teacher; change one of them"
             )
         if transfer.learns_from == "codes":
             if not (isinstance(pretext, Teacher) and pretext.codes):

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data.errors import ConfigError
+from data.weights import locate
+from models.configs.pretrained import Pretrained
 from models.configs.shared import Teacher
 from tasks.config import Config
 from tasks.understood import draw_of
@@ -27,6 +29,20 @@ def refuse(config: Config, manifest: Mapping[str, Any]) -> None:
     counts, seen = manifest["counts"], manifest.get("understood", {})
     n = counts["train"] + counts["unlabelled"]
     _raise([*_too_few(config, n), *_copies(config, n, seen)])
+
+
+def refuse_weights(config: Config) -> None:
+    """Check that the files of foreign weights are there and whole, before the images are even listed.
+
+    Args:
+        config: the run's configuration.
+
+    Raises:
+        ConfigError: a file is missing, or is half a file.
+    """
+    weights = config.pretext.weights if isinstance(config.pretext, Pretrained | Teacher) else None
+    if weights is not None:
+        locate(weights)
 
 
 def refuse_labels(config: Config, manifest: Mapping[str, Any], *, recipes: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from data.types import Artifact
 from models.configs.shared import Sized
 from tasks.config import Config
-from tasks.size import Context, Inputs, Size, classifier, images_of, passes, scored, steps
+from tasks.size import Context, Inputs, Size, classifier, cost_of, images_of, passes, scored, steps
 from tasks.sources import voc_sources
 from tasks.stage import Request, Stage
 
@@ -51,8 +51,7 @@ def ask_further(
 def size_further(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the cost of further training: the backbone at the photographs' size, without heads."""
     asked, image_size = request.settings["training"], request.settings["image_size"]
-    of_student = run.config.transfers or "checkpoint" not in inputs
-    network: Any = run.config.student if of_student else run.config.pretext
+    network: Any = cost_of(inputs).shape if "checkpoint" in inputs else run.config.student
     cost = classifier(network.backbone, network.width, image_size, 2)
     area = (asked.get("side", image_size) / image_size) ** 2
     images = images_of(inputs, "photographs")

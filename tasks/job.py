@@ -23,6 +23,9 @@ from tasks.stage import Outcome, Request, require
 
 if TYPE_CHECKING:
     from data.images import Images
+    from data.packs import Shape
+    from models.network import Network
+    from models.opened import Opened
 
 
 @dataclass
@@ -95,11 +98,31 @@ class Job:
                 crops.
             whole: keep all of each image, scaled to fit into exactly `size` px.
         """
-        from data import images, preprocessing, schemas, tables
+        from data import packs, preprocessing
+
+        stored = size if whole else preprocessing.stored_size(size)
+        return self._images(packs.Shape(stored, whole))
+
+    def images_for(self, *networks: Network | Opened) -> Images:
+        """Open the manifest's images as squares that networks take.
+
+        Args:
+            *networks: one network, whose `rule` says how its squares are made; or several that see views of
+                the same squares. If these differ in what they take, the squares are the usual ones, as large
+                as the largest of them needs.
+        """
+        from data import packs
+
+        shapes = {packs.Shape(rule.stored, way=rule.way) for rule in (each.rule for each in networks)}
+        one = len(shapes) == 1
+        return self._images(shapes.pop() if one else packs.Shape(max(shape.size for shape in shapes)))
+
+    def _images(self, shape: Shape) -> Images:
+        """Open the manifest's images in a shape. The manifest says how they are read."""
+        from data import images, schemas, tables
 
         manifest = self.request.inputs["manifest"]
-        stored = size if whole else preprocessing.stored_size(size)
-        known = (manifest.fingerprint, stored, whole)
+        known = (manifest.fingerprint, shape)
         if known not in self.images_cache:
             table = tables.read_table(self.path("manifest") / "images.parquet", schemas.MANIFEST)
             read = images.reading_of(table, self.meta("manifest"))
@@ -107,13 +130,14 @@ class Job:
             self.images_cache[known] = images.open_images(
                 table,
                 sources,
-                stored,
+                shape.size,
                 cache=self.store.cache("images"),
                 workers=self.compute.workers,
-                whole=whole,
+                whole=shape.whole,
                 reading=read,
                 checked=self.store.checked,
                 note=self.log,
+                way=shape.way,
             )
         opened: Images = self.images_cache[known]
         return opened
@@ -258,6 +282,7 @@ _LIBRARIES = {
     "scikit-learn",
     "pillow",
     "simplejpeg",
+    "timm",
 }
 
 

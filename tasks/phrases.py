@@ -7,6 +7,8 @@ UNITS = {
     "manifest": "images",
     "clusters": "clusters",
     "labels": "labels",
+    "export": "files",
+    "exported": "classes",
     "map": "images",
 }
 """Kind of artifact -> what its `rows` count. They are rows of a table for all other kinds."""
@@ -25,3 +27,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def together(real: float, binary: float) -> float:
+    """Multiply-adds of real numbers and of signs in one figure. A word holds 64 signs (Bi-Real net)."""
+    return real + binary / 64

@@ -62,7 +62,7 @@ def _trainings(config: Config) -> Iterator[tuple[str, Views]]:
     sections: dict[str, Sized] = {"pretext": config.pretext}
     if config.transfers:
         sections["transfer"] = config.transfer
-    if config.tunes:
+    if config.until in ("finetune", "distill"):
         sections["finetune"] = config.finetune
     if config.until == "distill":
         sections["distill"] = config.distill

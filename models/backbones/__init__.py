@@ -25,7 +25,7 @@ from models.backbones.vgg import vgg16, vgg16_bn
 from models.backbones.vit import vit_small, vit_tiny
 from models.configs.shared import TIMM
 
-__all__ = ["BACKBONES", "Backbone", "make_backbone"]
+__all__ = ["BACKBONES", "TORCHVISION", "Backbone", "make_backbone"]
 
 BACKBONES: dict[str, Callable[[int, float, int], Backbone]] = {
     "smallconv": smallconv,
@@ -45,6 +45,21 @@ BACKBONES: dict[str, Callable[[int, float, int], Backbone]] = {
     "vit_small": vit_small,
     "reactnet": reactnet,
 }
+TORCHVISION: dict[str, str] = {
+    "resnet18": "resnet18",
+    "resnet34": "resnet34",
+    "resnet50": "resnet50",
+    "resnet101": "resnet101",
+    "resnet152": "resnet152",
+    "alexnet": "alexnet",
+    "vgg16": "vgg16",
+    "vgg16_bn": "vgg16_bn",
+    "mobilenet_v3": "mobilenet_v3_large",
+}
+"""Our backbones that are made after one of torchvision's -> the name of its constructor.
+
+Both list their layers in the order of computation, so their tensors have the same order and shapes, but other
+names."""
 
 
 def make_backbone(
@@ -53,7 +68,8 @@ def make_backbone(
     """Make a backbone with fresh weights from torch's global generator, which `models.network` seeds.
 
     Args:
-        name: one of `BACKBONES`, or `timm:` followed by the name of a network in the package timm.
+        name: one of `BACKBONES`, or `timm:` followed by the name of a network in the package timm, and
+            `?key=value&...` for its arguments.
         image_size: side of the square images, px. Strides and pools depend on it, so that small images keep
             enough places. Weights of the small form don't fit the large one. Later inputs may have any size
             that the form accepts.

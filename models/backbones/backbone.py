@@ -19,7 +19,7 @@ class Backbone(nn.Module):
         stages: name -> module, applied in this order. Each output is a feature map after the non-linearity. A
             pool that follows in the paper is at the start of the next stage.
         channels: name -> channels of its map.
-        feature_dim: D, channels of the last map.
+        feature_dim: D, length of the pooled vector: channels of the last map, unless it has its own pooling.
         fc: makes new fully connected layers of the architecture: name -> module. The first takes the last map
             (B, D, h, w), the last returns (B, fc_dim). None if the architecture has none. They are not part
             of the backbone, because transfer drops them.
@@ -50,15 +50,34 @@ class Backbone(nn.Module):
             x = stage(x)
             yield name, x
 
+    def through(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(B, C, S, S) -> every map as `outputs` gives it, then ("features", (B, D) float32) of the last one.
+
+        A network with a pooling of its own overrides this. Its D may differ from the last map's channels.
+        """
+        for name, output in self.outputs(x):
+            x = output
+            yield name, x
+        yield "features", pooled(x)
+
+    def depths(self) -> dict[nn.Parameter, int]:
+        """The layer of each parameter, counted from 1 at the top."""
+        count = len(self.stages)
+        return {
+            parameter: count - number
+            for number, stage in enumerate(self.stages.values())
+            for parameter in stage.parameters()
+        }
+
     def layers(self, x: Tensor) -> dict[str, Tensor]:
         """(B, C, S, S) -> name -> (B, c, h, w), in order. c, h and w depend on the layer."""
         return dict(self.outputs(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, S, S) -> (B, D) float32: the last map, averaged over its places."""
-        for _, output in self.outputs(x):
+        """(B, C, S, S) -> (B, D) float32: the last map, averaged over its places or pooled in its own way."""
+        for _, output in self.through(x):
             x = output
-        return pooled(x)
+        return x
 
 
 def pooled(maps: Tensor) -> Tensor:

@@ -111,9 +111,9 @@ class _BinaryConvolved(torch.autograd.Function):
         x, w = ctx.saved_tensors
         of_x = of_w = None
         if ctx.needs_input_grad[0]:
-            of_x = conv2d_input(x.shape, _signs(w) * _scale(w), gradient, *ctx.where)
+            of_x = conv2d_input(x.shape, _signs(w) * _scale(w), gradient, *ctx.where)  # type: ignore[no-untyped-call]
         if ctx.needs_input_grad[1]:
-            of_w = conv2d_weight(x, w.shape, gradient, *ctx.where) * (w.abs() <= 1)
+            of_w = conv2d_weight(x, w.shape, gradient, *ctx.where) * (w.abs() <= 1)  # type: ignore[no-untyped-call]
         return of_x, of_w, None, None
 
 
@@ -145,7 +145,7 @@ class FirstConvolution(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S) float32 -> (B, out, S / stride, S / stride) float32."""
         with in_float32(x), _without_tf32():
-            y: Tensor = super().forward(x)
+            y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
             return y
 
 

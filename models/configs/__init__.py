@@ -31,6 +31,7 @@ OWN_PRETEXT = (
     "models.configs.inpainting:Inpainting",
     "models.configs.hog:HOG",
     "models.configs.external:External",
+    "models.configs.pretrained:Pretrained",
 )
 OWN_TRANSFER = (
     "models.configs.pseudo_labels:PseudoLabels",

@@ -495,10 +495,15 @@ class Pretext(Chosen):
     """Base class of the configurations of all pretext methods."""
 
 
-class Teacher(Lasting, Pretext):
+class WithNetwork(Pretext):
+    """Base class of the configurations of pretext methods that give a network, later stages' teacher."""
+
+
+class Teacher(Lasting, WithNetwork):
     """Base class of the configurations of pretext methods that train a network.
 
     Attributes:
+        later: see `Sized`.
         trainer: `module:class` of the `Method` that this configures, called with (config, image_size, seed).
         codes: whether the method labels the images itself. Transfer can then learn these labels instead of
             clusters.
@@ -506,6 +511,8 @@ class Teacher(Lasting, Pretext):
         invariant: whether the method learns to ignore what differs between the views of an image. If not, a
             kind of pictures (`data.kind`) changes only the geometry of its views.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"weights", "continue_rate", "continue_decay"})
 
     trainer: ClassVar[str]
     codes: ClassVar[bool] = False
@@ -525,6 +532,29 @@ class Teacher(Lasting, Pretext):
         description=(
             "Stop training if all outputs have become alike. "
             "Otherwise the log and the report only warn of it."
+        ),
+    )
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Weights of others that the training starts from, as for method pretrained. pretext.backbone "
+            "names their network, and data.image_size is its size. Empty: random weights."
+        ),
+    )
+    continue_rate: float = Field(
+        0.1,
+        gt=0,
+        le=10,
+        description="With weights: factor on learning_rate (above 0, up to 10).",
+    )
+    continue_decay: float = Field(
+        0.75,
+        gt=0,
+        le=1,
+        description=(
+            "With weights: factor on the rate from each layer to the layer below it (above 0, up to 1). At 1 "
+            "all layers have the same rate."
         ),
     )
 

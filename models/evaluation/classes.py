@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+DRAWS = 1000
+"""Number of bootstrap resamples behind an interval."""
+
 
 def confusion(label: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
     """Count (true class, predicted class): two (N,) arrays of 0 to C - 1 -> (C, C) int64, true in rows."""
@@ -37,6 +40,26 @@ def macro_f1(matrix: NDArray[np.int64]) -> float:
     either = matrix.sum(axis=0) + matrix.sum(axis=1)
     known = either > 0
     return float((2 * matrix.diagonal()[known] / either[known]).mean()) if known.any() else float("nan")
+
+
+def macro_f1_interval(matrix: NDArray[np.int64], *, seed: int, level: float = 0.95) -> tuple[float, float]:
+    """Bootstrap interval of `macro_f1` over the choice of test images, in [0, 1].
+
+    The ends are percentiles of the values of resamples.
+
+    Args:
+        matrix: (C, C) with at least one image.
+        seed: seed of the resamples.
+        level: probability that the interval contains the true value.
+    """
+    cells = np.nonzero(matrix)
+    counts, n = matrix[cells], int(matrix.sum())
+    random, drawn, again = np.random.default_rng(seed), [], np.zeros_like(matrix)
+    for _ in range(DRAWS):
+        again[cells] = random.multinomial(n, counts / n)
+        drawn.append(macro_f1(again))
+    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2)).tolist()
+    return low, high
 
 
 def confused(matrix: NDArray[np.int64]) -> list[tuple[int, int, int]]:

@@ -22,7 +22,8 @@ USUAL = 0.03
 """C if no label is in a fold. The values can't be compared then."""
 FOLDS, FEWER, MANY = 10, 3, 500
 """Number of folds; with more labels than the last number, the smaller one. Then fewer are as certain."""
-"""Number of folds of the labels."""
+SOFT_STEPS = 100
+"""Iterations of the fit to probabilities, at most."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,47 @@ def fit_head(
     weight, bias = _fit(z, label, classes, penalty, balanced)
     weight = weight @ axes * scale
     return LinearHead(weight, bias - weight @ mean, penalty, position, found[penalty][1])
+
+
+def fit_soft_head(
+    x: NDArray[np.floating], target: NDArray[np.floating], penalty: float = 1e-3
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Fit a linear classifier to probabilities: the least mean cross-entropy plus `penalty` / 2 |w|².
+
+    The features are standardised, and |w| is that of their weights.
+
+    Args:
+        x: (N, D) features.
+        target: (N, C) probabilities; each row sums to 1.
+        penalty: at least 0.
+
+    Returns:
+        Weight (C, D) and bias (C,), for features that are not standardised.
+
+    Raises:
+        ArtifactError: a value of the features is not finite.
+    """
+    import torch
+
+    if not np.isfinite(x).all():
+        raise ArtifactError("linear head: the features hold values that are not finite")
+    mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * np.abs(mean))
+    z, p = (torch.from_numpy(np.asarray(a, np.float32)) for a in ((x - mean) * scale, target))
+    weight = torch.zeros(p.shape[1], z.shape[1], requires_grad=True)
+    bias = p.mean(dim=0).clamp_min(1e-6).log().requires_grad_(True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=SOFT_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        total = -(p * torch.log_softmax(z @ weight.T + bias, dim=1)).sum(dim=1).mean()
+        total = total + penalty / 2 * weight.square().sum()
+        total.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]  # torch has no type for it
+    w = weight.detach().numpy().astype(np.float64) * scale
+    return w, bias.detach().numpy().astype(np.float64) - w @ mean
 
 
 def set_head(network: Network, head: LinearHead) -> None:

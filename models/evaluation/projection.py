@@ -28,7 +28,8 @@ class Plane:
 
 def unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Divide each row of (N, D) by its length. A row of zeros stays one."""
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    length = np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return np.asarray(x / length, np.float32)
 
 
 def project(x: NDArray[np.float32], projection: Projection, *, seed: int) -> Plane:

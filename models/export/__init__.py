@@ -24,6 +24,7 @@ class Format:
         exact: whether its answers must be the network's own; otherwise they only may not lose much.
         binary: whether only 1-bit networks have it.
         sentence: what it is, for the card.
+        beside: its name in the table of teacher and student; empty: it is not in this table.
     """
 
     module: str
@@ -32,6 +33,7 @@ class Format:
     exact: bool
     binary: bool
     sentence: str
+    beside: str = ""
 
     @property
     def missing(self) -> list[str]:
@@ -41,11 +43,11 @@ class Format:
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 FORMATS = {
-    "onnx": Format("models.export.onnx_file", "model.onnx", _ONNX, True, False, "ONNX in float32"),
-    "int8": Format("models.export.int8", "model-int8.onnx", _ONNX, False, False, "ONNX in 8 bits"),
+    "onnx": Format("models.export.onnx_file", "model.onnx", _ONNX, True, False, "ONNX in float32", "ONNX"),
+    "int8": Format("models.export.int8", "model-int8.onnx", _ONNX, False, False, "ONNX in 8 bits", "int8"),
     "pt2": Format("models.export.pt2", "model.pt2", (), True, False, "torch.export"),
     "safetensors": Format(
         "models.export.safetensors_folder", "weights", (), True, False, "weights, with config.json"
     ),
-    "bits": Format("models.export.bits", "bits", (), True, True, "packed 1-bit weights"),
+    "bits": Format("models.export.bits", "bits", (), True, True, "packed 1-bit weights", "1 bit, NumPy"),
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from data.preprocessing import Preprocessing, first_of_centre
 from models.backbones.reactnet import binary, binary_convolutions
 from models.network import Network
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Answer = Callable[[Pixels], tuple[Floats, Floats]]
@@ -53,6 +54,9 @@ class About:
                 "std": list(rule.std),
                 "input": rule.input,
                 "temperature": rule.temperature,
+                "interpolation": rule.interpolation,
+                "resized": rule.resized,
+                "fit": rule.fit,
                 **rule.reading.recorded(),
                 "steps": rule.words(),
             },
@@ -116,8 +120,8 @@ class Answering(nn.Module):
         return probabilities.numpy(), features.numpy()
 
 
-def batches(images: Pixels, size: int = BATCH) -> Iterator[Pixels]:
-    """The images, `size` at a time."""
+def batches(images: NDArray[Scalar], size: int = BATCH) -> Iterator[NDArray[Scalar]]:
+    """The images, or their indices, `size` at a time."""
     for start in range(0, len(images), size):
         yield images[start : start + size]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from models.export import onnx_file
+from models.export import onnx_file, runtime
 from models.export.answering import About, Answer, Answering, Pixels, batches, probabilities
 
 FILE = "model-int8.onnx"
@@ -56,7 +56,7 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[
         for name, kept in (("all", []), ("careful", _weak(start))):
             made = Path(place) / f"{name}.onnx"
             _quantise(start, made, few, kept)
-            found = probabilities(onnx_file.session(made, 1), others).argmax(1)
+            found = probabilities(runtime.session(made, 1), others).argmax(1)
             agreement = float((found == expected).mean())
             if best is None or agreement > best[0]:
                 best = agreement, made
@@ -70,7 +70,7 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[
 
 def answer(folder: Path, threads: int) -> Answer:
     """Load the file, as its user does; see `onnx_file.answer`."""
-    return onnx_file.session(folder / FILE, threads)
+    return runtime.session(folder / FILE, threads)
 
 
 def _prepared(model: Answering, about: About, place: Path) -> Path:

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from models.export.answering import About, Answer, Answering, Floats, Pixels
+from models.export import runtime
+from models.export.answering import About, Answer, Answering, Pixels
 
 FILE = "model.onnx"
 OPSET = 18
@@ -64,32 +65,7 @@ def answer(folder: Path, threads: int) -> Answer:
         folder: where the file is.
         threads: number of threads of ONNX Runtime.
     """
-    return session(folder / FILE, threads)
-
-
-def session(path: Path, threads: int) -> Answer:
-    """Load any ONNX file with the inputs and outputs of this format. 0 threads: one per core."""
-    opened = _opened(path, threads)
-
-    def run(pixels: Pixels) -> tuple[Floats, Floats]:
-        found, features = opened.run(["probabilities", "features"], {"images": pixels})
-        return found, features
-
-    return run
-
-
-def metadata(path: Path) -> dict[str, str]:
-    """The metadata of any ONNX file."""
-    return dict(_opened(path, 1).get_modelmeta().custom_metadata_map)
-
-
-def _opened(path: Path, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return runtime.session(folder / FILE, threads)
 
 
 @contextmanager

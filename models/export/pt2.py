@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from models.export.answering import About, Answer, Answering, Floats, Pixels
+from models.export.given import ABOUT
 
 FILE = "model.pt2"
-ABOUT = "about.json"
-"""The extra file with classes and pre-processing."""
 
 
 def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[str, Any]:
@@ -31,17 +30,16 @@ def traced(model: Answering) -> torch.export.ExportedProgram:
 
 def answer(folder: Path, threads: int) -> Answer:
     """Load the file, as its user does. Torch's own number of threads counts, not `threads`."""
-    return load(folder / FILE)[0]
+    return load(folder / FILE)
 
 
-def load(path: Path) -> tuple[Answer, dict[str, Any]]:
-    """Load a file under any name. Return how it answers, and its extra files."""
-    extra: dict[str, Any] = {ABOUT: ""}
-    program = torch.export.load(path, extra_files=extra).module()
+def load(path: Path) -> Answer:
+    """Load a file of this format under any name."""
+    program = torch.export.load(path).module()
 
     def run(pixels: Pixels) -> tuple[Floats, Floats]:
         with torch.inference_mode():
             found, features = program(torch.from_numpy(pixels))
         return found.numpy(), features.numpy()
 
-    return run, extra
+    return run

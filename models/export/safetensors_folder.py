@@ -27,24 +27,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.backbones import TORCHVISION
+from models.backbones.timm_network import parsed
 from models.configs.shared import TIMM
 from models.export import pt2
 from models.export.answering import About, Answer, Answering, Floats, Pixels
 from models.export.readers import graph
 
 FOLDER = "weights"
-TORCHVISION = {
-    "resnet18": "resnet18",
-    "resnet34": "resnet34",
-    "resnet50": "resnet50",
-    "resnet101": "resnet101",
-    "resnet152": "resnet152",
-    "alexnet": "alexnet",
-    "vgg16": "vgg16",
-    "vgg16_bn": "vgg16_bn",
-    "mobilenet_v3": "mobilenet_v3_large",
-}
-"""Our backbones that are made after one of torchvision's -> the name of its constructor."""
 EQUAL = 1e-4
 """Largest difference of equal answers, relative to the largest logit."""
 
@@ -71,7 +61,11 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[
 
 def answer(folder: Path, threads: int) -> Answer:
     """Load the folder, as its user does. Torch's own number of threads counts, not `threads`."""
-    place = folder / FOLDER
+    return load(folder / FOLDER)
+
+
+def load(place: Path) -> Answer:
+    """Load a folder of this format under any name. Only the reader gives features, the others (N, 0)."""
     config = json.loads((place / "config.json").read_text(encoding="utf-8"))
     library = config.get("library", "timm")
     if library == "reader":
@@ -130,9 +124,10 @@ def as_timm(model: Answering) -> nn.Module | None:
     described = model.network.description()
     if described["input"] == "lightness" or described["head"] or described["fc"]:
         return None
-    name = described["backbone"].removeprefix(TIMM)
+    name, own = parsed(described["backbone"].removeprefix(TIMM))
+    own_pool = own.pop("pool", None) == "own"
     inner = "backbone.stages.network."
-    for options in ({}, {"global_pool": "avg"}):
+    for options in (own,) if own_pool else (own, own | {"global_pool": "avg"}):
         given: dict[str, Any] = {
             "pretrained": False,
             "num_classes": described["classes"],
@@ -181,7 +176,8 @@ def _save_timm(network: nn.Module, place: Path, about: About) -> None:
     config["pretrained_cfg"] |= {
         "input_size": [len(rule.mean), rule.size, rule.size],
         "crop_pct": rule.size / rule.stored,
-        "interpolation": "bicubic",
+        "crop_mode": "squash" if rule.fit == "squash" else "center",
+        "interpolation": rule.interpolation,
         "mean": list(rule.mean),
         "std": list(rule.std),
     }

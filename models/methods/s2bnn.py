@@ -37,6 +37,7 @@ from models.methods.teacher_embedding import TeacherEmbedding, projected
 from models.network import Network, seeded
 from models.optim import make_optimizer
 from models.queue import Queue
+from models.two_sizes import for_both
 
 
 class Contrast(nn.Module):
@@ -123,16 +124,19 @@ class S2BNNMethod(Method):
             self.teacher.measure(sweep)
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Draw the views x_1, (B, 3, S, S).
+        """Draw the views x_1, (B, 3, S, S), for both networks.
 
         With a contrastive loss, draw two views per image, (2B, 3, S, S): all x_1, then all x_2.
         """
         contrast = self.contrast is not None or self.contrast_online is not None
-        size = self.network.image_size
-        if contrast:
-            batch.views = two_views(batch.images, draws, self.config, size)
-        else:
-            batch.views = random_view(batch.images, draws, "first view", self.config, size)
+
+        def draw(config: S2BNN, size: int) -> Tensor:
+            if contrast:
+                return two_views(batch.images, draws, config, size)
+            return random_view(batch.images, draws, "first view", config, size)
+
+        teacher = self.online if self.teacher is None else self.teacher.network
+        batch.views = for_both(self.network, teacher or self.network, self.config, draw)
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
@@ -144,16 +148,18 @@ class S2BNNMethod(Method):
         t; collapse signs of s; `outside`, the share of latent weights outside -1 to 1, which receive no
         gradient.
         """
-        x_1, x_2 = (*batch.views.split(len(batch.images)), None)[:2]
+        seen, n = batch.views, len(batch.images)
+        x_1, x_2 = (*seen.student.split(n), None)[:2]
+        shown_1, shown_2 = (*seen.teacher.split(n), None)[:2]
         s = self.network(x_1)
         losses: dict[str, Tensor] = {}
         terms: dict[str, Tensor | float] = {**collapse.signs(s), "outside": self._outside()}
         t = None
         if self.teacher is not None:
-            t = self.teacher(x_1)
+            t = self.teacher(shown_1)
         elif self.online is not None and self.contrast_online is not None:
-            t = self.online(x_1)
-            losses["teacher_contrast"] = self.contrast_online.loss(t, x_2, progress)
+            t = self.online(shown_1)
+            losses["teacher_contrast"] = self.contrast_online.loss(t, shown_2, progress)
         if t is not None:
             d = t.shape[1]
             tau = at_width(self.config.temperature, d)

@@ -22,6 +22,7 @@ from models.methods.teacher_embedding import TeacherEmbedding, projected
 from models.network import Network, seeded
 from models.optim import make_optimizer
 from models.queue import Queue
+from models.two_sizes import for_both
 
 
 class SeedMethod(Method):
@@ -49,8 +50,13 @@ class SeedMethod(Method):
             self.teacher.measure(sweep)
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Draw one view per image, (B, 3, S, S), which both networks see."""
-        batch.views = random_view(batch.images, draws, "view", self.config, self.network.image_size)
+        """Draw one view per image, (B, 3, S, S), which both networks see, each in its size."""
+        batch.views = for_both(
+            self.network,
+            self.teacher.network,
+            self.config,
+            lambda config, size: random_view(batch.images, draws, "view", config, size),
+        )
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
@@ -60,7 +66,7 @@ class SeedMethod(Method):
         which is the loss minus `entropy`; `cosine` of s and t; `agreement`, how often student and teacher
         have the same nearest neighbour in [t; D]; collapse signs of s.
         """
-        s, self._t = self.network(batch.views), self.teacher(batch.views)
+        s, self._t = self.network(batch.views.student), self.teacher(batch.views.teacher)
         queue = self.queue.contents()
         log_t = over_queue(self._t, self._t, queue, self.config.teacher_temperature)
         log_s = over_queue(s, self._t, queue, self.config.temperature)

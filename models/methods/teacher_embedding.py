@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.augment import centre
 from models.method import Sweep
 from models.network import Network
+from models.two_sizes import centre_for
 
 
 class TeacherEmbedding(nn.Module):
@@ -38,6 +38,11 @@ class TeacherEmbedding(nn.Module):
         self.dim = teacher.layer_dim(self._layer)
         self.register_buffer("mean", torch.zeros(self.dim))
 
+    @property
+    def network(self) -> Network:
+        """The teacher."""
+        return self._frozen[0]
+
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) float32 in [0, 1] -> (B, d) float32 unit rows, without gradient."""
@@ -53,7 +58,7 @@ class TeacherEmbedding(nn.Module):
             return
         total, n = torch.zeros_like(self.mean, dtype=torch.float64), 0
         for batch in sweep():
-            x = centre(batch.images, self._frozen[0].image_size)
+            x = centre_for(self._frozen[0], batch.images)
             total += self._frozen[0].features(x, self._layer).sum(dim=0, dtype=torch.float64)
             n += len(x)
         self.mean.copy_(total / max(n, 1))

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tasks.phrases import together
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -23,6 +25,7 @@ MODELS: Mapping[str, str] = {
     "scratch": "Same student from scratch",
     "teacher-linear": "Linear head on the frozen teacher",
     "student-linear": "Linear head on the frozen student",
+    "teacher-head": "Linear head on the frozen teacher, from propagated labels",
     "shipped": "The model that ships",
 }
 """Models in the order of the chain: the name in `scores.parquet` -> the name on the page."""
@@ -356,8 +359,37 @@ class ModelCost:
 
     @property
     def operations(self) -> float:
-        """Real ones plus binary ones, with 64 binary ones counted as one (Bi-Real net)."""
-        return self.real_operations + self.binary_operations / 64
+        """Real ones plus binary ones, with 64 binary ones counted as one."""
+        return together(self.real_operations, self.binary_operations)
+
+
+@dataclass(frozen=True)
+class Bought:
+    """The teacher, the model that ships, or a file of it, in the table that compares them.
+
+    Attributes:
+        name: what it is.
+        accuracy: share of the test images that it answers rightly; None if nobody measured it.
+        interval: its 95 % interval.
+        size: bytes on disk.
+        operations: multiply-adds for one image, as `together` counts them.
+        rate_one_core: images per second on one core; None if nobody measured it.
+        rate: images per second on all cores; None if nobody measured it.
+        missing: True if no export has written this file yet; then nothing else is known.
+        refused: why the file was refused, as a clause; then nothing else is known.
+        final: True for the model that ships.
+    """
+
+    name: str
+    accuracy: float | None = None
+    interval: tuple[float, float] | None = None
+    size: float = 0.0
+    operations: float = 0.0
+    rate_one_core: float | None = None
+    rate: float | None = None
+    missing: bool = False
+    refused: str = ""
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -512,6 +544,8 @@ class ReportData:
         quality: how well clusters and classes agree.
         scores: those rows of `scores.parquet` that belong to models.
         costs: what the models cost, in the order of the chain.
+        bought: teacher and student side by side; empty without a classifier that was measured.
+        cores: number of cores of the machine that measured images per second; None if none did.
         classes: names of the classes, empty without labels.
         rejected: images that were left out.
         twins: images that show the same picture; None if they were not compared.
@@ -542,6 +576,8 @@ class ReportData:
     quality: ClusterQuality | None = None
     scores: tuple[Score, ...] = ()
     costs: tuple[ModelCost, ...] = ()
+    bought: tuple[Bought, ...] = ()
+    cores: int | None = None
     classes: tuple[str, ...] = ()
     rejected: Rejected = Rejected(0)
     twins: Twins | None = None

@@ -57,6 +57,7 @@ KIND_COLOURS = {
     "assignments": "second",
     "scores": "ink",
     "answers": "ink",
+    "export": "ink",
 }
 """Kind of artifact -> colour in the drawing of stages. All others are neutral."""
 CHARACTER, FACTS = 8.4, 190.0
@@ -88,7 +89,12 @@ def render(data: ReportData) -> str:
     gain = next((each for each in gains if each is not None), None)
     return template.render(
         data=data,
-        stamp={"title": Markup(stamp.TITLE), "name": Markup(stamp.NAME), "started": Markup(stamp.STARTED)},
+        stamp={
+            "title": Markup(stamp.TITLE),
+            "name": Markup(stamp.NAME),
+            "started": Markup(stamp.STARTED),
+            "run": Markup(stamp.RUN),
+        },
         light=figures.LIGHT,
         dark=figures.DARK,
         board=found,

@@ -94,7 +94,7 @@
     if (key === "labelled") return [["", labelled]];
     if (key[0] === "k")
       return [
-        [data.word === "code" ? "Some of its images" : "Typical images", near.slice(0, 16)],
+        [data.word === "code" ? "Some of its images" : "Typical images", near.slice(0, 12)],
         ["Labelled images", labelled],
         ["Wrong test images", sure],
       ];
@@ -107,7 +107,7 @@
     ];
   };
   const picture = (i) => {
-    const button = node("button", { type: "button", title: data.uri[i] }, thumb(i, 60));
+    const button = node("button", { type: "button", title: data.uri[i] }, thumb(i, 66));
     button.setAttribute("aria-label", sentence(i));
     button.dataset.point = i;
     const mistake = `${name(data.label[i])}, taken for ${name(data.said[i])}`;
@@ -117,6 +117,13 @@
     button.addEventListener("focus", mark);
     button.addEventListener("click", () => open(i));
     return button;
+  };
+  const lit = { class: data.label, cluster: data.cluster };
+  const light = (i) => {
+    for (const each of svg.querySelectorAll(".lit")) each.classList.remove("lit");
+    const mode = card.querySelector("input:checked")?.value, column = lit[mode];
+    if (i < 0 || shown || !column || column[i] < 0 || !card.classList.contains(`many-${mode}`)) return;
+    for (const each of all) if (column[each] === column[i]) dots[each].classList.add("lit");
   };
   const highlight = (of) => {
     const on = new Set(of);
@@ -136,7 +143,7 @@
       const typical = of.reduce((a, b) => (data.near[a] <= data.near[b] ? a : b));
       const holds = most < 0 ? `${size} images` : `${size}, mostly ${name(most)}`;
       const text = key[0] === "c" ? caption(key) : holds;
-      const tile = node("button", { type: "button", title: caption(key) }, thumb(typical, 60), text);
+      const tile = node("button", { type: "button", title: caption(key) }, thumb(typical, 66), text);
       tile.setAttribute("aria-label", `Open ${caption(key)}: ${text}`);
       for (const begin of ["pointerenter", "focus"]) tile.addEventListener(begin, () => highlight(of));
       for (const end of ["pointerleave", "blur"]) tile.addEventListener(end, () => shown || highlight([]));
@@ -157,6 +164,7 @@
     shown = of.length ? key : "";
     select.value = shown;
     highlight(of);
+    light(-1); // only what is open has a colour
     for (const chip of card.querySelectorAll(".chip"))
       chip.setAttribute("aria-pressed", String(chip.dataset.show === shown));
     panel.replaceChildren();
@@ -186,13 +194,6 @@
   // The image that is pointed at
 
   const say = (text) => ($("told").textContent = text);
-  const lit = { class: data.label, cluster: data.cluster };
-  const light = (i) => {
-    for (const each of svg.querySelectorAll(".lit")) each.classList.remove("lit");
-    const mode = card.querySelector("input:checked")?.value, column = lit[mode];
-    if (i < 0 || shown || !column || column[i] < 0 || !card.classList.contains(`many-${mode}`)) return;
-    for (const each of all) if (column[each] === column[i]) dots[each].classList.add("lit");
-  };
   const point = (i, withTip = true) => {
     if (i === current && withTip === tipped) return;
     [current, tipped] = [i, withTip];

@@ -23,8 +23,8 @@ from tasks.report.content import Group, ImageMap
 from tasks.report.numbers import count, narrow
 
 LIGHT = (
-    *("#039271", "#c6220d", "#4b1199", "#929b04", "#f358b3"),
-    *("#8783ff", "#62211b", "#b331b7", "#6f2bff", "#9d005e"),
+    *("#2b63ad", "#e77524", "#1f9e94", "#d50a07", "#bf74ec"),
+    *("#651f0c", "#9000ff", "#923d69", "#4a2570", "#0003c3"),
 )
 DARK = (
     *("#27cdef", "#ff6c04", "#ead644", "#22b482", "#c04ab2"),

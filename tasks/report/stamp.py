@@ -14,6 +14,7 @@ from data.files import replacing
 TITLE = "<title>Report · knowledge transfer</title>"
 NAME = "Report<!-- name of the run -->"
 STARTED = "<!-- start of the run -->"
+RUN = "RUN<!-- in a command -->"
 """What the page in the store has in these places."""
 
 
@@ -30,8 +31,9 @@ def stamp(page: str, name: str, started: str) -> str:
         (TITLE, f"<title>{name} · knowledge transfer</title>"),
         (NAME, name),
         (STARTED, f" · started {started}"),
+        (RUN, name),
     ):
-        page = page.replace(place, filled, 1)
+        page = page.replace(place, filled)
     return page
 
 

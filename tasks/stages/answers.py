@@ -29,7 +29,7 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str
     Args:
         config: the run's configuration.
         manifest: the manifest of the run's images.
-        checkpoint: a network with a classifier of the manifest's classes.
+        checkpoint: a network with a classifier of the manifest's classes, or an adopted export.
         model: the model's name in the scores.
     """
     return STAGE.request(
@@ -57,16 +57,13 @@ def build(job: Job) -> Outcome:
     from data.schemas import ANSWERS
     from data.tables import write_table
     from models.evaluation.calibration import ranked, softmax
-    from models.saved import load
-    from tasks.embedding import embed
+    from tasks.embedding import logits
     from tasks.rows import manifest_rows
     from tasks.scoring import write_scores
 
-    folder = job.path("checkpoint")
-    temperature = float(read_description(folder).get("temperature", 1.0))
+    temperature = float(read_description(job.path("checkpoint")).get("temperature", 1.0))
     index, label = manifest_rows(job.path("manifest"), ("test",))
-    logits = embed(job, load(folder), index, "logits", job.settings["image_size"])
-    probability = softmax(logits, temperature)
+    probability = softmax(logits(job, index), temperature)
     best, confidence = ranked(probability, 2)
     columns = {
         "index": index,

@@ -119,7 +119,9 @@ def build(job: Job) -> Outcome:
     stage = f"distill-{job.settings['round']}"
     epochs, steps = config.length(len(index))
     order = Shuffled(index, config.batch_size, steps=steps)
-    feed = ImageFeed(job.images(size), order, index, probability.astype(np.float32), order_key(job, stage))
+    feed = ImageFeed(
+        job.images_for(network), order, index, probability.astype(np.float32), order_key(job, stage)
+    )
     return train_and_publish(job, method, feed, config, epochs=epochs, stage=stage)
 
 

@@ -37,6 +37,7 @@ def plan(
     part: Part,
     layer: str,
     only: str | None = None,
+    own_input: bool = False,
 ) -> Request:
     """Request a network's features of train + unlabelled images, or of the test images.
 
@@ -47,11 +48,13 @@ def plan(
         part: train (with unlabelled) or test.
         layer: layer of the network; see `Embed.layer`.
         only: the manifest's source, if it differs from the run's.
+        own_input: whether the network brings its own size. Then the run's size is not part of the request,
+            and another size of the student computes nothing again.
     """
     settings = {
         "layer": layer,
         "part": part,
-        "image_size": config.data.image_size,
+        "image_size": None if own_input else config.data.image_size,
         "precision": config.compute.precision,
     }
     return STAGE.request(
@@ -176,9 +179,9 @@ def _network(job: Job) -> _Source:
         run,
         network,
         lambda x: network.features(x, layer),
-        job.images(settings["image_size"]).read,
+        job.images_for(network).read,
         batch_size=job.request.outside["batch_size"],
-        size=settings["image_size"],
+        size=network.image_size,
         device=device,
         precision=OF_FEATURES,
     )

@@ -43,7 +43,8 @@ def plan(
     Args:
         config: the run's configuration.
         manifest: the manifest of the run's images.
-        checkpoint: the model; None if there are only features.
+        checkpoint: the model, or an adopted export, of which only answers are measured; None if there are
+            only features.
         train: its features of train + unlabelled images; kNN and linear probe learn from them.
         test: its features of the test images.
         model: the model's name in the scores.
@@ -101,7 +102,8 @@ def build(job: Job) -> Outcome:
             _features(found)
         if "checkpoint" in job.request.inputs:
             _classifier(found)
-            _network(found)
+            if job.request.inputs["checkpoint"].kind == "checkpoint":
+                _network(found)
     write_table(job.out / "outcomes.parquet", found.outcomes_by_column(), OUTCOMES)
     return Outcome(rows=write_scores(job, found.rows), meta=found.chosen)
 
@@ -226,13 +228,9 @@ def _linear(found: _Found, bank: _Labelled, queries: _Labelled, layer: str) -> N
 def _logits(job: Job, index: NDArray[np.int64]) -> NDArray[np.float32] | None:
     """The logits (n, C) of the model's classifier for some images; None if it has no named classes."""
     from data.checkpoints import read_description
-    from models.saved import load
-    from tasks.embedding import embed
+    from tasks.embedding import logits
 
-    folder = job.path("checkpoint")
-    if not read_description(folder).get("class_names"):
-        return None
-    return embed(job, load(folder), index, "logits", job.settings["image_size"])
+    return logits(job, index) if read_description(job.path("checkpoint")).get("class_names") else None
 
 
 def _classifier(found: _Found) -> None:
@@ -280,12 +278,13 @@ def _network(found: _Found) -> None:
     from tasks.embedding import embed
     from tasks.rows import manifest_rows
 
-    job, size = found.job, found.job.settings["image_size"]
+    job = found.job
     network = load(job.path("checkpoint"))
+    size = network.image_size
     if "train" in job.request.inputs:
         some, _ = manifest_rows(job.path("manifest"), ("train",))
         some = np.sort(some[permutation(key(0, "alignment"), len(some))[:ALIGNED]])
-        seen = [embed(job, network, some, "features", size, view=f"view {n}") for n in range(2)]
+        seen = [embed(job, network, some, "features", view=f"view {n}") for n in range(2)]
         found.add("health", "alignment", "layer=features", alignment(*seen), len(some), "train")
     each = operations(network, size)
     counted = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
+from models.configs.pretrained import Pretrained
 from tasks.config import Config
 from tasks.job import Job
 from tasks.size import Context, Inputs, Size, cost_of, images_of, passes
@@ -12,22 +14,21 @@ from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from models.export import Format
-    from models.export.answering import About, Answering, Pixels
+    from models.export.answering import About, Answer, Answering, Pixels
     from models.network import Network
 
-STAGE = Stage(name="export", kind="export", version=1, process="train")
+STAGE = Stage(name="export", kind="export", version=2, process="train")
 MOST = 10_000
 """Number of test images that every file is checked on, at most."""
 MOST_BYTES = 512 << 20
 """Bytes of these images, at most."""
-TITLES = {"onnx": "student, ONNX", "int8": "student, int8", "bits": "student, 1 bit, NumPy"}
-"""Formats that are compared with the teacher -> their name there."""
 TOLD = ("method", "backbone", "width", "epochs", "steps", "k", "labels_per_class", "label_fraction")
 """Settings of a stage that the card tells."""
 SLOW = 256
@@ -58,8 +59,11 @@ def plan(
     inputs = {"manifest": manifest, "checkpoint": checkpoint}
     inputs |= {} if labels is None else {"labels": labels}
     inputs |= {} if teacher is None else {"teacher": teacher}
+    settings: dict[str, Any] = {"formats": formats, "max_drop": config.export.max_drop}
+    if isinstance(config.pretext, Pretrained) and config.pretext.licence:
+        settings["licence"] = config.pretext.licence
     return STAGE.request(
-        settings={"formats": formats, "max_drop": config.export.max_drop},
+        settings=settings,
         inputs=inputs,
         parts=("train", "unlabelled", "test", "labels", "test_labels"),
         seed=config.seed,
@@ -92,7 +96,7 @@ def build(job: Job) -> Outcome:
     rule = Preprocessing.of(described)
     network = load(folder)
     model, about = Answering(network, rule), About(tuple(described["class_names"]), rule)
-    images = job.images(rule.size)
+    images = job.images_for(network)
     index, label = manifest_rows(job.path("manifest"), ("test",))
     most = max(1, min(MOST, MOST_BYTES // (model.side**2 * model.channels)))
     if len(index) > most:
@@ -105,7 +109,7 @@ def build(job: Job) -> Outcome:
     job.log(f"answers of the network for {len(index)} test images")
     expected = probabilities(model.answer, test)
     measuring = _Measuring(job, model, about, test, label, expected, ranges)
-    own = measuring.own()
+    own, chain = measuring.own(), _chain(job, job.request.inputs["checkpoint"])
     formats = {name: measuring.format(name, FORMATS[name]) for name in job.settings["formats"]}
     card: dict[str, Any] = {
         **about.as_json(),
@@ -117,8 +121,9 @@ def build(job: Job) -> Outcome:
         "images": job.meta("manifest")["counts"],
         "image_hashes": job.meta("manifest")["parts"],
         "labels": _labels(job),
-        "chain": _chain(job, job.request.inputs["checkpoint"]),
-        "compared": [*_teacher(job, measuring, index), *_student(network, own, formats)],
+        "chain": chain,
+        "teacher": _origin(job, chain),
+        "compared": [*_teacher(job, measuring, index), *_student(job, network, own, formats)],
         "max_drop": job.settings["max_drop"],
         "uncertain": {name: index[found].tolist() for name, found in measuring.near.items() if found},
     }
@@ -159,13 +164,32 @@ class _Measuring:
 
     def own(self) -> dict[str, Any]:
         """Accuracy and speed of the network itself, in PyTorch."""
+        return {
+            **self.accuracy(self.expected),
+            **self.rates(lambda cores: self.model.answer, self.test),
+            "cores": self.cores,
+        }
+
+    def accuracy(self, found: NDArray[np.float32]) -> dict[str, Any]:
+        """The accuracy of (N, K) probabilities on the test images, with its interval."""
         from models.export import checks
 
-        row = _accuracy(checks.accuracy(self.expected, self.label), int((self.label >= 0).sum()))
-        for name, count in (("rate_one_core", 1), ("rate", self.cores)):
-            with checks.threads(count):
-                row[name] = checks.rate(self.model.answer, self.test)
-        return row | {"cores": self.cores}
+        return _accuracy(checks.accuracy(found, self.label), int((self.label >= 0).sum()))
+
+    def rates(self, load: Callable[[int], Answer], images: Pixels) -> dict[str, float]:
+        """Images per second on one core and on all.
+
+        Args:
+            load: gets the number of cores, and returns what answers on them.
+            images: (N, S, S, C) squares.
+        """
+        from models.export import checks
+
+        found = {}
+        for key, cores in (("rate_one_core", 1), ("rate", self.cores)):
+            with checks.threads(cores):
+                found[key] = checks.rate(load(cores), images)
+        return found
 
     def format(self, name: str, form: Format) -> dict[str, Any]:
         """Write a format, check it and measure it. If it is refused, nothing of it stays.
@@ -206,9 +230,7 @@ class _Measuring:
             compared, own, self.job.settings["max_drop"], exact=form.exact and real
         ) or checks.batch_refusal(answer, test, real=real)
         if row["refused"] is None:
-            for key, cores in (("rate_one_core", 1), ("rate", self.cores)):
-                with checks.threads(cores):
-                    row[key] = checks.rate(module.answer(out, cores), test)
+            row |= self.rates(partial(module.answer, out), test)
         else:
             self.job.log(f"refuses {name}: {row['refused']}")
             path = out / form.file
@@ -253,7 +275,6 @@ def _teacher(job: Job, measuring: _Measuring, index: NDArray[np.int64]) -> list[
     """Size, accuracy and speed of the teacher that was fine-tuned, as a row of a table; none without one."""
     from data.checkpoints import read_description
     from data.preprocessing import Preprocessing
-    from models.export import checks
     from models.export.answering import Answering, probabilities
     from models.saved import load
 
@@ -262,34 +283,50 @@ def _teacher(job: Job, measuring: _Measuring, index: NDArray[np.int64]) -> list[
     job.log("measures the teacher")
     network, described = load(job.path("teacher")), read_description(job.path("teacher"))
     rule = Preprocessing.of(described)
-    teacher, test = Answering(network, rule), job.images(rule.size).read(index)
-    label = measuring.label
-    right = checks.accuracy(probabilities(teacher.answer, test), label)
-    with checks.threads(measuring.cores):
-        rate = checks.rate(teacher.answer, test)
-    row = {"name": f"teacher ({described['backbone']})", "rate": rate, **_sizes(network)}
-    return [row | _accuracy(right, int((label >= 0).sum()))]
+    teacher, test = Answering(network, rule), job.images_for(network).read(index)
+    row = {
+        "name": f"teacher ({described['backbone']})",
+        "role": "teacher",
+        **_weight(job, "teacher", network),
+    }
+    row |= measuring.accuracy(probabilities(teacher.answer, test))
+    return [row | measuring.rates(lambda cores: teacher.answer, test)]
 
 
 def _student(
-    network: Network, own: dict[str, Any], formats: dict[str, dict[str, Any]]
+    job: Job, network: Network, own: dict[str, Any], formats: dict[str, dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """The same of the model that ships, and of its files for fewer bits."""
-    sizes = _sizes(network)
-    rows = [{"name": f"student ({network.description()['backbone']})", **sizes, **own}]
-    for name, title in TITLES.items():
-        if name in formats and formats[name]["refused"] is None:
-            rows.append({"name": title, **sizes, **formats[name]})
+    from data.checkpoints import read_description
+    from models.export import FORMATS
+
+    described = read_description(job.path("checkpoint"))
+    origin = (described.get("shipped") or {}).get("model", "student")
+    sizes = _weight(job, "checkpoint", network)
+    rows = [{"name": f"{origin} ({described['backbone']})", "role": "student", **sizes, **own}]
+    for name, row in formats.items():
+        if FORMATS[name].beside and row["refused"] is None:
+            rows.append({"name": f"{origin}, {FORMATS[name].beside}", "role": name, **sizes, **row})
     return rows
+
+
+def _weight(job: Job, name: str, network: Network) -> dict[str, Any]:
+    """What a checkpoint weighs: its size on disk, and its operations for one image."""
+    size = (job.path(name) / "model.safetensors").stat().st_size
+    return {**_sizes(network), "bytes": size}
 
 
 def _scores(
     probability: NDArray[np.float32], label: NDArray[np.int64], names: tuple[str, ...], seed: int
 ) -> dict[str, Any]:
-    """Accuracy, calibration, and the classes one by one; empty without labelled test images."""
+    """Accuracy, calibration, and the classes one by one; empty without labelled test images.
+
+    NAME_low and NAME_high are the ends of the 95 % interval of NAME, over the choice of test images.
+    """
     import numpy as np
 
     from data.draws import key
+    from data.intervals import mean_interval, normal_interval
     from models.evaluation import calibration, classes
 
     known = label >= 0
@@ -299,28 +336,50 @@ def _scores(
     p /= p.sum(axis=1, keepdims=True)
     predicted, confidence = p.argmax(1), p.max(1)
     right, matrix = predicted == truth, classes.confusion(truth, predicted, len(names))
-    low, high = calibration.calibration_interval(confidence, right, seed=key(seed, "calibration"))
-    columns = (classes.recall(matrix), classes.precision(matrix), matrix.sum(axis=1))
-    return {
-        **_accuracy(float(right.mean()), len(truth)),
+    images, answers = matrix.sum(axis=1), matrix.sum(axis=0)
+    recall, precision, seen = classes.recall(matrix), classes.precision(matrix), images > 0
+    losses = -np.log(np.maximum(p[np.arange(len(truth)), truth], calibration.SMALLEST))
+    found: dict[str, Any] = {
         "balanced_accuracy": classes.balanced_accuracy(matrix),
         "macro_f1": classes.macro_f1(matrix),
         "mean_confidence": float(confidence.mean()),
         "calibration_error": calibration.calibration_error(calibration.bins(confidence, right)),
-        "calibration_error_low": low,
-        "calibration_error_high": high,
         "log_loss": calibration.log_loss(p, truth),
+    }
+    ends = {
+        "balanced_accuracy": mean_interval(recall[seen].tolist(), images[seen].tolist()),
+        "macro_f1": classes.macro_f1_interval(matrix, seed=key(seed, "macro F1")),
+        "calibration_error": calibration.calibration_interval(
+            confidence, right, seed=key(seed, "calibration")
+        ),
+    }
+    if len(truth) > 1:
+        ends["mean_confidence"] = normal_interval(confidence.tolist())
+        ends["log_loss"] = normal_interval(losses.tolist())
+    for name, (low, high) in ends.items():
+        found |= {f"{name}_low": low, f"{name}_high": high}
+    return {
+        **_accuracy(float(right.mean()), len(truth)),
+        **found,
         "classes": [
             {
                 "name": name,
-                "recall": None if np.isnan(recall) else float(recall),
-                "precision": None if np.isnan(precision) else float(precision),
-                "images": int(count),
+                **_part("recall", float(recall[c]), int(images[c])),
+                **_part("precision", float(precision[c]), int(answers[c])),
+                "images": int(images[c]),
             }
-            for name, recall, precision, count in zip(names, *columns, strict=True)
+            for c, name in enumerate(names)
         ],
         "confusion": matrix.tolist(),
     }
+
+
+def _part(name: str, share: float, n: int) -> dict[str, float | None]:
+    """A share with its 95 % interval; None without images."""
+    from data.intervals import wilson
+
+    keys = (name, f"{name}_low", f"{name}_high")
+    return dict(zip(keys, (share, *wilson(share, n)), strict=True)) if n else dict.fromkeys(keys)
 
 
 def _labels(job: Job) -> dict[str, int]:
@@ -349,7 +408,43 @@ def _chain(job: Job, last: Artifact) -> list[dict[str, Any]]:
         settings = meta["config"] | (meta["config"].get(meta["stage"]) or {})
         if artifact.kind == "checkpoint":
             settings |= read_description(job.store.whole(artifact))
-        found[artifact.path] = row | {key: settings[key] for key in TOLD if settings.get(key) is not None}
+        row |= {key: settings[key] for key in TOLD if settings.get(key) is not None}
+        if meta["stage"] == "pretrained":
+            weights = meta["weights"]
+            row |= {f"weights_{key}": weights[key] for key in ("name", "sha256", "licence")}
+            row["weights_licence"] = job.settings.get("licence") or row["weights_licence"]
+        found[artifact.path] = row
 
     visit(last)
     return list(found.values())
+
+
+def _origin(job: Job, chain: list[dict[str, Any]]) -> dict[str, Any]:
+    """Where the teacher comes from: `source`, `sha256` of its files, and `licence`.
+
+    A stage that takes weights from elsewhere has the key `weights` in its meta.json.
+    """
+    metas = {}
+    for row in chain:
+        artifact = Artifact(kind=row["kind"], fingerprint=row["fingerprint"])
+        metas[row["stage"]] = job.store.meta(artifact)
+    unknown = "unknown: ask whoever made them before you share this model"
+    foreign = next((meta["weights"] for meta in metas.values() if meta.get("weights")), None)
+    if foreign is not None:
+        licence = job.settings.get("licence") or foreign.get("licence") or unknown
+        return {"source": foreign["name"], "sha256": [foreign["sha256"]], "licence": licence}
+    if "external" in metas:
+        source = "features that another program computed, in files that the user gave"
+        return {"source": source, "sha256": metas["external"]["files"], "licence": unknown}
+    if "pretext" in metas:
+        made = next(row for row in chain if row["stage"] == "pretext")
+        how = ", ".join(str(made[key]) for key in ("method", "backbone") if key in made)
+        return {
+            "source": f"trained by this run from random weights ({how})",
+            "sha256": [metas["pretext"]["sha256"]["model.safetensors"]],
+            "licence": "no weights of others are in it; the training images have their own licences",
+        }
+    source = "none: the network was trained on the labels alone"
+    if "embed" in metas:
+        source = f"features by the formula {metas['embed']['config']['layer']}, without weights"
+    return {"source": source, "sha256": [], "licence": "none is needed"}

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.types import Artifact
 from models.configs.finetune import Finetune
-from models.work import timed
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, classifier, decoded, images_of, steps, trained
+from tasks.size import Context, Inputs, Size, classifier, cost_of, decoded, images_of, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -101,12 +100,13 @@ SELECTION = 0.25
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     config, asked = run.config, request.settings["finetune"]
-    of_teacher, images = request.settings["role"] == "teacher", images_of(inputs)
-    network: Any = config.pretext if of_teacher else config.student
-    cost = classifier(network.backbone, network.width, request.settings["image_size"], images.classes)
-    if of_teacher:
-        pretext = timed(config.pretext.model_dump())
-        cost = replace(cost, shape=cost.shape.model_copy(update={"pretext": pretext}))
+    images, student = images_of(inputs), config.student
+    if "checkpoint" in inputs:
+        start = cost_of(inputs).shape
+        cost = classifier(start.backbone, start.width, start.image_size, images.classes)
+        cost = replace(cost, shape=cost.shape.model_copy(update={"pretext": start.pretext}))
+    else:
+        cost = classifier(student.backbone, student.width, request.settings["image_size"], images.classes)
     folds, rates = request.settings.get("folds", 0), len(asked["learning_rates"])
     others = len(request.settings.get("views", ())) - 1
     tries = 1 + (folds + max(0, others) or SELECTION * (rates if rates > 1 else 0))
@@ -143,7 +143,7 @@ def build(job: Job) -> Outcome:
             steps = max(1, round(SELECTION * config.steps))
             short = config.model_copy(update={"learning_rate": candidate, "steps": steps})
             method, _ = _train(job, short, index, label, f"finetune-{role}-{number}")
-            logits = embed(job, method.network, held_out, "logits", job.settings["image_size"])
+            logits = embed(job, method.network, held_out, "logits")
             held = OutOfFold(held_out_label.astype(np.int64), logits.astype(np.float64), config.balanced)
             found[candidate] = held.accuracy
         rate = max(found, key=lambda candidate: (found[candidate], -candidate))
@@ -187,7 +187,7 @@ def _out_of_fold(
         for name, each in views.items():
             stage = f"{job.settings['role']}{name and '-'}{name}-fold-{number}"
             method, _ = _train(job, each, index[kept], label[kept], stage)
-            z = embed(job, method.network, index[~kept], "logits", job.settings["image_size"])
+            z = embed(job, method.network, index[~kept], "logits")
             found[name] = OutOfFold(label[~kept].astype(np.int64), z.astype(np.float64), config.balanced)
         best = min(found, key=lambda name: found[name].loss)
         if len(views) > 1:
@@ -208,11 +208,14 @@ def _train(
     from tasks.feed import ImageFeed, order_key
     from tasks.fit import fit
 
-    method = FinetuneMethod(config, _start(job, config, index, label))
+    network = _start(job, config, index, label)
+    if network.own_input:  # the view's size in px is for the run's own networks
+        config = config.model_copy(update={"view_size": None})
+    method = FinetuneMethod(config, network)
     order: Order = Repeated(index, config.batch_size, config.steps)
     if config.balanced:  # each class is as likely as any other
         order = UniformOverClusters(index, label, config.batch_size, config.steps)
-    feed = ImageFeed(job.images(job.settings["image_size"]), order, index, label, order_key(job, stage))
+    feed = ImageFeed(job.images_for(method.network), order, index, label, order_key(job, stage))
     return method, fit(job, method, feed, config, epochs=1, stage=stage, part=stage)
 
 
@@ -233,6 +236,6 @@ def _start(job: Job, config: Finetune, index: NDArray[np.int64], label: NDArray[
         classes, keep_fc=config.keep_fc, keep_head=config.keep_head, seed=seed
     )
     if config.head_first:
-        x = embed(job, network, index, network.last_layer, size)
+        x = embed(job, network, index, network.last_layer)
         set_head(network, fit_head(x, label, classes, seed=job.seed, balanced=config.balanced))
     return network

@@ -71,17 +71,19 @@ def build(job: Job) -> Outcome:
     test, truth = manifest_rows(job.path("manifest"), ("test",))
     known, judged = label >= 0, truth >= 0
 
+    network = load(job.path("checkpoint"))
+
     def stop() -> None:
         if job.interrupted():
             raise Interrupted("layers: stopped")
 
     found = layer_probes(
-        load(job.path("checkpoint")).to(device),
-        job.images(settings["image_size"]).read,
+        network.to(device),
+        job.images_for(network).read,
         (index[known], torch.from_numpy(label[known])),
         (test[judged], torch.from_numpy(truth[judged])),
         len(job.meta("manifest")["classes"]),
-        size=settings["image_size"],
+        size=network.image_size,
         epochs=settings["epochs"],
         rates=settings["rates"],
         standardise=settings["standardise"],

@@ -54,7 +54,7 @@ def build(job: Job) -> Outcome:
     index, label = drawn_rows(job.path("labels"))
     classes = len(job.meta("manifest")["classes"])
     network = load(job.path("checkpoint")).with_classifier(classes, keep_fc=True, keep_head=0, seed=0)
-    x = embed(job, network, index, network.last_layer, job.settings["image_size"])
+    x = embed(job, network, index, network.last_layer)
     balanced = job.settings.get("balanced", False)
     head = fit_head(x, label, classes, seed=job.seed, balanced=balanced)
     set_head(network, head)

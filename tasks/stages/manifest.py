@@ -44,7 +44,7 @@ def plan(config: Config, only: str | None = None, *, like: Artifact | None = Non
     Args:
         config: the run's configuration.
         only: another source to list instead; none of its images are held out for the test.
-        like: another manifest, or a checkpoint. If it has a scale of wide images and bands, they are used
+        like: another manifest, or a model. If it has a scale of wide images and bands, they are used
             here too, instead of choosing another scale.
     """
     return STAGE.request(
@@ -143,8 +143,8 @@ def _reading(job: Job) -> Reading:
         from data.checkpoints import read_description
 
         artifact = Artifact.model_validate(like)
-        checkpoint = artifact.kind == "checkpoint"
-        told = read_description(job.store.whole(artifact)) if checkpoint else job.store.meta(artifact)
+        manifest = artifact.kind == "manifest"
+        told = job.store.meta(artifact) if manifest else read_description(job.store.whole(artifact))
     values = {key: told.get(key) or asked[key] for key in KEYS}
     return recorded_in(values, asked["max_pixels"])
 

@@ -50,13 +50,13 @@ def build(job: Job) -> Outcome:
     from tasks.fit import fit
     from tasks.scoring import write_test_scores
 
-    config, size = MultiLabel.model_validate(job.settings["training"]), job.settings["image_size"]
-    photographs = Photographs(job, size)
+    config = MultiLabel.model_validate(job.settings["training"])
+    photographs = Photographs(job, job.settings["image_size"])
     train, test, classes = photographs.rows("train"), photographs.rows("test"), photographs.classes
     labels = {int(i): photographs.present(int(i)) for i in (*train, *test)}
     network = start(job).with_classifier(len(classes), keep_head=0, seed=key(job.seed, "classifier"))
     method = MultiLabelMethod(config, network, {i: torch.from_numpy(label) for i, label in labels.items()})
-    images, order = job.images(size), Repeated(train, config.batch_size, config.steps)
+    images, order = job.images_for(network), Repeated(train, config.batch_size, config.steps)
     feed = ImageFeed(images, order, train, None, order_key(job, "multi-label"))
     fit(job, method, feed, config, epochs=1, stage="multi-label")
 
@@ -67,10 +67,10 @@ def build(job: Job) -> Outcome:
         images.read,
         test,
         batch_size=64,
-        size=size,
+        size=network.image_size,
         device=device,
         precision=resolve_precision(job.settings["precision"], device),
-        views=augmented(config, config.crops, job.seed, "multi-label", size),
+        views=augmented(config, config.crops, job.seed, "multi-label", network.image_size),
     )
     scores = np.concatenate([block for _, block in blocks])
     present = np.stack([labels[i] for i in test.tolist()]).astype(np.int64)

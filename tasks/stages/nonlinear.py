@@ -75,13 +75,13 @@ def build(job: Job) -> Outcome:
     from tasks.rows import manifest_rows
     from tasks.scoring import write_test_scores
 
-    config, size = NonLinear.model_validate(job.settings["nonlinear"]), job.settings["image_size"]
+    config = NonLinear.model_validate(job.settings["nonlinear"])
     classes = len(job.meta("manifest")["classes"])
     index, label = manifest_rows(job.path("manifest"), ("train",))
     test, truth = manifest_rows(job.path("manifest"), ("test",))
     (index, label), (test, truth) = ((i[y >= 0], y[y >= 0]) for i, y in ((index, label), (test, truth)))
     given = load(job.path("checkpoint"))
-    x, t = (torch.from_numpy(embed(job, given, rows, "features", size)) for rows in (index, test))
+    x, t = (torch.from_numpy(embed(job, given, rows, "features")) for rows in (index, test))
     predicted = mlp_probe(
         x,
         torch.from_numpy(label),
@@ -97,9 +97,9 @@ def build(job: Job) -> Outcome:
         name = f"nonlinear-{layer}"
         method = AboveLayer(config, given, layer, classes, key(job.seed, name))
         feed = ImageFeed(
-            job.images(size), Shuffled(index, config.batch_size), index, label, order_key(job, name)
+            job.images_for(given), Shuffled(index, config.batch_size), index, label, order_key(job, name)
         )
         fit(job, method, feed, config, epochs=config.epochs, stage=name, part=name)
-        logits = embed(job, method.network, test, "logits", size)
+        logits = embed(job, method.network, test, "logits")
         rows.append(("top1", f"frozen up to {layer}", float((logits.argmax(1) == truth).mean())))
     return Outcome(rows=write_test_scores(job, "nonlinear", rows, len(truth)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 from data.types import Artifact
 from models.configs.shared import Views
 from tasks.config import Config
@@ -9,6 +12,13 @@ from tasks.job import Job
 from tasks.size import Context, Inputs, Size, cost_of, decoded, images_of, passes, products
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from models.network import Network
 
 STAGE = Stage(name="predict", kind="probabilities", version=2, process="train")
 
@@ -82,18 +92,14 @@ def build(job: Job) -> Outcome:
     from data import schemas
     from data.errors import Interrupted
     from data.tables import VectorWriter, iterate_vectors
-    from models.device import resolve_device, resolve_precision
-    from models.inference import augmented, mirrored, run
+    from models.device import resolve_device
     from models.saved import load
     from tasks.rows import manifest_rows
 
-    settings, size = job.settings, job.settings["image_size"]
     index, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
-    networks = torch.nn.ModuleList(
-        load(job.path(n)) for n in ("checkpoint", "student") if n in job.request.inputs
-    )
-    classes = len(job.meta("manifest")["classes"])
     network = load(job.path("checkpoint"))
+    networks = [network, *(load(job.path(name)) for name in ("student",) if name in job.request.inputs)]
+    classes = len(job.meta("manifest")["classes"])
     if "features" in job.request.inputs and job.meta("features")["layer"] == network.last_layer:
         classifier = network.classifier
         assert classifier is not None
@@ -102,29 +108,49 @@ def build(job: Job) -> Outcome:
                 out.write(at, torch.softmax(classifier(torch.from_numpy(x.copy())), dim=1).numpy())
         return Outcome(rows=out.rows, meta={"classes": job.meta("manifest")["classes"], "device": "cpu"})
     device = resolve_device(job.compute.device)
+    alike: dict[Any, list[Network]] = {}
+    for each in networks:  # networks that see the same pixels share them
+        alike.setdefault(each.rule.shape, []).append(each)
+    streams = [_stream(job, members, index, device) for members in alike.values()]
+    shares = [len(members) / len(networks) for members in alike.values()]
+    with VectorWriter(job.out, schemas.probabilities(classes)) as out:
+        for blocks in zip(*streams, strict=True):
+            if job.interrupted():
+                raise Interrupted("stopped while predicting")
+            block = sum(share * found for share, (_, found) in zip(shares, blocks, strict=True))
+            out.write(blocks[0][0], block / np.maximum(block.sum(1, keepdims=True), 1e-12))
+            job.report(done=out.rows, total=len(index))
+    return Outcome(rows=len(index), meta={"classes": job.meta("manifest")["classes"], "device": str(device)})
+
+
+def _stream(
+    job: Job, networks: list[Network], index: NDArray[np.int64], device: torch.device
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """The mean probabilities of networks that see the same pixels, block by block."""
+    import torch
+
+    from models.device import resolve_precision
+    from models.inference import augmented, mirrored, run
+
+    settings, size = job.settings, networks[0].image_size
     views = mirrored(size) if settings["mirror"] else None
     if settings["views"] > 1:
-        views = augmented(
-            Views.model_validate(settings["view"]), settings["views"], job.seed, "predict", size
-        )
+        drawn = Views.model_validate(settings["view"])
+        if networks[0].own_input:  # the view's size in px is for the run's own networks
+            drawn = drawn.model_copy(update={"view_size": None})
+        views = augmented(drawn, settings["views"], job.seed, "predict", size)
 
     def probabilities(x: torch.Tensor) -> torch.Tensor:
         return torch.stack([torch.softmax(network(x).float(), dim=1) for network in networks]).mean(dim=0)
 
-    with VectorWriter(job.out, schemas.probabilities(classes)) as out:
-        for block_index, block in run(
-            networks,
-            probabilities,
-            job.images(size).read,
-            index,
-            batch_size=job.request.outside["batch_size"],
-            size=size,
-            device=device,
-            precision=resolve_precision(settings["precision"], device),
-            views=views,
-        ):
-            if job.interrupted():
-                raise Interrupted("stopped while predicting")
-            out.write(block_index, block / np.maximum(block.sum(1, keepdims=True), 1e-12))
-            job.report(done=out.rows, total=len(index))
-    return Outcome(rows=len(index), meta={"classes": job.meta("manifest")["classes"], "device": str(device)})
+    return run(
+        torch.nn.ModuleList(networks),
+        probabilities,
+        job.images_for(*networks).read,
+        index,
+        batch_size=job.request.outside["batch_size"],
+        size=size,
+        device=device,
+        precision=resolve_precision(settings["precision"], device),
+        views=views,
+    )

@@ -17,18 +17,25 @@ from tasks.stage import Outcome, Request, Stage
 STAGE = Stage(name="pretext", kind="checkpoint", version=2, process="train")
 
 
-def plan(config: Config, manifest: Artifact) -> Request:
-    """Request the teacher. The method must train one."""
+def plan(config: Config, manifest: Artifact, checkpoint: Artifact | None = None) -> Request:
+    """Request the teacher. The method must train one.
+
+    Args:
+        config: the run's configuration.
+        manifest: the manifest of the run's images.
+        checkpoint: the foreign network that the training starts from; None: random weights.
+    """
     assert isinstance(config.pretext, Teacher)
     settings = {
-        "pretext": config.pretext.settings(config.data.image_size),
+        # the input says which weights
+        "pretext": config.pretext.settings(config.data.image_size, exclude=frozenset({"weights"})),
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
         **config.pretext.revisions(),
     }
     return STAGE.request(
         settings=settings,
-        inputs={"manifest": manifest},
+        inputs={"manifest": manifest} | ({"checkpoint": checkpoint} if checkpoint else {}),
         parts=("train", "unlabelled"),
         seed=config.seed,
         outside={"sources": sources(config), "layer": config.embed.layer},
@@ -57,11 +64,13 @@ def build(job: Job) -> Outcome:
     If the method gives codes, they are written next to the weights.
 
     Raises:
-        ConfigError: the teacher has no layer `embed.layer`.
+        ConfigError: the teacher has no layer `embed.layer`, or does not fit the weights that it starts from.
         CollapsedError: all outputs became alike, and the method stops on collapse.
     """
     from data.order import Shuffled
     from models.method import make_pretext
+    from models.network import starting
+    from models.saved import load
     from tasks.feed import ImageFeed, order_key
     from tasks.fit import train_and_publish, write_codes
     from tasks.rows import manifest_rows
@@ -70,7 +79,13 @@ def build(job: Job) -> Outcome:
     config: Any = PRETEXT[given["method"]].model_validate(given)
     size = job.settings["image_size"]
     index, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
-    method = make_pretext(config, size, job.seed)
+    if "checkpoint" in job.request.inputs:
+        rate = config.learning_rate * config.continue_rate
+        with starting(load(job.path("checkpoint"))):
+            method = make_pretext(config.model_copy(update={"learning_rate": rate}), size, job.seed)
+        method.rate_decay = config.continue_decay
+    else:
+        method = make_pretext(config, size, job.seed)
     layer, known = job.request.outside["layer"], ("last", *method.network.layer_names())
     if layer not in known:  # embed needs it; check before the long training
         raise ConfigError(

@@ -16,9 +16,12 @@ from tasks.sources import sources
 from tasks.stage import NotNeeded, Outcome, Request, Stage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from data.checkpoints import LogRow
     from tasks.report.content import (
         Answers,
+        Bought,
         ClassRow,
         ClusterQuality,
         Clusters,
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
         Twins,
     )
 
-STAGE = Stage(name="report", kind="report", version=9, process="plain")
+STAGE = Stage(name="report", kind="report", version=10, process="plain")
 
 _SHEET_IMAGE = 64
 """Side of the images on contact sheets, px, unless the stored ones are smaller."""
@@ -53,6 +56,7 @@ def plan(
     codes: Artifact | None = None,
     labels: Artifact | None = None,
     answers: Artifact | None = None,
+    export: Artifact | None = None,
     explore: Artifact | None = None,
     *,
     not_needed: list[dict[str, Any]],
@@ -75,6 +79,7 @@ def plan(
         codes: the pseudo-labels from the pretext method, if it gave any.
         labels: the drawn labels, if the run draws labels.
         answers: what the model that ships says of the test images, if it was asked.
+        export: the exported files, if there are any.
         explore: the map of the images, if one was drawn.
         not_needed: stages that this run leaves out, each a `NotNeeded` as JSON.
         titles: evaluation -> its name on the page, for evaluations that the report does not know.
@@ -89,6 +94,7 @@ def plan(
         "codes": codes,
         "labels": labels,
         "answers": answers,
+        "export": export,
         "explore": explore,
     }
     named = {"manifest": manifest, "assigned": assigned, "scores": scores}
@@ -166,6 +172,7 @@ def build(job: Job) -> Outcome:
     if learned is None:
         models["student-transferred"] = "Student, on the teacher's output only"
     evaluations = {**EVALUATIONS, **job.settings["titles"]}
+    card = _card(job)
     page = render(
         ReportData(
             recipe=config["recipe"],
@@ -188,13 +195,15 @@ def build(job: Job) -> Outcome:
                 if row["evaluation"] in evaluations and not row["setting"].startswith("class=")
             ),
             costs=_costs(scores, models),
+            bought=_bought(job, scores, trained, card),
+            cores=card["float"]["cores"] if card else None,
             models=models,
             evaluations=evaluations,
             classes=tuple(manifest["classes"] or ()),
             rejected=Rejected(len(rejected), tuple((row["uri"], row["reason"]) for row in rejected[:10])),
             twins=_twins(job),
             notes=tuple(manifest["notes"]),
-            understood=(*_understood(config, manifest), *_planned(metas)),
+            understood=(*_understood(config, manifest), *_planned(metas), *_foreign(metas, config)),
             config=_yaml(config),
             environment=_environment(job, trained),
         )
@@ -214,6 +223,16 @@ def _understood(config: dict[str, Any], manifest: Mapping[str, Any]) -> list[str
 def _planned(metas: list[Meta]) -> list[str]:
     """The lines of the plan, from the meta.json of all stages. Only plans have the key `because`."""
     return [f"plan: {line}" for meta in metas for line in meta.get("because", ())]
+
+
+def _foreign(metas: list[Meta], config: dict[str, Any]) -> list[str]:
+    """Where the weights of a foreign teacher come from, and their licence."""
+    lines = []
+    for weights in (meta["weights"] for meta in metas if meta["stage"] == "pretrained"):
+        licence = config["pretext"].get("licence") or weights["licence"]
+        says = f"licence {licence}" if licence else "nobody said what licence they have"
+        lines.append(f"teacher: weights {weights['name']}, sha256 {weights['sha256']}; {says}")
+    return lines
 
 
 def _ships(job: Job) -> Ships | None:
@@ -514,6 +533,93 @@ def _costs(scores: list[dict[str, Any]], models: dict[str, str]) -> tuple[ModelC
         for model, shown in models.items()
         if (model, "weight_bits") in found
     )
+
+
+def _card(job: Job) -> dict[str, Any] | None:
+    """The card of the exported files; None without an export."""
+    if "export" not in job.request.inputs:
+        return None
+    card: dict[str, Any] = json.loads((job.path("export") / "card.json").read_text(encoding="utf-8"))
+    return card
+
+
+def _bought(
+    job: Job, scores: list[dict[str, Any]], trained: dict[str, Artifact], card: dict[str, Any] | None
+) -> tuple[Bought, ...]:
+    """The fine-tuned teacher, the model that ships and its files; empty if the latter was not measured.
+
+    Accuracies, sizes and operations of the networks are the run's own. The export measured all else.
+    """
+    from data.intervals import wilson
+    from models.export import FORMATS
+    from tasks.phrases import together
+    from tasks.report.content import Bought
+
+    ships = job.settings["ships"]
+    if ships is None:
+        return ()
+    right = {
+        row["model"]: (row["value"], row["n"])
+        for row in scores
+        if (row["evaluation"], row["metric"]) == ("few-label", "top1")
+    }
+    cost = {(row["model"], row["metric"]): row["value"] for row in scores if row["evaluation"] == "cost"}
+    compared = {row["role"]: row for row in (card or {}).get("compared", ())}
+    rows = []
+    for role, model, label in (
+        ("teacher", "teacher-finetuned", "finetune-teacher"),
+        ("student", ships["model"], ships["stage"]),
+    ):
+        if label not in trained or model not in right or (model, "real_operations") not in cost:
+            continue
+        value, n = right[model]
+        folder, described = _described(job, trained[label])
+        name = role if role == "teacher" else (described.get("shipped") or {}).get("model", role)
+        rows.append(
+            Bought(
+                name=f"{name} ({described['backbone']})",
+                accuracy=value,
+                interval=wilson(value, n),
+                size=(folder / "model.safetensors").stat().st_size,
+                operations=together(*(cost[model, f"{kind}_operations"] for kind in ("real", "binary"))),
+                rate_one_core=compared.get(role, {}).get("rate_one_core"),
+                rate=compared.get(role, {}).get("rate"),
+                final=role == "student",
+            )
+        )
+    if not (rows and rows[-1].final):
+        return ()
+    student, binary = rows[-1].name.partition(" (")[0], cost[ships["model"], "binary_operations"] > 0
+    for form, known in FORMATS.items():
+        refused = (card or {}).get("formats", {}).get(form, {}).get("refused")
+        if not known.beside or (known.binary and not binary):
+            continue
+        if form in compared:
+            row = compared[form]
+            rows.append(
+                Bought(
+                    name=row["name"],
+                    accuracy=row.get("accuracy"),
+                    interval=(row["low"], row["high"]) if "low" in row else None,
+                    size=row["bytes"],
+                    operations=together(row["real_operations"], row["binary_operations"]),
+                    rate_one_core=row["rate_one_core"],
+                    rate=row["rate"],
+                )
+            )
+        elif refused is not None:
+            rows.append(Bought(f"{student}, {known.beside}", refused=refused))
+        elif form != "onnx":  # the row of int8 names the same command
+            rows.append(Bought(f"{student}, {known.beside}", missing=True))
+    return tuple(rows)
+
+
+def _described(job: Job, checkpoint: Artifact) -> tuple[Path, dict[str, Any]]:
+    """The folder of a checkpoint, and its model.json."""
+    from data.checkpoints import read_description
+
+    folder = job.store.whole(checkpoint)
+    return folder, read_description(folder)
 
 
 def _show(job: Job, sheets: tuple[ClusterSheet, ...]) -> None:

@@ -171,7 +171,7 @@ def _student(job: Job) -> tuple[float, float]:
     if not len(free):
         free = np.arange(len(index))
     some = np.sort(free[permutation(key(job.seed, "ship"), len(free))[:LOOK]])
-    logits = embed(job, load(job.path(STUDENT)), index[some], "logits", job.settings["image_size"])
+    logits = embed(job, load(job.path(STUDENT)), index[some], "logits")
     p = target[some].astype(np.float64)
     own, students = p.max(axis=1).mean(), p[np.arange(len(p)), logits.argmax(1)].mean()
     return temperature(logits, p), float((own + students) / (2 * own))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from models.network import Network
+
 STAGE = Stage(name="transfer", kind="checkpoint", version=2, process="train")
 
 
@@ -62,9 +64,8 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     if "teacher" in inputs:
         from models.cost import transfer_cost
 
-        config: Any = run.config
-        cost = transfer_cost(config.transfer, student["backbone"], student["width"], size, config.pretext)
         n, teacher = images_of(inputs).all, cost_of(inputs, "teacher").shape
+        cost = transfer_cost(run.config.transfer, student["backbone"], student["width"], size, teacher)
         batch = max(1, min(given["batch_size"], n))
     else:
         learned = inputs.get("assignments") or inputs["codes"]
@@ -104,7 +105,8 @@ def build(job: Job) -> Outcome:
     order: Order
     target: NDArray[np.int64] | None = None
     classes: int | None = None
-    frozen, options = [], {} if phase is None else {"phase": phase}
+    frozen: list[Network] = []
+    options: dict[str, Any] = {} if phase is None else {"phase": phase}
     if "teacher" in inputs:
         index, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
         epochs, steps = config.length(len(index))
@@ -122,7 +124,7 @@ def build(job: Job) -> Outcome:
         seed = key(job.seed, "student")
         network = build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
     method = resolve_name(config.trainer)(config, network, *frozen, **options)
-    feed = ImageFeed(job.images(size), order, index, target, order_key(job, name))
+    feed = ImageFeed(job.images_for(network, *frozen), order, index, target, order_key(job, name))
     return train_and_publish(job, method, feed, config, epochs=epochs, stage=name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,7 @@ from flows.chain import chain
 from flows.layout import Hooks, Plan
 from flows.pin import find, pinned_chain
 from flows.run import Run
-from tasks.config import Config
+from tasks.config import Compute, Config
 from tasks.job import run
 from tasks.stage import NotNeeded, Request
 
@@ -33,6 +33,20 @@ class Workers:
         return run(sent, self._store, self._config.compute, listen, self._interrupted, self._images)
 
     def close(self) -> None:
+        return None
+
+
+class OfARun(Workers):
+    """The same with the arguments of `tasks.workers.Workers`, for commands that work on a finished run."""
+
+    def __init__(self, store: Store, compute: Compute, log: Path) -> None:
+        self._config, self._store, self._images = Config(compute=compute), store, {}
+        self._interrupted = lambda: False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         return None
 
 
@@ -67,7 +81,7 @@ class Made:
         return {name: Artifact.model_validate(given) for name, given in inputs.items()}
 
 
-class _Events(dict[str, dict[str, Any]]):
+class Events(dict[str, dict[str, Any]]):
     """A watcher that records the events of finished stages."""
 
     def begin(self, run: Run) -> None:
@@ -83,7 +97,21 @@ class _Events(dict[str, dict[str, Any]]):
 
 def run_chain(config: Config, name: str = "run", interrupted: Callable[[], bool] = lambda: False) -> Made:
     """Run the whole chain. Stages that can be stopped ask `interrupted` whether to stop."""
-    events = _Events()
+
+    def layout(hooks: Hooks) -> dict[str, Artifact]:
+        return pinned_chain(config, find(config), hooks) if config.pin.enabled else chain(config, hooks)
+
+    return run_layout(config, name, layout, interrupted)
+
+
+def run_layout(
+    config: Config,
+    name: str,
+    layout: Callable[[Hooks], dict[str, Artifact]],
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Made:
+    """Run any layout of stages."""
+    events = Events()
     with Run(config, name, [events]) as record:
         record.workers = Workers(config, record, interrupted)  # type: ignore[assignment]
 
@@ -93,8 +121,7 @@ def run_chain(config: Config, name: str = "run", interrupted: Callable[[], bool]
         def skip(gone: NotNeeded) -> None:
             record.skip(gone.stage, gone.because)
 
-        hooks = Hooks(step, record.look, skip, decided=record.decide, planned=record.follow)
-        made = pinned_chain(config, find(config), hooks) if config.pin.enabled else chain(config, hooks)
+        made = layout(Hooks(step, record.look, skip, decided=record.decide, planned=record.follow))
         return Made(made, record.finish(made), events, record.store)
 
 

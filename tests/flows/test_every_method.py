@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import timm
+import torch
 from in_process import Made, photographs, run_chain
 
 from data.errors import CollapsedError, ConfigError, Interrupted
@@ -19,6 +21,7 @@ from data.tables import column, read_table, read_vectors
 from flows.estimate import estimate
 from flows.recipes import override
 from models.configs import PRETEXT, TRANSFER
+from models.configs.pretrained import Pretrained
 from models.configs.shared import Teacher
 from models.cost import operations, weight_bits
 from models.methods.simclr import SimCLRMethod
@@ -59,6 +62,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     uris = sorted(
         str(path.relative_to(folder / "photographs")) for path in (folder / "photographs").rglob("*.png")
     )
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), folder / "resnet.pth")
     vectors = np.random.default_rng(0).normal(size=(len(uris), 12)).astype(np.float32)
     vectors[:, 0] += [8.0 * uri.startswith("temple") for uri in uris]
     pq.write_table(pa.table({"uri": uris, "vector": list(vectors)}), folder / "vectors.parquet")
@@ -70,6 +75,12 @@ def small(place: Path, method: str = "simclr", by: str = "pseudo-labels", **over
     teacher: dict[str, Any] = {**STUDENT, **QUICK} if issubclass(PRETEXT[method], Teacher) else {}
     if method == "external":
         teacher = {"features": f"parquet:{place / 'vectors.parquet'}"}
+    if method == "pretrained":
+        teacher = {
+            "weights": str(place / "resnet.pth"),
+            "backbone": "timm:test_resnet",
+            "input_size": 40,
+        }
     values: dict[str, Any] = {
         "data": {"train": f"folder:{place / 'photographs'}", "image_size": 32, "labels_per_class": 5},
         "pretext": {"method": method, **teacher, **SMALL.get(method, {})},
@@ -122,7 +133,10 @@ def test_every_pretext_method(method: str, place: Path) -> None:
     config = small(place, method)
     ran = run_chain(config, method)
     complete(ran, config)
-    if isinstance(config.pretext, Teacher):
+    if isinstance(config.pretext, Pretrained):
+        assert not ran.result["not_needed"]
+        assert ran.inputs("embed")["checkpoint"] == ran.made["pretext"]
+    elif isinstance(config.pretext, Teacher):
         assert not ran.result["not_needed"]
         assert ("codes" in ran.made) == config.pretext.codes
         assert read_table(ran.path("pretext") / "log.parquet").num_rows > 0

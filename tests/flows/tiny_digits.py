@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,12 +44,21 @@ class TinyDigits:
         return str(self.ran.store.root)
 
 
-def tiny_digits(place: Path) -> TinyDigits:
-    over: dict[str, object] = {"store": str(place / "store"), "finetune": {"baseline": False}}
+def tiny_digits(place: Path, changes: Mapping[str, Any] | None = None) -> TinyDigits:
+    """Run the recipe `digits` in a store in `place`.
+
+    Args:
+        place: an existing folder.
+        changes: settings that differ from the usual ones, by dotted key.
+    """
+    over: dict[str, Any] = {"store": str(place / "store"), "finetune": {"baseline": False}}
     for pair in TINY:
         key, _, value = pair.partition("=")
         nest(over, key, json.loads(value))
     over |= {"evaluate": {"protocols": ["few-label"]}, "compute": {"device": "cpu"}}
+    for key, value in (changes or {}).items():
+        section, _, name = key.partition(".")
+        over[section] = {**over.get(section, {}), name: value}
     ran = run_chain(override(recipe("digits"), over), "tiny")
     source = open_source("digits", "test")
     photos = place / "photos"

@@ -55,7 +55,15 @@ try:
     of_teacher.predict("zero.png")
 except kt.UserError as error:
     refused.append(str(error))
+try:
+    run.export("model", formats=["onx"])
+except kt.UserError as error:
+    refused.append(str(error))
 said = {
+    "files": files.astype(object).where(files.notna(), None).to_dict("list"),
+    "exported": [file.predict(pixels).equals(file.predict(rgb)), repr(file), file.classes],
+    "by file": file.predict(rgb).to_dict("list"),
+    "vectors of file": float(np.abs(file.embed(pixels) - vectors).max() / np.abs(vectors).max()),
     "answers": answers.to_dict("list"),
     "stacked": run.shipped.predict(rgb).equals(answers),
     "single": run.predict(rgb[3])["probability"].tolist() + answers["probability"].tolist()[3:4],
@@ -193,7 +201,7 @@ def test_features_of_images(session: dict[str, Any]) -> None:
 
 
 def test_images_that_are_none_are_refused(session: dict[str, Any]) -> None:
-    empty, mixed, floats, number, gone, nested, teacher = session["refused"]
+    empty, mixed, floats, number, gone, nested, teacher, _ = session["refused"]
     assert "the list is empty" in empty
     assert "only paths, or only arrays" in mixed
     assert "float64, not uint8" in floats
@@ -201,6 +209,22 @@ def test_images_that_are_none_are_refused(session: dict[str, Any]) -> None:
     assert "'gone.png'" in gone
     assert "shape (10, 8, 8, 3)" in nested
     assert "no classifier" in teacher
+
+
+def test_a_run_exports_its_model_and_the_file_answers_like_it(session: dict[str, Any]) -> None:
+    files = session["files"]
+    assert files["format"] == ["onnx", "pt2"]
+    assert files["file"] == [f"{session['in']}/model/{name}" for name in ("model.onnx", "model.pt2")]
+    assert files["refused"] == [None, None]
+    assert files["bytes"] == [Path(file).stat().st_size for file in files["file"]]
+    assert min(files["rate"]) > 0
+    assert session["exported"] == [True, session["exported"][1], session["classes"]]
+    assert "exported file for images of 16 px, 10 classes" in session["exported"][1]
+    by_file = session["by file"]
+    assert by_file["class"] == session["answers"]["class"]
+    assert by_file["probability"] == pytest.approx(session["answers"]["probability"], abs=1e-5)
+    assert session["vectors of file"] < 1e-4
+    assert "format onx" in session["refused"][-1]
 
 
 def test_runs_are_found_by_folder_and_store_from_anywhere(session: dict[str, Any]) -> None:

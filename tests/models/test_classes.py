@@ -7,7 +7,15 @@ import warnings
 import numpy as np
 import pytest
 
-from models.evaluation.classes import balanced_accuracy, confused, confusion, macro_f1, precision, recall
+from models.evaluation.classes import (
+    balanced_accuracy,
+    confused,
+    confusion,
+    macro_f1,
+    macro_f1_interval,
+    precision,
+    recall,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +51,17 @@ def test_pairs_count_both_directions_and_come_in_order():
     assert confused(matrix) == [(0, 1, 5), (0, 2, 5)]
     matrix[2, 1] = 6
     assert confused(matrix) == [(1, 2, 6), (0, 1, 5), (0, 2, 5)]
+
+
+def test_the_interval_of_macro_f1_is_that_of_resampled_images() -> None:
+    from sklearn.metrics import f1_score
+
+    random = np.random.default_rng(1)
+    label = random.integers(0, 3, 150)
+    predicted = np.where(random.random(150) < 0.7, label, random.integers(0, 3, 150))
+    drawn = []
+    for _ in range(1000):
+        some = random.integers(0, 150, 150)
+        drawn.append(f1_score(label[some], predicted[some], average="macro"))
+    found = macro_f1_interval(confusion(label, predicted, 3), seed=0)
+    assert found == pytest.approx(np.quantile(drawn, (0.025, 0.975)).tolist(), abs=0.02)

@@ -11,7 +11,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 
 from data.errors import ArtifactError
-from models.evaluation.linear_head import fit_head, set_head
+from models.evaluation.linear_head import fit_head, fit_soft_head, set_head
 from models.network import build_network
 
 
@@ -104,3 +104,23 @@ def test_values_that_are_not_finite_are_refused() -> None:
     x[0, 0] = np.nan
     with pytest.raises(ArtifactError, match="not finite"):
         fit_head(x, label, 2, seed=0)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_head_for_probabilities_is_scikit_learns(classes: int) -> None:
+    """An image with probabilities counts like one image of each class with these weights."""
+    x, label = _features(40 * classes, classes, spread=6.0)
+    n = len(x)
+    target = np.full((n, classes), 0.2 / (classes - 1))
+    target[np.arange(n), label] = 0.8
+    weight, bias = fit_soft_head(x, target, penalty=1e-2)
+    scaled = StandardScaler().fit_transform(x.astype(np.float64))
+    theirs = LogisticRegression(C=1 / (1e-2 * n), max_iter=5000, tol=1e-8).fit(
+        np.repeat(scaled, classes, axis=0), np.tile(np.arange(classes), n), sample_weight=target.ravel()
+    )
+    found = softmax(x @ weight.T + bias, axis=1)
+    # For two classes scikit-learn penalises the difference of the weights, which is twice as strong here.
+    atol = 2e-2 if classes == 2 else 2e-3
+    assert found == pytest.approx(theirs.predict_proba(scaled), abs=atol)
+    with pytest.raises(ArtifactError, match="not finite"):
+        fit_soft_head(np.full((2, 3), np.nan), np.ones((2, 1)))

@@ -238,7 +238,7 @@ def test_every_transfer_method_is_tried_on_random_images(name: str) -> None:
     learned = pretext_cost(teacher, 32)
     backbone = "reactnet" if name == "s2bnn" else "smallconv"
     if config.reads == "teacher":
-        cost, told = transfer_cost(config, backbone, 0.25, 32, teacher), {"teacher": learned.shape}
+        cost, told = transfer_cost(config, backbone, 0.25, 32, learned.shape), {"teacher": learned.shape}
     else:
         cost, told = classifier_cost(backbone, 0.25, 32, 5), {}
     for phase in config.phases:

@@ -22,6 +22,7 @@ from data.intervals import difference_interval, wilson
 from tasks.phrases import UNITS, duration, percent
 from tasks.report import content, document, figures, graph, numbers, scoreboard, sheets
 from tasks.report.content import (
+    Bought,
     Clusters,
     Counts,
     ModelCost,
@@ -162,6 +163,34 @@ def test_what_models_take_is_shown_with_binary_operations_only_where_there_are_s
     assert shown["Teacher, pretext only"] == ["2.5\u202fMB", "120\u202fM", "0", "120\u202fM"]
     shown = {row[0]: row[1:] for row in Page(render(bare(costs=(real,)))).rows}
     assert shown["Teacher, pretext only"] == ["2.5\u202fMB", "120\u202fM"]
+
+
+def test_teacher_student_and_files_stand_side_by_side() -> None:
+    from tasks.report.document import render
+
+    teacher = Bought("teacher (resnet18)", 0.9, (0.88, 0.92), 45e6, 1.8e9, 31.5, 60.0)
+    student = Bought("student (smallconv)", 0.88, (0.86, 0.9), 1e6, 2.5e7, final=True)
+    int8 = Bought("student, int8", missing=True)
+    bits = Bought("student, 1 bit, NumPy", refused="it is right about 50.0%")
+    page = render(bare(bought=(teacher, student, int8, bits), cores=2))
+    shown = {row[0]: row[1:] for row in Page(page).rows}
+    assert [cell.replace("\u202f", " ") for cell in shown["teacher (resnet18)"]] == [
+        "90.0 %88.0 % to 92.0 %",
+        "45 MB",
+        "1.8 G",
+        "31.5",
+        "60",
+    ]
+    assert shown["student (smallconv)"][-2:] == ["–", "–"]
+    assert shown["student, 1 bit, NumPy"] == ["refused: it is right about 50.0%"]
+    stamped = stamp(page, "brisk-otter", "today")
+    (row,) = (row for row in Page(stamped).rows if row[0] == "student, int8")
+    assert row[1] == (
+        "not exported yet: knowledge-transfer export brisk-otter --to DIR, then "
+        "knowledge-transfer report brisk-otter"
+    )
+    assert "<!-- " not in stamped
+    assert 'id="bought"' not in render(bare())
 
 
 def test_numbers_of_stages_clusters_and_data_are_those_given(data: ReportData, page: str) -> None:

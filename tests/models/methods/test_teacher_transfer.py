@@ -123,8 +123,8 @@ def test_seeds_loss_is_that_of_both_networks_on_the_same_views():
     method.teacher.measure(sweep)
     batch, queue = prepared(method, IMAGES[:8]), method.queue.contents().double()
     loss = method.loss(batch, progress())
-    s = F.normalize(method.network(batch.views).detach().double(), dim=1)
-    t = method.teacher(batch.views).double()
+    s = F.normalize(method.network(batch.views.student).detach().double(), dim=1)
+    t = method.teacher(batch.views.teacher).double()
     expected = 0.0
     for a, b in zip(s, t, strict=True):
         candidates = [b, *queue]
@@ -142,7 +142,7 @@ def test_seed_enqueues_the_teachers_embeddings_after_the_update():
     method.loss(batch, progress())
     assert torch.equal(method.queue.contents(), before)
     method.after_update(progress())
-    torch.testing.assert_close(method.queue.contents()[:8], method.teacher(batch.views))
+    torch.testing.assert_close(method.queue.contents()[:8], method.teacher(batch.views.teacher))
     assert torch.equal(method.queue.contents()[8:], before[8:])
 
 
@@ -160,9 +160,9 @@ def test_distillation_is_the_cross_entropy_of_softmaxed_embeddings():
     method = a_s2bnn().train()
     method.teacher.measure(sweep)
     batch = prepared(method, IMAGES)
-    assert batch.views.shape == (N, 3, 16, 16)
+    assert batch.views.student.shape == (N, 3, 16, 16)
     loss = method.loss(batch, progress())
-    s, t = method.network(batch.views).detach(), method.teacher(batch.views)
+    s, t = method.network(batch.views.student).detach(), method.teacher(batch.views.teacher)
     d = t.shape[1]
     assert d != 128
     tau = 0.2 * math.sqrt(128 / d)
@@ -180,7 +180,7 @@ def test_the_strategies_add_up():
     """With the same draws and weights, the combined loss is the sum of contrast and distillation."""
     both = a_s2bnn("contrastive+distill").train()
     batch = prepared(both, IMAGES)
-    assert batch.views.shape == (2 * N, 3, 16, 16)
+    assert batch.views.student.shape == (2 * N, 3, 16, 16)
     loss = both.loss(batch, progress())
     assert loss.total.item() == pytest.approx(
         float(loss.terms["contrast"]) + float(loss.terms["distillation"]), abs=1e-5
@@ -188,7 +188,7 @@ def test_the_strategies_add_up():
     alone = a_s2bnn().train()
     first = prepared(alone, IMAGES)
     assert torch.equal(
-        first.views, batch.views[:N]
+        first.views.student, batch.views.student[:N]
     )  # the teacher sees the same view whether or not there is contrast
     torch.testing.assert_close(alone.loss(first, progress()).total.detach(), loss.terms["distillation"])
 
@@ -210,7 +210,7 @@ def test_a_query_is_contrasted_with_the_key_of_the_other_view():
     method = a_s2bnn("contrastive").train()
     batch = prepared(method, IMAGES)
     found = method.loss(batch, progress()).total.detach()
-    x_1, x_2 = batch.views.chunk(2)
+    x_1, x_2 = batch.views.student.chunk(2)
     with torch.no_grad():  # the statistics are those of the batch, so a second pass gives the same result
         q, k = F.normalize(method.network(x_1), dim=1), F.normalize(method.contrast.key(x_2), dim=1)
     logits = (
@@ -252,7 +252,7 @@ def test_an_online_teacher_learns_from_contrast_alone():
     method.loss(batch, progress()).total.backward()
     found = {name: p.grad.clone() for name, p in method.online.named_parameters()}
     method.zero_grad()
-    x_1, x_2 = batch.views.chunk(2)
+    x_1, x_2 = batch.views.student.chunk(2)
     method.contrast_online.loss(method.online(x_1), x_2, progress()).backward()
     for name, p in method.online.named_parameters():
         torch.testing.assert_close(found[name], p.grad)
@@ -332,9 +332,9 @@ def test_distance_to_a_random_teacher_is_in_the_known_range():
     method = a_s2bnn(teacher=teacher).train()
     batch = prepared(method, IMAGES)
     loss = method.loss(batch, progress())
-    t = method.teacher(batch.views)
+    t = method.teacher(batch.views.teacher)
     assert 4.7 < entropy(over_coordinates(t, 0.2)).item() < math.log(128)
     assert 4.7 < loss.total.item() < 5.2
-    s = method.network(batch.views)
+    s = method.network(batch.views.student)
     expected = cross_entropy(over_coordinates(s, 0.2), over_coordinates(t, 0.2))
     torch.testing.assert_close(loss.total.detach(), expected.detach())
