@@ -10,7 +10,7 @@ SHOWN = {
     "flows/housekeeping.py",  # checks, sizes and deletes
     "tasks/earlier.py",  # asks when an artifact was made
     "flows/server/page.py",  # shows the path on the run's page
-    "flows/server/execute.py",  # shows the path to a reviewer
+    "flows/server/review.py",  # shows the path to a reviewer
 }
 """Files that use the path of an artifact without reading what is there."""
 

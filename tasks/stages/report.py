@@ -228,7 +228,7 @@ def _planned(metas: list[Meta]) -> list[str]:
 def _foreign(metas: list[Meta], config: dict[str, Any]) -> list[str]:
     """Where the weights of a foreign teacher come from, and their licence."""
     lines = []
-    for weights in (meta["weights"] for meta in metas if meta["stage"] == "pretrained"):
+    for weights in (meta["weights"] for meta in metas if meta.get("stage") == "pretrained"):
         licence = config["pretext"].get("licence") or weights["licence"]
         says = f"licence {licence}" if licence else "nobody said what licence they have"
         lines.append(f"teacher: weights {weights['name']}, sha256 {weights['sha256']}; {says}")

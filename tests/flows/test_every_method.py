@@ -178,6 +178,7 @@ def test_a_chain_that_ends_early_still_reports(end: str, place: Path) -> None:
     assert json.loads((ran.folder / "run.json").read_text())["status"] == "done"
     last = {
         "pretext": "teacher",
+        "head": "teacher-head",
         "transfer": "student-transferred",
         "finetune": "student-finetuned",
         "distill": "student",

@@ -32,7 +32,12 @@ def test_a_family_is_allowed_wherever_it_has_a_meaning(model: type[Sized], kind:
     views = views_of(kind, model)
     assert set(views) <= set(model.model_fields)
     assert bool(views) == issubclass(model, Views)
-    usual = {"features": "parquet:x"} if "features" in model.model_fields else {}
+    needed = {"features": "parquet:x", "weights": "x.pth"}
+    usual = {
+        key: value
+        for key, value in needed.items()
+        if key in model.model_fields and model.model_fields[key].is_required()
+    }
     if getattr(model, "invariant", True) or not views["turn"]:
         model.model_validate({**usual, **views})
     elif model.model_fields["method"].default == "rotation":  # nothing to learn if images have no upright

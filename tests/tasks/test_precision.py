@@ -74,7 +74,7 @@ def test_an_image_has_the_same_nearest_neighbour_in_fp32_and_in_bf16(
     for precision in ("fp32", "bf16"):
         config: Config = resolve(
             {
-                "data": {"train": f"folder:{place}", "image_size": SIZE},
+                "data": {"train": f"folder:{place}", "test": f"folder:{place}", "image_size": SIZE},
                 "compute": {"precision": precision, "device": "cpu"},
             }
         )
