@@ -152,9 +152,9 @@ def _teach(layout: Layout) -> None:
 
 
 def _look_at_weights(layout: Layout, facts: Facts) -> None:
-    """Lay out the look at a network that others trained, if there is one.
+    """Lay out the test of a network that others trained, if there is one.
 
-    A teacher that is kept of an earlier run was looked at when it was loaded.
+    A teacher that is kept from an earlier run was tested when it was loaded.
     """
     config, images = layout.config, layout.made["manifest"]
     label = "pretext" if isinstance(config.pretext, Pretrained) else "weights"

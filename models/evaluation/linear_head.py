@@ -19,9 +19,9 @@ PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Values of scikit-learn's C to choose from, on standardised features. C is the inverse of the penalty's
 strength. Few labels need a small C."""
 USUAL = 0.03
-"""C if no label is in a fold. The values can't be compared then."""
+"""C if no label is in a fold, because then the values can't be compared."""
 FOLDS, FEWER, MANY = 10, 3, 500
-"""Number of folds; with more labels than the last number, the smaller one. Then fewer are as certain."""
+"""Number of folds, and their number with more than `MANY` labels, where fewer folds are as certain."""
 SOFT_STEPS = 100
 """Iterations of the fit to probabilities, at most."""
 
