@@ -22,6 +22,7 @@ IDLE = frozenset(
         "batch_size",
         "continue_decay",
         "continue_rate",
+        "ema",
         "epochs",
         "head_learning_rate",
         "init",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ class SoftLabels(Lasting):
 
     `Distill` lists this base last, because forms show the fields of the last base first.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"ema"})
 
     epochs: Epochs = 50
     batch_size: BatchSize = 256
@@ -51,6 +53,15 @@ class SoftLabels(Lasting):
             "Student to start from: finetuned, transferred (with a new classifier), scratch (untrained), or "
             "favoured (the one that the labels favour, also among those trained from scratch; this needs "
             "ship.compare)."
+        ),
+    )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description=(
+            "Time constant of a moving average of the student's weights, as a share of the steps (0 to 1). "
+            "The student is published with the averaged weights. 0: with its last weights."
         ),
     )
     seed: Seed | None = Field(

@@ -11,6 +11,9 @@ views. This costs one pass over the images instead of one per epoch.
 
 from __future__ import annotations
 
+import copy
+from typing import Self
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -18,6 +21,7 @@ from torch.optim import Optimizer
 from data.draws import Draws
 from models.augment import random_view
 from models.configs.distill import Distill
+from models.ema import average
 from models.losses.distill import labelled_cross_entropy, soft_cross_entropy
 from models.method import Batch, Loss, Method, Progress
 from models.network import Network
@@ -28,7 +32,7 @@ class DistillMethod(Method):
     """Soft cross-entropy with the teacher, plus cross-entropy on labels if alpha is below 1.
 
     Args:
-        config: the method's parameters.
+        config: the method's parameters. With `ema`, the network has the average of its weights in the end.
         network: the student, with a classifier.
         labels: (N,) int64, the class of each row of the manifest; -1 if it is unknown or must not be used.
             Only read if alpha is below 1.
@@ -50,6 +54,16 @@ class DistillMethod(Method):
         self.network = network
         unlabelled = torch.empty(0, dtype=torch.int64)
         self.register_buffer("labels", unlabelled if labels is None else labels, persistent=False)
+        self.average: Network | None = None
+        if config.ema:
+            self.average = copy.deepcopy(network).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, but keep the averaged student in evaluation mode."""
+        super().train(mode)
+        if self.average is not None:
+            self.average.eval()
+        return self
 
     def prepare(self, batch: Batch, draws: Draws) -> Batch:
         """Draw one view per image: (B, 3, S, S)."""
@@ -72,6 +86,14 @@ class DistillMethod(Method):
         labelled = labelled_cross_entropy(logits, self.labels[batch.index])
         terms = {"agreement": agreement, "distillation": distillation.detach(), "labelled": labelled.detach()}
         return Loss(alpha * distillation + (1 - alpha) * labelled, {**terms})
+
+    def after_update(self, progress: Progress) -> None:
+        """Average the student's weights over the steps. After the last step, the student has the average."""
+        if self.average is None:
+            return
+        average(self.average, self.network, progress.step, self.config.ema * progress.steps)
+        if progress.step + 1 == progress.steps:
+            self.network.load_state_dict(self.average.state_dict())
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimizer for the whole network; the classifier is its head group."""
