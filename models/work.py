@@ -29,6 +29,7 @@ IDLE = frozenset(
         "labels",
         "learning_rate",
         "learning_rates",
+        "mixup",
         "rounds",
         "schedule",
         "seed",

@@ -15,7 +15,7 @@ class SoftLabels(Lasting):
     `Distill` lists this base last, because forms show the fields of the last base first.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"ema"})
+    later: ClassVar[frozenset[str]] = frozenset({"ema", "mixup"})
 
     epochs: Epochs = 50
     batch_size: BatchSize = 256
@@ -62,6 +62,16 @@ class SoftLabels(Lasting):
         description=(
             "Time constant of a moving average of the student's weights, as a share of the steps (0 to 1). "
             "The student is published with the averaged weights. 0: with its last weights."
+        ),
+    )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description=(
+            "Mix-up: blend each image with another one of the batch, and their targets alike. Each step draws "
+            "the share of the other one from a Beta distribution with both parameters equal to this (0 to "
+            "10), folded at a half. Small values blend little. 0: images are not blended."
         ),
     )
     seed: Seed | None = Field(

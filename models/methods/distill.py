@@ -33,6 +33,7 @@ class DistillMethod(Method):
 
     Args:
         config: the method's parameters. With `ema`, the network has the average of its weights in the end.
+            With `mixup`, images and their targets are blended.
         network: the student, with a classifier.
         labels: (N,) int64, the class of each row of the manifest; -1 if it is unknown or must not be used.
             Only read if alpha is below 1.
@@ -77,15 +78,31 @@ class DistillMethod(Method):
         losses `distillation` and `labelled`.
         """
         assert batch.target is not None
-        alpha = self.config.alpha
-        logits = self.network(batch.views)
-        distillation = soft_cross_entropy(logits, batch.target, self.config.temperature)
+        alpha, tau, views = self.config.alpha, self.config.temperature, batch.views
+        blend = self._blend(len(views)) if self.config.mixup else None
+        if blend is not None:
+            share, other = blend
+            views = torch.lerp(views, views[other], share)
+        logits = self.network(views)
+        distillation = soft_cross_entropy(logits, batch.target, tau)
+        if blend is not None:  # the loss is linear in its target
+            distillation = distillation.lerp(soft_cross_entropy(logits, batch.target[other], tau), share)
         agreement = (logits.argmax(dim=1) == batch.target.argmax(dim=1)).float().mean()
         if alpha == 1:
             return Loss(distillation, {"agreement": agreement})
         labelled = labelled_cross_entropy(logits, self.labels[batch.index])
         terms = {"agreement": agreement, "distillation": distillation.detach(), "labelled": labelled.detach()}
         return Loss(alpha * distillation + (1 - alpha) * labelled, {**terms})
+
+    def _blend(self, n: int) -> tuple[float, Tensor]:
+        """Draw how much of each view is another one, at most a half, and (n,) int64 which one.
+
+        One share holds for the whole batch (Zhang et al. 2018, arXiv 1710.09412). The engine has seeded
+        torch's generator for this step.
+        """
+        a = torch.tensor(self.config.mixup, dtype=torch.float64)
+        share = float(torch.distributions.Beta(a, a).sample())
+        return min(share, 1 - share), torch.randperm(n)
 
     def after_update(self, progress: Progress) -> None:
         """Average the student's weights over the steps. After the last step, the student has the average."""

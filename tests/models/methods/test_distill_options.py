@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from method_checks import CLASSES, progress, resumes_bit_for_bit, toy, trained
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.errors import ConfigError
+from flows.recipes import override
 from models.configs.distill import Distill
 from models.ema import average
+from models.method import Batch
 from models.methods.distill import DistillMethod
 from models.network import build_network
+from tasks.config import Config
 
 QUICK: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 3e-3, "crop_min": 0.6, "grey": 0.0}
 
@@ -64,15 +69,46 @@ def test_the_student_ends_with_the_average_of_its_weights() -> None:
     assert not torch.equal(made.network.classifier.weight, plain[-1]["method"][name])
 
 
+def test_mixed_up_images_and_targets_are_blended_alike() -> None:
+    """Each image is a single bright pixel, so the shares can be read off what the student sees."""
+    made, n, pixels = method(mixup=0.7, temperature=0.5), 5, 16 * 16
+    made.eval()
+    target = torch.rand(n, CLASSES, generator=torch.Generator().manual_seed(0))
+    target /= target.sum(dim=1, keepdim=True)
+    views = torch.eye(n, pixels).view(n, 1, 16, 16).expand(n, 3, 16, 16)
+    seen: list[Tensor] = []
+    made.network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    shares = []
+    for seed in range(200):
+        torch.manual_seed(seed)
+        batch = Batch(torch.zeros(n, 16, 16, 3, dtype=torch.uint8), torch.arange(n), target, views)
+        loss = made.loss(batch, progress()).total
+        weights = seen[-1][:, 0].flatten(1)[:, :n]  # of the images, in each blended one
+        assert weights.sum(dim=1) == pytest.approx(1)
+        assert (weights.diagonal() >= 0.5).all()
+        sharp = target**2 / (target**2).sum(dim=1, keepdim=True)
+        expected = -(weights @ sharp * torch.log_softmax(made.network(seen[-1]) / 0.5, dim=1)).sum(1).mean()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        shares.append(1 - float(weights.diagonal().min()))
+    # Folding a Beta distribution at a half does not change its spread about a half, 1 / (4 (2 a + 1)).
+    spread = np.mean([(share - 0.5) ** 2 for share in shares if share])
+    assert spread == pytest.approx(1 / (4 * (2 * 0.7 + 1)), rel=0.2)
+
+
+def test_blended_images_have_no_label_of_their_own() -> None:
+    with pytest.raises(ConfigError, match=r"distill.mixup = 0.2 blends images, but distill.alpha = 0.5"):
+        override(Config(), {"distill": {"mixup": 0.2, "alpha": 0.5}})
+
+
 def test_without_options_nothing_is_kept_or_requested_beside_the_student() -> None:
     """So students that were trained before keep their names."""
     assert all(name.startswith("network.") for name in method().state_dict())
-    options = {"ema": 0.1}
+    options = {"ema": 0.1, "mixup": 0.2}
     assert not options.keys() & Distill().settings(32).keys()
     assert Distill(**options).settings(32).items() >= options.items()
 
 
-@pytest.mark.parametrize("options", [{"ema": 0.3}])
+@pytest.mark.parametrize("options", [{"ema": 0.3}, {"mixup": 0.4}])
 def test_it_resumes_bit_for_bit(options: dict[str, Any]) -> None:
     images, target = targets(32)
     resumes_bit_for_bit(lambda seed: method(seed, **options), images, target=target)
