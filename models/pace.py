@@ -57,7 +57,7 @@ FEW = 16
 """Number of images in the first, small trial. Its time decides how many images the second trial has."""
 LABELLED = {"transfer", "finetune", "distill"}
 """Sections whose methods, if they have no teacher, learn labels or probabilities from one view per image."""
-SHARED = ("freeze", "optimizer", *Views.model_fields)
+SHARED = ("consistency", "freeze", "optimizer", *Views.model_fields)
 """The only settings that change the time of a step that learns labels."""
 IGNORED = 0.05
 """Measuring ends when the unmeasured work takes at most this share of the whole time, even in the worst case

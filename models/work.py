@@ -20,6 +20,7 @@ IDLE = frozenset(
         "baseline",
         "baseline_learning_rate",
         "batch_size",
+        "consistency_threshold",
         "continue_decay",
         "continue_rate",
         "ema",

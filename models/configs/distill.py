@@ -15,7 +15,7 @@ class SoftLabels(Lasting):
     `Distill` lists this base last, because forms show the fields of the last base first.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"ema", "mixup"})
+    later: ClassVar[frozenset[str]] = frozenset({"ema", "mixup", "consistency", "consistency_threshold"})
 
     epochs: Epochs = 50
     batch_size: BatchSize = 256
@@ -69,9 +69,28 @@ class SoftLabels(Lasting):
         ge=0,
         le=10,
         description=(
-            "Mix-up: blend each image with another one of the batch, and their targets alike. Each step draws "
-            "the share of the other one from a Beta distribution with both parameters equal to this (0 to "
-            "10), folded at a half. Small values blend little. 0: images are not blended."
+            "Mix-up: blend each image with another one of the batch, and their targets alike. Each step "
+            "draws the share of the other one from a Beta distribution with both parameters equal to this (0 "
+            "to 10), folded at a half. Small values blend little. 0: images are not blended."
+        ),
+    )
+    consistency: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description=(
+            "Weight of what the averaged student says of a mild view, in the target of the image (0 to 1). "
+            "It is reached after half of the steps. Without ema, the average has a time constant of a tenth "
+            "of the steps. 0: the targets stay as they are."
+        ),
+    )
+    consistency_threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description=(
+            "With consistency: smallest confidence with which the averaged student changes a target (0 to "
+            "1). Empty: the mean confidence over the batch."
         ),
     )
     seed: Seed | None = Field(

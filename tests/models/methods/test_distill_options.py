@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from method_checks import CLASSES, progress, resumes_bit_for_bit, toy, trained
+from method_checks import CLASSES, prepared, progress, resumes_bit_for_bit, toy, trained
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -84,7 +84,7 @@ def test_mixed_up_images_and_targets_are_blended_alike() -> None:
         batch = Batch(torch.zeros(n, 16, 16, 3, dtype=torch.uint8), torch.arange(n), target, views)
         loss = made.loss(batch, progress()).total
         weights = seen[-1][:, 0].flatten(1)[:, :n]  # of the images, in each blended one
-        assert weights.sum(dim=1) == pytest.approx(1)
+        assert weights.sum(dim=1).numpy() == pytest.approx(1)
         assert (weights.diagonal() >= 0.5).all()
         sharp = target**2 / (target**2).sum(dim=1, keepdim=True)
         expected = -(weights @ sharp * torch.log_softmax(made.network(seen[-1]) / 0.5, dim=1)).sum(1).mean()
@@ -95,6 +95,54 @@ def test_mixed_up_images_and_targets_are_blended_alike() -> None:
     assert spread == pytest.approx(1 / (4 * (2 * 0.7 + 1)), rel=0.2)
 
 
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.6, 1.0])
+def test_sure_predictions_of_the_average_move_the_target(threshold: float | None) -> None:
+    """Slowly, image by image: (1 - w) target + w one-hot, with w rising over the first half of the steps."""
+    made = method(consistency=0.8, consistency_threshold=threshold, temperature=2.0)
+    images, target = targets(12)
+    nn.init.normal_(made.network.classifier.weight, std=3)
+    assert made.average is not None
+    nn.init.normal_(made.average.classifier.weight, std=3)
+    made.train()
+    assert made.network.training
+    assert not made.average.training
+    strong, weak = prepared(made, images, target=target).views
+    assert strong.shape == weak.shape
+    q = torch.softmax(made.average(weak), dim=1).detach()
+    least = float(q.max(dim=1).values.mean()) if threshold is None else threshold
+    made.eval()
+    sure = 0
+    for step, share in ((0, 0.0), (3, 0.24), (10, 0.8), (19, 0.8)):
+        batch = prepared(made, images, target=target)
+        found = made.loss(batch, progress(step))
+        rows, sure = [], 0
+        for own, given in zip(q, target, strict=True):
+            row = given.clone()
+            if own.max() >= least:
+                row *= 1 - share
+                row[own.argmax()] += share
+                sure += 1
+            rows.append(row)
+        moved = torch.stack(rows)
+        moved = moved**0.5 / (moved**0.5).sum(dim=1, keepdim=True)
+        logits = made.network(batch.views[0])
+        expected = -(moved * torch.log_softmax(logits / 2, dim=1)).sum(dim=1).mean()
+        assert found.total.item() == pytest.approx(expected.item(), rel=1e-4)
+        assert float(found.terms["sure"]) == pytest.approx(sure / 12)
+    assert 0 < sure < 12 or threshold in (0.0, 1.0)
+
+
+def test_the_average_takes_no_gradient_and_is_published_only_with_ema() -> None:
+    images, target = targets(32)
+    for ema in (0.0, 0.5):
+        made = method(consistency=0.5, ema=ema)
+        trained(made, images, target=target, epochs=2, keep=())
+        assert made.average is not None
+        pairs = zip(made.network.parameters(), made.average.parameters(), strict=True)
+        assert all(torch.equal(own, averaged) == bool(ema) for own, averaged in pairs)
+        assert all(p.grad is None for p in made.average.parameters())
+
+
 def test_blended_images_have_no_label_of_their_own() -> None:
     with pytest.raises(ConfigError, match=r"distill.mixup = 0.2 blends images, but distill.alpha = 0.5"):
         override(Config(), {"distill": {"mixup": 0.2, "alpha": 0.5}})
@@ -103,12 +151,12 @@ def test_blended_images_have_no_label_of_their_own() -> None:
 def test_without_options_nothing_is_kept_or_requested_beside_the_student() -> None:
     """So students that were trained before keep their names."""
     assert all(name.startswith("network.") for name in method().state_dict())
-    options = {"ema": 0.1, "mixup": 0.2}
+    options = {"ema": 0.1, "mixup": 0.2, "consistency": 0.3, "consistency_threshold": 0.9}
     assert not options.keys() & Distill().settings(32).keys()
     assert Distill(**options).settings(32).items() >= options.items()
 
 
-@pytest.mark.parametrize("options", [{"ema": 0.3}, {"mixup": 0.4}])
+@pytest.mark.parametrize("options", [{"ema": 0.3}, {"mixup": 0.4}, {"consistency": 0.5}])
 def test_it_resumes_bit_for_bit(options: dict[str, Any]) -> None:
     images, target = targets(32)
     resumes_bit_for_bit(lambda seed: method(seed, **options), images, target=target)
