@@ -25,7 +25,7 @@ from flows.phrases import storage
 from flows.records import records
 from tasks.config import Config
 from tasks.found import stage_module
-from tasks.phrases import duration
+from tasks.phrases import duration, under_load
 from tasks.recall import Recall
 from tasks.size import Counts, Planned, Size, chores, imports, products
 from tasks.stage import NotNeeded, Process, Request
@@ -189,7 +189,6 @@ class _Estimator:
     def step(self, label: str, plan: Plan, /, *, after: Any = None, **inputs: Planned) -> Planned:
         request = plan(**{name: given.artifact for name, given in inputs.items()})
         assert isinstance(request, Request)
-        size = self._size(request, inputs)
         artifact, known = Artifact(kind=request.kind, fingerprint=f"to-come-{label}"), False
         if request.stage == "manifest":
             found = self._manifest(label, request)
@@ -206,13 +205,19 @@ class _Estimator:
             if self._any_manifest()
             else False
         )
+        meta = self.store.meta(artifact) if there and self.store is not None else None
+        if meta is not None and request.kind == "plan":
+            # The run follows this plan. A new one might refuse the minutes that it was made for.
+            size = Size(meta["rows"], 3e3, meta=meta)
+        else:
+            size = self._size(request, inputs)
         reads = tuple(dict.fromkeys(given.label for given in inputs.values()))
         row = PlannedStage(
             label, request.kind, reads, size.rows, size.bytes, size.operations, size.seconds, there
         )
         self.rows.append((row, request.process, size))
-        meta = self.store.meta(artifact) if there and self.store is not None else size.meta
-        return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width, meta)
+        known_meta = size.meta if meta is None else meta
+        return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width, known_meta)
 
     def _size(self, request: Request, inputs: dict[str, Planned]) -> Size:
         """Call the `size` function of the stage's file. If there is none, the stage is not counted."""
@@ -417,6 +422,8 @@ def estimate(
     run.assume(
         f"CPU: this machine, as busy as it is now; measuring its pace took {duration(pace.spent - before)}"
     )
+    if load := under_load(pace.taken):
+        run.assume(f"CPU: {load}, so the run takes less time once they are done")
     return run.priced(pace)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
+from models.configs.distill import Distill, SoftLabels
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, chores, images_of
+from tasks.size import Context, Inputs, Section, Size, chores, images_of, step
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -32,10 +33,13 @@ def plan(config: Config, manifest: Artifact) -> Request:
     Keys that the user set are part of the request, and the plan leaves them as they are.
     """
     sections = ("pretext", "transfer", "student", "finetune", "distill")
+    usual = Distill()
+    later = {name for name in SoftLabels.later if getattr(config.distill, name) == getattr(usual, name)}
+    given = config.model_dump(include=set(sections), exclude={"distill": later})
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
         "keep": sorted(config.plan.keep),
-        "config": {name: config.model_dump()[name] for name in sections},
+        "config": {name: given[name] for name in sections},
         "data": config.data.model_dump(include={"image_size", "kind"}),
         "precision": config.compute.precision,
     }
@@ -51,9 +55,14 @@ def plan(config: Config, manifest: Artifact) -> Request:
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run, and make the plan.
 
+    The run measures its speed again. So that it does not refuse what a dry run accepts, it contents itself
+    with half of the steps that a dry run demands.
+
     A dry run does not look at the images, so it assumes photographs unless the user set the kind. For the
     median width and height, it takes the middle of their range.
     """
+    from tasks.planning import LEAST
+
     images, seen = images_of(inputs), run.seen
     widths, heights = seen.get("width", (256, 256)), seen.get("height", (256, 256))
     kind = request.settings["data"]["kind"]
@@ -68,6 +77,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         images.all * run.decoding,
         run.listing + images.all * run.decoding,
         run.pace,
+        LEAST,
     )
     run.assume("plan: the machine stays as busy as it is now; the run measures its speed again")
     return Size(1, 3e3, work=(chores(MEASURING),), meta=meta)
@@ -77,6 +87,7 @@ def build(job: Job) -> Outcome:
     """Measure this machine on real steps, look at some images, and plan."""
     from data.store import write_json
     from models.pace import Pace
+    from tasks.planning import LEAST
 
     manifest = job.meta("manifest")
     n = manifest["counts"]["train"] + manifest["counts"]["unlabelled"]
@@ -84,7 +95,8 @@ def build(job: Job) -> Outcome:
     distinct = manifest.get("understood", {}).get("distinct", n)
     classes = len(manifest["classes"] or [])
     spent = job.meta("manifest")["seconds"]
-    meta = _plan(job.settings, n, distinct, classes, side, kind, reading, spent, Pace(), job.log)
+    least, pace = LEAST // 2, Pace()
+    meta = _plan(job.settings, n, distinct, classes, side, kind, reading, spent, pace, least, job.log)
     write_json(job.out / "plan.json", meta)
     return Outcome(rows=len(meta["settings"]), meta=meta)
 
@@ -99,6 +111,7 @@ def _plan(
     reading: float,
     spent: float,
     pace: Pace,
+    least: int,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measure and plan. Return meta.json: settings by dotted key, reasons, and the speed at the chosen size.
@@ -113,24 +126,41 @@ def _plan(
         reading: seconds that reading and decoding all images once more takes.
         spent: seconds that the manifest took.
         pace: measures this machine.
+        least: a budget for fewer steps of the teacher is refused.
         say: logs a line for each size that was measured.
     """
+    from tasks.phrases import under_load
     from tasks.planning import ENOUGH, FIXED, SHARES, from_images, sizes
 
     kept, minutes = set(settings["keep"]), settings["minutes"]
     own = settings["data"]["image_size"] if "data.image_size" in kept else None
+    sections = _sections(settings, None if "data.kind" in kept else kind[0], images)
     speeds: dict[int, Speed] = {}
     for size in [own] if own else sizes(side):
-        speeds[size] = _speed(settings, pace, size, max(2, classes), images)
+        speeds[size] = _speed(settings, sections, pace, size, max(2, classes))
         say(f"{size} px: {speeds[size].teacher:.2g} s per step of the teacher")
         if SHARES["pretext"] * 60 * minutes / speeds[size].teacher < ENOUGH:
             break  # larger images would take even longer
+    load = under_load(pace.taken)
+    if load:
+        say(load)
     found = from_images(
-        minutes, images, speeds, distinct=distinct, fixed=FIXED + spent, reading=reading, kind=kind
+        minutes,
+        images,
+        speeds,
+        distinct=distinct,
+        fixed=FIXED + spent,
+        reading=reading,
+        kind=kind,
+        batch=sections["pretext"].batch_size,
+        least=least,
+        load=load,
     )
     size = found.settings["data.image_size"]
     chosen = found.without(kept)
-    return {"settings": chosen.settings, "because": chosen.lines, "speed": vars(speeds[size])}
+    # A later run with the same minutes follows this plan. So the load of this moment must not shape it.
+    because = [*chosen.lines, *([f"{load}; the steps are those for this machine alone"] if load else [])]
+    return {"settings": chosen.settings, "because": because, "speed": vars(speeds[size])}
 
 
 def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
@@ -164,52 +194,81 @@ def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
     return int(np.median(shorter)), (found.kind, said), reading
 
 
-def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images: int) -> Speed:
-    """Measure the steps of all trainings, and the features, at one image size on this machine."""
-    from models.configs import PRETEXT, TRANSFER
-    from models.configs.distill import Distill
-    from models.configs.finetune import Finetune
-    from models.configs.shared import Sized
-    from models.cost import classifier_cost, pretext_cost
-    from models.work import Pass, Portion, Step, timed
-    from tasks.planning import SLACK, SMALL_BATCH, Speed, batch_size
+def _sections(settings: dict[str, Any], kind: str | None, images: int) -> dict[str, Any]:
+    """The configurations of the trainings, with the batch sizes and the views that the plan will give them.
 
-    asked = settings["config"]
-    pretext: Any = PRETEXT[asked["pretext"]["method"]].model_validate(asked["pretext"])
-    transfer: Any = TRANSFER[asked["transfer"]["method"]].model_validate(asked["transfer"])
-    sections: dict[str, Sized] = {
-        "pretext": pretext,
-        "transfer": transfer,
-        "finetune": Finetune.model_validate(asked["finetune"]),
-        "distill": Distill.model_validate(asked["distill"]),
+    Args:
+        settings: the stage's settings.
+        kind: the kind of pictures; None: the user chose it, and the views suit it already.
+        images: number of train + unlabelled images.
+    """
+    from models.configs import PRETEXT, TRANSFER
+    from models.configs.finetune import Finetune
+    from tasks.overlay import suit_kind
+    from tasks.planning import SMALL_BATCH, batch_size
+
+    by_hand: dict[str, dict[str, Any]] = {"data": {"kind": kind}}
+    for key in settings["keep"]:
+        section, _, name = key.partition(".")
+        by_hand.setdefault(section, {}).setdefault(name, None)
+    found = dict(suit_kind(settings["config"], by_hand))
+    batch = batch_size(images)
+    batches = {"pretext": batch, "transfer": batch, "distill": batch, "finetune": min(SMALL_BATCH, batch)}
+    for section, planned in batches.items():
+        if section != "finetune" and f"{section}.batch_size" in settings["keep"]:
+            planned = max(2, min(found[section]["batch_size"], images))
+        found[section] = {**found[section], "batch_size": planned}
+    return {
+        "pretext": PRETEXT[found["pretext"]["method"]].model_validate(found["pretext"]),
+        "transfer": TRANSFER[found["transfer"]["method"]].model_validate(found["transfer"]),
+        "finetune": Finetune.model_validate(found["finetune"]),
+        "distill": Distill.model_validate(found["distill"]),
     }
-    student, precision, batch = asked["student"], settings["precision"], batch_size(images)
+
+
+def _speed(settings: dict[str, Any], sections: dict[str, Any], pace: Pace, size: int, classes: int) -> Speed:
+    """Measure the steps of all trainings, and the features, at one image size on this machine.
+
+    Args:
+        settings: the stage's settings.
+        sections: the configurations of the trainings, by section.
+        pace: measures this machine.
+        size: side of the images, px.
+        classes: number of classes.
+    """
+    from models.cost import classifier_cost, pretext_cost, transfer_cost
+    from models.work import Pass, Portion
+    from tasks.planning import SLACK, Speed
+
+    student, precision = settings["config"]["student"], settings["precision"]
+    pretext, transfer = sections["pretext"], sections["transfer"]
     teacher = pretext_cost(pretext, size)
     small = classifier_cost(student["backbone"], student["width"], size, classes)
+    learned, shown = small, None
+    if transfer.learns_from == "teacher":
+        shown = teacher.shape
+        learned = transfer_cost(transfer, student["backbone"], student["width"], size, shown)
 
-    def step(section: Any, cost: Any, batch: int) -> float:
-        work = Step(
-            section=section,
-            settings=timed(sections[section].settings(size)),
-            network=cost.shape.model_copy(update={"pretext": None}) if section == "pretext" else cost.shape,
-            batch_size=batch,
-            precision=precision,
-            operations=cost.step * batch,
-        )
+    def seconds(section: Section, cost: Any, shape: Any = None, phase: str | None = None) -> float:
+        config = sections[section]
+        batch = config.batch_size
+        work = step(section, config.settings(size), cost, batch, precision, teacher=shape, phase=phase)
         pace.know(work)
-        return SLACK * pace.seconds(Portion(work, 1))
+        # Between epochs, a method may look at all images. Per step, these are as many as a batch has.
+        return SLACK * pace.alone(Portion(work, 1, swept=batch))
 
     def forward(cost: Any) -> float:
         work = Pass(network=cost.shape, batch_size=512, precision=precision, operations=cost.forward)
         pace.know(work)
-        return pace.seconds(Portion(work, 1))
+        return pace.alone(Portion(work, 1))
 
+    phases = transfer.phases if len(transfer.phases) > 1 else (None,)
     whole = classifier_cost(pretext.backbone, pretext.width, size, classes)
     return Speed(
-        teacher=step("pretext", teacher, batch),
-        transfer=step("transfer", small, batch),
-        tuned=step("finetune", small, min(SMALL_BATCH, batch)),
-        tuned_teacher=step("finetune", whole, min(SMALL_BATCH, batch)),
-        distill=step("distill", small, batch),
+        teacher=seconds("pretext", teacher),
+        transfer=sum(seconds("transfer", learned, shown, phase) for phase in phases),
+        tuned=seconds("finetune", small),
+        tuned_teacher=seconds("finetune", whole),
+        distill=seconds("distill", small),
         forward=forward(teacher) + forward(small),
     )

@@ -24,6 +24,7 @@ from data.preprocessing import stored_size
 from data.schemas import CONTENDERS
 from data.tables import column, read_matrix, read_table, read_vectors
 from flows.recipes import override
+from models.configs.distill import Distill
 from models.configs.finetune import Finetune
 from models.evaluation.contenders import mixture_weights, smoothed, temperature
 from tasks.config import Config
@@ -232,6 +233,36 @@ def test_distillation_starts_from_what_the_labels_favour(
             assert start in text
 
     assert distill._favoured(Job(), ["student-finetuned", "scratch"]) == start  # type: ignore[arg-type]
+
+
+def test_distillation_without_anything_judged_says_so(tmp_path: Path) -> None:
+    """With one label per class, nothing is out of fold."""
+    nothing = {"student-finetuned": [], "scratch": [], "mixture": []}
+    rows = {
+        name: row | {"accuracy": None} for name, row in judged(**{n: [1.0] for n in nothing}).rows.items()
+    }
+    empty = {name: np.zeros(0) for name in nothing}
+    right = {name: values.astype(bool) for name, values in empty.items()}
+    write_judged(tmp_path, Judged(rows, np.zeros(0, np.int64), right, empty, np.zeros(0)))
+
+    class Job:
+        def path(self, name: str) -> Path:
+            return tmp_path
+
+        def log(self, text: str) -> None:
+            assert text == "starts from student-finetuned: nothing was judged out of fold"
+
+    found = distill._favoured(Job(), ["student-finetuned", "scratch"])  # type: ignore[arg-type]
+    assert found == "student-finetuned"
+
+
+def test_distillation_takes_over_the_views_that_the_labels_chose() -> None:
+    """Distillation may change colours although fine-tuning does not. Then `colours` are its own views."""
+    plain, coloured = Distill(jitter=0.0, grey=0.0), Distill(jitter=0.3)
+    assert distill._seeing(plain, "colours").jitter > 0
+    assert distill._seeing(coloured, "colours") == coloured
+    mild = distill._seeing(coloured, "mild")
+    assert (mild.jitter, mild.crop_min, mild.temperature) == (0.0, 0.5, coloured.temperature)
 
 
 def test_a_favoured_start_needs_a_comparison() -> None:
