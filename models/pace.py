@@ -1,4 +1,4 @@
-"""How long work takes on this machine's CPU. A little of the work is done and timed, with the product's code.
+"""How long work takes on this machine. A little of the work is done and timed, with the product's code.
 
 A `Pace` measures each piece of work once and keeps the result, which can be stored as JSON. Work that is too
 large to try is estimated from its number of operations, at the speed of the most similar work that was
@@ -127,6 +127,7 @@ class Pace:
         trial: measures some work; returns None if it can't be tried. Tests pass one that needs no time.
         clock: returns the time in seconds. The default counts only the time in which this thread runs. So a
             busy machine lengthens the measurements instead of leaving work unmeasured.
+        device: where steps and passes are computed.
 
     Attributes:
         spent: seconds spent on measuring so far.
@@ -137,8 +138,9 @@ class Pace:
         budget: float = 12.0,
         trial: Callable[[Work], Measured | None] | None = None,
         clock: Callable[[], float] = thread_time,
+        device: torch.device = CPU,
     ) -> None:
-        self.budget, self.spent = budget, 0.0
+        self.budget, self.spent, self._device = budget, 0.0, device
         self._trial = trial or self._try
         self._clock = clock
         self._known: dict[str, Measured] = {}
@@ -299,20 +301,23 @@ class Pace:
                 return Measured(work, _describe(work))
             case Step() | Pass():
                 few = self.seconds(Portion(work, 3 * FEW / (work.batch_size if work.kind == "step" else 1)))
-                if work.network.parameters > LARGEST or few > LONGEST:
+                # The estimate is for a CPU. A GPU is faster.
+                if work.network.parameters > LARGEST or (few > LONGEST and self._device == CPU):
                     return None
                 try:
-                    return _step(work) if isinstance(work, Step) else _pass(work)
+                    at = self._device
+                    return _step(work, at) if isinstance(work, Step) else _pass(work, at)
                 except PipelineError:  # random images don't suit the method
                     return None
 
 
-def method_of(step: Step, images: int) -> Method:
+def method_of(step: Step, images: int, device: torch.device = CPU) -> Method:
     """The untrained method of a step.
 
     Args:
         step: the step.
         images: number of images that it will be trained on.
+        device: where it will be trained. A teacher that it learns from is there already.
     """
     given, shape = step.settings, step.network
     match step.section:
@@ -323,7 +328,7 @@ def method_of(step: Step, images: int) -> Method:
             told = {} if step.phase is None else {"phase": step.phase}
             if step.teacher is None:
                 return _made(config.trainer, config, network_of(shape), **told)
-            teacher = network_of(step.teacher).eval().requires_grad_(False)
+            teacher = network_of(step.teacher).to(device).eval().requires_grad_(False)
             return _made(config.trainer, config, network_of(shape), teacher, seed=0, **told)
         case "finetune":
             tuned = Finetune.model_validate(given)
@@ -382,7 +387,7 @@ class RandomImages:
         self.sweeping = False
 
 
-def _step(work: Step) -> Measured:
+def _step(work: Step, device: torch.device) -> Measured:
     """Time steps of a training: first with a few images, then with as many as fit into the trial.
 
     If the batch has more images than that, its time is extrapolated from the two trials. A part of the time,
@@ -390,7 +395,7 @@ def _step(work: Step) -> Measured:
     """
     images = max(work.batch_size, *(work.settings.get(key) or 0 for key in ("clusters", "prototypes")))
     small = min(FEW, work.batch_size)
-    method = method_of(work, images)
+    method = method_of(work, images, device)
     sweeps = type(method).before_epoch is not Method.before_epoch
     classes = work.network.classes if work.section != "pretext" and work.teacher is None else None
     feed = RandomImages(
@@ -399,12 +404,13 @@ def _step(work: Step) -> Measured:
         classes,
         soft=work.section == "distill",
     )
-    first = _steps(work, method, feed, small, steps=2).busy
+    first = _steps(work, method, feed, small, device, steps=2).busy
     # If few images take long, the optimizer may be the reason. So the second trial has more images even then.
     more = 4 * small if first < LONGEST / 2 else small
     large = min(work.batch_size, max(more, int(small * TRIAL / first)))
     steps = 1 + max(1, min(10, ceil(TRIAL / (first * large / small))))
-    lap = calmest(lambda: _steps(work, method, feed, large, steps=steps, epochs=2 if sweeps else 1))
+    epochs = 2 if sweeps else 1
+    lap = calmest(lambda: _steps(work, method, feed, large, device, steps=steps, epochs=epochs))
     # The time in which this thread runs tells the parts apart: it depends little on other programs.
     each, fixed = (lap.seconds / lap.busy * part for part in parts((small, first), (large, lap.busy)))
     return Measured(work, fixed + each * work.batch_size, fixed, lap.between / images, lap.load)
@@ -468,7 +474,13 @@ def _alike(work: Step, other: Work) -> bool:
 
 
 def _steps(
-    work: Step, method: Method, feed: RandomImages, batch_size: int, steps: int, epochs: int = 1
+    work: Step,
+    method: Method,
+    feed: RandomImages,
+    batch_size: int,
+    device: torch.device,
+    steps: int,
+    epochs: int = 1,
 ) -> Lap:
     """Train for a few steps and time them.
 
@@ -493,8 +505,8 @@ def _steps(
         seed=0,
         stage="pace",
         schedule=lambda step, steps: 1e-3,  # random images must not make it diverge
-        device=CPU,
-        precision=resolve_precision(work.precision, CPU),
+        device=device,
+        precision=resolve_precision(work.precision, device),
         sweep=feed.sweep,
         interrupted=tick,
     )
@@ -503,10 +515,12 @@ def _steps(
     inside[steps - 1 :: steps] = False
     seconds, busy = (float(mean) for mean in spent[inside].mean(axis=0))
     between = float(spent[~inside, 0].mean()) - seconds if epochs > 1 else 0.0
+    # A thread that waits for a GPU does not run, although no other program disturbs it.
+    busy = busy if device == CPU else seconds
     return Lap(seconds, busy, between if between > seconds / 2 else 0.0)
 
 
-def _pass(work: Pass) -> Measured:
+def _pass(work: Pass, device: torch.device) -> Measured:
     """Time the forward passes of two batches. A small trial decides how many images the second trial has."""
     network = network_of(work.network)
     feed = RandomImages(min(work.batch_size, 512), stored_size(work.network.image_size))
@@ -520,8 +534,8 @@ def _pass(work: Pass) -> Measured:
             feed.read,
             np.arange(2 * batch_size),
             batch_size=batch_size,
-            device=CPU,
-            precision=resolve_precision(work.precision, CPU),
+            device=device,
+            precision=resolve_precision(work.precision, device),
             size=work.network.image_size,
             views=None
             if work.views is None
@@ -529,7 +543,7 @@ def _pass(work: Pass) -> Measured:
         ):
             ended.append((perf_counter(), thread_time()))
         seconds, busy = np.diff(ended, axis=0)[0] / batch_size
-        return Lap(float(seconds), float(busy))
+        return Lap(float(seconds), float(busy if device == CPU else seconds))
 
     small = min(FEW, work.batch_size)
     large = max(small, min(work.batch_size, 512, int(TRIAL / 2 / timed(small).busy)))

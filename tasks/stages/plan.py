@@ -61,9 +61,13 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     A dry run does not look at the images, so it assumes photographs unless the user set the kind. For the
     median width and height, it takes the middle of their range.
     """
+    from models.device import resolve_device
+    from models.pace import Pace
     from tasks.planning import LEAST
 
     images, seen = images_of(inputs), run.seen
+    device = resolve_device(run.config.compute.device)
+    pace = run.pace if device.type == "cpu" else Pace(device=device)
     widths, heights = seen.get("width", (256, 256)), seen.get("height", (256, 256))
     kind = request.settings["data"]["kind"]
     assumed = ("photographs", "a dry run assumes this; the run looks at the images")
@@ -76,16 +80,17 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         assumed if kind in (None, "auto") else (kind, "you set it"),
         images.all * run.decoding,
         run.listing + images.all * run.decoding,
-        run.pace,
+        pace,
         LEAST,
     )
-    run.assume("plan: the machine stays as busy as it is now; the run measures its speed again")
+    run.assume("plan: for this machine without other programs; the run measures its speed again")
     return Size(1, 3e3, work=(chores(MEASURING),), meta=meta)
 
 
 def build(job: Job) -> Outcome:
     """Measure this machine on real steps, look at some images, and plan."""
     from data.store import write_json
+    from models.device import resolve_device
     from models.pace import Pace
     from tasks.planning import LEAST
 
@@ -95,7 +100,7 @@ def build(job: Job) -> Outcome:
     distinct = manifest.get("understood", {}).get("distinct", n)
     classes = len(manifest["classes"] or [])
     spent = job.meta("manifest")["seconds"]
-    least, pace = LEAST // 2, Pace()
+    least, pace = LEAST // 2, Pace(device=resolve_device(job.compute.device))
     meta = _plan(job.settings, n, distinct, classes, side, kind, reading, spent, pace, least, job.log)
     write_json(job.out / "plan.json", meta)
     return Outcome(rows=len(meta["settings"]), meta=meta)
