@@ -331,6 +331,21 @@ def test_uneven_classes_count_the_same_if_asked(tmp_path: Path) -> None:
     assert fair == pytest.approx(expected / expected.sum(axis=1, keepdims=True), abs=1e-5)
 
 
+def test_twenty_images_with_one_label_per_class_end_in_a_model(tmp_path: Path) -> None:
+    """Nothing can be judged, so all classifiers count the same, and the student ships by the stated rule."""
+    photographs(tmp_path / "photos", each=10, side=40)
+    made = run_chain(config(tmp_path, labels=1))
+    rows = read_table(made.path("weigh") / "contenders.parquet", CONTENDERS).to_pylist()
+    named = {row["model"]: row for row in rows}
+    alone = named.keys() - {MIXTURE}
+    assert {named[name]["weight"] for name in alone} == {pytest.approx(1 / len(alone))}
+    assert all((row["n"], row["accuracy"], row["temperature"]) == (0, None, 1.0) for row in rows)
+    shipped = made.result["shipped"]
+    assert shipped["model"] == "student"
+    assert shipped["because"].startswith("with at most 1 labels per class, candidates can't be compared")
+    assert made.inputs("distill")["student-finetuned"] == made.made["finetune-student"]
+
+
 def test_a_run_that_compares_nothing_ships_its_final_student(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", each=20, side=40)
     alone = override(
