@@ -27,7 +27,7 @@ def under_load(taken: float) -> str:
     """Say how much of the CPU other programs took (0 to 1) during a measurement; nothing if it was little."""
     if taken < LITTLE:
         return ""
-    return f"measured under load: {percent(taken, 0)} of the CPU was taken by other programs"
+    return f"measured under load: at least {percent(taken, 0)} of the CPU was taken by other programs"
 
 
 def duration(seconds: float) -> str:
