@@ -214,7 +214,7 @@ class Pace:
 
     @property
     def taken(self) -> float:
-        """Share of the CPU that other programs took, at least, while steps and passes were measured (0 to 1)."""
+        """Least share of the CPU that other programs took while steps and passes were measured, 0 to 1."""
         loads = [each.load for each in self._known.values() if isinstance(each.work, Step | Pass)]
         return 1 - fmean(1 / load for load in loads) if loads else 0.0
 

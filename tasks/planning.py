@@ -143,6 +143,7 @@ def from_images(
     batch: int | None = None,
     least: int = LEAST,
     load: str = "",
+    decoded: int | None = None,
 ) -> Planned:
     """Plan what depends on the images alone.
 
@@ -156,6 +157,7 @@ def from_images(
         kind: (kind of pictures, reason).
         batch: images per step of the teacher; None: as planned.
         least: a budget for fewer steps of the teacher is refused.
+        decoded: size in which the images are decoded already, px. In this size, `reading` does not count.
         load: says that other programs ran when the speeds were measured; empty if they did not.
 
     Raises:
@@ -163,12 +165,15 @@ def from_images(
     """
     usual = batch_size(images)
     batch = batch or usual
-    left = {size: 60 * minutes - fixed - reading - PASSES * images * s.forward for size, s in speeds.items()}
+    other = {
+        size: fixed + (0.0 if size == decoded else reading) + PASSES * images * speed.forward
+        for size, speed in speeds.items()
+    }
+    left = {size: 60 * minutes - seconds for size, seconds in other.items()}
     steps = {size: int(SHARES["pretext"] * left[size] / s.teacher) for size, s in speeds.items()}
     size = max((size for size in steps if steps[size] >= ENOUGH), default=min(steps))
     if steps[size] < least:
-        speed = speeds[size]
-        need = fixed + reading + PASSES * images * speed.forward + LEAST * speed.teacher / SHARES["pretext"]
+        need = other[size] + LEAST * speeds[size].teacher / SHARES["pretext"]
         raise ConfigError(
             f"plan.minutes = {minutes:g} is too short for {images:,} images on this machine; "
             f"set at least {-(-need // 6) / 10:.1f}"  # rounded up to 0.1 minutes

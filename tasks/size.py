@@ -18,6 +18,9 @@ from tasks.config import Config
 from tasks.sources import Part
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from models.cost import Cost
     from models.pace import Pace
     from tasks.stage import Request
@@ -101,6 +104,19 @@ class Size:
     meta: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Some of a run's train and unlabelled images.
+
+    Attributes:
+        pixels: (n, S, S, C) uint8, n >= 1.
+        shorter: median of the shorter sides of the images before they were resized, px.
+    """
+
+    pixels: NDArray[np.uint8]
+    shorter: int
+
+
 class Context(Protocol):
     """The dry run that a stage is part of."""
 
@@ -119,6 +135,17 @@ class Context(Protocol):
 
     def count(self, request: Request) -> Counts:
         """Count the images of a manifest that is requested."""
+
+    def sample(self, size: int, most: int) -> Sample | None:
+        """Read a random sample of the images of the manifest that was counted first.
+
+        Args:
+            size: side of the images that a network would see, px. The squares are a bit larger from 64 px on.
+            most: maximum number of images.
+
+        Returns:
+            The sample; None if the images are not here, or none of them can be read.
+        """
 
 
 Inputs = Mapping[str, Planned]

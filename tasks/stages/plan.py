@@ -9,11 +9,14 @@ from data.types import Artifact
 from models.configs.distill import Distill, SoftLabels
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Section, Size, chores, images_of, step
+from tasks.size import Context, Inputs, Sample, Section, Size, chores, images_of, step
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from models.pace import Pace
     from tasks.planning import Speed
 
@@ -24,7 +27,9 @@ MEASURING = 12.0
 SAMPLE = 500
 """Maximum number of images that are looked at to suggest the kind of pictures."""
 LOOKED_AT = 64
-"""Side of these images, px."""
+"""Largest side of these images, px."""
+USUAL = 256
+"""Assumed shorter side of images that are not here, px."""
 
 
 def plan(config: Config, manifest: Artifact) -> Request:
@@ -58,29 +63,25 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     The run measures its speed again. So that it does not refuse what a dry run accepts, it contents itself
     with half of the steps that a dry run demands.
 
-    A dry run does not look at the images, so it assumes photographs unless the user set the kind. For the
-    median width and height, it takes the middle of their range.
+    If the images are not here, they are assumed to be photographs unless the user set the kind.
     """
     from models.device import resolve_device
     from models.pace import Pace
     from tasks.planning import LEAST
 
-    images, seen = images_of(inputs), run.seen
+    images, asked = images_of(inputs), request.settings["data"]
     device = resolve_device(run.config.compute.device)
-    pace = run.pace if device.type == "cpu" else Pace(device=device)
-    widths, heights = seen.get("width", (256, 256)), seen.get("height", (256, 256))
-    kind = request.settings["data"]["kind"]
-    assumed = ("photographs", "a dry run assumes this; the run looks at the images")
+    sample = run.sample(min(LOOKED_AT, asked["image_size"]), SAMPLE)
     meta = _plan(
         request.settings,
         images.all,
-        seen.get("distinct", images.all),
+        run.seen.get("distinct", images.all),
         images.classes,
-        min(sum(widths), sum(heights)) // 2,
-        assumed if kind in (None, "auto") else (kind, "you set it"),
+        USUAL if sample is None else sample.shorter,
+        _kind(asked["kind"], None if sample is None else sample.pixels),
         images.all * run.decoding,
         run.listing + images.all * run.decoding,
-        pace,
+        run.pace if device.type == "cpu" else Pace(device=device),
         LEAST,
     )
     run.assume("plan: for this machine without other programs; the run measures its speed again")
@@ -96,12 +97,15 @@ def build(job: Job) -> Outcome:
 
     manifest = job.meta("manifest")
     n = manifest["counts"]["train"] + manifest["counts"]["unlabelled"]
-    side, kind, reading = _look(job, n)
     distinct = manifest.get("understood", {}).get("distinct", n)
     classes = len(manifest["classes"] or [])
-    spent = job.meta("manifest")["seconds"]
-    least, pace = LEAST // 2, Pace(device=resolve_device(job.compute.device))
-    meta = _plan(job.settings, n, distinct, classes, side, kind, reading, spent, pace, least, job.log)
+    sample, spent = _look(job), manifest["seconds"]
+    kind = _kind(job.settings["data"]["kind"], sample.pixels)
+    pace = Pace(device=resolve_device(job.compute.device))
+    # The manifest has read and decoded all images. Decoding them in another size takes about as long.
+    meta = _plan(
+        job.settings, n, distinct, classes, sample.shorter, kind, spent, spent, pace, LEAST // 2, job.log
+    )
     write_json(job.out / "plan.json", meta)
     return Outcome(rows=len(meta["settings"]), meta=meta)
 
@@ -128,7 +132,7 @@ def _plan(
         classes: number of classes.
         side: median of the images' shorter sides, px.
         kind: (kind of pictures, reason).
-        reading: seconds that reading and decoding all images once more takes.
+        reading: seconds that reading and decoding all images once more takes, in a new size.
         spent: seconds that the manifest took.
         pace: measures this machine.
         least: a budget for fewer steps of the teacher is refused.
@@ -160,6 +164,7 @@ def _plan(
         batch=sections["pretext"].batch_size,
         least=least,
         load=load,
+        decoded=settings["data"]["image_size"],
     )
     size = found.settings["data.image_size"]
     chosen = found.without(kept)
@@ -168,19 +173,13 @@ def _plan(
     return {"settings": chosen.settings, "because": because, "speed": vars(speeds[size])}
 
 
-def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
-    """Look at a sample of the images.
-
-    Returns:
-        The median of their shorter sides, px; (kind of pictures, reason); and the seconds that reading and
-        decoding all images takes.
-    """
-    from time import perf_counter
-
+def _look(job: Job) -> Sample:
+    """Look at a random sample of the images, in the size in which the manifest has decoded them all."""
     import numpy as np
 
+    from data.decode import resize_square
     from data.draws import key, permutation
-    from data.kind import suggest
+    from data.preprocessing import stored_size
     from data.schemas import MANIFEST
     from data.tables import column, read_table
 
@@ -188,15 +187,24 @@ def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
     usable = np.flatnonzero(column(table, "split") != "test")
     some = np.sort(usable[permutation(key(job.seed, "look"), len(usable))[:SAMPLE]])
     shorter = np.minimum(column(table, "width"), column(table, "height"))[some]
-    began = perf_counter()
-    pixels = job.images(LOOKED_AT).read(column(table, "index")[some])
-    reading = (perf_counter() - began) / len(some) * images
-    chosen = job.settings["data"]["kind"]
-    if chosen not in (None, "auto"):
-        return int(np.median(shorter)), (chosen, "you set it"), reading
+    size = job.settings["data"]["image_size"]
+    pixels = job.images(size).read(column(table, "index")[some])
+    if size > LOOKED_AT:
+        pixels = np.stack([resize_square(each, stored_size(LOOKED_AT)) for each in pixels])
+    return Sample(pixels, int(np.median(shorter)))
+
+
+def _kind(chosen: str | None, pixels: NDArray[np.uint8] | None) -> tuple[str, str]:
+    """The kind of pictures, and the reason: the user's choice, or what the pixels suggest."""
+    from data.kind import suggest
+
+    if chosen is not None and chosen != "auto":
+        return chosen, "you set it"
+    if pixels is None:
+        return "photographs", "a dry run assumes this if the images are not here; the run looks at them"
     found = suggest(pixels)
     said = found.because if found.sure else f"{found.because}, but this is uncertain; data.kind chooses"
-    return int(np.median(shorter)), (found.kind, said), reading
+    return found.kind, said
 
 
 def _sections(settings: dict[str, Any], kind: str | None, images: int) -> dict[str, Any]:

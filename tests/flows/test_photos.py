@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from in_process import Workers, photographs, run_chain
 
 from data.errors import ConfigError
+from data.kind import Suggestion
 from flows.as_yaml import plain
 from flows.estimate import Estimate, estimate
 from flows.recipes import override, parse_settings, planned, recipe
@@ -132,19 +134,33 @@ def test_a_dry_run_says_what_others_took_of_the_machine(place: Path) -> None:
     assert "under load" not in calm.as_text()
 
 
-def test_a_dry_run_follows_a_plan_that_is_there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the machine is now: the run measures nothing either."""
-    config = configured(place, "plan.minutes=5")
+@pytest.mark.parametrize("size", [64, 24, 96])
+def test_a_dry_run_looks_at_what_the_run_looks_at_and_follows_a_plan_that_is_there(
+    place: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """However slow the machine is in a later dry run: the run would measure nothing either."""
+    looked: list[np.ndarray] = []
+    suggestion = Suggestion("satellite", "a test says so", True)
+    monkeypatch.setattr("data.kind.suggest", lambda pixels: looked.append(pixels) or suggestion)
     monkeypatch.setattr("models.pace.Pace._try", lambda self, work: given(work))
+    config = configured(place, "plan.minutes=5", f"data.image_size={size}")
+    before = estimate(config, pace=Pace(trial=given), seconds=None)
     with Run(config, "run", []) as record:
         workers = Workers(config, record)
         record.workers = workers  # type: ignore[assignment]
         images, _ = record.make("manifest", manifest.plan(config))
         made, _ = record.make("plan-images", plan_stage.plan(config, images))
+    first, second = looked
+    assert first.shape == second.shape
+    assert len(first) == record.store.meta(images)["counts"]["train"]
+    if size <= 64:
+        assert np.array_equal(first, second)
+    settings = record.store.meta(made)["settings"]
+    assert settings["data.kind"] == plan(before)["data.kind"] == "satellite"
     slow = Pace(trial=lambda work: Measured(work, 1000.0))
     found = estimate(config, pace=slow, seconds=0.5)
+    assert len(looked) == 2
     assert next(row.in_store for row in found.rows if row.stage == "plan-images")
-    settings = record.store.meta(made)["settings"]
     assert plan(found)["pretext.steps"] == str(settings["pretext.steps"])
 
 

@@ -118,6 +118,16 @@ def test_a_run_accepts_what_a_dry_run_accepts_although_it_measures_slower_steps(
             at(factor * enough, least)
 
 
+def test_images_are_decoded_again_only_in_another_size() -> None:
+    told: dict[str, Any] = {"distinct": 300, "fixed": 40.0, "reading": 60.0, "kind": KIND}
+    again, *others = (
+        from_images(5.0, 300, {32: speed(32)}, **told | more).settings["pretext.steps"]
+        for more in ({"decoded": 64}, {"decoded": 32}, {"reading": 0.0})
+    )
+    assert others[0] == others[1]
+    assert others[0] - again == pytest.approx(0.38 * 60 / speed(32).teacher, abs=1)
+
+
 def settings(**keep: Any) -> dict[str, Any]:
     """The settings of the stage plan for the recipe photos, with keys that a user set."""
     over: dict[str, Any] = {}
