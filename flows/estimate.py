@@ -325,7 +325,9 @@ class _Estimator:
         split, uri = (column(made.images, name).astype(str) for name in ("split", "uri"))
         usable = np.flatnonzero(split != "test")
         chosen = np.sort(usable[permutation(key(self.config.seed, "look"), len(usable))[:most]])
-        rule = Preprocessing(size, (), (), reading=recorded_in(made.reading))
+        rule = Preprocessing(
+            size, (), (), reading=recorded_in(made.reading, request.outside["reading"]["max_pixels"])
+        )
         until = float("inf") if self.seconds is None else time.monotonic() + self.seconds
         read: dict[tuple[str, str], Any] = {}
         opened = open_sources(
