@@ -153,7 +153,9 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
     from models.network import build_network
     from models.schedules import SCHEDULES
 
-    finetune = config.finetune.model_copy(update={"learning_rate": config.finetune.baseline_learning_rate})
+    # One rate for all layers, as in the product. The other rate of the head is for networks that are tuned.
+    rate = config.finetune.baseline_learning_rate or config.finetune.learning_rate
+    finetune = config.finetune.model_copy(update={"learning_rate": rate, "head_learning_rate": None})
     if plain:
         finetune = finetune.model_copy(update=finetune.mild().model_dump())
     student = config.student

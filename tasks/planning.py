@@ -25,7 +25,8 @@ FIXED = 45.0
 ENOUGH = 400
 """A larger image size is chosen only if it leaves time for this many steps of the teacher."""
 LEAST = 60
-"""A budget that leaves time for fewer steps of the teacher is refused."""
+"""A budget that leaves time for fewer steps of the teacher is refused. A run, which measures again what a dry
+run has measured, refuses half of it."""
 FEW, MANY = 30, 150
 """Fewest steps in which a network of the chain learns the few labels, and most steps unless there are many
 labels. The student's last training has at least the fewest, too."""
@@ -139,6 +140,10 @@ def from_images(
     fixed: float,
     reading: float,
     kind: tuple[str, str],
+    batch: int | None = None,
+    least: int = LEAST,
+    load: str = "",
+    decoded: int | None = None,
 ) -> Planned:
     """Plan what depends on the images alone.
 
@@ -150,20 +155,29 @@ def from_images(
         fixed: seconds that a run takes besides trainings and features.
         reading: seconds that reading and decoding all images once takes.
         kind: (kind of pictures, reason).
+        batch: images per step of the teacher; None: as planned.
+        least: a budget for fewer steps of the teacher is refused.
+        decoded: size in which the images are decoded already, px. In this size, `reading` does not count.
+        load: says that other programs ran when the speeds were measured; empty if they did not.
 
     Raises:
         ConfigError: the budget is too short. The message says how many minutes are enough.
     """
-    batch = batch_size(images)
-    left = {size: 60 * minutes - fixed - reading - PASSES * images * s.forward for size, s in speeds.items()}
+    usual = batch_size(images)
+    batch = batch or usual
+    other = {
+        size: fixed + (0.0 if size == decoded else reading) + PASSES * images * speed.forward
+        for size, speed in speeds.items()
+    }
+    left = {size: 60 * minutes - seconds for size, seconds in other.items()}
     steps = {size: int(SHARES["pretext"] * left[size] / s.teacher) for size, s in speeds.items()}
     size = max((size for size in steps if steps[size] >= ENOUGH), default=min(steps))
-    if steps[size] < LEAST:
-        speed = speeds[size]
-        need = fixed + reading + PASSES * images * speed.forward + LEAST * speed.teacher / SHARES["pretext"]
+    if steps[size] < least:
+        need = other[size] + LEAST * speeds[size].teacher / SHARES["pretext"]
         raise ConfigError(
             f"plan.minutes = {minutes:g} is too short for {images:,} images on this machine; "
             f"set at least {-(-need // 6) / 10:.1f}"  # rounded up to 0.1 minutes
+            + (f" ({load})" if load else "")
         )
     transfer = max(1, int(SHARES["transfer"] * left[size] / speeds[size].transfer))
     k = clusters(images, distinct)
@@ -180,10 +194,10 @@ def from_images(
         {
             "data.image_size": size,
             "data.kind": kind[0],
-            "pretext.batch_size": batch,
+            "pretext.batch_size": usual,
             "pretext.steps": steps[size],
             "cluster.k": k,
-            "transfer.batch_size": batch,
+            "transfer.batch_size": usual,
             "transfer.steps": transfer,
             "predict.neighbours": max(1, min(10, images - 1)),
         },
@@ -198,7 +212,15 @@ def from_images(
     )
 
 
-def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: int, whole: float) -> Planned:
+def from_labels(
+    seconds: float,
+    labels: int,
+    images: int,
+    speed: Speed,
+    folds: int,
+    whole: float,
+    batch: int | None = None,
+) -> Planned:
     """Plan what the few labels are learned with.
 
     Each network is trained once for every fold and once with all labels: the student from transfer, the
@@ -210,31 +232,36 @@ def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: i
         labels: number of drawn labels.
         images: number of train + unlabelled images.
         speed: at the run's image size.
-        folds: number of times that a network is trained to judge it.
+        folds: number of times that a network is trained to judge it; 0 if no class has two labels.
         whole: what all trainings of the run should take, seconds.
+        batch: labelled images per step, if the user set it.
     """
     kept = {name: part * SHARES[name] * whole for name, part in KEPT.items()}
     share = seconds * SHARES["contenders"] / (SHARES["contenders"] + SHARES["distill"])
     share = max(share, kept["contenders"])
-    batch = labelled_batch(labels, images)
+    usual = labelled_batch(labels, images)
+    batch = batch or usual
     # A step of distillation trains the same network, so a step's time at other batch sizes lies between.
     larger = (batch - SMALL_BATCH) / max(1, batch_size(images) - SMALL_BATCH)
     slower = 1 + max(0.0, larger) * max(0.0, speed.distill / speed.tuned - 1)
-    alone = (folds + 1 + (folds + 1 + CHOICES) * UNTRAINED) * speed.tuned * slower
-    both = alone + (folds + 1) * speed.tuned_teacher * slower
+    trainings, choices = folds + 1, CHOICES if folds else 0
+    alone = (trainings + (trainings + choices) * UNTRAINED) * speed.tuned * slower
+    both = alone + trainings * speed.tuned_teacher * slower
     teacher = share / both >= FEW
     each = both if teacher else alone
     most = max(MANY, round(EPOCHS * labels / batch))
     steps = int(min(most, max(FEW, share / each)))
     distill = max(FEW, int(max(seconds - steps * each, kept["distill"]) / speed.distill))
     why = (
-        f"{folds + 1} trainings of each network, to judge it by the labels"
-        if steps < most
-        else f"more hardly helps with {labels:,} labels"
+        f"more hardly helps with {labels:,} labels"
+        if steps == most
+        else f"{trainings} trainings of each network, to judge it by the labels"
+        if folds
+        else "one training of each network, because no class has a second label to judge it by"
     )
     return Planned(
         {
-            "finetune.batch_size": batch,
+            "finetune.batch_size": usual,
             "finetune.steps": steps,
             "finetune.baseline_steps": UNTRAINED * steps,
             "ship.teacher": teacher,
