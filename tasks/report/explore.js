@@ -6,7 +6,7 @@
   const data = JSON.parse($("data").textContent);
   const card = $("card"), plane = $("plane"), panel = $("panel"), tip = $("tip"), select = $("show");
   const svg = plane.querySelector("svg"), here = svg.querySelector(".here");
-  const dots = [...svg.querySelectorAll(".dots path")], rings = [...svg.querySelectorAll(".rings path")];
+  const dots = [...svg.querySelectorAll(".dots path:not(.hole)")], rings = [...svg.querySelectorAll(".rings path")];
   const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
   const n = dots.length, all = [...Array(n).keys()];
   const ringOf = new Map(all.filter((i) => data.drawn[i]).map((i, row) => [i, rings[row]]));

@@ -233,15 +233,25 @@ def test_colours_are_chosen_without_the_script(browser: Any, pages: dict[str, Pa
     context.close()
     page = browser.new_page()
     page.goto(pages[name].as_uri())
-    colours = {}
+    looks = {}
     for mode in ("class", "cluster", "answer"):
         page.check(f'[name="explore-by"][value="{mode}"]', force=True)
-        colours[mode] = page.evaluate(
-            """new Set([...document.querySelectorAll('#explore .dots path')].map(
-                each => getComputedStyle(each).stroke)).size"""
+        looks[mode] = page.evaluate(
+            """() => {
+                const stroke = (each) => getComputedStyle(each).stroke;
+                const dots = [...document.querySelectorAll('#explore .dots path:not(.hole)')];
+                const hole = (dot) => [dot.nextElementSibling].filter((each) => each?.matches('.hole'))[0];
+                const open = (dot) => !!hole(dot) && stroke(hole(dot)) !== 'none';
+                return [dots.map(stroke), dots.map((dot) => `${stroke(dot)} ${open(dot)}`)]
+                    .map((all) => new Set(all).size);
+            }"""
         )
     few = name == "usual"  # ten clusters and ten classes; the other page has 40 and 50
-    assert colours == {"class": 10 if few else 1, "cluster": 10 if few else 1, "answer": 3}
+    assert looks == {
+        "class": [6, 10] if few else [1, 1],
+        "cluster": [6, 10] if few else [1, 1],
+        "answer": [3, 3],
+    }
     page.close()
 
 
