@@ -151,6 +151,19 @@ def test_the_recipes_for_a_first_look_draw_a_map() -> None:
         assert "explore" in recipe(name).evaluate.protocols
 
 
+def test_a_map_by_tsne_says_so_and_changes_no_other_stage(ran: Made, place: Path) -> None:
+    pytest.importorskip("openTSNE")
+    evaluate = {**MAP, "explore": {"points": 100, "projection": "tsne"}}
+    again = run_chain(small(place, evaluate=evaluate), "tsne")
+    assert {row["stage"] for row in again.result["stages"] if not row["cached"]} == {"explore", "report"}
+    assert again.store.meta(again.made["explore"])["explained"] is None
+    found = points(again)
+    assert np.array_equal(found["index"], points(ran)["index"])
+    assert np.isfinite(found["x"]).all()
+    assert np.ptp(found["x"]) > 3  # PCA of rows of length 1 has at most 2
+    assert "This is t-SNE" in (again.folder / "report.html").read_text()
+
+
 def test_tsne_is_refused_in_one_line_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     from data.errors import ConfigError
 
