@@ -172,6 +172,9 @@ def test_the_map_opens_a_cluster_by_keyboard_and_closes_it(opened: Any) -> None:
     else:
         raise AssertionError("the pictures of the cluster can't be reached")
     assert opened.locator(".here[visibility=visible]").count() == 1  # the focused picture's place on the map
+    opened.keyboard.press("Enter")  # it is shown, and the keyboard stays where it was
+    assert opened.locator("#explore-panel .one canvas").count() == 1
+    assert opened.evaluate("document.activeElement.id") == "explore-panel"
     opened.locator("#explore-plane").focus()
     opened.keyboard.press("Escape")
     assert "Clusters, the largest first" in panel(opened)
@@ -220,6 +223,8 @@ def test_every_group_can_be_chosen(opened: Any) -> None:
         on = opened.locator("#explore-card .dots path.on").count()
         assert on > 0
         assert opened.locator("#explore-panel .gallery canvas").count() > 0
+        rings = opened.locator("#explore-card .rings path.on").count()
+        assert rings == on if value == "labelled" else rings < on
     opened.select_option("#explore-show", "")
     assert opened.locator("#explore-card .dots path.on").count() == 0
 
