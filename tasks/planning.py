@@ -18,7 +18,7 @@ from tasks.phrases import percent
 
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)
 """Sides of the images that a plan chooses from, px."""
-SHARES = {"pretext": 0.38, "transfer": 0.12, "contenders": 0.3, "distill": 0.2}
+SHARES = {"pretext": 0.36, "transfer": 0.12, "contenders": 0.34, "distill": 0.18}
 """Share of the training time that each part gets. Contenders are the trainings on the few labels."""
 FIXED = 45.0
 """Seconds of everything but trainings, features and reading: starts, evaluations, tables and the report."""
@@ -39,6 +39,11 @@ EPOCHS = 10
 """With many labels, a network of the chain may see each of them this often."""
 UNTRAINED = 3
 """Networks from scratch get this many times the steps, because they have learned nothing before."""
+RARE = 10
+"""With fewer labels per class than this, fine-tuned networks tell the mixture little that linear classifiers
+have not told it, and networks from scratch tell it most (decision 18). So these get the time."""
+UNTRAINED_RARE = 6
+"""How many times the steps networks from scratch get then."""
 CHOICES = 2
 """How many more views than the first ones a network from scratch may choose from."""
 PASSES = 3
@@ -220,12 +225,14 @@ def from_labels(
     folds: int,
     whole: float,
     batch: int | None = None,
+    classes: int = 1,
 ) -> Planned:
     """Plan what the few labels are learned with.
 
     Each network is trained once for every fold and once with all labels: the student from transfer, the
-    student's network from scratch, and the teacher if there is time. The one from scratch is trained a few
-    more times on the first fold, to choose its views.
+    student's network from scratch, and the teacher if there is time. With fewer than `RARE` labels per class,
+    the teacher waits until all others have as many steps as they can use. The network from scratch is trained
+    a few more times on the first fold, to choose its views.
 
     Args:
         seconds: what is left of the budget for training.
@@ -235,6 +242,7 @@ def from_labels(
         folds: number of times that a network is trained to judge it; 0 if no class has two labels.
         whole: what all trainings of the run should take, seconds.
         batch: labelled images per step, if the user set it.
+        classes: number of classes.
     """
     kept = {name: part * SHARES[name] * whole for name, part in KEPT.items()}
     share = seconds * SHARES["contenders"] / (SHARES["contenders"] + SHARES["distill"])
@@ -245,11 +253,13 @@ def from_labels(
     larger = (batch - SMALL_BATCH) / max(1, batch_size(images) - SMALL_BATCH)
     slower = 1 + max(0.0, larger) * max(0.0, speed.distill / speed.tuned - 1)
     trainings, choices = folds + 1, CHOICES if folds else 0
-    alone = (trainings + (trainings + choices) * UNTRAINED) * speed.tuned * slower
+    rare = labels < RARE * classes
+    untrained = UNTRAINED_RARE if rare else UNTRAINED
+    alone = (trainings + (trainings + choices) * untrained) * speed.tuned * slower
     both = alone + trainings * speed.tuned_teacher * slower
-    teacher = share / both >= FEW
-    each = both if teacher else alone
     most = max(MANY, round(EPOCHS * labels / batch))
+    teacher = share / both >= (most if rare else FEW)
+    each = both if teacher else alone
     steps = int(min(most, max(FEW, share / each)))
     distill = max(FEW, int(max(seconds - steps * each, kept["distill"]) / speed.distill))
     why = (
@@ -263,14 +273,15 @@ def from_labels(
         {
             "finetune.batch_size": usual,
             "finetune.steps": steps,
-            "finetune.baseline_steps": UNTRAINED * steps,
+            "finetune.baseline_steps": untrained * steps,
             "ship.teacher": teacher,
             "distill.batch_size": batch_size(images),
             "distill.steps": distill,
         },
         {
             "finetune.steps": why,
-            "finetune.baseline_steps": f"{UNTRAINED} times as many for networks from scratch",
+            "finetune.baseline_steps": f"{untrained} times as many for networks from scratch"
+            + (f", which learn most from fewer than {RARE} labels per class" if rare else ""),
             "ship.teacher": "fine-tuning the teacher "
             + ("fits into the minutes" if teacher else "would leave the others too few steps"),
             "distill.steps": "the rest of the minutes",

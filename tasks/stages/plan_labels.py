@@ -11,7 +11,7 @@ from tasks.job import Job
 from tasks.size import Context, Inputs, Size, chores, images_of
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="plan_labels", kind="plan", version=3, process="plain")
+STAGE = Stage(name="plan_labels", kind="plan", version=4, process="plain")
 
 
 def plan(
@@ -30,6 +30,7 @@ def plan(
         "minutes": config.plan.minutes,
         "keep": sorted(config.plan.keep),
         "labels": sum(labels),
+        "classes": len(labels),
         "folds": config.ship.folds if max(labels) > 1 else 0,
     }
     if "finetune.batch_size" in config.plan.keep:
@@ -80,7 +81,14 @@ def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken
     whole = 60 * settings["minutes"] - FIXED - PASSES * images * speed.forward
     left = whole + images * speed.forward - taken
     found = from_labels(
-        left, settings["labels"], images, speed, settings["folds"], whole, settings.get("batch_size")
+        left,
+        settings["labels"],
+        images,
+        speed,
+        settings["folds"],
+        whole,
+        settings.get("batch_size"),
+        settings["classes"],
     )
     chosen = found.without(settings["keep"])
     return {"settings": chosen.settings, "because": chosen.lines}

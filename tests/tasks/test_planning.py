@@ -15,11 +15,14 @@ from tasks.planning import (
     CHOICES,
     ENOUGH,
     FEW,
+    KEPT,
     LEAST,
     MANY,
+    SHARES,
     SIZES,
     SLACK,
     UNTRAINED,
+    UNTRAINED_RARE,
     Planned,
     Speed,
     batch_size,
@@ -110,7 +113,9 @@ def test_a_run_accepts_what_a_dry_run_accepts_although_it_measures_slower_steps(
         found = from_images(1.0, 300, speeds, **told, least=least, load="measured under load: a lot")
         return found.settings["pretext.steps"]
 
-    enough = 0.38 * 20 / LEAST / 0.1 * 0.9  # 20 s are left for training, and a few for the features
+    enough = (
+        SHARES["pretext"] * 20 / LEAST / 0.1 * 0.9
+    )  # 20 s are left for training, and a few for the features
     assert at(enough, LEAST) >= LEAST
     assert at(1.8 * enough, LEAST // 2) >= LEAST // 2
     for factor, least in ((1.3, LEAST), (2.6, LEAST // 2)):
@@ -125,7 +130,7 @@ def test_images_are_decoded_again_only_in_another_size() -> None:
         for more in ({"decoded": 64}, {"decoded": 32}, {"reading": 0.0})
     )
     assert others[0] == others[1]
-    assert others[0] - again == pytest.approx(0.38 * 60 / speed(32).teacher, abs=1)
+    assert others[0] - again == pytest.approx(SHARES["pretext"] * 60 / speed(32).teacher, abs=1)
 
 
 def settings(**keep: Any) -> dict[str, Any]:
@@ -220,13 +225,15 @@ def test_few_labels_get_few_steps(seconds: float) -> None:
 
 
 def test_late_trainings_keep_most_of_their_share() -> None:
-    """If the first trainings took all the time, the others still get 0.8 of 0.3 and 0.5 of 0.2 of it."""
+    """If the first trainings took all the time, the others still get 0.8 and 0.5 of their shares."""
     used, whole = speed(32), 240.0
     late = from_labels(5.0, 50, 1000, used, 3, whole).settings
     steps = late["finetune.steps"] + (4 + CHOICES) / 4 * late["finetune.baseline_steps"]
     taken = 4 * steps * used.tuned + 4 * late["ship.teacher"] * late["finetune.steps"] * used.tuned_teacher
-    assert taken == pytest.approx(0.8 * 0.3 * whole, rel=0.1)
-    assert late["distill.steps"] * used.distill == pytest.approx(0.5 * 0.2 * whole, rel=0.05)
+    assert taken == pytest.approx(KEPT["contenders"] * SHARES["contenders"] * whole, rel=0.1)
+    assert late["distill.steps"] * used.distill == pytest.approx(
+        KEPT["distill"] * SHARES["distill"] * whole, rel=0.05
+    )
 
 
 @pytest.mark.parametrize(
@@ -274,6 +281,20 @@ def test_larger_batches_of_the_user_get_fewer_steps() -> None:
 def test_the_teacher_is_fine_tuned_only_if_there_is_time() -> None:
     assert not from_labels(20.0, 50, 1000, speed(64), 3, 0.0).settings["ship.teacher"]
     assert from_labels(900.0, 50, 1000, speed(64), 3, 0.0).settings["ship.teacher"]
+
+
+def test_with_few_labels_per_class_the_time_goes_to_networks_from_scratch() -> None:
+    """The teacher is fine-tuned only when all others have as many steps as they can use."""
+    used = speed(32)
+    for seconds in (30.0, 100.0, 10_000.0):
+        few, many = (from_labels(seconds, 50, 1000, used, 3, 0.0, classes=c).settings for c in (10, 5))
+        assert few["finetune.baseline_steps"] == UNTRAINED_RARE * few["finetune.steps"]
+        assert many["finetune.baseline_steps"] == UNTRAINED * many["finetune.steps"]
+        assert few["finetune.baseline_steps"] > many["finetune.baseline_steps"]
+        assert few["ship.teacher"] == (few["finetune.steps"] == MANY)
+    told = from_labels(100.0, 50, 1000, used, 3, 0.0, classes=10).because
+    assert "fewer than 10 labels per class" in told["finetune.baseline_steps"]
+    assert told["ship.teacher"].endswith("would leave the others too few steps")
 
 
 def test_what_the_user_set_is_neither_planned_nor_explained() -> None:
