@@ -19,6 +19,7 @@ IDLE = frozenset(
     {
         "baseline",
         "baseline_learning_rate",
+        "baseline_mixup",
         "batch_size",
         "consistency_threshold",
         "continue_decay",

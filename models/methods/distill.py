@@ -25,6 +25,7 @@ from models.configs.distill import Distill
 from models.ema import average
 from models.losses.distill import labelled_cross_entropy, soft_cross_entropy
 from models.method import Batch, Loss, Method, Progress
+from models.mixup import partners
 from models.network import Network
 from models.optim import make_optimizer
 
@@ -91,7 +92,7 @@ class DistillMethod(Method):
         if self.config.consistency:
             views, mild = views
             target, terms["sure"] = self._agreed(target, mild, progress)
-        blend = self._blend(len(views)) if self.config.mixup else None
+        blend = partners(len(views), self.config.mixup) if self.config.mixup else None
         if blend is not None:
             share, other = blend
             views = torch.lerp(views, views[other], share)
@@ -124,16 +125,6 @@ class DistillMethod(Method):
         weight = self.config.consistency * min(1.0, 2 * progress.step / progress.steps) * sure
         own = F.one_hot(best, target.shape[1]).to(target.dtype)
         return torch.lerp(target, own, weight[:, None].to(target.dtype)), sure.float().mean()
-
-    def _blend(self, n: int) -> tuple[float, Tensor]:
-        """Draw how much of each view is another one, at most a half, and (n,) int64 which one.
-
-        One share holds for the whole batch (Zhang et al. 2018, arXiv 1710.09412). The engine has seeded
-        torch's generator for this step.
-        """
-        a = torch.tensor(self.config.mixup, dtype=torch.float64)
-        share = float(torch.distributions.Beta(a, a).sample())
-        return min(share, 1 - share), torch.randperm(n)
 
     def after_update(self, progress: Progress) -> None:
         """Average the student's weights over the steps. With `ema`, the student ends with the average."""

@@ -49,12 +49,16 @@ def plan(
     """
     tuned = config.finetune.settings(
         config.data.image_size,
-        exclude=frozenset({"seed", "baseline", "baseline_learning_rate", "baseline_steps"}),
+        exclude=frozenset({"seed", "baseline", "baseline_learning_rate", "baseline_mixup", "baseline_steps"}),
     )
     if role == "scratch":
         tuned |= {"steps": steps or tuned["steps"], "head_learning_rate": None, "freeze": False}
         tuned["learning_rate"] = config.finetune.baseline_learning_rate or tuned["learning_rate"]
         tuned.pop("head_first", None)
+        if config.finetune.baseline_mixup is not None:
+            tuned["mixup"] = config.finetune.baseline_mixup
+        if not tuned.get("mixup"):
+            tuned.pop("mixup", None)
     settings: dict[str, Any] = {
         "finetune": tuned,
         "role": role,
