@@ -38,7 +38,7 @@ from models.inference import augmented, run
 from models.method import Batch, Method, make_pretext
 from models.methods.distill import DistillMethod
 from models.methods.finetune import FinetuneMethod
-from models.work import IMPORTS, Chores, Describe, Imports, Pass, Portion, Products, Step, Work, key_of
+from models.work import IMPORTS, Chores, Describe, Imports, Pass, Portion, Products, Shape, Step, Work, key_of
 
 CPU = torch.device("cpu")
 CHORES = 0.2
@@ -50,7 +50,7 @@ DESCRIBED = 2e-7
 LARGEST = 100_000_000
 """Networks with more parameters than this are not built."""
 LONGEST = 4.0
-"""Seconds. Work is not tried if the trial is expected to take longer."""
+"""Seconds. Work is not tried if the trial is expected to take longer, even with one image."""
 TRIAL = 0.5
 """Approximate number of seconds that a trial's timed steps take."""
 FEW = 16
@@ -244,11 +244,13 @@ class Pace:
             case Describe():
                 return Measured(work, _describe(work))
             case Step() | Pass():
-                few = self.seconds(Portion(work, 3 * FEW / (work.batch_size if work.kind == "step" else 1)))
-                if work.network.parameters > LARGEST or few > LONGEST:
+                each = self.seconds(Portion(work, 1 / (work.batch_size if work.kind == "step" else 1)))
+                # A pass of few images says how long one of many takes. A step has to have its own batch.
+                few = FEW if isinstance(work, Step) else max(1, min(FEW, int(LONGEST / max(1e-9, 3 * each))))
+                if work.network.parameters > LARGEST or 3 * few * each > LONGEST:
                     return None
                 try:
-                    return _step(work) if isinstance(work, Step) else Measured(work, _pass(work))
+                    return _step(work) if isinstance(work, Step) else Measured(work, _pass(work, few))
                 except PipelineError:  # random images don't suit the method
                     return None
 
@@ -339,9 +341,10 @@ def _step(work: Step) -> Measured:
     method = method_of(work, images)
     sweeps = type(method).before_epoch is not Method.before_epoch
     classes = work.network.classes if work.section != "pretext" and work.teacher is None else None
+    side = max(stored(shape) for shape in (work.network, work.teacher or work.network))
     feed = RandomImages(
         images if sweeps else work.batch_size,
-        stored_size(work.network.image_size),
+        side,
         classes,
         soft=work.section == "distill",
     )
@@ -428,10 +431,20 @@ def _steps(
     return seconds, busy, between if between > seconds / 2 else 0.0
 
 
-def _pass(work: Pass) -> float:
-    """Seconds per image of a forward pass. A small trial decides how many images the second trial has."""
+def stored(shape: Shape) -> int:
+    """Side of the squares that a network's images are cut from, px."""
+    return stored_size(shape.image_size) if shape.resized is None else shape.resized
+
+
+def _pass(work: Pass, few: int) -> float:
+    """Seconds per image of a forward pass. A small trial decides how many images the second trial has.
+
+    Args:
+        work: the pass.
+        few: number of images in the small trial.
+    """
     network = network_of(work.network)
-    feed = RandomImages(min(work.batch_size, 512), stored_size(work.network.image_size))
+    feed = RandomImages(min(work.batch_size, 64), stored(work.network))
 
     def timed(batch_size: int) -> tuple[float, float]:
         """Seconds per image, and the part of them in which this thread runs."""
@@ -453,10 +466,10 @@ def _pass(work: Pass) -> float:
         seconds, busy = np.diff(ended, axis=0)[0] / batch_size
         return float(seconds), float(busy)
 
-    small = min(FEW, work.batch_size)
-    _, first = timed(small)
+    small = min(few, work.batch_size)
+    seconds, first = timed(small)
     large = max(small, min(work.batch_size, 512, int(TRIAL / 2 / first)))
-    return timed(large)[0]
+    return timed(large)[0] if large > small else seconds
 
 
 def _describe(work: Describe) -> float:

@@ -4,6 +4,9 @@ A plan is made in two parts. `from_images` needs only the images: it chooses the
 pictures, the number of clusters, and the steps of teacher and transfer. `from_labels` follows when these are
 trained. It divides the minutes that are left among the trainings on the few labels and distillation. If the
 first trainings took longer or shorter than planned, the last ones make up for it.
+
+A foreign teacher is not trained. Its time is that of its features, which it computes of images of its own
+size, and the trainings of the student get the rest.
 """
 
 from __future__ import annotations
@@ -14,18 +17,22 @@ from math import sqrt
 from typing import Any
 
 from data.errors import ConfigError
-from tasks.phrases import percent
+from models.configs.pretrained import Pretrained
+from tasks.config import Config
+from tasks.phrases import duration, percent
 
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)
 """Sides of the images that a plan chooses from, px."""
 SHARES = {"pretext": 0.38, "transfer": 0.12, "contenders": 0.3, "distill": 0.2}
-"""Share of the training time that each part gets. Contenders are the trainings on the few labels."""
+"""Share of the training time that each part gets. Contenders are the trainings on the few labels. If the
+teacher is foreign, the other parts get the share of pretext, in proportion (`shares`)."""
 FIXED = 45.0
 """Seconds of everything but trainings, features and reading: starts, evaluations, tables and the report."""
 ENOUGH = 400
-"""A larger image size is chosen only if it leaves time for this many steps of the teacher."""
+"""A larger image size is chosen only if it leaves time for this many steps of the first training. That is the
+teacher's, or with a foreign teacher the student's."""
 LEAST = 60
-"""A budget that leaves time for fewer steps of the teacher is refused."""
+"""A budget that leaves time for fewer steps of the first training is refused."""
 FEW, MANY = 30, 150
 """Fewest steps in which a network of the chain learns the few labels, and most steps unless there are many
 labels. The student's last training has at least the fewest, too."""
@@ -42,7 +49,12 @@ CHOICES = 2
 """How many more views than the first ones a network from scratch may choose from."""
 PASSES = 3
 """How often a run computes the teacher's and the student's features of all images, about. It has done so once
-when the labels are planned."""
+when the labels are planned. A foreign teacher is counted by `shown` instead, because it may take most of the
+time."""
+TESTS = 2
+"""How often a foreign teacher is shown the test images: for its features, and with a linear classifier."""
+SOUND = 1200
+"""How many images the stage `sound` shows to a network that others trained, each counted as often as it is."""
 SMALL_BATCH = 32
 """Labelled images per step. For as many images in all, small batches learn more than large ones. With many
 labels, batches are larger, because they take less time per image."""
@@ -53,12 +65,13 @@ class Speed:
     """Measured times on this machine at one image size, seconds.
 
     Attributes:
-        teacher: one step of the pretext training.
-        transfer: one step of transfer.
+        teacher: one step of the pretext training; 0 if the teacher is foreign, because nothing is trained.
+        transfer: one step of transfer; the sum over its phases if there are several.
         tuned: one step of the student on the few labels.
         tuned_teacher: one step of the teacher on the few labels.
         distill: one step of distillation.
-        forward: features of one image, from the teacher and from the student together.
+        forward: features of one image, from the student, and from the teacher too unless it is foreign.
+        foreign: features of one image from a foreign teacher, at its own size; 0 if there is none.
     """
 
     teacher: float
@@ -67,6 +80,17 @@ class Speed:
     tuned_teacher: float
     distill: float
     forward: float
+    foreign: float = 0.0
+
+    @property
+    def first(self) -> float:
+        """One step of the first training: of pretext, or of transfer if the teacher is foreign."""
+        return self.teacher or self.transfer
+
+    @property
+    def look(self) -> float:
+        """Features of one image from the teacher. Of one that the run trains, this includes the student's."""
+        return self.foreign or self.forward
 
 
 @dataclass(frozen=True)
@@ -98,6 +122,36 @@ class Planned:
 
 def _written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def shares(speed: Speed) -> dict[str, float]:
+    """Share of the training time that each part gets. The sum is 1."""
+    if not speed.foreign:
+        return SHARES
+    trained = {name: share for name, share in SHARES.items() if name != "pretext"}
+    return {name: share / sum(trained.values()) for name, share in trained.items()}
+
+
+def shown(images: int, tested: int) -> int:
+    """How many images a run shows a foreign teacher, each counted as often as it is shown.
+
+    Fine-tuning and what follows from it are not counted (`from_labels`).
+
+    Args:
+        images: number of train + unlabelled images.
+        tested: number of test images.
+    """
+    return images + TESTS * tested + SOUND
+
+
+def by_hand(config: Config) -> list[str]:
+    """The keys that a plan leaves as they are, because the user set them.
+
+    Keys of a foreign teacher are left out. No plan sets them, and saying its licence later must not make
+    another plan.
+    """
+    foreign = isinstance(config.pretext, Pretrained)
+    return sorted(key for key in config.plan.keep if not (foreign and key.startswith("pretext.")))
 
 
 def batch_size(images: int) -> int:
@@ -139,6 +193,8 @@ def from_images(
     fixed: float,
     reading: float,
     kind: tuple[str, str],
+    looks: int = 0,
+    student: bool = True,
 ) -> Planned:
     """Plan what depends on the images alone.
 
@@ -150,55 +206,73 @@ def from_images(
         fixed: seconds that a run takes besides trainings and features.
         reading: seconds that reading and decoding all images once takes.
         kind: (kind of pictures, reason).
+        looks: number of images that a network that others trained is shown, besides `PASSES`. Each is
+            counted as often as it is shown.
+        student: whether the run trains one. Without one, the features of a foreign teacher are all that has
+            to fit into the minutes.
 
     Raises:
         ConfigError: the budget is too short. The message says how many minutes are enough.
     """
     batch = batch_size(images)
-    left = {size: 60 * minutes - fixed - reading - PASSES * images * s.forward for size, s in speeds.items()}
-    steps = {size: int(SHARES["pretext"] * left[size] / s.teacher) for size, s in speeds.items()}
+    foreign = any(speed.foreign for speed in speeds.values())
+    first, who = ("transfer", "student") if foreign else ("pretext", "teacher")
+    share, least = shares(next(iter(speeds.values()))), LEAST if student or not foreign else 0
+    need = {s: fixed + reading + PASSES * images * v.forward + looks * v.look for s, v in speeds.items()}
+    left = {size: 60 * minutes - seconds for size, seconds in need.items()}
+    steps = {size: int(share[first] * left[size] / s.first) for size, s in speeds.items()}
     size = max((size for size in steps if steps[size] >= ENOUGH), default=min(steps))
-    if steps[size] < LEAST:
-        speed = speeds[size]
-        need = fixed + reading + PASSES * images * speed.forward + LEAST * speed.teacher / SHARES["pretext"]
+    features = duration(looks * speeds[size].look)
+    if steps[size] < least or left[size] < 0:
+        enough = need[size] + least * speeds[size].first / share[first]
         raise ConfigError(
             f"plan.minutes = {minutes:g} is too short for {images:,} images on this machine; "
-            f"set at least {-(-need // 6) / 10:.1f}"  # rounded up to 0.1 minutes
+            f"set at least {-(-enough // 6) / 10:.1f}"  # rounded up to 0.1 minutes
+            + (f" (the features of the teacher alone take {features})" if foreign else "")
         )
-    transfer = max(1, int(SHARES["transfer"] * left[size] / speeds[size].transfer))
-    k = clusters(images, distinct)
+    settings: dict[str, Any] = {"data.image_size": size, "data.kind": kind[0]}
+    settings["predict.neighbours"] = max(1, min(10, images - 1))
+    if foreign:
+        looked = f"the teacher is not trained, and its features take about {features}"
+        if not student:
+            return Planned(settings, {"data.image_size": f"no student is trained; {looked}"})
     larger = min((s for s in steps if s > size), default=None)
     why_size = (
-        f"at {larger} px the teacher would have only {steps[larger]} steps"
+        f"at {larger} px the {who} would have only {steps[larger]} steps"
         if larger is not None
-        else f"the smallest size, but the teacher still has only {steps[size]} steps"
+        else f"the smallest size, but the {who} still has only {steps[size]} steps"
         if steps[size] < ENOUGH
         else "as large as the images"
     )
-    seen = steps[size] * batch / images
-    return Planned(
-        {
-            "data.image_size": size,
-            "data.kind": kind[0],
-            "pretext.batch_size": batch,
-            "pretext.steps": steps[size],
-            "cluster.k": k,
-            "transfer.batch_size": batch,
-            "transfer.steps": transfer,
-            "predict.neighbours": max(1, min(10, images - 1)),
-        },
-        {
-            "data.image_size": why_size,
-            "data.kind": kind[1],
-            "pretext.steps": f"{percent(SHARES['pretext'], 0)} of the minutes, {batch} images per step; each "
-            f"image is seen {seen:.1f} times",
-            "cluster.k": f"1.5 times the square root of {images:,} images",
-            "transfer.steps": f"{percent(SHARES['transfer'], 0)} of the minutes",
-        },
-    )
+    because = {"data.image_size": why_size, "data.kind": kind[1]}
+    often = f"{batch} images per step; each image is seen {steps[size] * batch / images:.1f} times"
+    transfer = f"{percent(share['transfer'], 0)} of the minutes"
+    if foreign:
+        transfer += f" that are left, {often}; {looked}"
+    else:
+        settings |= {"pretext.batch_size": batch, "pretext.steps": steps[size]}
+        because["pretext.steps"] = f"{percent(share['pretext'], 0)} of the minutes, {often}"
+    settings |= {
+        "cluster.k": clusters(images, distinct),
+        "transfer.batch_size": batch,
+        "transfer.steps": max(1, int(share["transfer"] * left[size] / speeds[size].transfer)),
+    }
+    because |= {
+        "cluster.k": f"1.5 times the square root of {images:,} images",
+        "transfer.steps": transfer,
+    }
+    return Planned(settings, because)
 
 
-def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: int, whole: float) -> Planned:
+def from_labels(
+    seconds: float,
+    labels: int,
+    images: int,
+    speed: Speed,
+    folds: int,
+    whole: float,
+    again: int = 0,
+) -> Planned:
     """Plan what the few labels are learned with.
 
     Each network is trained once for every fold and once with all labels: the student from transfer, the
@@ -212,9 +286,11 @@ def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: i
         speed: at the run's image size.
         folds: number of times that a network is trained to judge it.
         whole: what all trainings of the run should take, seconds.
+        again: number of images that a foreign teacher is shown once more if it is fine-tuned.
     """
-    kept = {name: part * SHARES[name] * whole for name, part in KEPT.items()}
-    share = seconds * SHARES["contenders"] / (SHARES["contenders"] + SHARES["distill"])
+    parts = shares(speed)
+    kept = {name: part * parts[name] * whole for name, part in KEPT.items()}
+    share = seconds * parts["contenders"] / (parts["contenders"] + parts["distill"])
     share = max(share, kept["contenders"])
     batch = labelled_batch(labels, images)
     # A step of distillation trains the same network, so a step's time at other batch sizes lies between.
@@ -222,11 +298,12 @@ def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: i
     slower = 1 + max(0.0, larger) * max(0.0, speed.distill / speed.tuned - 1)
     alone = (folds + 1 + (folds + 1 + CHOICES) * UNTRAINED) * speed.tuned * slower
     both = alone + (folds + 1) * speed.tuned_teacher * slower
-    teacher = share / both >= FEW
-    each = both if teacher else alone
+    shown_again = again * speed.foreign
+    teacher = (share - shown_again) / both >= FEW
+    each, more = (both, shown_again) if teacher else (alone, 0.0)
     most = max(MANY, round(EPOCHS * labels / batch))
-    steps = int(min(most, max(FEW, share / each)))
-    distill = max(FEW, int(max(seconds - steps * each, kept["distill"]) / speed.distill))
+    steps = int(min(most, max(FEW, (share - more) / each)))
+    distill = max(FEW, int(max(seconds - more - steps * each, kept["distill"]) / speed.distill))
     why = (
         f"{folds + 1} trainings of each network, to judge it by the labels"
         if steps < most

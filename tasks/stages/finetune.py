@@ -103,8 +103,11 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     images, student = images_of(inputs), config.student
     if "checkpoint" in inputs:
         start = cost_of(inputs).shape
-        cost = classifier(start.backbone, start.width, start.image_size, images.classes)
-        cost = replace(cost, shape=cost.shape.model_copy(update={"pretext": start.pretext}))
+        cost = classifier(start.backbone, start.width, start.image_size, images.classes, start.form)
+        kept = {"pretext": start.pretext, "resized": start.resized}
+        cost = replace(cost, shape=cost.shape.model_copy(update=kept))
+        if start.own_input:  # as in `_train`
+            asked = asked | {"view_size": None}
     else:
         cost = classifier(student.backbone, student.width, request.settings["image_size"], images.classes)
     folds, rates = request.settings.get("folds", 0), len(asked["learning_rates"])
@@ -112,7 +115,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     tries = 1 + (folds + max(0, others) or SELECTION * (rates if rates > 1 else 0))
     count, batch = asked["steps"] * tries, asked["batch_size"]
     size = trained(cost, cost.step * count * batch, steps(run, "finetune", asked, cost, batch, count))
-    size.seconds = decoded(run, images, count * batch)
+    size.seconds = decoded(run, images, count * batch, cost.shape.resized)
     return size
 
 

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from data.errors import ConfigError
 from data.types import Artifact
+from models.configs.shared import TIMM, Teacher
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, chores, images_of
+from tasks.planning import (
+    ENOUGH,
+    FIXED,
+    SLACK,
+    SMALL_BATCH,
+    SOUND,
+    Speed,
+    batch_size,
+    by_hand,
+    from_images,
+    shares,
+    shown,
+    sizes,
+)
+from tasks.size import Context, Inputs, Size, chores, cost_of, images_of
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
 if TYPE_CHECKING:
+    from models.cost import Cost
     from models.pace import Pace
-    from tasks.planning import Speed
+    from models.work import Shape
 
 STAGE = Stage(name="plan", kind="plan", version=3, process="train")
 
@@ -26,22 +44,36 @@ LOOKED_AT = 64
 """Side of these images, px."""
 
 
-def plan(config: Config, manifest: Artifact) -> Request:
+def plan(config: Config, manifest: Artifact, teacher: Artifact | None = None, *, tested: int = 0) -> Request:
     """Request a plan of the trainings that need no labels.
 
-    Keys that the user set are part of the request, and the plan leaves them as they are.
+    Keys that the user set are part of the request, and the plan leaves them as they are. Where weights of
+    others lie is no part of it.
+
+    Args:
+        config: the run's configuration.
+        manifest: the manifest of the run's images.
+        teacher: the foreign teacher; None if the run trains its own.
+        tested: number of test images. Only a foreign teacher makes it part of the request, rounded to two
+            digits, so that a few more test images change nothing.
     """
     sections = ("pretext", "transfer", "student", "finetune", "distill")
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
-        "keep": sorted(config.plan.keep),
+        "keep": by_hand(config),
         "config": {name: config.model_dump()[name] for name in sections},
         "data": config.data.model_dump(include={"image_size", "kind"}),
         "precision": config.compute.precision,
     }
+    if teacher is not None:
+        settings["config"]["pretext"] = {"method": config.pretext.method}
+        settings |= {"tested": int(float(f"{tested:.2g}")), "student": config.transfers}
+    elif isinstance(config.pretext, Teacher) and config.pretext.weights is not None:
+        settings["config"]["pretext"]["weights"] = None
+        settings["continues"] = True
     return STAGE.request(
         settings=settings,
-        inputs={"manifest": manifest},
+        inputs={"manifest": manifest} | ({"teacher": teacher} if teacher else {}),
         parts=("train", "unlabelled"),
         outside={"sources": sources(config)},
         seed=config.seed,
@@ -68,6 +100,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         images.all * run.decoding,
         run.listing + images.all * run.decoding,
         run.pace,
+        teacher=cost_of(inputs, "teacher") if "teacher" in inputs else None,
     )
     run.assume("plan: the machine stays as busy as it is now; the run measures its speed again")
     return Size(1, 3e3, work=(chores(MEASURING),), meta=meta)
@@ -76,7 +109,9 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
 def build(job: Job) -> Outcome:
     """Measure this machine on real steps, look at some images, and plan."""
     from data.store import write_json
+    from models.cost import network_cost
     from models.pace import Pace
+    from models.saved import load
 
     manifest = job.meta("manifest")
     n = manifest["counts"]["train"] + manifest["counts"]["unlabelled"]
@@ -84,7 +119,10 @@ def build(job: Job) -> Outcome:
     distinct = manifest.get("understood", {}).get("distinct", n)
     classes = len(manifest["classes"] or [])
     spent = job.meta("manifest")["seconds"]
-    meta = _plan(job.settings, n, distinct, classes, side, kind, reading, spent, Pace(), job.log)
+    teacher = network_cost(load(job.path("teacher"))) if "teacher" in job.request.inputs else None
+    meta = _plan(
+        job.settings, n, distinct, classes, side, kind, reading, spent, Pace(), job.log, teacher=teacher
+    )
     write_json(job.out / "plan.json", meta)
     return Outcome(rows=len(meta["settings"]), meta=meta)
 
@@ -100,6 +138,8 @@ def _plan(
     spent: float,
     pace: Pace,
     say: Callable[[str], None] = lambda text: None,
+    *,
+    teacher: Cost | None,
 ) -> dict[str, Any]:
     """Measure and plan. Return meta.json: settings by dotted key, reasons, and the speed at the chosen size.
 
@@ -114,23 +154,44 @@ def _plan(
         spent: seconds that the manifest took.
         pace: measures this machine.
         say: logs a line for each size that was measured.
+        teacher: cost of the foreign teacher; None if the run trains its own.
     """
-    from tasks.planning import ENOUGH, FIXED, SHARES, from_images, sizes
-
-    kept, minutes = set(settings["keep"]), settings["minutes"]
-    own = settings["data"]["image_size"] if "data.image_size" in kept else None
+    kept, minutes, tested = set(settings["keep"]), settings["minutes"], settings.get("tested", 0)
+    tried = [settings["data"]["image_size"]] if "data.image_size" in kept else sizes(side)
+    student = settings.get("student", True)
+    who, first = ("teacher", "pretext") if teacher is None else ("student", "transfer")
     speeds: dict[int, Speed] = {}
-    for size in [own] if own else sizes(side):
-        speeds[size] = _speed(settings, pace, size, max(2, classes), images)
-        say(f"{size} px: {speeds[size].teacher:.2g} s per step of the teacher")
-        if SHARES["pretext"] * 60 * minutes / speeds[size].teacher < ENOUGH:
+    refused: ConfigError | None = None
+    for size in tried if student else tried[:1]:  # a foreign teacher sees its own size in any case
+        try:
+            speeds[size] = _speed(settings, pace, size, max(2, classes), images, teacher)
+        except ConfigError as error:  # for example, the patches of a transformer don't divide this size
+            refused = error
+            continue
+        say(f"{size} px: {speeds[size].first:.2g} s per step of the {who}")
+        if shares(speeds[size])[first] * 60 * minutes / speeds[size].first < ENOUGH:
             break  # larger images would take even longer
+    if not speeds:
+        assert refused is not None
+        raise refused
+    # A foreign teacher takes other squares of the images than the student, so they are decoded once more.
+    again = 2 if teacher else 1
+    looks = shown(images, tested) if teacher else SOUND if settings.get("continues") else 0
     found = from_images(
-        minutes, images, speeds, distinct=distinct, fixed=FIXED + spent, reading=reading, kind=kind
+        minutes,
+        images,
+        speeds,
+        distinct=distinct,
+        fixed=FIXED + spent,
+        reading=again * reading,
+        kind=kind,
+        looks=looks,
+        student=student,
     )
     size = found.settings["data.image_size"]
     chosen = found.without(kept)
-    return {"settings": chosen.settings, "because": chosen.lines, "speed": vars(speeds[size])}
+    meta = {"settings": chosen.settings, "because": chosen.lines, "speed": vars(speeds[size])}
+    return meta | ({"looks": looks, "tested": tested} if looks else {})
 
 
 def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
@@ -164,34 +225,52 @@ def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
     return int(np.median(shorter)), (found.kind, said), reading
 
 
-def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images: int) -> Speed:
-    """Measure the steps of all trainings, and the features, at one image size on this machine."""
+def _speed(
+    settings: dict[str, Any], pace: Pace, size: int, classes: int, images: int, foreign: Cost | None
+) -> Speed:
+    """Measure the steps of all trainings, and the features, on this machine.
+
+    Args:
+        settings: the stage's settings.
+        pace: measures this machine.
+        size: side of the images that the run's own networks see, px. A foreign teacher sees its own size.
+        classes: number of classes.
+        images: number of train + unlabelled images.
+        foreign: cost of the foreign teacher; None if the run trains its own.
+
+    Raises:
+        ConfigError: a network can't be built for such images, or weights of others don't fit to it.
+    """
+    from models.backbones.backbone import SMALL
     from models.configs import PRETEXT, TRANSFER
     from models.configs.distill import Distill
     from models.configs.finetune import Finetune
     from models.configs.shared import Sized
-    from models.cost import classifier_cost, pretext_cost
+    from models.cost import classifier_cost, pretext_cost, transfer_cost
+    from models.device import OF_FEATURES
     from models.work import Pass, Portion, Step, timed
-    from tasks.planning import SLACK, SMALL_BATCH, Speed, batch_size
 
     asked = settings["config"]
-    pretext: Any = PRETEXT[asked["pretext"]["method"]].model_validate(asked["pretext"])
     transfer: Any = TRANSFER[asked["transfer"]["method"]].model_validate(asked["transfer"])
     sections: dict[str, Sized] = {
-        "pretext": pretext,
         "transfer": transfer,
         "finetune": Finetune.model_validate(asked["finetune"]),
         "distill": Distill.model_validate(asked["distill"]),
     }
     student, precision, batch = asked["student"], settings["precision"], batch_size(images)
-    teacher = pretext_cost(pretext, size)
-    small = classifier_cost(student["backbone"], student["width"], size, classes)
 
-    def step(section: Any, cost: Any, batch: int) -> float:
+    def step(
+        section: Any, cost: Cost, batch: int, learned: Shape | None = None, phase: str | None = None
+    ) -> float:
+        given = timed(sections[section].settings(size))
+        if cost.shape.own_input:  # views in px are for the run's own networks
+            given |= {"view_size": None}
         work = Step(
             section=section,
-            settings=timed(sections[section].settings(size)),
+            settings=given,
             network=cost.shape.model_copy(update={"pretext": None}) if section == "pretext" else cost.shape,
+            teacher=learned,
+            phase=phase,
             batch_size=batch,
             precision=precision,
             operations=cost.step * batch,
@@ -199,17 +278,41 @@ def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images
         pace.know(work)
         return SLACK * pace.seconds(Portion(work, 1))
 
-    def forward(cost: Any) -> float:
+    def forward(cost: Cost, precision: Any = precision) -> float:
         work = Pass(network=cost.shape, batch_size=512, precision=precision, operations=cost.forward)
         pace.know(work)
         return pace.seconds(Portion(work, 1))
 
-    whole = classifier_cost(pretext.backbone, pretext.width, size, classes)
+    if foreign is None:
+        pretext: Any = PRETEXT[asked["pretext"]["method"]].model_validate(asked["pretext"])
+        if settings.get("continues") and not pretext.backbone.startswith(TIMM) and size < SMALL:
+            raise ConfigError(
+                f"pretext.weights: {pretext.backbone} with weights of others needs images of {SMALL} px or "
+                f"more, and yours suit {size} px; set data.image_size={SMALL} to enlarge them"
+            )
+        sections["pretext"], teacher = pretext, pretext_cost(pretext, size)
+    else:
+        teacher = foreign
+    small = classifier_cost(student["backbone"], student["width"], size, classes)
+    # First, so that what is too large to try has the pace of the same network.
+    looked = 0.0 if foreign is None else forward(teacher, OF_FEATURES)
+
+    def transferred() -> float:
+        if transfer.learns_from != "teacher":
+            return step("transfer", small, batch)
+        cost = transfer_cost(transfer, student["backbone"], student["width"], size, teacher.shape)
+        phases = transfer.phases if len(transfer.phases) > 1 else (None,)
+        return sum(step("transfer", cost, batch, teacher.shape, phase) for phase in phases)
+
+    seen = teacher.shape
+    whole = classifier_cost(seen.backbone, seen.width, seen.image_size, classes, seen.form)
+    whole = replace(whole, shape=whole.shape.model_copy(update={"resized": seen.resized}))
     return Speed(
-        teacher=step("pretext", teacher, batch),
-        transfer=step("transfer", small, batch),
+        teacher=step("pretext", teacher, batch) if foreign is None else 0.0,
+        transfer=transferred(),
         tuned=step("finetune", small, min(SMALL_BATCH, batch)),
         tuned_teacher=step("finetune", whole, min(SMALL_BATCH, batch)),
         distill=step("distill", small, batch),
-        forward=forward(teacher) + forward(small),
+        forward=forward(teacher) + forward(small) if foreign is None else forward(small),
+        foreign=looked,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
+from tasks.planning import SOUND
 from tasks.size import Context, Inputs, Size, cost_of, passes
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
@@ -52,8 +53,7 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, labels: Artif
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     cost = cost_of(inputs)
-    seen = 6 * IMAGES
-    return Size(10, 2e3, seen * cost.forward, work=(passes(run, cost, seen),))
+    return Size(10, 2e3, SOUND * cost.forward, work=(passes(run, cost, SOUND),))
 
 
 def build(job: Job) -> Outcome:
