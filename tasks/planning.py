@@ -53,8 +53,24 @@ when the labels are planned. A foreign teacher is counted by `shown` instead, be
 time."""
 TESTS = 2
 """How often a foreign teacher is shown the test images: for its features, and with a linear classifier."""
-SOUND = 1200
-"""How many images the stage `sound` shows to a network that others trained, each counted as often as it is."""
+SOUND, OFTEN = 200, 6
+"""Number of images on which the stage `sound` looks at a network that others trained, and how often it shows
+each of them, about."""
+SETS = frozenset(
+    {
+        "data.image_size",
+        "data.kind",
+        "cluster.k",
+        *(f"{name}.{key}" for name in ("pretext", "transfer", "distill") for key in ("batch_size", "steps")),
+        *(f"{name}.epochs" for name in ("pretext", "transfer", "distill")),
+        "predict.neighbours",
+        "finetune.batch_size",
+        "finetune.steps",
+        "finetune.baseline_steps",
+        "ship.teacher",
+    }
+)
+"""The keys that a plan sets, and those that take the place of one."""
 SMALL_BATCH = 32
 """Labelled images per step. For as many images in all, small batches learn more than large ones. With many
 labels, batches are larger, because they take less time per image."""
@@ -141,17 +157,26 @@ def shown(images: int, tested: int) -> int:
         images: number of train + unlabelled images.
         tested: number of test images.
     """
-    return images + TESTS * tested + SOUND
+    return images + TESTS * tested + examined(images)
+
+
+def examined(images: int) -> int:
+    """How many images the stage `sound` shows to a network that others trained, as `shown` counts them.
+
+    Args:
+        images: number of train + unlabelled images.
+    """
+    return OFTEN * min(SOUND, images)
 
 
 def by_hand(config: Config) -> list[str]:
     """The keys that a plan leaves as they are, because the user set them.
 
-    Keys of a foreign teacher are left out. No plan sets them, and saying its licence later must not make
-    another plan.
+    With a foreign teacher, these are only keys that a plan sets. So saying its licence later makes no other
+    plan. The plans of other teachers are named by all keys, and keep their names.
     """
-    foreign = isinstance(config.pretext, Pretrained)
-    return sorted(key for key in config.plan.keep if not (foreign and key.startswith("pretext.")))
+    kept = config.plan.keep
+    return sorted(SETS & set(kept) if isinstance(config.pretext, Pretrained) else kept)
 
 
 def batch_size(images: int) -> int:

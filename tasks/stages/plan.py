@@ -16,10 +16,10 @@ from tasks.planning import (
     FIXED,
     SLACK,
     SMALL_BATCH,
-    SOUND,
     Speed,
     batch_size,
     by_hand,
+    examined,
     from_images,
     shares,
     shown,
@@ -176,7 +176,7 @@ def _plan(
         raise refused
     # A foreign teacher takes other squares of the images than the student, so they are decoded once more.
     again = 2 if teacher else 1
-    looks = shown(images, tested) if teacher else SOUND if settings.get("continues") else 0
+    looks = shown(images, tested) if teacher else examined(images) if settings.get("continues") else 0
     found = from_images(
         minutes,
         images,
