@@ -53,6 +53,8 @@ when the labels are planned. A foreign teacher is counted by `shown` instead, be
 time."""
 TESTS = 2
 """How often a foreign teacher is shown the test images: for its features, and with a linear classifier."""
+ALIGNED = 2048
+"""Maximum number of training images of which evaluation shows two views to teacher and student."""
 SOUND, OFTEN = 200, 6
 """Number of images on which the stage `sound` looks at a network that others trained, and how often it shows
 each of them, about."""
@@ -148,16 +150,17 @@ def shares(speed: Speed) -> dict[str, float]:
     return {name: share / sum(trained.values()) for name, share in trained.items()}
 
 
-def shown(images: int, tested: int) -> int:
+def shown(images: int, train: int, tested: int) -> int:
     """How many images a run shows a foreign teacher, each counted as often as it is shown.
 
     Fine-tuning and what follows from it are not counted (`from_labels`).
 
     Args:
         images: number of train + unlabelled images.
+        train: number of train images.
         tested: number of test images.
     """
-    return images + TESTS * tested + examined(images)
+    return images + TESTS * tested + 2 * min(train, ALIGNED) + examined(images)
 
 
 def examined(images: int) -> int:

@@ -100,6 +100,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         images.all * run.decoding,
         run.listing + images.all * run.decoding,
         run.pace,
+        train=images.train,
         teacher=cost_of(inputs, "teacher") if "teacher" in inputs else None,
     )
     run.assume("plan: the machine stays as busy as it is now; the run measures its speed again")
@@ -121,7 +122,18 @@ def build(job: Job) -> Outcome:
     spent = job.meta("manifest")["seconds"]
     teacher = network_cost(load(job.path("teacher"))) if "teacher" in job.request.inputs else None
     meta = _plan(
-        job.settings, n, distinct, classes, side, kind, reading, spent, Pace(), job.log, teacher=teacher
+        job.settings,
+        n,
+        distinct,
+        classes,
+        side,
+        kind,
+        reading,
+        spent,
+        Pace(),
+        job.log,
+        train=manifest["counts"]["train"],
+        teacher=teacher,
     )
     write_json(job.out / "plan.json", meta)
     return Outcome(rows=len(meta["settings"]), meta=meta)
@@ -139,6 +151,7 @@ def _plan(
     pace: Pace,
     say: Callable[[str], None] = lambda text: None,
     *,
+    train: int,
     teacher: Cost | None,
 ) -> dict[str, Any]:
     """Measure and plan. Return meta.json: settings by dotted key, reasons, and the speed at the chosen size.
@@ -154,6 +167,7 @@ def _plan(
         spent: seconds that the manifest took.
         pace: measures this machine.
         say: logs a line for each size that was measured.
+        train: number of train images.
         teacher: cost of the foreign teacher; None if the run trains its own.
     """
     kept, minutes, tested = set(settings["keep"]), settings["minutes"], settings.get("tested", 0)
@@ -175,8 +189,10 @@ def _plan(
         assert refused is not None
         raise refused
     # A foreign teacher takes other squares of the images than the student, so they are decoded once more.
-    again = 2 if teacher else 1
-    looks = shown(images, tested) if teacher else examined(images) if settings.get("continues") else 0
+    again = 1 if teacher is None else 2
+    looks = examined(images) if settings.get("continues") else 0
+    if teacher is not None:
+        looks = shown(images, train, tested)
     found = from_images(
         minutes,
         images,
