@@ -82,9 +82,7 @@ def compare(
             ]
             outcomes = [opened.whole(artifact) / "outcomes.parquet" for artifact in made]
             test = _test_set(opened, result["stages"])
-            entry.enter(
-                result["run"], number if draws > 1 else seed, result["scores"], outcomes, test
-            )
+            entry.enter(result["run"], number if draws > 1 else seed, result["scores"], outcomes, test)
             entry.seconds.append(sum(row["computed_in"] for row in result["stages"]))
             entry.ships += [result["shipped"]["model"]] if result["shipped"] else []
             entry.models = entry.models or _models(opened, result["stages"])

@@ -210,7 +210,9 @@ def _outline(arm: Mapping[str, Any]) -> str:
     found = [f"{name} {100 * score['value']:.1f} %" for name, score in arm["accuracy"].items()]
     if arm["gain"] is not None:
         ends = " to ".join(f"{100 * end:+.1f}" for end in arm["gain"]["interval"] or ())
-        found.append(f"{100 * arm['gain']['value']:+.1f} points over scratch" + (f" ({ends})" if ends else ""))
+        found.append(
+            f"{100 * arm['gain']['value']:+.1f} points over scratch" + (f" ({ends})" if ends else "")
+        )
     found.append(f"{duration(arm['seconds'])} per run")
     ships = arm["models"].get("shipped")
     if ships is not None:

@@ -92,9 +92,7 @@ def network_of(shape: Shape) -> Network:
         described = shape.model_dump(include={"backbone", "width", "image_size", "form", "resized"})
         network = Network.from_description(described)
     else:
-        network = build_network(
-            shape.backbone, shape.image_size, seed=0, width=shape.width, form=shape.form
-        )
+        network = build_network(shape.backbone, shape.image_size, seed=0, width=shape.width, form=shape.form)
     return network if shape.classes is None else network.with_classifier(shape.classes, seed=0)
 
 

@@ -209,7 +209,7 @@ def test_a_plan_is_named_by_the_teacher_and_not_by_its_place(place: Path, tmp_pa
 
 
 def test_methods_without_a_network_are_still_refused(place: Path) -> None:
-    with pytest.raises(ConfigError, match="pretext.method = hog gives no teacher that could be planned"):
+    with pytest.raises(ConfigError, match=r"pretext.method = hog gives no teacher that could be planned"):
         configured(place, "pretext.method=hog", foreign=False)
 
 
@@ -222,9 +222,10 @@ def test_a_run_follows_its_plan_and_a_rerun_computes_nothing(place: Path) -> Non
     assert plans[0]["speed"]["foreign"] > 0
     n = made.store.meta(made.made["manifest"])["counts"]["train"]  # there are no others
     assert plans[0]["looks"] == n + 2 * plans[0]["tested"] + 2 * n + 6 * min(200, n)
-    assert made.store.meta(made.made["transfer"])["config"]["image_size"] == plans[0]["settings"][
-        "data.image_size"
-    ]
+    assert (
+        made.store.meta(made.made["transfer"])["config"]["image_size"]
+        == plans[0]["settings"]["data.image_size"]
+    )
     names = {row["model"] for row in made.result["scores"]}
     assert {"teacher-linear", "student", "shipped", "scratch"} <= names
     report = (made.folder / "report.html").read_text()
