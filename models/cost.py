@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from data.errors import ConfigError
 from models.backbones.reactnet import BinaryConvolution, binary_convolutions
 from models.configs import PRETEXT
 from models.configs.shared import Descriptor, Teacher, Transfer
@@ -255,8 +256,19 @@ def _cost(
 
 
 def _forward(network: Network, side: int) -> float:
+    """Operations of a forward pass.
+
+    Raises:
+        ConfigError: the network can't see images of this size. Networks of timm say so themselves.
+    """
     with FlopCounterMode(display=False) as counter:
-        _pass(network, side)
+        try:
+            _pass(network, side)
+        except (AssertionError, RuntimeError) as error:
+            raise ConfigError(
+                f"backbone: {network.description()['backbone']} can't see images or views of {side} px: "
+                f"{' '.join(str(error).split())}; change data.image_size, or the size of the views"
+            ) from error
     return float(counter.get_total_flops())
 
 
