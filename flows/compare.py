@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prefect import runtime
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -20,7 +20,7 @@ from flows.server.declare import our_flow, timed
 from flows.variants import configurations, drawn, file_name, parts, refuse_both, sized
 
 if TYPE_CHECKING:
-    from tasks.report.leaderboard import Model
+    from tasks.report.leaderboard import Entry, Model
 
 
 @our_flow("compare")
@@ -64,10 +64,11 @@ def compare(
     refuse_both(seeds, draws)
     opened = Store(store)
     folder = opened.root / "comparisons" / str(runtime.flow_run.name or timed("compare"))
-    entries = []
-    for name, config in chosen.items():
-        entry = Entry(name, parts(config), by="draws" if draws > 1 else "seeds")
-        for number in range(max(seeds, draws)):
+    by: Literal["seeds", "draws"] = "draws" if draws > 1 else "seeds"
+    entries = {name: Entry(name, parts(config), by=by) for name, config in chosen.items()}
+    # Every configuration runs once before any runs again, so that one that can't run is known early.
+    for number in range(max(seeds, draws)):
+        for name, config in chosen.items():
             seed, this, end = config.seed + number, config, ""
             if draws > 1:
                 seed, this, end = config.seed, drawn(config, number), f"-draw{number}"
@@ -75,20 +76,9 @@ def compare(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(plain(this), encoding="utf-8")
             result = knowledge_transfer(recipe=str(path), seed=seed, store=store)
-            made = [
-                Artifact(kind=row["kind"], fingerprint=row["fingerprint"])
-                for row in result["stages"]
-                if row["stage"].startswith("evaluate-")
-            ]
-            outcomes = [opened.whole(artifact) / "outcomes.parquet" for artifact in made]
-            test = _test_set(opened, result["stages"])
-            entry.enter(result["run"], number if draws > 1 else seed, result["scores"], outcomes, test)
-            entry.seconds.append(sum(row["computed_in"] for row in result["stages"]))
-            entry.ships += [result["shipped"]["model"]] if result["shipped"] else []
-            entry.models = entry.models or _models(opened, result["stages"])
-        entries.append(entry)
+            _enter(entries[name], number if draws > 1 else seed, result, opened)
     try:
-        boards = leaderboards(entries)
+        boards = leaderboards([*entries.values()])
     except ValueError as error:
         raise DataError(f"compare: {error}") from None
     write(boards, folder)
@@ -102,6 +92,27 @@ def compare(
         "folder": str(folder),
         "apart": warning,
     }
+
+
+def _enter(entry: Entry, number: int, result: dict[str, Any], store: Store) -> None:
+    """Add a finished run to the board.
+
+    Args:
+        entry: the run's configuration.
+        number: of its seed, or of its draw of labels.
+        result: what the flow `knowledge_transfer` returned.
+        store: the store with the run's artifacts.
+    """
+    made = [
+        Artifact(kind=row["kind"], fingerprint=row["fingerprint"])
+        for row in result["stages"]
+        if row["stage"].startswith("evaluate-")
+    ]
+    outcomes = [store.whole(artifact) / "outcomes.parquet" for artifact in made]
+    entry.enter(result["run"], number, result["scores"], outcomes, _test_set(store, result["stages"]))
+    entry.seconds.append(sum(row["computed_in"] for row in result["stages"]))
+    entry.ships += [result["shipped"]["model"]] if result["shipped"] else []
+    entry.models = entry.models or _models(store, result["stages"])
 
 
 MODELS = {"pretext": "teacher", "distill": "student", "ship": "shipped"}
