@@ -55,7 +55,7 @@ TESTS = 2
 """How often a foreign teacher is shown the test images: for its features, and with a linear classifier."""
 ALIGNED = 2048
 """Maximum number of training images of which evaluation shows two views to teacher and student."""
-SOUND, OFTEN = 200, 6
+SOUND, OFTEN = 200, 8
 """Number of images on which the stage `sound` looks at a network that others trained, and how often it shows
 each of them, about."""
 SETS = frozenset(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STAGE = Stage(
     name="sound",
     kind="sound",
-    version=1,
+    version=2,
     process="train",
     columns={"who": "string", "measure": "string", "value": "float64", "error": "float64"},
 )

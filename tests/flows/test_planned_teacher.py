@@ -236,7 +236,7 @@ def test_a_run_follows_its_plan_and_a_rerun_computes_nothing(place: Path) -> Non
     assert plans[0]["speed"]["teacher"] == 0
     assert plans[0]["speed"]["foreign"] > 0
     n = made.store.meta(made.made["manifest"])["counts"]["train"]  # there are no others
-    assert plans[0]["looks"] == n + 2 * plans[0]["tested"] + 2 * n + 6 * min(200, n)
+    assert plans[0]["looks"] == n + 2 * plans[0]["tested"] + 2 * n + 8 * min(200, n)
     assert (
         made.store.meta(made.made["transfer"])["config"]["image_size"]
         == plans[0]["settings"]["data.image_size"]
