@@ -255,7 +255,7 @@ def test_channels_in_another_order_are_found_in_their_layer(conv: Network, numbe
     name = [name for name, tensor in conv.state_dict().items() if tensor.ndim == 4][number]
     wrong = changed(conv, lambda each, x: x.flip(0) if each == name else x)
     fits = remembered(wrong, show(None))
-    assert [norm for norm, fit in fits.items() if not fit.clear][0] == list(fits)[number]
+    assert next(norm for norm, fit in fits.items() if not fit.clear) == list(fits)[number]
     said = as_good_as_shuffled(fits)
     assert said is not None
     assert f"before its norm {list(fits)[number]} " in said
