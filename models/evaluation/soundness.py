@@ -39,6 +39,9 @@ USUAL: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 FIRST, FAR = 0.25, 1.0
 """Divergence of the inputs of the first batch norm, and of any other, that is suspicious. At 1, values lie
 for example twice as far apart as the norm remembers, or 1.4 deviations beside it."""
+BETTER = 10
+"""Another normalisation is suspicious, too, if it makes the first divergence this many times smaller. Images
+that are unlike those of the training don't fit the memory so well with any."""
 LEAD = 0.03
 """Lead in points of 1 from which another normalisation or an earlier layer is worth a warning."""
 SHUFFLES = 5
@@ -116,7 +119,7 @@ def examine(network: Network, show: Show, label: NDArray[np.int64] | None, layer
     theirs = {name: norm_distances(other, show(None)) for name, other in usual.items()} if norms else {}
     fits = remembered(network, islice(show(None), BATCHES))
     for name, fit in fits.items():
-        found.row("teacher", f"weights before {name} against shuffled ones", fit.mean, fit.error)
+        found.row("teacher", f"weights before {name} fit better than shuffled ones", fit)
     found.warn(never_trained(unlearned(network)))
     found.warn(suspicious_norms(norms, theirs) or better_normalisation(leads))
     found.warn(as_good_as_shuffled(fits))
@@ -353,23 +356,21 @@ def _divergence(norm: nn.modules.batchnorm._BatchNorm, mean: Tensor, square: Ten
 
 
 @torch.inference_mode()
-def remembered(network: Network, views: Iterable[Tensor]) -> dict[str, Paired]:
+def remembered(network: Network, views: Iterable[Tensor]) -> dict[str, float]:
     """Whether each batch norm remembers what the weights before it give, or shuffled weights just as well.
 
     Weights that lie in the right order give a norm what it remembers. If they were shuffled, transposed or
     mixed up with those of another layer, shuffling them once more changes nothing: for each channel, the own
-    weights are then nearer to the memory than shuffled ones in half of all cases. No threshold has to be
-    tuned for this. Each layer is tested with the inputs that it gets, so a damaged layer does not make the
-    ones above it suspicious by itself.
+    weights are then nearer to the memory than shuffled ones in half of all cases. Each layer is tested with
+    the inputs that it gets, so a damaged layer does less harm to the ones above it than in `norm_distances`.
 
     Args:
         network: in evaluation mode.
         views: batches (B, C, S, S) in [0, 1].
 
     Returns:
-        Name of the norm -> `mean`, the share of channels and shuffles in which the own weights are nearer,
-        less 1/2; and `error`, its standard error if the own weights were shuffled. Only norms that
-        directly follow a convolution or a linear layer are among them.
+        Name of the norm -> the share of channels and shuffles in which the own weights are nearer, 0 to 1.
+        Only norms that directly follow a convolution or a linear layer are among them.
     """
     norms = _norms(network)
     names = {id(layer): name for name, layer in norms.items()}
@@ -403,10 +404,7 @@ def remembered(network: Network, views: Iterable[Tensor]) -> dict[str, Paired]:
         count, total, squares = counted.unbind(1)
         distance = _divergence(norms[name], total / count, squares / count)
         if distance.numel():
-            nearer = (distance[:1] < distance[1:]).double()
-            # A channel's rank among its shuffles is uniform, and channels are independent.
-            error = math.sqrt((SHUFFLES + 2) / (12 * SHUFFLES) / distance.shape[1])
-            found[name] = Paired(float(nearer.mean()) - 0.5, error)
+            found[name] = float((distance[:1] < distance[1:]).double().mean())
     return found
 
 
@@ -509,7 +507,7 @@ def suspicious_norms(own: Mapping[str, float], usual: Mapping[str, Mapping[str, 
         return None
     first = next(iter(own))
     name = min(usual, key=lambda each: usual[each][first], default=None)
-    if name is not None and own[first] > FIRST and usual[name][first] < own[first] / 2:
+    if name is not None and usual[name][first] < own[first] / (2 if own[first] > FIRST else BETTER):
         return (
             f"teacher: its first norm ({first}) gets other values than it remembers (divergence "
             f"{own[first]:.2f}, and {usual[name][first]:.2f} with the mean and std {name}); check "
@@ -524,15 +522,19 @@ def suspicious_norms(own: Mapping[str, float], usual: Mapping[str, Mapping[str, 
     )
 
 
-def as_good_as_shuffled(fits: Mapping[str, Paired]) -> str | None:
-    """A warning if the weights before a norm are no better than shuffled; else None. `fits`: `remembered`."""
-    bad = next((name for name, fit in fits.items() if not fit.clear), None)
+def as_good_as_shuffled(fits: Mapping[str, float]) -> str | None:
+    """A warning if the weights before a norm look shuffled; else None. `fits`: `remembered`.
+
+    Half of all cases is what shuffled weights get, and all cases is what weights in order get. So the limit
+    lies in the middle.
+    """
+    bad = next((name for name, fit in fits.items() if fit < 0.75), None)
     if bad is None:
         return None
     return (
-        f"teacher: the weights before its norm {bad} give it what it remembers no better than if they were "
-        f"shuffled (in {50 + 100 * fits[bad].mean:.0f} % of cases), so this layer may be damaged, or the "
-        f"images are unlike those of its training; {CAUSES}"
+        f"teacher: the weights before its norm {bad} give it what it remembers hardly better than if they "
+        f"were shuffled (in {100 * fits[bad]:.0f} % of cases, and 50 % is chance), so this layer may be "
+        f"damaged, or the images are unlike those of its training; {CAUSES}"
     )
 
 

@@ -147,7 +147,6 @@ def test_without_labels_either(conv: Network) -> None:
     assert not [text for text in found.warnings if "agree less" in text]
 
 
-@pytest.mark.xfail(reason="not noticed yet on a small network; see docs/pretrained.md", strict=True)
 def test_a_wrong_mean_and_std_are_noticed(conv: Network) -> None:
     for values in ((MEAN, STD), ((0.0,) * 3, (1.0,) * 3)):
         said = warned(normalised_as(conv, *values))
@@ -156,14 +155,13 @@ def test_a_wrong_mean_and_std_are_noticed(conv: Network) -> None:
         )
 
 
-NOT_YET = pytest.mark.xfail(reason="classes do not tell it yet; see docs/pretrained.md", strict=True)
-
-
-@pytest.mark.parametrize("label", [pytest.param(LABEL, marks=NOT_YET), None])
+@pytest.mark.parametrize("label", [LABEL, None])
 def test_a_shuffled_layer_of_a_network_with_norms_is_noticed(conv: Network, label: Any) -> None:
+    fits = remembered(conv, show(None))
     parts = [name for name, tensor in conv.state_dict().items() if tensor.ndim == 4]
-    said = warned(shuffled(parts[len(parts) // 2], conv), label)
-    assert any("damaged" in text or "random weights" in text for text in said), said
+    for part, norm in zip(parts, fits, strict=True):
+        said = warned(shuffled(part, conv), label)
+        assert any(f"before its norm {norm} " in text and "damaged" in text for text in said), (part, said)
 
 
 def test_a_dropped_layer_scale_is_noticed(vit: Network) -> None:
@@ -245,7 +243,7 @@ def test_weights_in_their_order_fit_a_norm_better_than_shuffled_ones(conv: Netwo
     fits = remembered(conv, show(None))
     norms = [name for name, layer in conv.named_modules() if isinstance(layer, nn.BatchNorm2d)]
     assert list(fits) == norms  # each follows a convolution
-    assert all(fit.clear for fit in fits.values()), fits
+    assert min(fits.values()) > 0.9
     assert as_good_as_shuffled(fits) is None
 
 
@@ -255,7 +253,7 @@ def test_channels_in_another_order_are_found_in_their_layer(conv: Network, numbe
     name = [name for name, tensor in conv.state_dict().items() if tensor.ndim == 4][number]
     wrong = changed(conv, lambda each, x: x.flip(0) if each == name else x)
     fits = remembered(wrong, show(None))
-    assert next(norm for norm, fit in fits.items() if not fit.clear) == list(fits)[number]
+    assert next(norm for norm, fit in fits.items() if fit < 0.75) == list(fits)[number]
     said = as_good_as_shuffled(fits)
     assert said is not None
     assert f"before its norm {list(fits)[number]} " in said
@@ -272,7 +270,5 @@ def test_norms_that_know_nothing_of_the_weights_are_fitted_by_chance(conv: Netwo
             layer.running_mean.normal_(generator=draws)
             layer.running_var.uniform_(0.1, 2, generator=draws)
     fits = list(remembered(other, show(None)).values())
-    mean = sum(fit.mean for fit in fits) / len(fits)
-    error = sum(fit.error**2 for fit in fits) ** 0.5 / len(fits)
-    assert abs(mean) < 3 * error
+    assert 0.4 < np.mean(fits) < 0.6
     assert as_good_as_shuffled({}) is None
