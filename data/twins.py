@@ -71,8 +71,8 @@ def twins(
 ) -> list[Twin]:
     """Find all pairs of twins among N images.
 
-    Of images with equal pixels, each is paired only with the first, and only the first is compared with other
-    images. So use `groups` to find out which images belong together.
+    If several images have equal pixels, each is paired only with the first of them, and only the first is
+    compared with other images. So use `groups` to find out which images belong together.
 
     Args:
         thumbnails: (N, 16, 16) uint8 from `thumbnail`.
@@ -80,7 +80,7 @@ def twins(
         read: decodes images. It is called a few times, with ascending indices. It should yield one image at a
             time, because at most 128x128 pixels of each are kept.
         mirrored: whether to look for mirrored copies, too. This doubles the time of the proposals.
-        workers: number of threads; 0: this thread does the work.
+        workers: number of threads; 0: no further thread is started.
 
     Returns:
         The pairs, ascending by first and second. No pair occurs twice.

@@ -208,7 +208,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--format",
         metavar="NAME,...",
-        help=f"formats to write, of {', '.join(FORMATS)} (default: all whose packages are installed)",
+        help=f"formats to write, of {', '.join(FORMATS)} (default: all that suit the network and whose "
+        "packages are installed)",
     )
     configurable(sub)
     storing(sub)

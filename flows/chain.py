@@ -107,9 +107,11 @@ def chain(
         _transfer(layout)
     if config.tunes and facts.labelled:
         if config.plan.minutes is not None:
-            earlier = (f"transfer-{phase}" for phase in config.transfer.phases)
-            trained = layout.having("manifest", "pretext", "embed", "cluster", *earlier, "transfer")
-            used = drawn(config.data, [row["train"] for row in seen["understood"]["classes"]])
+            phases = (f"transfer-{phase}" for phase in config.transfer.phases)
+            trained = layout.having("manifest", "pretext", "embed", "cluster", *phases, "transfer")
+            sizes = [row["train"] for row in seen.get("understood", {}).get("classes", ()) if row["train"]]
+            # A dry run of images that are not here knows no classes.
+            used = [drawn(config.data, [size]) for size in sizes or [facts.labelled]]
             _follow(
                 layout,
                 layout.make(
@@ -161,9 +163,9 @@ def _loaded(layout: Layout) -> Handle:
 
 
 def _look_at_weights(layout: Layout, facts: Facts) -> None:
-    """Lay out the look at a network that others trained, if there is one.
+    """Lay out the test of a network that others trained, if there is one.
 
-    A teacher that is kept of an earlier run was looked at when it was loaded.
+    A teacher that is kept from an earlier run was tested when it was loaded.
     """
     config, images = layout.config, layout.made["manifest"]
     label = "pretext" if isinstance(config.pretext, Pretrained) else "weights"

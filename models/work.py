@@ -19,6 +19,7 @@ IDLE = frozenset(
     {
         "baseline",
         "baseline_learning_rate",
+        "baseline_mixup",
         "batch_size",
         "continue_decay",
         "continue_rate",
@@ -28,6 +29,7 @@ IDLE = frozenset(
         "labels",
         "learning_rate",
         "learning_rates",
+        "mixup",
         "rounds",
         "schedule",
         "seed",

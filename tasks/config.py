@@ -320,7 +320,7 @@ class Ship(Frozen):
 
 
 class Export(Frozen):
-    """What a file for other programs may cost."""
+    """How much accuracy an exported file may lose."""
 
     max_drop: float = Field(
         1.0,

@@ -23,7 +23,7 @@ from tasks.phrases import duration, percent
 
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)
 """Sides of the images that a plan chooses from, px."""
-SHARES = {"pretext": 0.38, "transfer": 0.12, "contenders": 0.3, "distill": 0.2}
+SHARES = {"pretext": 0.36, "transfer": 0.12, "contenders": 0.34, "distill": 0.18}
 """Share of the training time that each part gets. Contenders are the trainings on the few labels. If the
 teacher is foreign, the other parts get the share of pretext, in proportion (`shares`)."""
 FIXED = 45.0
@@ -32,7 +32,8 @@ ENOUGH = 400
 """A larger image size is chosen only if it leaves time for this many steps of the first training. That is the
 teacher's, or with a foreign teacher the student's."""
 LEAST = 60
-"""A budget that leaves time for fewer steps of the first training is refused."""
+"""A budget that leaves time for fewer steps of the first training is refused. A run, which measures again
+what a dry run has measured, refuses half of it."""
 FEW, MANY = 30, 150
 """Fewest steps in which a network of the chain learns the few labels, and most steps unless there are many
 labels. The student's last training has at least the fewest, too."""
@@ -45,6 +46,11 @@ EPOCHS = 10
 """With many labels, a network of the chain may see each of them this often."""
 UNTRAINED = 3
 """Networks from scratch get this many times the steps, because they have learned nothing before."""
+RARE = 10
+"""With fewer labels per class than this, fine-tuned networks tell the mixture little that linear classifiers
+have not told it, and networks from scratch tell it most (decision 18). So these get the time."""
+UNTRAINED_RARE = 6
+"""How many times the steps networks from scratch get then."""
 CHOICES = 2
 """How many more views than the first ones a network from scratch may choose from."""
 PASSES = 3
@@ -175,11 +181,14 @@ def examined(images: int) -> int:
 def by_hand(config: Config) -> list[str]:
     """The keys that a plan leaves as they are, because the user set them.
 
-    With a foreign teacher, these are only keys that a plan sets. So saying its licence later makes no other
-    plan. The plans of other teachers are named by all keys, and keep their names.
+    With a foreign teacher, these are only keys of the images and of what is trained. So saying its licence
+    later makes no other plan. The plans of other teachers are named by all keys, and keep their names.
     """
-    kept = config.plan.keep
-    return sorted(SETS & set(kept) if isinstance(config.pretext, Pretrained) else kept)
+    kept = sorted(config.plan.keep)
+    if not isinstance(config.pretext, Pretrained):
+        return kept
+    sections = ("cluster", "transfer", "predict", "finetune", "ship", "distill")
+    return [key for key in kept if key in SETS or key.partition(".")[0] in sections]
 
 
 def batch_size(images: int) -> int:
@@ -221,6 +230,10 @@ def from_images(
     fixed: float,
     reading: float,
     kind: tuple[str, str],
+    batch: int | None = None,
+    least: int = LEAST,
+    load: str = "",
+    decoded: int | None = None,
     looks: int = 0,
     student: bool = True,
 ) -> Planned:
@@ -234,6 +247,10 @@ def from_images(
         fixed: seconds that a run takes besides trainings and features.
         reading: seconds that reading and decoding all images once takes.
         kind: (kind of pictures, reason).
+        batch: images per step of the first training; None: as planned.
+        least: a budget for fewer steps of the first training is refused.
+        decoded: size in which the images are decoded already, px. In this size, `reading` does not count.
+        load: says that other programs ran when the speeds were measured; empty if they did not.
         looks: number of images that a network that others trained is shown, besides `PASSES`. Each is
             counted as often as it is shown.
         student: whether the run trains one. Without one, the features of a foreign teacher are all that has
@@ -242,28 +259,41 @@ def from_images(
     Raises:
         ConfigError: the budget is too short. The message says how many minutes are enough.
     """
-    batch = batch_size(images)
+    usual = batch_size(images)
+    batch = batch or usual
     foreign = any(speed.foreign for speed in speeds.values())
     first, who = ("transfer", "student") if foreign else ("pretext", "teacher")
-    share, least = shares(next(iter(speeds.values()))), LEAST if student or not foreign else 0
-    need = {s: fixed + reading + PASSES * images * v.forward + looks * v.look for s, v in speeds.items()}
-    left = {size: 60 * minutes - seconds for size, seconds in need.items()}
+    share, demanded = shares(next(iter(speeds.values()))), LEAST
+    if foreign and not student:
+        least = demanded = 0
+    # A foreign teacher takes other squares of the images than the student, so they are decoded once more.
+    again = reading if foreign else 0.0
+    other = {
+        size: fixed
+        + (0.0 if size == decoded else reading)
+        + again
+        + PASSES * images * speed.forward
+        + looks * speed.look
+        for size, speed in speeds.items()
+    }
+    left = {size: 60 * minutes - seconds for size, seconds in other.items()}
     steps = {size: int(share[first] * left[size] / s.first) for size, s in speeds.items()}
     size = max((size for size in steps if steps[size] >= ENOUGH), default=min(steps))
     features = duration(looks * speeds[size].look)
     if steps[size] < least or left[size] < 0:
-        enough = need[size] + least * speeds[size].first / share[first]
+        need = other[size] + demanded * speeds[size].first / share[first]
+        told = [f"the features of the teacher alone take {features}"] if foreign else []
+        told += [load] if load else []
         raise ConfigError(
             f"plan.minutes = {minutes:g} is too short for {images:,} images on this machine; "
-            f"set at least {-(-enough // 6) / 10:.1f}"  # rounded up to 0.1 minutes
-            + (f" (the features of the teacher alone take {features})" if foreign else "")
+            f"set at least {-(-need // 6) / 10:.1f}"  # rounded up to 0.1 minutes
+            + (f" ({'; '.join(told)})" if told else "")
         )
+    looked = f"the teacher is not trained, and its features take about {features}"
     settings: dict[str, Any] = {"data.image_size": size, "data.kind": kind[0]}
     settings["predict.neighbours"] = max(1, min(10, images - 1))
-    if foreign:
-        looked = f"the teacher is not trained, and its features take about {features}"
-        if not student:
-            return Planned(settings, {"data.image_size": f"no student is trained; {looked}"})
+    if foreign and not student:
+        return Planned(settings, {"data.image_size": f"no student is trained; {looked}"})
     larger = min((s for s in steps if s > size), default=None)
     why_size = (
         f"at {larger} px the {who} would have only {steps[larger]} steps"
@@ -278,11 +308,11 @@ def from_images(
     if foreign:
         transfer += f" that are left, {often}; {looked}"
     else:
-        settings |= {"pretext.batch_size": batch, "pretext.steps": steps[size]}
+        settings |= {"pretext.batch_size": usual, "pretext.steps": steps[size]}
         because["pretext.steps"] = f"{percent(share['pretext'], 0)} of the minutes, {often}"
     settings |= {
         "cluster.k": clusters(images, distinct),
-        "transfer.batch_size": batch,
+        "transfer.batch_size": usual,
         "transfer.steps": max(1, int(share["transfer"] * left[size] / speeds[size].transfer)),
     }
     because |= {
@@ -299,56 +329,68 @@ def from_labels(
     speed: Speed,
     folds: int,
     whole: float,
+    batch: int | None = None,
+    classes: int = 1,
     again: int = 0,
 ) -> Planned:
     """Plan what the few labels are learned with.
 
     Each network is trained once for every fold and once with all labels: the student from transfer, the
-    student's network from scratch, and the teacher if there is time. The one from scratch is trained a few
-    more times on the first fold, to choose its views.
+    student's network from scratch, and the teacher if there is time. With fewer than `RARE` labels per class,
+    the teacher waits until all others have as many steps as they can use. The network from scratch is trained
+    a few more times on the first fold, to choose its views.
 
     Args:
         seconds: what is left of the budget for training.
         labels: number of drawn labels.
         images: number of train + unlabelled images.
         speed: at the run's image size.
-        folds: number of times that a network is trained to judge it.
+        folds: number of times that a network is trained to judge it; 0 if no class has two labels.
         whole: what all trainings of the run should take, seconds.
+        batch: labelled images per step, if the user set it.
+        classes: number of classes.
         again: number of images that a foreign teacher is shown once more if it is fine-tuned.
     """
     parts = shares(speed)
     kept = {name: part * parts[name] * whole for name, part in KEPT.items()}
     share = seconds * parts["contenders"] / (parts["contenders"] + parts["distill"])
     share = max(share, kept["contenders"])
-    batch = labelled_batch(labels, images)
+    usual = labelled_batch(labels, images)
+    batch = batch or usual
     # A step of distillation trains the same network, so a step's time at other batch sizes lies between.
     larger = (batch - SMALL_BATCH) / max(1, batch_size(images) - SMALL_BATCH)
     slower = 1 + max(0.0, larger) * max(0.0, speed.distill / speed.tuned - 1)
-    alone = (folds + 1 + (folds + 1 + CHOICES) * UNTRAINED) * speed.tuned * slower
-    both = alone + (folds + 1) * speed.tuned_teacher * slower
-    shown_again = again * speed.foreign
-    teacher = (share - shown_again) / both >= FEW
-    each, more = (both, shown_again) if teacher else (alone, 0.0)
+    trainings, choices = folds + 1, CHOICES if folds else 0
+    rare = labels < RARE * classes
+    untrained = UNTRAINED_RARE if rare else UNTRAINED
+    alone = (trainings + (trainings + choices) * untrained) * speed.tuned * slower
+    both = alone + trainings * speed.tuned_teacher * slower
     most = max(MANY, round(EPOCHS * labels / batch))
+    shown_again = again * speed.foreign
+    teacher = (share - shown_again) / both >= (most if rare else FEW)
+    each, more = (both, shown_again) if teacher else (alone, 0.0)
     steps = int(min(most, max(FEW, (share - more) / each)))
     distill = max(FEW, int(max(seconds - more - steps * each, kept["distill"]) / speed.distill))
     why = (
-        f"{folds + 1} trainings of each network, to judge it by the labels"
-        if steps < most
-        else f"more hardly helps with {labels:,} labels"
+        f"more hardly helps with {labels:,} labels"
+        if steps == most
+        else f"{trainings} trainings of each network, to judge it by the labels"
+        if folds
+        else "one training of each network, because no class has a second label to judge it by"
     )
     return Planned(
         {
-            "finetune.batch_size": batch,
+            "finetune.batch_size": usual,
             "finetune.steps": steps,
-            "finetune.baseline_steps": UNTRAINED * steps,
+            "finetune.baseline_steps": untrained * steps,
             "ship.teacher": teacher,
             "distill.batch_size": batch_size(images),
             "distill.steps": distill,
         },
         {
             "finetune.steps": why,
-            "finetune.baseline_steps": f"{UNTRAINED} times as many for networks from scratch",
+            "finetune.baseline_steps": f"{untrained} times as many for networks from scratch"
+            + (f", which learn most from fewer than {RARE} labels per class" if rare else ""),
             "ship.teacher": "fine-tuning the teacher "
             + ("fits into the minutes" if teacher else "would leave the others too few steps"),
             "distill.steps": "the rest of the minutes",

@@ -1,14 +1,17 @@
 """Is a foreign network loaded as it was trained? Without its own data, nobody knows its right answers.
 
-These questions are asked about some of the user's images.
+So these questions are asked, with some of the user's images.
 
-- Does it find more alike than the same network with random weights? With labels: images of the same class. A
-  second view of the same image, and clusters that both views agree on, if there are no labels.
-- Would it find more with another usual normalisation?
-- Do its own earlier layers find more than its last? Then something between them is damaged.
-- Do its batch norms get the values that they remember? They do if the network and its images are the ones
-  that were trained together. Would shuffled weights give a norm what it remembers just as well? Then the
-  weights before it are as good as shuffled. And are there scales that look as before any training?
+- Does it recognise more than the same network with random weights? With labels, it should find images of the
+  same class. Without labels, it should find the second view of an image, and two views should give the same
+  clusters.
+- Would it recognise more with another usual normalisation?
+- Do its earlier layers recognise more than its last one? Then a layer between them is damaged.
+- Do its batch norms get values like those that they remember? They do if the weights and the preparation of
+  images belong together.
+- Would shuffled weights give a batch norm what it remembers just as well? Then the weights before it are
+  damaged.
+- Are there scales that look as they did before any training?
 """
 
 from __future__ import annotations
@@ -37,13 +40,13 @@ USUAL: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 """Normalisations that networks are often trained with, by a name for people."""
 FIRST, FAR = 0.25, 1.0
-"""Divergence of the inputs of the first batch norm, and of any other, that is suspicious. At 1, values lie
-for example twice as far apart as the norm remembers, or 1.4 deviations beside it."""
+"""From these divergences on, the inputs of the first batch norm, or of any other, are suspicious. The
+divergence is 1 if, for example, the mean is 1.4 deviations away from the one that the norm remembers."""
 BETTER = 10
 """Another normalisation is suspicious, too, if it makes the first divergence this many times smaller. Images
 that are unlike those of the training don't fit the memory so well with any."""
 LEAD = 0.03
-"""Lead in points of 1 from which another normalisation or an earlier layer is worth a warning."""
+"""Another normalisation or an earlier layer causes a warning if its lead is larger. Measures are 0 to 1."""
 SHUFFLES = 5
 """How often the weights before each batch norm are shuffled."""
 BATCHES = 2
@@ -178,7 +181,7 @@ def paired(first: Floats, second: Floats) -> Paired:
 
 
 def found_alike(features: Tensor, label: NDArray[np.int64]) -> Floats:
-    """How well each image's neighbours, itself left out, have its class: average precision.
+    """How early the images of the same class come among an image's neighbours: average precision.
 
     Args:
         features: (N, D). The mean is subtracted, and rows are compared by cosine.
@@ -272,7 +275,7 @@ def normalised_as(network: Network, mean: tuple[float, ...], std: tuple[float, .
 
 
 def _share_buffers(network: nn.Module, other: nn.Module) -> None:
-    """Buffers that are not saved, such as tables of rotations, do not come with the state."""
+    """Share the buffers that a state does not contain, such as tables of rotations."""
     theirs = dict(network.named_modules())
     for name, module in other.named_modules():
         for key, buffer in list(module.named_buffers(recurse=False)):
@@ -427,7 +430,7 @@ def _shuffled(layer: nn.Module, x: Tensor, seed: int) -> Tensor:
 
 
 def unlearned(network: nn.Module) -> list[str]:
-    """Names of scales that have one value everywhere, as before any training: of norms, and layer scales."""
+    """Names of scales, of norms or of layers, that have one value everywhere, as before any training."""
     return [
         name
         for name, tensor in network.named_parameters()
@@ -447,9 +450,9 @@ def _norms(network: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
 
 
 CAUSES = (
-    "the usual causes are another mean and std, another input_size or crop, or weights of another network or "
-    "half loaded; compare pretext.mean, pretext.std, pretext.input_size and pretext.backbone with what the "
-    "weights' page says"
+    "the usual causes are another mean and std, another input_size or crop, and weights that are of another "
+    "network or half loaded; compare pretext.mean, pretext.std, pretext.input_size and pretext.backbone with "
+    "what the weights' page says"
 )
 
 

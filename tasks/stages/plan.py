@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import ConfigError
 from data.types import Artifact
+from models.configs.distill import Distill
 from models.configs.shared import TIMM, Teacher
 from tasks.config import Config
 from tasks.job import Job
 from tasks.planning import (
     ENOUGH,
     FIXED,
+    LEAST,
     SLACK,
     SMALL_BATCH,
     Speed,
@@ -25,14 +27,16 @@ from tasks.planning import (
     shown,
     sizes,
 )
-from tasks.size import Context, Inputs, Size, chores, cost_of, images_of
+from tasks.size import Context, Inputs, Sample, Section, Size, chores, cost_of, images_of, step
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from models.cost import Cost
     from models.pace import Pace
-    from models.work import Shape
 
 STAGE = Stage(name="plan", kind="plan", version=3, process="train")
 
@@ -41,7 +45,9 @@ MEASURING = 12.0
 SAMPLE = 500
 """Maximum number of images that are looked at to suggest the kind of pictures."""
 LOOKED_AT = 64
-"""Side of these images, px."""
+"""Largest side of these images, px."""
+USUAL = 256
+"""Assumed shorter side of images that are not here, px."""
 
 
 def plan(config: Config, manifest: Artifact, teacher: Artifact | None = None, *, tested: int = 0) -> Request:
@@ -58,10 +64,12 @@ def plan(config: Config, manifest: Artifact, teacher: Artifact | None = None, *,
             digits, so that a few more test images change nothing.
     """
     sections = ("pretext", "transfer", "student", "finetune", "distill")
+    # Mix-up changes no plan, and plans are older than it.
+    given = config.model_dump(include=set(sections), exclude={"finetune": {"mixup", "baseline_mixup"}})
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
         "keep": by_hand(config),
-        "config": {name: config.model_dump()[name] for name in sections},
+        "config": {name: given[name] for name in sections},
         "data": config.data.model_dump(include={"image_size", "kind"}),
         "precision": config.compute.precision,
     }
@@ -83,27 +91,32 @@ def plan(config: Config, manifest: Artifact, teacher: Artifact | None = None, *,
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run, and make the plan.
 
-    A dry run does not look at the images, so it assumes photographs unless the user set the kind. For the
-    median width and height, it takes the middle of their range.
+    The run measures its speed again. So that it does not refuse what a dry run accepts, it contents itself
+    with half of the steps that a dry run demands.
+
+    If the images are not here, they are assumed to be photographs unless the user set the kind.
     """
-    images, seen = images_of(inputs), run.seen
-    widths, heights = seen.get("width", (256, 256)), seen.get("height", (256, 256))
-    kind = request.settings["data"]["kind"]
-    assumed = ("photographs", "a dry run assumes this; the run looks at the images")
+    from models.device import resolve_device
+    from models.pace import Pace
+
+    images, asked = images_of(inputs), request.settings["data"]
+    device = resolve_device(run.config.compute.device)
+    sample = run.sample(min(LOOKED_AT, asked["image_size"]), SAMPLE)
     meta = _plan(
         request.settings,
         images.all,
-        seen.get("distinct", images.all),
+        run.seen.get("distinct", images.all),
         images.classes,
-        min(sum(widths), sum(heights)) // 2,
-        assumed if kind in (None, "auto") else (kind, "you set it"),
+        USUAL if sample is None else sample.shorter,
+        _kind(asked["kind"], None if sample is None else sample.pixels),
         images.all * run.decoding,
         run.listing + images.all * run.decoding,
-        run.pace,
+        run.pace if device.type == "cpu" else Pace(device=device),
+        LEAST,
         train=images.train,
         teacher=cost_of(inputs, "teacher") if "teacher" in inputs else None,
     )
-    run.assume("plan: the machine stays as busy as it is now; the run measures its speed again")
+    run.assume("plan: for this machine without other programs; the run measures its speed again")
     return Size(1, 3e3, work=(chores(MEASURING),), meta=meta)
 
 
@@ -111,29 +124,32 @@ def build(job: Job) -> Outcome:
     """Measure this machine on real steps, look at some images, and plan."""
     from data.store import write_json
     from models.cost import network_cost
+    from models.device import resolve_device
     from models.pace import Pace
     from models.saved import load
 
     manifest = job.meta("manifest")
     n = manifest["counts"]["train"] + manifest["counts"]["unlabelled"]
-    side, kind, reading = _look(job, n)
     distinct = manifest.get("understood", {}).get("distinct", n)
     classes = len(manifest["classes"] or [])
-    spent = job.meta("manifest")["seconds"]
-    teacher = network_cost(load(job.path("teacher"))) if "teacher" in job.request.inputs else None
+    sample, spent = _look(job), manifest["seconds"]
+    kind = _kind(job.settings["data"]["kind"], sample.pixels)
+    pace = Pace(device=resolve_device(job.compute.device))
+    # The manifest has read and decoded all images. Decoding them in another size takes about as long.
     meta = _plan(
         job.settings,
         n,
         distinct,
         classes,
-        side,
+        sample.shorter,
         kind,
-        reading,
         spent,
-        Pace(),
+        spent,
+        pace,
+        LEAST // 2,
         job.log,
         train=manifest["counts"]["train"],
-        teacher=teacher,
+        teacher=network_cost(load(job.path("teacher"))) if "teacher" in job.request.inputs else None,
     )
     write_json(job.out / "plan.json", meta)
     return Outcome(rows=len(meta["settings"]), meta=meta)
@@ -149,6 +165,7 @@ def _plan(
     reading: float,
     spent: float,
     pace: Pace,
+    least: int,
     say: Callable[[str], None] = lambda text: None,
     *,
     train: int,
@@ -163,22 +180,26 @@ def _plan(
         classes: number of classes.
         side: median of the images' shorter sides, px.
         kind: (kind of pictures, reason).
-        reading: seconds that reading and decoding all images once more takes.
+        reading: seconds that reading and decoding all images once more takes, in a new size.
         spent: seconds that the manifest took.
         pace: measures this machine.
+        least: a budget for fewer steps of the first training is refused.
         say: logs a line for each size that was measured.
         train: number of train images.
         teacher: cost of the foreign teacher; None if the run trains its own.
     """
+    from tasks.phrases import under_load
+
     kept, minutes, tested = set(settings["keep"]), settings["minutes"], settings.get("tested", 0)
     tried = [settings["data"]["image_size"]] if "data.image_size" in kept else sizes(side)
+    sections = _sections(settings, None if "data.kind" in kept else kind[0], images)
     student = settings.get("student", True)
     who, first = ("teacher", "pretext") if teacher is None else ("student", "transfer")
     speeds: dict[int, Speed] = {}
     refused: ConfigError | None = None
     for size in tried if student else tried[:1]:  # a foreign teacher sees its own size in any case
         try:
-            speeds[size] = _speed(settings, pace, size, max(2, classes), images, teacher)
+            speeds[size] = _speed(settings, sections, pace, size, max(2, classes), teacher)
         except ConfigError as error:  # for example, the patches of a transformer don't divide this size
             refused = error
             continue
@@ -188,41 +209,42 @@ def _plan(
     if not speeds:
         assert refused is not None
         raise refused
-    # A foreign teacher takes other squares of the images than the student, so they are decoded once more.
-    again = 1 if teacher is None else 2
     looks = examined(images) if settings.get("continues") else 0
     if teacher is not None:
         looks = shown(images, train, tested)
+    load = under_load(pace.taken)
+    if load:
+        say(load)
     found = from_images(
         minutes,
         images,
         speeds,
         distinct=distinct,
         fixed=FIXED + spent,
-        reading=again * reading,
+        reading=reading,
         kind=kind,
+        batch=sections[first].batch_size,
+        least=least,
+        load=load,
+        decoded=settings["data"]["image_size"],
         looks=looks,
         student=student,
     )
     size = found.settings["data.image_size"]
     chosen = found.without(kept)
-    meta = {"settings": chosen.settings, "because": chosen.lines, "speed": vars(speeds[size])}
+    # A later run with the same minutes follows this plan. So the load of this moment must not shape it.
+    because = [*chosen.lines, *([f"{load}; the steps are those for this machine alone"] if load else [])]
+    meta = {"settings": chosen.settings, "because": because, "speed": vars(speeds[size])}
     return meta | ({"looks": looks, "tested": tested} if looks else {})
 
 
-def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
-    """Look at a sample of the images.
-
-    Returns:
-        The median of their shorter sides, px; (kind of pictures, reason); and the seconds that reading and
-        decoding all images takes.
-    """
-    from time import perf_counter
-
+def _look(job: Job) -> Sample:
+    """Look at a random sample of the images, in the size in which the manifest has decoded them all."""
     import numpy as np
 
+    from data.decode import resize_square
     from data.draws import key, permutation
-    from data.kind import suggest
+    from data.preprocessing import stored_size
     from data.schemas import MANIFEST
     from data.tables import column, read_table
 
@@ -230,105 +252,126 @@ def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
     usable = np.flatnonzero(column(table, "split") != "test")
     some = np.sort(usable[permutation(key(job.seed, "look"), len(usable))[:SAMPLE]])
     shorter = np.minimum(column(table, "width"), column(table, "height"))[some]
-    began = perf_counter()
-    pixels = job.images(LOOKED_AT).read(column(table, "index")[some])
-    reading = (perf_counter() - began) / len(some) * images
-    chosen = job.settings["data"]["kind"]
-    if chosen not in (None, "auto"):
-        return int(np.median(shorter)), (chosen, "you set it"), reading
+    size = job.settings["data"]["image_size"]
+    pixels = job.images(size).read(column(table, "index")[some])
+    if size > LOOKED_AT:
+        pixels = np.stack([resize_square(each, stored_size(LOOKED_AT)) for each in pixels])
+    return Sample(pixels, int(np.median(shorter)))
+
+
+def _kind(chosen: str | None, pixels: NDArray[np.uint8] | None) -> tuple[str, str]:
+    """The kind of pictures, and the reason: the user's choice, or what the pixels suggest."""
+    from data.kind import suggest
+
+    if chosen is not None and chosen != "auto":
+        return chosen, "you set it"
+    if pixels is None:
+        return "photographs", "a dry run assumes this if the images are not here; the run looks at them"
     found = suggest(pixels)
     said = found.because if found.sure else f"{found.because}, but this is uncertain; data.kind chooses"
-    return int(np.median(shorter)), (found.kind, said), reading
+    return found.kind, said
 
 
-def _speed(
-    settings: dict[str, Any], pace: Pace, size: int, classes: int, images: int, foreign: Cost | None
-) -> Speed:
-    """Measure the steps of all trainings, and the features, on this machine.
+def _sections(settings: dict[str, Any], kind: str | None, images: int) -> dict[str, Any]:
+    """The configurations of the trainings, with the batch sizes and the views that the plan will give them.
 
     Args:
         settings: the stage's settings.
+        kind: the kind of pictures; None: the user chose it, and the views suit it already.
+        images: number of train + unlabelled images.
+    """
+    from models.configs import PRETEXT, TRANSFER
+    from models.configs.finetune import Finetune
+    from tasks.overlay import suit_kind
+
+    chosen: dict[str, dict[str, Any]] = {"data": {"kind": kind}}
+    for key in settings["keep"]:
+        section, _, name = key.partition(".")
+        chosen.setdefault(section, {}).setdefault(name, None)
+    found = dict(suit_kind(settings["config"], chosen))
+    batch = batch_size(images)
+    batches = {"pretext": batch, "transfer": batch, "distill": batch, "finetune": min(SMALL_BATCH, batch)}
+    for section, planned in batches.items():
+        if section != "finetune" and f"{section}.batch_size" in settings["keep"]:
+            planned = max(2, min(found[section]["batch_size"], images))
+        found[section] = {**found[section], "batch_size": planned}
+    # Nothing is trained with a foreign teacher, and its other keys are not even known here.
+    trained = PRETEXT[found["pretext"]["method"]]
+    pretext = {"pretext": trained.model_validate(found["pretext"])} if issubclass(trained, Teacher) else {}
+    return pretext | {
+        "transfer": TRANSFER[found["transfer"]["method"]].model_validate(found["transfer"]),
+        "finetune": Finetune.model_validate(found["finetune"]),
+        "distill": Distill.model_validate(found["distill"]),
+    }
+
+
+def _speed(
+    settings: dict[str, Any],
+    sections: dict[str, Any],
+    pace: Pace,
+    size: int,
+    classes: int,
+    foreign: Cost | None = None,
+) -> Speed:
+    """Measure the steps of all trainings, and the features, at one image size on this machine.
+
+    Args:
+        settings: the stage's settings.
+        sections: the configurations of the trainings, by section.
         pace: measures this machine.
         size: side of the images that the run's own networks see, px. A foreign teacher sees its own size.
         classes: number of classes.
-        images: number of train + unlabelled images.
         foreign: cost of the foreign teacher; None if the run trains its own.
 
     Raises:
         ConfigError: a network can't be built for such images, or weights of others don't fit to it.
     """
     from models.backbones.backbone import SMALL
-    from models.configs import PRETEXT, TRANSFER
-    from models.configs.distill import Distill
-    from models.configs.finetune import Finetune
-    from models.configs.shared import Sized
     from models.cost import classifier_cost, pretext_cost, transfer_cost
     from models.device import OF_FEATURES
-    from models.work import Pass, Portion, Step, timed
+    from models.work import Pass, Portion
 
-    asked = settings["config"]
-    transfer: Any = TRANSFER[asked["transfer"]["method"]].model_validate(asked["transfer"])
-    sections: dict[str, Sized] = {
-        "transfer": transfer,
-        "finetune": Finetune.model_validate(asked["finetune"]),
-        "distill": Distill.model_validate(asked["distill"]),
-    }
-    student, precision, batch = asked["student"], settings["precision"], batch_size(images)
-
-    def step(
-        section: Any, cost: Cost, batch: int, learned: Shape | None = None, phase: str | None = None
-    ) -> float:
-        given = timed(sections[section].settings(size))
-        if cost.shape.own_input:  # views in px are for the run's own networks
-            given |= {"view_size": None}
-        work = Step(
-            section=section,
-            settings=given,
-            network=cost.shape.model_copy(update={"pretext": None}) if section == "pretext" else cost.shape,
-            teacher=learned,
-            phase=phase,
-            batch_size=batch,
-            precision=precision,
-            operations=cost.step * batch,
-        )
-        pace.know(work)
-        return SLACK * pace.seconds(Portion(work, 1))
-
-    def forward(cost: Cost, precision: Any = precision) -> float:
-        work = Pass(network=cost.shape, batch_size=512, precision=precision, operations=cost.forward)
-        pace.know(work)
-        return pace.seconds(Portion(work, 1))
-
+    student, precision, transfer = settings["config"]["student"], settings["precision"], sections["transfer"]
     if foreign is None:
-        pretext: Any = PRETEXT[asked["pretext"]["method"]].model_validate(asked["pretext"])
+        pretext = sections["pretext"]
         if settings.get("continues") and not pretext.backbone.startswith(TIMM) and size < SMALL:
             raise ConfigError(
                 f"pretext.weights: {pretext.backbone} with weights of others needs images of {SMALL} px or "
                 f"more, and yours suit {size} px; set data.image_size={SMALL} to enlarge them"
             )
-        sections["pretext"], teacher = pretext, pretext_cost(pretext, size)
-    else:
-        teacher = foreign
-    small = classifier_cost(student["backbone"], student["width"], size, classes)
-    # First, so that what is too large to try has the pace of the same network.
-    looked = 0.0 if foreign is None else forward(teacher, OF_FEATURES)
-
-    def transferred() -> float:
-        if transfer.learns_from != "teacher":
-            return step("transfer", small, batch)
-        cost = transfer_cost(transfer, student["backbone"], student["width"], size, teacher.shape)
-        phases = transfer.phases if len(transfer.phases) > 1 else (None,)
-        return sum(step("transfer", cost, batch, teacher.shape, phase) for phase in phases)
-
+    teacher = pretext_cost(sections["pretext"], size) if foreign is None else foreign
     seen = teacher.shape
+    small = classifier_cost(student["backbone"], student["width"], size, classes)
+    learned, taught = small, None
+    if transfer.learns_from == "teacher":
+        learned, taught = transfer_cost(transfer, student["backbone"], student["width"], size, seen), seen
+
+    def seconds(section: Section, cost: Any, shape: Any = None, phase: str | None = None) -> float:
+        config = sections[section]
+        batch, given = config.batch_size, config.settings(size)
+        if cost.shape.own_input:  # views in px are for the run's own networks
+            given |= {"view_size": None}
+        work = step(section, given, cost, batch, precision, teacher=shape, phase=phase)
+        pace.know(work)
+        # Between epochs, a method may look at all images. Per step, these are as many as a batch has.
+        return SLACK * pace.alone(Portion(work, 1, swept=batch))
+
+    def forward(cost: Any, precision: Any = precision) -> float:
+        work = Pass(network=cost.shape, batch_size=512, precision=precision, operations=cost.forward)
+        pace.know(work)
+        return pace.alone(Portion(work, 1))
+
+    # First, so that what is too large to try has the pace of the same network.
+    looked = 0.0 if foreign is None else forward(foreign, OF_FEATURES)
+    phases = transfer.phases if len(transfer.phases) > 1 else (None,)
     whole = classifier_cost(seen.backbone, seen.width, seen.image_size, classes, seen.form)
     whole = replace(whole, shape=whole.shape.model_copy(update={"resized": seen.resized}))
     return Speed(
-        teacher=step("pretext", teacher, batch) if foreign is None else 0.0,
-        transfer=transferred(),
-        tuned=step("finetune", small, min(SMALL_BATCH, batch)),
-        tuned_teacher=step("finetune", whole, min(SMALL_BATCH, batch)),
-        distill=step("distill", small, batch),
+        teacher=seconds("pretext", teacher) if foreign is None else 0.0,
+        transfer=sum(seconds("transfer", learned, taught, phase) for phase in phases),
+        tuned=seconds("finetune", small),
+        tuned_teacher=seconds("finetune", whole),
+        distill=seconds("distill", small),
         forward=forward(teacher) + forward(small) if foreign is None else forward(small),
         foreign=looked,
     )

@@ -1,4 +1,4 @@
-"""Sound: looks at a foreign teacher on some images, and warns if it may have been loaded badly."""
+"""Sound: tests a foreign teacher on some images, and warns if it may have been loaded badly."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ STAGE = Stage(
     columns={"who": "string", "measure": "string", "value": "float64", "error": "float64"},
 )
 FEW = 20
-"""With fewer labelled images, classes say too little, and two views of images without labels are compared."""
+"""With fewer labelled images, classes tell too little. Then two views of each image are compared instead."""
 BATCH = 32
 
 
 def plan(config: Config, manifest: Artifact, checkpoint: Artifact, labels: Artifact | None = None) -> Request:
-    """Request the look at a teacher.
+    """Request the test of a teacher.
 
     Args:
         config: the run's configuration.
