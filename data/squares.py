@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ TOGETHER = 16 << 20
 """Bytes of the squares that are decoded and passed to the network together."""
 MOST = 512
 """Most images of a batch."""
+FEW = 16
+"""Images that are read together if only some are read."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,32 @@ def read(work: Wanted) -> Read:
     shape = work.rule.shape
     empty = np.zeros((0, shape.size, shape.size, shape.reading.channels), np.uint8)
     return Read(work.source.spec, uris, reasons, np.stack(squares) if squares else empty, left_out)
+
+
+def read_some(source: Source, uris: Collection[str], rule: Preprocessing, until: float) -> dict[str, Pixels]:
+    """Read some images of a source, in random order, for a limited time.
+
+    Args:
+        source: the source.
+        uris: names of the images.
+        rule: how they are prepared.
+        until: value of time.monotonic after which no further images are read.
+
+    Returns:
+        uri -> (S, S, C) uint8, for the images that were read and can be decoded.
+
+    Raises:
+        DataError: a file that holds many images is damaged.
+    """
+    found: dict[str, Pixels] = {}
+    batches = list(source.batches([entry for entry in source.entries() if entry.uri in uris], FEW))
+    for at in np.random.default_rng(0).permutation(len(batches)):
+        if time.monotonic() > until:
+            break
+        made = read(Wanted(source, batches[at], rule))
+        good = [uri for uri, reason in zip(made.uris, made.reasons, strict=True) if reason is None]
+        found |= dict(zip(good, made.squares, strict=True))
+    return found
 
 
 def _contents(work: Wanted) -> Iterator[bytes | Pixels | Unreadable]:

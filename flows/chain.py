@@ -105,8 +105,11 @@ def chain(
         _transfer(layout)
     if config.tunes and facts.labelled:
         if config.plan.minutes is not None:
-            trained = layout.having("manifest", "pretext", "embed", "cluster", "transfer")
-            used = drawn(config.data, [row["train"] for row in seen["understood"]["classes"]])
+            phases = (f"transfer-{phase}" for phase in config.transfer.phases)
+            trained = layout.having("manifest", "pretext", "embed", "cluster", *phases, "transfer")
+            sizes = [row["train"] for row in seen.get("understood", {}).get("classes", ()) if row["train"]]
+            # A dry run of images that are not here knows no classes.
+            used = [drawn(config.data, [size]) for size in sizes or [facts.labelled]]
             _follow(
                 layout,
                 layout.make(

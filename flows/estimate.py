@@ -25,9 +25,9 @@ from flows.phrases import storage
 from flows.records import records
 from tasks.config import Config
 from tasks.found import stage_module
-from tasks.phrases import duration
+from tasks.phrases import duration, under_load
 from tasks.recall import Recall
-from tasks.size import Counts, Planned, Size, chores, imports, products
+from tasks.size import Counts, Planned, Sample, Size, chores, imports, products
 from tasks.stage import NotNeeded, Process, Request
 
 if TYPE_CHECKING:
@@ -185,11 +185,11 @@ class _Estimator:
     listing: float = 0.0
     _seen: dict[str, Any] = field(default_factory=dict)
     _leaked: int = 0
+    _first: tuple[Request, Survey] | None = None
 
     def step(self, label: str, plan: Plan, /, *, after: Any = None, **inputs: Planned) -> Planned:
         request = plan(**{name: given.artifact for name, given in inputs.items()})
         assert isinstance(request, Request)
-        size = self._size(request, inputs)
         artifact, known = Artifact(kind=request.kind, fingerprint=f"to-come-{label}"), False
         if request.stage == "manifest":
             found = self._manifest(label, request)
@@ -206,13 +206,19 @@ class _Estimator:
             if self._any_manifest()
             else False
         )
+        meta = self.store.meta(artifact) if there and self.store is not None else None
+        if meta is not None and request.kind == "plan":
+            # The run follows this plan. A new one might refuse the minutes that it was made for.
+            size = Size(meta["rows"], 3e3, meta=meta)
+        else:
+            size = self._size(request, inputs)
         reads = tuple(dict.fromkeys(given.label for given in inputs.values()))
         row = PlannedStage(
             label, request.kind, reads, size.rows, size.bytes, size.operations, size.seconds, there
         )
         self.rows.append((row, request.process, size))
-        meta = self.store.meta(artifact) if there and self.store is not None else size.meta
-        return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width, meta)
+        known_meta = size.meta if meta is None else meta
+        return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width, known_meta)
 
     def _size(self, request: Request, inputs: dict[str, Planned]) -> Size:
         """Call the `size` function of the stage's file. If there is none, the stage is not counted."""
@@ -295,10 +301,49 @@ class _Estimator:
         if not self._seen:  # the run's own images come first
             self.decoding = found.seconds
             self._leaked = n.get("leaked", 0)
+            self._first = request, found
             self._seen = {"understood": made.understood, "guesses": made.guesses, "notes": made.notes}
         return Counts(
             n["train"], n["unlabelled"], n["test"], n["labelled"], n["test_labelled"], len(made.classes or ())
         )
+
+    def sample(self, size: int, most: int) -> Sample | None:
+        """See `Context`. It is the sample that the run looks at, unless reading it takes too long."""
+        if self._first is None:
+            return None
+        import numpy as np
+
+        from data.draws import key, permutation
+        from data.manifest import open_sources
+        from data.preprocessing import Preprocessing
+        from data.reading import recorded_in
+        from data.squares import read_some
+        from data.tables import column
+
+        request, found = self._first
+        where, made = request.outside["sources"], found.manifest
+        split, uri = (column(made.images, name).astype(str) for name in ("split", "uri"))
+        usable = np.flatnonzero(split != "test")
+        chosen = np.sort(usable[permutation(key(self.config.seed, "look"), len(usable))[:most]])
+        rule = Preprocessing(
+            size, (), (), reading=recorded_in(made.reading, request.outside["reading"]["max_pixels"])
+        )
+        until = float("inf") if self.seconds is None else time.monotonic() + self.seconds
+        read: dict[tuple[str, str], Any] = {}
+        opened = open_sources(
+            where["train"], where["test"], where["unlabelled"], hold_out=request.settings["hold_out"]
+        )
+        roles: tuple[Split, ...] = ("train", "unlabelled")
+        for role in roles:
+            mine = set(uri[chosen[split[chosen] == role]])
+            if mine:
+                squares = read_some(opened[role], mine, rule, until)
+                read |= {(role, name): pixels for name, pixels in squares.items()}
+        pixels = [read[name] for name in zip(split[chosen], uri[chosen], strict=True) if name in read]
+        shorter = np.minimum(column(made.images, "width"), column(made.images, "height"))[usable]
+        if not pixels or not shorter.any():
+            return None
+        return Sample(np.stack(pixels), int(np.median(shorter[shorter > 0])))
 
     def _published(self, source: str | None) -> bool:
         """Whether only the published size of a data set is known, because its images are not here."""
@@ -417,6 +462,8 @@ def estimate(
     run.assume(
         f"CPU: this machine, as busy as it is now; measuring its pace took {duration(pace.spent - before)}"
     )
+    if load := under_load(pace.taken):
+        run.assume(f"CPU: {load}, so the run takes less time once they are done")
     return run.priced(pace)
 
 

@@ -1,8 +1,11 @@
-"""How long work takes on this machine's CPU. A little of the work is done and timed, with the product's code.
+"""How long work takes on this machine. A little of the work is done and timed, with the product's code.
 
 A `Pace` measures each piece of work once and keeps the result, which can be stored as JSON. Work that is too
 large to try is estimated from its number of operations, at the speed of the most similar work that was
 measured. Images are random, because the time of a step doesn't depend on what they show.
+
+Other programs may use the machine meanwhile. A thread that computes runs nearly all of the time if it is let
+run. So the time in which it does not run tells how much others took (`Lap.load`).
 """
 
 from __future__ import annotations
@@ -11,10 +14,12 @@ import ctypes
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import ceil, inf, log
+from pathlib import Path
 from pkgutil import resolve_name
+from statistics import fmean
 from time import perf_counter, thread_time
 from typing import Any
 
@@ -55,9 +60,16 @@ TRIAL = 0.5
 """Approximate number of seconds that a trial's timed steps take."""
 FEW = 16
 """Number of images in the first, small trial. Its time decides how many images the second trial has."""
+ALONE = 0.8
+"""Share of the time in which a computing thread runs at least, if no other program disturbs it. For the rest,
+it waits for other threads of its own process."""
+ROUNDS = 3
+"""How often work is tried at most while other programs disturb it. The fastest trial counts."""
+LIMITS = ("/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpu/cpu.stat")
+"""Where Linux says how often it has stopped a container that has used up its share of the CPU."""
 LABELLED = {"transfer", "finetune", "distill"}
 """Sections whose methods, if they have no teacher, learn labels or probabilities from one view per image."""
-SHARED = ("freeze", "optimizer", *Views.model_fields)
+SHARED = ("consistency", "freeze", "optimizer", *Views.model_fields)
 """The only settings that change the time of a step that learns labels."""
 IGNORED = 0.05
 """Measuring ends when the unmeasured work takes at most this share of the whole time, even in the worst case
@@ -74,12 +86,37 @@ class Measured:
         fixed: the part of a step's seconds that does not depend on the number of images, such as that of the
             optimizer.
         between: seconds per image and epoch that the method of a step takes between epochs.
+        load: how many times as long all of this took because other programs ran, at least 1.
     """
 
     work: Work
     seconds: float
     fixed: float = 0.0
     between: float = 0.0
+    load: float = 1.0
+
+
+@dataclass(frozen=True)
+class Lap:
+    """A trial's time.
+
+    Attributes:
+        seconds: as a clock shows it.
+        busy: the part of it in which this thread ran.
+        between: see `Measured`.
+        limited: whether a limit on this process's CPU time stopped it. Then the limit is what the machine
+            gives, and does not count as load.
+    """
+
+    seconds: float
+    busy: float
+    between: float = 0.0
+    limited: bool = False
+
+    @property
+    def load(self) -> float:
+        """See `Measured`."""
+        return 1.0 if self.limited else max(1.0, ALONE * self.seconds / max(self.busy, 1e-9))
 
 
 class Pace:
@@ -90,6 +127,7 @@ class Pace:
         trial: measures some work; returns None if it can't be tried. Tests pass one that needs no time.
         clock: returns the time in seconds. The default counts only the time in which this thread runs. So a
             busy machine lengthens the measurements instead of leaving work unmeasured.
+        device: where steps and passes are computed.
 
     Attributes:
         spent: seconds spent on measuring so far.
@@ -100,8 +138,9 @@ class Pace:
         budget: float = 12.0,
         trial: Callable[[Work], Measured | None] | None = None,
         clock: Callable[[], float] = thread_time,
+        device: torch.device = CPU,
     ) -> None:
-        self.budget, self.spent = budget, 0.0
+        self.budget, self.spent, self._device = budget, 0.0, device
         self._trial = trial or self._try
         self._clock = clock
         self._known: dict[str, Measured] = {}
@@ -168,6 +207,17 @@ class Pace:
             case Step() | Pass():
                 return portion.times * self._similar(work)
 
+    def alone(self, portion: Portion) -> float:
+        """Like `seconds`, but without the time that other programs took while the work was measured."""
+        found = self._known.get(key_of(portion.work)) or self._nearest(portion.work)
+        return self.seconds(portion) / (1.0 if found is None else found.load)
+
+    @property
+    def taken(self) -> float:
+        """Least share of the CPU that other programs took while steps and passes were measured, 0 to 1."""
+        loads = [each.load for each in self._known.values() if isinstance(each.work, Step | Pass)]
+        return 1 - fmean(1 / load for load in loads) if loads else 0.0
+
     def measured(self, work: Work) -> bool:
         """Whether this work is measured, or a step that takes as long per image (`_alike`)."""
         if key_of(work) in self._known:
@@ -211,6 +261,19 @@ class Pace:
 
     def _similar(self, work: Step | Pass) -> float:
         """Estimate the seconds of unmeasured work, at the speed of the most similar measured work."""
+        nearest = self._nearest(work)
+        if nearest is None:
+            return work.operations / (UNMEASURED * convolution_rate(work.precision)[1])
+        assert isinstance(nearest.work, Step | Pass)
+        seconds = work.operations * (nearest.seconds - nearest.fixed) / nearest.work.operations
+        if isinstance(work, Step):
+            seconds += nearest.fixed * work.network.parameters / max(1, nearest.work.network.parameters)
+        return seconds
+
+    def _nearest(self, work: Work) -> Measured | None:
+        """The most similar step or pass that was measured, for a step or a pass; None if there is none."""
+        if not isinstance(work, Step | Pass):
+            return None
 
         def distance(given: Measured) -> tuple[bool, bool, bool, float]:
             other = given.work
@@ -223,14 +286,7 @@ class Pace:
             )
 
         known = [each for each in self._known.values() if isinstance(each.work, Step | Pass)]
-        if not known:
-            return work.operations / (UNMEASURED * convolution_rate(work.precision)[1])
-        nearest = min(known, key=distance)
-        assert isinstance(nearest.work, Step | Pass)
-        seconds = work.operations * (nearest.seconds - nearest.fixed) / nearest.work.operations
-        if isinstance(work, Step):
-            seconds += nearest.fixed * work.network.parameters / max(1, nearest.work.network.parameters)
-        return seconds
+        return min(known, key=distance, default=None)
 
     def _try(self, work: Work) -> Measured | None:
         _keep_memory()
@@ -245,20 +301,23 @@ class Pace:
                 return Measured(work, _describe(work))
             case Step() | Pass():
                 few = self.seconds(Portion(work, 3 * FEW / (work.batch_size if work.kind == "step" else 1)))
-                if work.network.parameters > LARGEST or few > LONGEST:
+                # The estimate is for a CPU. A GPU is faster.
+                if work.network.parameters > LARGEST or (few > LONGEST and self._device == CPU):
                     return None
                 try:
-                    return _step(work) if isinstance(work, Step) else Measured(work, _pass(work))
+                    at = self._device
+                    return _step(work, at) if isinstance(work, Step) else _pass(work, at)
                 except PipelineError:  # random images don't suit the method
                     return None
 
 
-def method_of(step: Step, images: int) -> Method:
+def method_of(step: Step, images: int, device: torch.device = CPU) -> Method:
     """The untrained method of a step.
 
     Args:
         step: the step.
         images: number of images that it will be trained on.
+        device: where it will be trained. A teacher that it learns from is there already.
     """
     given, shape = step.settings, step.network
     match step.section:
@@ -269,7 +328,7 @@ def method_of(step: Step, images: int) -> Method:
             told = {} if step.phase is None else {"phase": step.phase}
             if step.teacher is None:
                 return _made(config.trainer, config, network_of(shape), **told)
-            teacher = network_of(step.teacher).eval().requires_grad_(False)
+            teacher = network_of(step.teacher).to(device).eval().requires_grad_(False)
             return _made(config.trainer, config, network_of(shape), teacher, seed=0, **told)
         case "finetune":
             tuned = Finetune.model_validate(given)
@@ -328,7 +387,7 @@ class RandomImages:
         self.sweeping = False
 
 
-def _step(work: Step) -> Measured:
+def _step(work: Step, device: torch.device) -> Measured:
     """Time steps of a training: first with a few images, then with as many as fit into the trial.
 
     If the batch has more images than that, its time is extrapolated from the two trials. A part of the time,
@@ -336,7 +395,7 @@ def _step(work: Step) -> Measured:
     """
     images = max(work.batch_size, *(work.settings.get(key) or 0 for key in ("clusters", "prototypes")))
     small = min(FEW, work.batch_size)
-    method = method_of(work, images)
+    method = method_of(work, images, device)
     sweeps = type(method).before_epoch is not Method.before_epoch
     classes = work.network.classes if work.section != "pretext" and work.teacher is None else None
     feed = RandomImages(
@@ -345,15 +404,40 @@ def _step(work: Step) -> Measured:
         classes,
         soft=work.section == "distill",
     )
-    _, first, _ = _steps(work, method, feed, small, steps=2)
+    first = _steps(work, method, feed, small, device, steps=2).busy
     # If few images take long, the optimizer may be the reason. So the second trial has more images even then.
     more = 4 * small if first < LONGEST / 2 else small
     large = min(work.batch_size, max(more, int(small * TRIAL / first)))
     steps = 1 + max(1, min(10, ceil(TRIAL / (first * large / small))))
-    seconds, busy, between = _steps(work, method, feed, large, steps=steps, epochs=2 if sweeps else 1)
+    epochs = 2 if sweeps else 1
+    lap = calmest(lambda: _steps(work, method, feed, large, device, steps=steps, epochs=epochs))
     # The time in which this thread runs tells the parts apart: it depends little on other programs.
-    each, fixed = (seconds / busy * part for part in parts((small, first), (large, busy)))
-    return Measured(work, fixed + each * work.batch_size, fixed, between / images)
+    each, fixed = (lap.seconds / lap.busy * part for part in parts((small, first), (large, lap.busy)))
+    return Measured(work, fixed + each * work.batch_size, fixed, lap.between / images, lap.load)
+
+
+def calmest(trial: Callable[[], Lap]) -> Lap:
+    """Repeat a trial while other programs disturb it, at most `ROUNDS` times. The fastest one counts."""
+    fastest: Lap | None = None
+    for _ in range(ROUNDS):
+        before = _stops()
+        lap = trial()
+        lap = replace(lap, limited=_stops() > before)
+        if fastest is None or lap.seconds < fastest.seconds:
+            fastest = lap
+        if fastest.load == 1:
+            break
+    assert fastest is not None
+    return fastest
+
+
+def _stops() -> int:
+    """How often a limit on the CPU time of this process's container has stopped it; 0 if this is unknown."""
+    for place in LIMITS:
+        with suppress(OSError):
+            rows = dict(line.split(maxsplit=1) for line in Path(place).read_text().splitlines())
+            return int(rows.get("nr_throttled", 0))
+    return 0
 
 
 def parts(small: tuple[int, float], large: tuple[int, float]) -> tuple[float, float]:
@@ -390,15 +474,21 @@ def _alike(work: Step, other: Work) -> bool:
 
 
 def _steps(
-    work: Step, method: Method, feed: RandomImages, batch_size: int, steps: int, epochs: int = 1
-) -> tuple[float, float, float]:
+    work: Step,
+    method: Method,
+    feed: RandomImages,
+    batch_size: int,
+    device: torch.device,
+    steps: int,
+    epochs: int = 1,
+) -> Lap:
     """Train for a few steps and time them.
 
     The first step of an epoch is left out, because it prepares what later steps use.
 
     Returns:
-        Mean seconds of a step; the part of them in which this thread runs; and the mean seconds between two
-        epochs, which are 0 if there is one epoch or if the method does little between epochs.
+        The means of a step. The mean time between two epochs is 0 if there is one epoch or if the method does
+        little between epochs.
     """
     ended: list[tuple[float, float]] = []
 
@@ -415,8 +505,8 @@ def _steps(
         seed=0,
         stage="pace",
         schedule=lambda step, steps: 1e-3,  # random images must not make it diverge
-        device=CPU,
-        precision=resolve_precision(work.precision, CPU),
+        device=device,
+        precision=resolve_precision(work.precision, device),
         sweep=feed.sweep,
         interrupted=tick,
     )
@@ -425,16 +515,18 @@ def _steps(
     inside[steps - 1 :: steps] = False
     seconds, busy = (float(mean) for mean in spent[inside].mean(axis=0))
     between = float(spent[~inside, 0].mean()) - seconds if epochs > 1 else 0.0
-    return seconds, busy, between if between > seconds / 2 else 0.0
+    # A thread that waits for a GPU does not run, although no other program disturbs it.
+    busy = busy if device == CPU else seconds
+    return Lap(seconds, busy, between if between > seconds / 2 else 0.0)
 
 
-def _pass(work: Pass) -> float:
-    """Seconds per image of a forward pass. A small trial decides how many images the second trial has."""
+def _pass(work: Pass, device: torch.device) -> Measured:
+    """Time the forward passes of two batches. A small trial decides how many images the second trial has."""
     network = network_of(work.network)
     feed = RandomImages(min(work.batch_size, 512), stored_size(work.network.image_size))
 
-    def timed(batch_size: int) -> tuple[float, float]:
-        """Seconds per image, and the part of them in which this thread runs."""
+    def timed(batch_size: int) -> Lap:
+        """The time per image."""
         ended = []
         for _ in run(
             network,
@@ -442,8 +534,8 @@ def _pass(work: Pass) -> float:
             feed.read,
             np.arange(2 * batch_size),
             batch_size=batch_size,
-            device=CPU,
-            precision=resolve_precision(work.precision, CPU),
+            device=device,
+            precision=resolve_precision(work.precision, device),
             size=work.network.image_size,
             views=None
             if work.views is None
@@ -451,12 +543,12 @@ def _pass(work: Pass) -> float:
         ):
             ended.append((perf_counter(), thread_time()))
         seconds, busy = np.diff(ended, axis=0)[0] / batch_size
-        return float(seconds), float(busy)
+        return Lap(float(seconds), float(busy if device == CPU else seconds))
 
     small = min(FEW, work.batch_size)
-    _, first = timed(small)
-    large = max(small, min(work.batch_size, 512, int(TRIAL / 2 / first)))
-    return timed(large)[0]
+    large = max(small, min(work.batch_size, 512, int(TRIAL / 2 / timed(small).busy)))
+    lap = calmest(lambda: timed(large))
+    return Measured(work, lap.seconds, load=lap.load)
 
 
 def _describe(work: Describe) -> float:

@@ -19,6 +19,17 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+LITTLE = 0.05
+"""Share of the CPU that other programs may take without being mentioned."""
+
+
+def under_load(taken: float) -> str:
+    """Say how much of the CPU other programs took (0 to 1) during a measurement; nothing if it was little."""
+    if taken < LITTLE:
+        return ""
+    return f"measured under load: at least {percent(taken, 0)} of the CPU was taken by other programs"
+
+
 def duration(seconds: float) -> str:
     """0.04 -> `40 ms`, 12.3 -> `12.3 s`, 200 -> `3 min 20 s`, 7500 -> `2 h 05 min`."""
     if seconds < 0.9995:

@@ -18,14 +18,15 @@ from tasks.phrases import percent
 
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)
 """Sides of the images that a plan chooses from, px."""
-SHARES = {"pretext": 0.38, "transfer": 0.12, "contenders": 0.3, "distill": 0.2}
+SHARES = {"pretext": 0.36, "transfer": 0.12, "contenders": 0.34, "distill": 0.18}
 """Share of the training time that each part gets. Contenders are the trainings on the few labels."""
 FIXED = 45.0
 """Seconds of everything but trainings, features and reading: starts, evaluations, tables and the report."""
 ENOUGH = 400
 """A larger image size is chosen only if it leaves time for this many steps of the teacher."""
 LEAST = 60
-"""A budget that leaves time for fewer steps of the teacher is refused."""
+"""A budget that leaves time for fewer steps of the teacher is refused. A run, which measures again what a dry
+run has measured, refuses half of it."""
 FEW, MANY = 30, 150
 """Fewest steps in which a network of the chain learns the few labels, and most steps unless there are many
 labels. The student's last training has at least the fewest, too."""
@@ -38,6 +39,11 @@ EPOCHS = 10
 """With many labels, a network of the chain may see each of them this often."""
 UNTRAINED = 3
 """Networks from scratch get this many times the steps, because they have learned nothing before."""
+RARE = 10
+"""With fewer labels per class than this, fine-tuned networks tell the mixture little that linear classifiers
+have not told it, and networks from scratch tell it most (decision 18). So these get the time."""
+UNTRAINED_RARE = 6
+"""How many times the steps networks from scratch get then."""
 CHOICES = 2
 """How many more views than the first ones a network from scratch may choose from."""
 PASSES = 3
@@ -139,6 +145,10 @@ def from_images(
     fixed: float,
     reading: float,
     kind: tuple[str, str],
+    batch: int | None = None,
+    least: int = LEAST,
+    load: str = "",
+    decoded: int | None = None,
 ) -> Planned:
     """Plan what depends on the images alone.
 
@@ -150,20 +160,29 @@ def from_images(
         fixed: seconds that a run takes besides trainings and features.
         reading: seconds that reading and decoding all images once takes.
         kind: (kind of pictures, reason).
+        batch: images per step of the teacher; None: as planned.
+        least: a budget for fewer steps of the teacher is refused.
+        decoded: size in which the images are decoded already, px. In this size, `reading` does not count.
+        load: says that other programs ran when the speeds were measured; empty if they did not.
 
     Raises:
         ConfigError: the budget is too short. The message says how many minutes are enough.
     """
-    batch = batch_size(images)
-    left = {size: 60 * minutes - fixed - reading - PASSES * images * s.forward for size, s in speeds.items()}
+    usual = batch_size(images)
+    batch = batch or usual
+    other = {
+        size: fixed + (0.0 if size == decoded else reading) + PASSES * images * speed.forward
+        for size, speed in speeds.items()
+    }
+    left = {size: 60 * minutes - seconds for size, seconds in other.items()}
     steps = {size: int(SHARES["pretext"] * left[size] / s.teacher) for size, s in speeds.items()}
     size = max((size for size in steps if steps[size] >= ENOUGH), default=min(steps))
-    if steps[size] < LEAST:
-        speed = speeds[size]
-        need = fixed + reading + PASSES * images * speed.forward + LEAST * speed.teacher / SHARES["pretext"]
+    if steps[size] < least:
+        need = other[size] + LEAST * speeds[size].teacher / SHARES["pretext"]
         raise ConfigError(
             f"plan.minutes = {minutes:g} is too short for {images:,} images on this machine; "
             f"set at least {-(-need // 6) / 10:.1f}"  # rounded up to 0.1 minutes
+            + (f" ({load})" if load else "")
         )
     transfer = max(1, int(SHARES["transfer"] * left[size] / speeds[size].transfer))
     k = clusters(images, distinct)
@@ -180,10 +199,10 @@ def from_images(
         {
             "data.image_size": size,
             "data.kind": kind[0],
-            "pretext.batch_size": batch,
+            "pretext.batch_size": usual,
             "pretext.steps": steps[size],
             "cluster.k": k,
-            "transfer.batch_size": batch,
+            "transfer.batch_size": usual,
             "transfer.steps": transfer,
             "predict.neighbours": max(1, min(10, images - 1)),
         },
@@ -198,52 +217,71 @@ def from_images(
     )
 
 
-def from_labels(seconds: float, labels: int, images: int, speed: Speed, folds: int, whole: float) -> Planned:
+def from_labels(
+    seconds: float,
+    labels: int,
+    images: int,
+    speed: Speed,
+    folds: int,
+    whole: float,
+    batch: int | None = None,
+    classes: int = 1,
+) -> Planned:
     """Plan what the few labels are learned with.
 
     Each network is trained once for every fold and once with all labels: the student from transfer, the
-    student's network from scratch, and the teacher if there is time. The one from scratch is trained a few
-    more times on the first fold, to choose its views.
+    student's network from scratch, and the teacher if there is time. With fewer than `RARE` labels per class,
+    the teacher waits until all others have as many steps as they can use. The network from scratch is trained
+    a few more times on the first fold, to choose its views.
 
     Args:
         seconds: what is left of the budget for training.
         labels: number of drawn labels.
         images: number of train + unlabelled images.
         speed: at the run's image size.
-        folds: number of times that a network is trained to judge it.
+        folds: number of times that a network is trained to judge it; 0 if no class has two labels.
         whole: what all trainings of the run should take, seconds.
+        batch: labelled images per step, if the user set it.
+        classes: number of classes.
     """
     kept = {name: part * SHARES[name] * whole for name, part in KEPT.items()}
     share = seconds * SHARES["contenders"] / (SHARES["contenders"] + SHARES["distill"])
     share = max(share, kept["contenders"])
-    batch = labelled_batch(labels, images)
+    usual = labelled_batch(labels, images)
+    batch = batch or usual
     # A step of distillation trains the same network, so a step's time at other batch sizes lies between.
     larger = (batch - SMALL_BATCH) / max(1, batch_size(images) - SMALL_BATCH)
     slower = 1 + max(0.0, larger) * max(0.0, speed.distill / speed.tuned - 1)
-    alone = (folds + 1 + (folds + 1 + CHOICES) * UNTRAINED) * speed.tuned * slower
-    both = alone + (folds + 1) * speed.tuned_teacher * slower
-    teacher = share / both >= FEW
-    each = both if teacher else alone
+    trainings, choices = folds + 1, CHOICES if folds else 0
+    rare = labels < RARE * classes
+    untrained = UNTRAINED_RARE if rare else UNTRAINED
+    alone = (trainings + (trainings + choices) * untrained) * speed.tuned * slower
+    both = alone + trainings * speed.tuned_teacher * slower
     most = max(MANY, round(EPOCHS * labels / batch))
+    teacher = share / both >= (most if rare else FEW)
+    each = both if teacher else alone
     steps = int(min(most, max(FEW, share / each)))
     distill = max(FEW, int(max(seconds - steps * each, kept["distill"]) / speed.distill))
     why = (
-        f"{folds + 1} trainings of each network, to judge it by the labels"
-        if steps < most
-        else f"more hardly helps with {labels:,} labels"
+        f"more hardly helps with {labels:,} labels"
+        if steps == most
+        else f"{trainings} trainings of each network, to judge it by the labels"
+        if folds
+        else "one training of each network, because no class has a second label to judge it by"
     )
     return Planned(
         {
-            "finetune.batch_size": batch,
+            "finetune.batch_size": usual,
             "finetune.steps": steps,
-            "finetune.baseline_steps": UNTRAINED * steps,
+            "finetune.baseline_steps": untrained * steps,
             "ship.teacher": teacher,
             "distill.batch_size": batch_size(images),
             "distill.steps": distill,
         },
         {
             "finetune.steps": why,
-            "finetune.baseline_steps": f"{UNTRAINED} times as many for networks from scratch",
+            "finetune.baseline_steps": f"{untrained} times as many for networks from scratch"
+            + (f", which learn most from fewer than {RARE} labels per class" if rare else ""),
             "ship.teacher": "fine-tuning the teacher "
             + ("fits into the minutes" if teacher else "would leave the others too few steps"),
             "distill.steps": "the rest of the minutes",

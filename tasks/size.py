@@ -13,11 +13,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from data.types import Artifact
-from models.work import Chores, Imports, Pass, Portion, Products, Shape, Step, timed
+from models.work import Chores, Imports, Pass, Portion, Precision, Products, Shape, Step, timed
 from tasks.config import Config
 from tasks.sources import Part
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from models.cost import Cost
     from models.pace import Pace
     from tasks.stage import Request
@@ -101,6 +104,19 @@ class Size:
     meta: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Some of a run's train and unlabelled images.
+
+    Attributes:
+        pixels: (n, S, S, C) uint8, n >= 1.
+        shorter: median of the shorter sides of the images before they were resized, px.
+    """
+
+    pixels: NDArray[np.uint8]
+    shorter: int
+
+
 class Context(Protocol):
     """The dry run that a stage is part of."""
 
@@ -119,6 +135,17 @@ class Context(Protocol):
 
     def count(self, request: Request) -> Counts:
         """Count the images of a manifest that is requested."""
+
+    def sample(self, size: int, most: int) -> Sample | None:
+        """Read a random sample of the images of the manifest that was counted first.
+
+        Args:
+            size: side of the images that a network would see, px. The squares are a bit larger from 64 px on.
+            most: maximum number of images.
+
+        Returns:
+            The sample; None if the images are not here, or none of them can be read.
+        """
 
 
 Inputs = Mapping[str, Planned]
@@ -166,6 +193,42 @@ def scored(rows: int, operations: float = 0.0, *work: Portion) -> Size:
 Section = Literal["pretext", "transfer", "finetune", "distill", "nonlinear"]
 
 
+def step(
+    section: Section,
+    settings: Mapping[str, Any],
+    cost: Cost,
+    batch_size: int,
+    precision: Precision,
+    *,
+    teacher: Shape | None = None,
+    phase: str | None = None,
+) -> Step:
+    """One step of a training.
+
+    Args:
+        section: the section of the configuration that has the method's settings.
+        settings: these settings.
+        cost: of the network that is trained.
+        batch_size: images per step.
+        precision: `compute.precision`.
+        teacher: the network that a student learns from; None if it learns labels.
+        phase: name of the training, if the method has several.
+    """
+    network = cost.shape.model_copy(update={"pretext": None}) if section == "pretext" else cost.shape
+    size = network.image_size
+    share = 1.0 if section == "pretext" else ((settings.get("view_size") or size) / size) ** 2
+    return Step(
+        section=section,
+        settings=timed(settings),
+        network=network,
+        teacher=teacher,
+        phase=phase,
+        batch_size=batch_size,
+        precision=precision,
+        operations=cost.step * batch_size * share,
+    )
+
+
 def steps(
     run: Context,
     section: Section,
@@ -182,29 +245,18 @@ def steps(
 
     Args:
         run: the dry run.
-        section: the section of the configuration that has the method's settings.
-        settings: these settings.
-        cost: of the network that is trained.
-        batch_size: images per step.
+        section: see `step`.
+        settings: see `step`.
+        cost: see `step`.
+        batch_size: see `step`.
         times: number of steps.
         swept: number of images times number of epochs, for a method that works between epochs.
-        teacher: the network that a student learns from; None if it learns labels.
-        phase: name of the training, if the method has several.
+        teacher: see `step`.
+        phase: see `step`.
     """
-    network = cost.shape.model_copy(update={"pretext": None}) if section == "pretext" else cost.shape
-    size = network.image_size
-    share = 1.0 if section == "pretext" else ((settings.get("view_size") or size) / size) ** 2
-    step = Step(
-        section=section,
-        settings=timed(settings),
-        network=network,
-        teacher=teacher,
-        phase=phase,
-        batch_size=batch_size,
-        precision=run.config.compute.precision,
-        operations=cost.step * batch_size * share,
-    )
-    return Portion(step, times, swept)
+    precision = run.config.compute.precision
+    work = step(section, settings, cost, batch_size, precision, teacher=teacher, phase=phase)
+    return Portion(work, times, swept)
 
 
 def passes(

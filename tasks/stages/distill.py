@@ -102,7 +102,7 @@ def build(job: Job) -> Outcome:
     starts = [name for name in job.request.inputs if name not in NOT_STARTS]
     start = _favoured(job, starts) if starts else "checkpoint"
     if starts and (views := job.meta(start).get("views")):
-        config = config.model_copy(update=config.alternatives()[views].model_dump())
+        config = _seeing(config, views)
     if start not in job.request.inputs:
         network = build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
     else:
@@ -125,6 +125,16 @@ def build(job: Job) -> Outcome:
     return train_and_publish(job, method, feed, config, epochs=epochs, stage=stage)
 
 
+def _seeing(config: Distill, views: str) -> Distill:
+    """The configuration with the views that the labels chose for the network from scratch, by their name.
+
+    Fine-tuning may have other views than distillation. If only these change colours, they are what `colours`
+    adds to the others.
+    """
+    chosen = config.alternatives().get(views)
+    return config if chosen is None else config.model_copy(update=chosen.model_dump())
+
+
 def _favoured(job: Job, names: list[str]) -> str:
     """The classifier that the labels favour: the first one, or one whose loss is lower beyond chance.
 
@@ -138,5 +148,6 @@ def _favoured(job: Job, names: list[str]) -> str:
     ahead = {name: judged.likelier(name, usual) for name in others}
     lead = {name: mean for name, (mean, error) in ahead.items() if mean > error}
     chosen = max(lead, key=lambda name: lead[name], default=usual)
-    job.log(f"starts from {chosen}: {percent(judged.accuracy(chosen), 0)} right out of fold")
+    right = f"{percent(judged.accuracy(chosen), 0)} right" if len(judged.index) else "nothing was judged"
+    job.log(f"starts from {chosen}: {right} out of fold")
     return chosen

@@ -49,12 +49,16 @@ def plan(
     """
     tuned = config.finetune.settings(
         config.data.image_size,
-        exclude=frozenset({"seed", "baseline", "baseline_learning_rate", "baseline_steps"}),
+        exclude=frozenset({"seed", "baseline", "baseline_learning_rate", "baseline_mixup", "baseline_steps"}),
     )
     if role == "scratch":
         tuned |= {"steps": steps or tuned["steps"], "head_learning_rate": None, "freeze": False}
         tuned["learning_rate"] = config.finetune.baseline_learning_rate or tuned["learning_rate"]
         tuned.pop("head_first", None)
+        if config.finetune.baseline_mixup is not None:
+            tuned["mixup"] = config.finetune.baseline_mixup
+        if not tuned.get("mixup"):
+            tuned.pop("mixup", None)
     settings: dict[str, Any] = {
         "finetune": tuned,
         "role": role,
@@ -107,9 +111,11 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         cost = replace(cost, shape=cost.shape.model_copy(update={"pretext": start.pretext}))
     else:
         cost = classifier(student.backbone, student.width, request.settings["image_size"], images.classes)
-    folds, rates = request.settings.get("folds", 0), len(asked["learning_rates"])
-    others = len(request.settings.get("views", ())) - 1
-    tries = 1 + (folds + max(0, others) or SELECTION * (rates if rates > 1 else 0))
+    rates, tries = len(asked["learning_rates"]), 1.0
+    if rates > 1:
+        tries += SELECTION * rates
+    if inputs["labels"].rows > images.classes:  # or else no class has a second label, and no fold any image
+        tries += request.settings.get("folds", 0) + max(0, len(request.settings.get("views", ())) - 1)
     count, batch = asked["steps"] * tries, asked["batch_size"]
     size = trained(cost, cost.step * count * batch, steps(run, "finetune", asked, cost, batch, count))
     size.seconds = decoded(run, images, count * batch)

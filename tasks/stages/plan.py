@@ -6,13 +6,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
+from models.configs.distill import Distill, SoftLabels
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, chores, images_of
+from tasks.size import Context, Inputs, Sample, Section, Size, chores, images_of, step
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from models.pace import Pace
     from tasks.planning import Speed
 
@@ -23,7 +27,9 @@ MEASURING = 12.0
 SAMPLE = 500
 """Maximum number of images that are looked at to suggest the kind of pictures."""
 LOOKED_AT = 64
-"""Side of these images, px."""
+"""Largest side of these images, px."""
+USUAL = 256
+"""Assumed shorter side of images that are not here, px."""
 
 
 def plan(config: Config, manifest: Artifact) -> Request:
@@ -32,10 +38,13 @@ def plan(config: Config, manifest: Artifact) -> Request:
     Keys that the user set are part of the request, and the plan leaves them as they are.
     """
     sections = ("pretext", "transfer", "student", "finetune", "distill")
+    usual = Distill()
+    later = {name for name in SoftLabels.later if getattr(config.distill, name) == getattr(usual, name)}
+    given = config.model_dump(include=set(sections), exclude={"distill": later})
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
         "keep": sorted(config.plan.keep),
-        "config": {name: config.model_dump()[name] for name in sections},
+        "config": {name: given[name] for name in sections},
         "data": config.data.model_dump(include={"image_size", "kind"}),
         "precision": config.compute.precision,
     }
@@ -51,40 +60,52 @@ def plan(config: Config, manifest: Artifact) -> Request:
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run, and make the plan.
 
-    A dry run does not look at the images, so it assumes photographs unless the user set the kind. For the
-    median width and height, it takes the middle of their range.
+    The run measures its speed again. So that it does not refuse what a dry run accepts, it contents itself
+    with half of the steps that a dry run demands.
+
+    If the images are not here, they are assumed to be photographs unless the user set the kind.
     """
-    images, seen = images_of(inputs), run.seen
-    widths, heights = seen.get("width", (256, 256)), seen.get("height", (256, 256))
-    kind = request.settings["data"]["kind"]
-    assumed = ("photographs", "a dry run assumes this; the run looks at the images")
+    from models.device import resolve_device
+    from models.pace import Pace
+    from tasks.planning import LEAST
+
+    images, asked = images_of(inputs), request.settings["data"]
+    device = resolve_device(run.config.compute.device)
+    sample = run.sample(min(LOOKED_AT, asked["image_size"]), SAMPLE)
     meta = _plan(
         request.settings,
         images.all,
-        seen.get("distinct", images.all),
+        run.seen.get("distinct", images.all),
         images.classes,
-        min(sum(widths), sum(heights)) // 2,
-        assumed if kind in (None, "auto") else (kind, "you set it"),
+        USUAL if sample is None else sample.shorter,
+        _kind(asked["kind"], None if sample is None else sample.pixels),
         images.all * run.decoding,
         run.listing + images.all * run.decoding,
-        run.pace,
+        run.pace if device.type == "cpu" else Pace(device=device),
+        LEAST,
     )
-    run.assume("plan: the machine stays as busy as it is now; the run measures its speed again")
+    run.assume("plan: for this machine without other programs; the run measures its speed again")
     return Size(1, 3e3, work=(chores(MEASURING),), meta=meta)
 
 
 def build(job: Job) -> Outcome:
     """Measure this machine on real steps, look at some images, and plan."""
     from data.store import write_json
+    from models.device import resolve_device
     from models.pace import Pace
+    from tasks.planning import LEAST
 
     manifest = job.meta("manifest")
     n = manifest["counts"]["train"] + manifest["counts"]["unlabelled"]
-    side, kind, reading = _look(job, n)
     distinct = manifest.get("understood", {}).get("distinct", n)
     classes = len(manifest["classes"] or [])
-    spent = job.meta("manifest")["seconds"]
-    meta = _plan(job.settings, n, distinct, classes, side, kind, reading, spent, Pace(), job.log)
+    sample, spent = _look(job), manifest["seconds"]
+    kind = _kind(job.settings["data"]["kind"], sample.pixels)
+    pace = Pace(device=resolve_device(job.compute.device))
+    # The manifest has read and decoded all images. Decoding them in another size takes about as long.
+    meta = _plan(
+        job.settings, n, distinct, classes, sample.shorter, kind, spent, spent, pace, LEAST // 2, job.log
+    )
     write_json(job.out / "plan.json", meta)
     return Outcome(rows=len(meta["settings"]), meta=meta)
 
@@ -99,6 +120,7 @@ def _plan(
     reading: float,
     spent: float,
     pace: Pace,
+    least: int,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measure and plan. Return meta.json: settings by dotted key, reasons, and the speed at the chosen size.
@@ -110,42 +132,54 @@ def _plan(
         classes: number of classes.
         side: median of the images' shorter sides, px.
         kind: (kind of pictures, reason).
-        reading: seconds that reading and decoding all images once more takes.
+        reading: seconds that reading and decoding all images once more takes, in a new size.
         spent: seconds that the manifest took.
         pace: measures this machine.
+        least: a budget for fewer steps of the teacher is refused.
         say: logs a line for each size that was measured.
     """
+    from tasks.phrases import under_load
     from tasks.planning import ENOUGH, FIXED, SHARES, from_images, sizes
 
     kept, minutes = set(settings["keep"]), settings["minutes"]
     own = settings["data"]["image_size"] if "data.image_size" in kept else None
+    sections = _sections(settings, None if "data.kind" in kept else kind[0], images)
     speeds: dict[int, Speed] = {}
     for size in [own] if own else sizes(side):
-        speeds[size] = _speed(settings, pace, size, max(2, classes), images)
+        speeds[size] = _speed(settings, sections, pace, size, max(2, classes))
         say(f"{size} px: {speeds[size].teacher:.2g} s per step of the teacher")
         if SHARES["pretext"] * 60 * minutes / speeds[size].teacher < ENOUGH:
             break  # larger images would take even longer
+    load = under_load(pace.taken)
+    if load:
+        say(load)
     found = from_images(
-        minutes, images, speeds, distinct=distinct, fixed=FIXED + spent, reading=reading, kind=kind
+        minutes,
+        images,
+        speeds,
+        distinct=distinct,
+        fixed=FIXED + spent,
+        reading=reading,
+        kind=kind,
+        batch=sections["pretext"].batch_size,
+        least=least,
+        load=load,
+        decoded=settings["data"]["image_size"],
     )
     size = found.settings["data.image_size"]
     chosen = found.without(kept)
-    return {"settings": chosen.settings, "because": chosen.lines, "speed": vars(speeds[size])}
+    # A later run with the same minutes follows this plan. So the load of this moment must not shape it.
+    because = [*chosen.lines, *([f"{load}; the steps are those for this machine alone"] if load else [])]
+    return {"settings": chosen.settings, "because": because, "speed": vars(speeds[size])}
 
 
-def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
-    """Look at a sample of the images.
-
-    Returns:
-        The median of their shorter sides, px; (kind of pictures, reason); and the seconds that reading and
-        decoding all images takes.
-    """
-    from time import perf_counter
-
+def _look(job: Job) -> Sample:
+    """Look at a random sample of the images, in the size in which the manifest has decoded them all."""
     import numpy as np
 
+    from data.decode import resize_square
     from data.draws import key, permutation
-    from data.kind import suggest
+    from data.preprocessing import stored_size
     from data.schemas import MANIFEST
     from data.tables import column, read_table
 
@@ -153,63 +187,101 @@ def _look(job: Job, images: int) -> tuple[int, tuple[str, str], float]:
     usable = np.flatnonzero(column(table, "split") != "test")
     some = np.sort(usable[permutation(key(job.seed, "look"), len(usable))[:SAMPLE]])
     shorter = np.minimum(column(table, "width"), column(table, "height"))[some]
-    began = perf_counter()
-    pixels = job.images(LOOKED_AT).read(column(table, "index")[some])
-    reading = (perf_counter() - began) / len(some) * images
-    chosen = job.settings["data"]["kind"]
-    if chosen not in (None, "auto"):
-        return int(np.median(shorter)), (chosen, "you set it"), reading
+    size = job.settings["data"]["image_size"]
+    pixels = job.images(size).read(column(table, "index")[some])
+    if size > LOOKED_AT:
+        pixels = np.stack([resize_square(each, stored_size(LOOKED_AT)) for each in pixels])
+    return Sample(pixels, int(np.median(shorter)))
+
+
+def _kind(chosen: str | None, pixels: NDArray[np.uint8] | None) -> tuple[str, str]:
+    """The kind of pictures, and the reason: the user's choice, or what the pixels suggest."""
+    from data.kind import suggest
+
+    if chosen is not None and chosen != "auto":
+        return chosen, "you set it"
+    if pixels is None:
+        return "photographs", "a dry run assumes this if the images are not here; the run looks at them"
     found = suggest(pixels)
     said = found.because if found.sure else f"{found.because}, but this is uncertain; data.kind chooses"
-    return int(np.median(shorter)), (found.kind, said), reading
+    return found.kind, said
 
 
-def _speed(settings: dict[str, Any], pace: Pace, size: int, classes: int, images: int) -> Speed:
-    """Measure the steps of all trainings, and the features, at one image size on this machine."""
+def _sections(settings: dict[str, Any], kind: str | None, images: int) -> dict[str, Any]:
+    """The configurations of the trainings, with the batch sizes and the views that the plan will give them.
+
+    Args:
+        settings: the stage's settings.
+        kind: the kind of pictures; None: the user chose it, and the views suit it already.
+        images: number of train + unlabelled images.
+    """
     from models.configs import PRETEXT, TRANSFER
-    from models.configs.distill import Distill
     from models.configs.finetune import Finetune
-    from models.configs.shared import Sized
-    from models.cost import classifier_cost, pretext_cost
-    from models.work import Pass, Portion, Step, timed
-    from tasks.planning import SLACK, SMALL_BATCH, Speed, batch_size
+    from tasks.overlay import suit_kind
+    from tasks.planning import SMALL_BATCH, batch_size
 
-    asked = settings["config"]
-    pretext: Any = PRETEXT[asked["pretext"]["method"]].model_validate(asked["pretext"])
-    transfer: Any = TRANSFER[asked["transfer"]["method"]].model_validate(asked["transfer"])
-    sections: dict[str, Sized] = {
-        "pretext": pretext,
-        "transfer": transfer,
-        "finetune": Finetune.model_validate(asked["finetune"]),
-        "distill": Distill.model_validate(asked["distill"]),
+    by_hand: dict[str, dict[str, Any]] = {"data": {"kind": kind}}
+    for key in settings["keep"]:
+        section, _, name = key.partition(".")
+        by_hand.setdefault(section, {}).setdefault(name, None)
+    found = dict(suit_kind(settings["config"], by_hand))
+    batch = batch_size(images)
+    batches = {"pretext": batch, "transfer": batch, "distill": batch, "finetune": min(SMALL_BATCH, batch)}
+    for section, planned in batches.items():
+        if section != "finetune" and f"{section}.batch_size" in settings["keep"]:
+            planned = max(2, min(found[section]["batch_size"], images))
+        found[section] = {**found[section], "batch_size": planned}
+    return {
+        "pretext": PRETEXT[found["pretext"]["method"]].model_validate(found["pretext"]),
+        "transfer": TRANSFER[found["transfer"]["method"]].model_validate(found["transfer"]),
+        "finetune": Finetune.model_validate(found["finetune"]),
+        "distill": Distill.model_validate(found["distill"]),
     }
-    student, precision, batch = asked["student"], settings["precision"], batch_size(images)
+
+
+def _speed(settings: dict[str, Any], sections: dict[str, Any], pace: Pace, size: int, classes: int) -> Speed:
+    """Measure the steps of all trainings, and the features, at one image size on this machine.
+
+    Args:
+        settings: the stage's settings.
+        sections: the configurations of the trainings, by section.
+        pace: measures this machine.
+        size: side of the images, px.
+        classes: number of classes.
+    """
+    from models.cost import classifier_cost, pretext_cost, transfer_cost
+    from models.work import Pass, Portion
+    from tasks.planning import SLACK, Speed
+
+    student, precision = settings["config"]["student"], settings["precision"]
+    pretext, transfer = sections["pretext"], sections["transfer"]
     teacher = pretext_cost(pretext, size)
     small = classifier_cost(student["backbone"], student["width"], size, classes)
+    learned, shown = small, None
+    if transfer.learns_from == "teacher":
+        shown = teacher.shape
+        learned = transfer_cost(transfer, student["backbone"], student["width"], size, shown)
 
-    def step(section: Any, cost: Any, batch: int) -> float:
-        work = Step(
-            section=section,
-            settings=timed(sections[section].settings(size)),
-            network=cost.shape.model_copy(update={"pretext": None}) if section == "pretext" else cost.shape,
-            batch_size=batch,
-            precision=precision,
-            operations=cost.step * batch,
-        )
+    def seconds(section: Section, cost: Any, shape: Any = None, phase: str | None = None) -> float:
+        config = sections[section]
+        batch = config.batch_size
+        work = step(section, config.settings(size), cost, batch, precision, teacher=shape, phase=phase)
         pace.know(work)
-        return SLACK * pace.seconds(Portion(work, 1))
+        # Between epochs, a method may look at all images. Per step, these are as many as a batch has.
+        return SLACK * pace.alone(Portion(work, 1, swept=batch))
 
     def forward(cost: Any) -> float:
         work = Pass(network=cost.shape, batch_size=512, precision=precision, operations=cost.forward)
         pace.know(work)
-        return pace.seconds(Portion(work, 1))
+        return pace.alone(Portion(work, 1))
 
+    phases = transfer.phases if len(transfer.phases) > 1 else (None,)
     whole = classifier_cost(pretext.backbone, pretext.width, size, classes)
     return Speed(
-        teacher=step("pretext", teacher, batch),
-        transfer=step("transfer", small, batch),
-        tuned=step("finetune", small, min(SMALL_BATCH, batch)),
-        tuned_teacher=step("finetune", whole, min(SMALL_BATCH, batch)),
-        distill=step("distill", small, batch),
+        teacher=seconds("pretext", teacher),
+        transfer=sum(seconds("transfer", learned, shown, phase) for phase in phases),
+        tuned=seconds("finetune", small),
+        tuned_teacher=seconds("finetune", whole),
+        distill=seconds("distill", small),
         forward=forward(teacher) + forward(small),
     )

@@ -11,25 +11,30 @@ from tasks.job import Job
 from tasks.size import Context, Inputs, Size, chores, images_of
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="plan_labels", kind="plan", version=3, process="plain")
+STAGE = Stage(name="plan_labels", kind="plan", version=4, process="plain")
 
 
-def plan(config: Config, manifest: Artifact, first: Artifact, *, labels: int, **trained: Artifact) -> Request:
+def plan(
+    config: Config, manifest: Artifact, first: Artifact, *, labels: list[int], **trained: Artifact
+) -> Request:
     """Request the rest of a plan.
 
     Args:
         config: the run's configuration.
         manifest: the manifest of the run's images.
         first: the first part of the plan.
-        labels: number of labels that will be drawn.
+        labels: number of labels that will be drawn from each class.
         **trained: the artifacts made so far. The seconds that they took are subtracted from the minutes.
     """
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
         "keep": sorted(config.plan.keep),
-        "labels": labels,
-        "folds": config.ship.folds,
+        "labels": sum(labels),
+        "classes": len(labels),
+        "folds": config.ship.folds if max(labels) > 1 else 0,
     }
+    if "finetune.batch_size" in config.plan.keep:
+        settings["batch_size"] = config.finetune.batch_size
     return STAGE.request(
         settings=settings,
         inputs={"manifest": manifest, "first": first, **trained},
@@ -75,6 +80,15 @@ def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken
     speed = Speed(**first["speed"])
     whole = 60 * settings["minutes"] - FIXED - PASSES * images * speed.forward
     left = whole + images * speed.forward - taken
-    found = from_labels(left, settings["labels"], images, speed, settings["folds"], whole)
+    found = from_labels(
+        left,
+        settings["labels"],
+        images,
+        speed,
+        settings["folds"],
+        whole,
+        settings.get("batch_size"),
+        settings["classes"],
+    )
     chosen = found.without(settings["keep"])
     return {"settings": chosen.settings, "because": chosen.lines}

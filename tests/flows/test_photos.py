@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from in_process import photographs, run_chain
+from in_process import Workers, photographs, run_chain
 
 from data.errors import ConfigError
+from data.kind import Suggestion
 from flows.as_yaml import plain
 from flows.estimate import Estimate, estimate
 from flows.recipes import override, parse_settings, planned, recipe
+from flows.run import Run
 from models.pace import Measured, Pace
 from models.work import Pass, Step, Work
 from tasks.config import Config
+from tasks.stages import manifest
+from tasks.stages import plan as plan_stage
 
 
 def given(work: Work) -> Measured:
@@ -54,7 +60,8 @@ def dry(config: Config) -> Estimate:
 def plan(found: Estimate) -> dict[str, str]:
     """key -> value of the plan's lines that begin with one."""
     lines = (line.removeprefix("plan: ") for line in found.understood if line.startswith("plan: "))
-    return dict(line.partition(":")[0].split(" ")[0].split("=") for line in lines)
+    begun = (line.partition(":")[0].split(" ")[0] for line in lines)
+    return dict(words.split("=") for words in begun if "=" in words)
 
 
 @pytest.mark.parametrize("minutes", [3, 5, 20, 60])
@@ -89,6 +96,87 @@ def test_a_kind_gives_all_stages_its_views_but_for_keys_set_by_hand(place: Path)
 def test_another_method_is_planned_as_well(place: Path) -> None:
     found = dry(configured(place, "plan.minutes=5", "pretext.method=moco", "pretext.queue=64"))
     assert found.seconds == pytest.approx(300, rel=0.2)
+
+
+def test_steps_are_planned_with_the_views_that_they_will_have(place: Path) -> None:
+    """What the plan has measured at the chosen size is what the stages do, so nothing is measured twice."""
+    asked: list[Step] = []
+
+    def trial(work: Work) -> Measured:
+        asked.extend([work] if isinstance(work, Step) else [])
+        return given(work)
+
+    pace = Pace(trial=trial)
+    pace.imported(4.0)
+    found = estimate(configured(place, "plan.minutes=5"), pace=pace, seconds=0.5)
+    size = int(plan(found)["data.image_size"])
+    for section in ("pretext", "distill"):
+        assert len([w for w in asked if w.section == section and w.network.image_size == size]) == 1
+
+
+def test_a_dry_run_says_what_others_took_of_the_machine(place: Path) -> None:
+    """The plan is for the machine alone, and the estimate for the machine as it is now."""
+    calm = dry(configured(place, "plan.minutes=5"))
+
+    def busy(work: Work) -> Measured:
+        found = given(work)
+        load = 2.0 if isinstance(work, Step | Pass) else 1.0
+        return replace(found, seconds=load * found.seconds, load=load)
+
+    pace = Pace(trial=busy)
+    pace.imported(4.0)
+    found = estimate(configured(place, "plan.minutes=5"), pace=pace, seconds=0.5)
+    assert plan(calm) == plan(found)
+    assert calm.seconds + 100 < found.seconds < 2 * calm.seconds
+    told = "measured under load: at least 50 % of the CPU was taken by other programs"
+    assert any(line.startswith(f"plan: {told}") for line in found.understood)
+    assert told in found.as_text().split("to compute")[1]
+    assert "under load" not in calm.as_text()
+
+
+@pytest.mark.parametrize("size", [64, 24, 96])
+def test_a_dry_run_looks_at_what_the_run_looks_at_and_follows_a_plan_that_is_there(
+    place: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """However slow the machine is in a later dry run: the run would measure nothing either."""
+    looked: list[np.ndarray] = []
+    suggestion = Suggestion("satellite", "a test says so", True)
+    monkeypatch.setattr("data.kind.suggest", lambda pixels: looked.append(pixels) or suggestion)
+    monkeypatch.setattr("models.pace.Pace._try", lambda self, work: given(work))
+    config = configured(place, "plan.minutes=5", f"data.image_size={size}")
+    before = estimate(config, pace=Pace(trial=given), seconds=None)
+    with Run(config, "run", []) as record:
+        workers = Workers(config, record)
+        record.workers = workers  # type: ignore[assignment]
+        images, _ = record.make("manifest", manifest.plan(config))
+        made, _ = record.make("plan-images", plan_stage.plan(config, images))
+    first, second = looked
+    assert first.shape == second.shape
+    assert len(first) == record.store.meta(images)["counts"]["train"]
+    if size <= 64:
+        assert np.array_equal(first, second)
+    settings = record.store.meta(made)["settings"]
+    assert settings["data.kind"] == plan(before)["data.kind"] == "satellite"
+    slow = Pace(trial=lambda work: Measured(work, 1000.0))
+    found = estimate(config, pace=slow, seconds=0.5)
+    assert len(looked) == 2
+    assert next(row.in_store for row in found.rows if row.stage == "plan-images")
+    assert plan(found)["pretext.steps"] == str(settings["pretext.steps"])
+
+
+def test_a_published_set_that_is_not_here_is_planned(tmp_path: Path) -> None:
+    found = dry(
+        override(
+            recipe("photos"),
+            parse_settings(["data.train=torchvision:CIFAR10", f"store={tmp_path}", "plan.minutes=20"]),
+        )
+    )
+    assert "plan-labels" in {row.stage for row in found.rows}
+
+
+def test_with_one_label_per_class_the_minutes_are_used_too(place: Path) -> None:
+    found = dry(configured(place, "plan.minutes=5", "data.labels_per_class=1"))
+    assert found.seconds == pytest.approx(300, rel=0.15)
 
 
 def test_the_whole_configuration_in_a_file_is_still_planned(place: Path) -> None:

@@ -24,6 +24,7 @@ from data.preprocessing import stored_size
 from data.schemas import CONTENDERS
 from data.tables import column, read_matrix, read_table, read_vectors
 from flows.recipes import override
+from models.configs.distill import Distill
 from models.configs.finetune import Finetune
 from models.evaluation.contenders import mixture_weights, smoothed, temperature
 from tasks.config import Config
@@ -234,6 +235,36 @@ def test_distillation_starts_from_what_the_labels_favour(
     assert distill._favoured(Job(), ["student-finetuned", "scratch"]) == start  # type: ignore[arg-type]
 
 
+def test_distillation_without_anything_judged_says_so(tmp_path: Path) -> None:
+    """With one label per class, nothing is out of fold."""
+    nothing = {"student-finetuned": [], "scratch": [], "mixture": []}
+    rows = {
+        name: row | {"accuracy": None} for name, row in judged(**{n: [1.0] for n in nothing}).rows.items()
+    }
+    empty = {name: np.zeros(0) for name in nothing}
+    right = {name: values.astype(bool) for name, values in empty.items()}
+    write_judged(tmp_path, Judged(rows, np.zeros(0, np.int64), right, empty, np.zeros(0)))
+
+    class Job:
+        def path(self, name: str) -> Path:
+            return tmp_path
+
+        def log(self, text: str) -> None:
+            assert text == "starts from student-finetuned: nothing was judged out of fold"
+
+    found = distill._favoured(Job(), ["student-finetuned", "scratch"])  # type: ignore[arg-type]
+    assert found == "student-finetuned"
+
+
+def test_distillation_takes_over_the_views_that_the_labels_chose() -> None:
+    """Distillation may change colours although fine-tuning does not. Then `colours` are its own views."""
+    plain, coloured = Distill(jitter=0.0, grey=0.0), Distill(jitter=0.3)
+    assert distill._seeing(plain, "colours").jitter > 0
+    assert distill._seeing(coloured, "colours") == coloured
+    mild = distill._seeing(coloured, "mild")
+    assert (mild.jitter, mild.crop_min, mild.temperature) == (0.0, 0.5, coloured.temperature)
+
+
 def test_a_favoured_start_needs_a_comparison() -> None:
     with pytest.raises(UserError, match=r"distill.init = favoured .* ship.compare=true"):
         override(Config(), {"distill": {"init": "favoured"}})
@@ -298,6 +329,21 @@ def test_uneven_classes_count_the_same_if_asked(tmp_path: Path) -> None:
     count = np.bincount(column(pq.read_table(made.path("labels") / "labels.parquet"), "label"))
     expected = plain / count
     assert fair == pytest.approx(expected / expected.sum(axis=1, keepdims=True), abs=1e-5)
+
+
+def test_twenty_images_with_one_label_per_class_end_in_a_model(tmp_path: Path) -> None:
+    """Nothing can be judged, so all classifiers count the same, and the student ships by the stated rule."""
+    photographs(tmp_path / "photos", each=10, side=40)
+    made = run_chain(config(tmp_path, labels=1))
+    rows = read_table(made.path("weigh") / "contenders.parquet", CONTENDERS).to_pylist()
+    named = {row["model"]: row for row in rows}
+    weights = [row["weight"] for name, row in named.items() if name != MIXTURE]
+    assert weights == pytest.approx([1 / len(weights)] * len(weights))
+    assert all((row["n"], row["accuracy"], row["temperature"]) == (0, None, 1.0) for row in rows)
+    shipped = made.result["shipped"]
+    assert shipped["model"] == "student"
+    assert shipped["because"].startswith("with at most 1 labels per class, candidates can't be compared")
+    assert made.inputs("distill")["student-finetuned"] == made.made["finetune-student"]
 
 
 def test_a_run_that_compares_nothing_ships_its_final_student(tmp_path: Path) -> None:

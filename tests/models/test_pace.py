@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,19 @@ from models.configs.finetune import Finetune
 from models.configs.shared import Teacher
 from models.cost import Cost, classifier_cost, pretext_cost, transfer_cost
 from models.method import make_pretext
-from models.pace import IGNORED, LARGEST, Measured, Pace, method_of, network_of, parts
+from models.pace import (
+    ALONE,
+    IGNORED,
+    LARGEST,
+    ROUNDS,
+    Lap,
+    Measured,
+    Pace,
+    calmest,
+    method_of,
+    network_of,
+    parts,
+)
 from models.work import Chores, Describe, Imports, Pass, Portion, Products, Shape, Step, Work, timed
 
 
@@ -145,6 +158,67 @@ def test_a_pace_is_kept_as_json() -> None:
     assert [again.seconds(each) for each in portions] == [pace.seconds(each) for each in portions]
     assert again.as_json() == kept
     assert again.spent == 0
+
+
+def test_load_is_the_time_in_which_the_thread_did_not_run() -> None:
+    assert Lap(2.0, 2.0).load == 1
+    assert Lap(2.0, 2.0 * ALONE).load == pytest.approx(1)
+    assert Lap(2.0, 1.0 * ALONE).load == pytest.approx(2)
+    assert Lap(2.0, 1.0 * ALONE, limited=True).load == 1
+
+
+def test_work_is_tried_again_while_others_disturb_it_and_the_fastest_trial_counts() -> None:
+    for seconds, counts, trials in (
+        ((1.0, 5.0), 1.0, 1),
+        ((4.0, 1.0, 5.0), 1.0, 2),
+        ((4.0, 2.0, 3.0, 1.0), 2.0, ROUNDS),
+    ):
+        laps = [Lap(each, 1.0) for each in seconds]
+        assert calmest(iter(laps).__next__).seconds == counts
+        assert laps.index(Lap(counts, 1.0)) < trials
+        again = iter(laps)
+        calmest(again.__next__)
+        assert len([*again]) == len(laps) - trials
+
+
+def test_a_limit_on_the_cpu_time_is_no_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a container may not use is not there, now or later. So its machine is as slow as it looks."""
+    stat, stops = tmp_path / "cpu.stat", 7
+    monkeypatch.setattr("models.pace.LIMITS", (str(tmp_path / "missing"), str(stat)))
+
+    def trial(more: int) -> Lap:
+        nonlocal stops
+        stops += more
+        stat.write_text(f"usage_usec 5\nnr_throttled {stops}\nthrottled_usec 3\n")
+        return Lap(4.0, 1.0)
+
+    trial(0)
+    assert calmest(lambda: trial(1)).load == 1
+    assert calmest(lambda: trial(0)).load == pytest.approx(4 * ALONE)
+
+
+def test_seconds_are_those_of_now_and_alone_leaves_out_what_others_took() -> None:
+    busy, calm, untried = (step(shape(forward=1e6 * n)) for n in (1, 2, 3))
+    loads = {busy: 4.0, calm: 1.0}
+    pace = Pace(trial=lambda work: Measured(work, 2.0, between=0.5, load=loads[work]), clock=lambda: 0.0)
+    assert pace.taken == 0
+    for work in loads:
+        pace.know(work)
+    assert pace.seconds(Portion(busy, 3, swept=8)) == pytest.approx(10)
+    assert pace.alone(Portion(busy, 3, swept=8)) == pytest.approx(2.5)
+    assert pace.alone(Portion(calm, 3)) == pace.seconds(Portion(calm, 3))
+    assert pace.taken == pytest.approx((0.75 + 0) / 2)
+    # Work that is not measured is like the nearest one, which was not disturbed.
+    assert pace.alone(Portion(untried, 3)) == pace.seconds(Portion(untried, 3)) == pytest.approx(9)
+    kept = pace.as_json()
+    again = Pace()
+    again.learn(json.loads(json.dumps(kept)))
+    assert again.alone(Portion(busy, 3)) == pace.alone(Portion(busy, 3))
+    for row in kept["measured"]:
+        del row["load"]  # as older versions wrote it
+    older = Pace()
+    older.learn(kept)
+    assert older.taken == 0
 
 
 def test_a_step_is_a_fixed_part_and_a_part_for_each_image() -> None:

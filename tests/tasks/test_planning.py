@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from data.errors import ConfigError
+from data.types import Artifact
+from flows.recipes import override, recipe
+from models.pace import Measured, Pace
+from models.work import Step, Work
 from tasks.planning import (
     CHOICES,
     ENOUGH,
     FEW,
+    KEPT,
+    LEAST,
     MANY,
+    SHARES,
     SIZES,
+    SLACK,
     UNTRAINED,
+    UNTRAINED_RARE,
     Planned,
     Speed,
     batch_size,
@@ -21,6 +32,8 @@ from tasks.planning import (
     labelled_batch,
     sizes,
 )
+from tasks.stages import plan as plan_stage
+from tasks.stages import plan_labels
 
 KIND = ("photographs", "there are colours")
 
@@ -91,6 +104,91 @@ def test_too_few_minutes_are_refused_with_the_least_that_would_do() -> None:
         plan(least - 0.15, 1000)
 
 
+def test_a_run_accepts_what_a_dry_run_accepts_although_it_measures_slower_steps() -> None:
+    """What is just enough for a dry run is planned by a run up to twice as slow, and refused beyond that."""
+
+    def at(factor: float, least: int) -> int:
+        speeds = {32: speed(32, factor)}
+        told: dict[str, Any] = {"distinct": 300, "fixed": 40.0, "reading": 0.0, "kind": KIND}
+        found = from_images(1.0, 300, speeds, **told, least=least, load="measured under load: a lot")
+        return found.settings["pretext.steps"]
+
+    enough = (
+        SHARES["pretext"] * 20 / LEAST / 0.1 * 0.9
+    )  # 20 s are left for training, and a few for the features
+    assert at(enough, LEAST) >= LEAST
+    assert at(1.8 * enough, LEAST // 2) >= LEAST // 2
+    for factor, least in ((1.3, LEAST), (2.6, LEAST // 2)):
+        with pytest.raises(ConfigError, match=r"too short .* \(measured under load: a lot\)$"):
+            at(factor * enough, least)
+
+
+def test_images_are_decoded_again_only_in_another_size() -> None:
+    told: dict[str, Any] = {"distinct": 300, "fixed": 40.0, "reading": 60.0, "kind": KIND}
+    again, *others = (
+        from_images(5.0, 300, {32: speed(32)}, **told | more).settings["pretext.steps"]
+        for more in ({"decoded": 64}, {"decoded": 32}, {"reading": 0.0})
+    )
+    assert others[0] == others[1]
+    assert others[0] - again == pytest.approx(SHARES["pretext"] * 60 / speed(32).teacher, abs=1)
+
+
+def settings(**keep: Any) -> dict[str, Any]:
+    """The settings of the stage plan for the recipe photos, with keys that a user set."""
+    over: dict[str, Any] = {}
+    for key, value in keep.items():
+        section, _, name = key.partition("__")
+        over.setdefault(section, {})[name] = value
+    config = override(recipe("photos"), over)
+    return plan_stage.plan(config, Artifact(kind="manifest", fingerprint="m")).settings
+
+
+def test_plans_that_were_made_before_distillation_had_options_keep_their_names() -> None:
+    options = {"ema", "mixup", "consistency", "consistency_threshold"}
+    assert not options & settings()["config"]["distill"].keys()
+    assert options & settings(distill__ema=0.1)["config"]["distill"].keys() == {"ema"}
+
+
+def test_steps_are_measured_with_the_views_of_the_kind_and_the_users_batches() -> None:
+    asked = settings(distill__flip=0.25, pretext__batch_size=16)
+    before = {name: dict(values) for name, values in asked["config"].items()}
+    found = plan_stage._sections(asked, "symbols", 1000)
+    assert found["pretext"].view_size == found["transfer"].view_size == found["finetune"].view_size == 1.0
+    assert (found["transfer"].flip, found["distill"].flip) == (0.0, 0.25)
+    batches = {name: config.batch_size for name, config in found.items()}
+    assert batches == {"pretext": 16, "transfer": 128, "finetune": 32, "distill": 128}
+    own = plan_stage._sections(asked, None, 1000)
+    assert own["pretext"].view_size == recipe("photos").pretext.model_dump()["view_size"]
+    assert asked["config"] == before
+    given = {"distinct": 1000, "fixed": 40.0, "reading": 0.0, "kind": KIND}
+    told = from_images(5, 1000, {32: speed(32)}, **given, batch=16).because["pretext.steps"]
+    assert "16 images per step" in told
+
+
+@pytest.mark.parametrize(
+    ("transfer", "phases"),
+    [("pseudo-labels", [None]), ("seed", [None]), ("s2bnn", ["activations", "weights"])],
+)
+def test_steps_of_transfer_are_measured_as_they_are(transfer: str, phases: list[str | None]) -> None:
+    """With the teacher that the student learns from, and in every phase. Sweeps between epochs count."""
+    asked: list[Work] = []
+
+    def trial(work: Work) -> Measured:
+        asked.append(work)
+        return Measured(work, 2.0, between=0.01, load=2.0)
+
+    student = "reactnet" if transfer == "s2bnn" else "smallconv"
+    given = settings(transfer__method=transfer, student__backbone=student, student__width=0.25)
+    sections = plan_stage._sections(given, None, 1000)
+    found = plan_stage._speed(given, sections, Pace(trial=trial, clock=lambda: 0.0), 32, 5)
+    steps = [work for work in asked if isinstance(work, Step) and work.section == "transfer"]
+    assert [work.phase for work in steps] == phases
+    assert all((work.teacher is None) == (transfer == "pseudo-labels") for work in steps)
+    each = SLACK * (2.0 + 128 * 0.01) / 2  # half of the time, others used the machine
+    assert found.transfer == pytest.approx(len(phases) * each)
+    assert found.teacher == pytest.approx(each)
+
+
 @pytest.mark.parametrize(
     ("side", "found"),
     [
@@ -127,13 +225,15 @@ def test_few_labels_get_few_steps(seconds: float) -> None:
 
 
 def test_late_trainings_keep_most_of_their_share() -> None:
-    """If the first trainings took all the time, the others still get 0.8 of 0.3 and 0.5 of 0.2 of it."""
+    """If the first trainings took all the time, the others still get 0.8 and 0.5 of their shares."""
     used, whole = speed(32), 240.0
     late = from_labels(5.0, 50, 1000, used, 3, whole).settings
     steps = late["finetune.steps"] + (4 + CHOICES) / 4 * late["finetune.baseline_steps"]
     taken = 4 * steps * used.tuned + 4 * late["ship.teacher"] * late["finetune.steps"] * used.tuned_teacher
-    assert taken == pytest.approx(0.8 * 0.3 * whole, rel=0.1)
-    assert late["distill.steps"] * used.distill == pytest.approx(0.5 * 0.2 * whole, rel=0.05)
+    assert taken == pytest.approx(KEPT["contenders"] * SHARES["contenders"] * whole, rel=0.1)
+    assert late["distill.steps"] * used.distill == pytest.approx(
+        KEPT["distill"] * SHARES["distill"] * whole, rel=0.05
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,9 +246,55 @@ def test_many_labels_get_larger_batches_and_more_steps(labels: int, images: int,
     assert found["finetune.steps"] == max(MANY, round(10 * labels / batch))
 
 
+def test_with_one_label_per_class_no_folds_are_trained() -> None:
+    """The time goes into longer trainings, and into distillation."""
+    used = speed(32)
+    for seconds in (20.0, 100.0, 400.0):
+        found = from_labels(seconds, 10, 1000, used, 0, 0.0).settings
+        steps = found["finetune.steps"]
+        spent = steps * (used.tuned + found["ship.teacher"] * used.tuned_teacher)
+        spent += found["finetune.baseline_steps"] * used.tuned + found["distill.steps"] * used.distill
+        assert spent == pytest.approx(seconds, rel=0.02)
+        assert (
+            steps > from_labels(seconds, 10, 1000, used, 3, 0.0).settings["finetune.steps"] or steps == MANY
+        )
+
+
+def test_only_labels_that_fold_are_planned_for() -> None:
+    config = override(recipe("photos"), {"finetune": {"batch_size": 64}})
+    manifest, first = (Artifact(kind=kind, fingerprint="a") for kind in ("manifest", "plan"))
+    one, two = (plan_labels.plan(config, manifest, first, labels=[1, n]).settings for n in (1, 2))
+    assert (one["folds"], two["folds"]) == (0, config.ship.folds)
+    assert (one["labels"], two["labels"]) == (2, 3)
+    assert one["batch_size"] == 64
+    assert "batch_size" not in plan_labels.plan(recipe("photos"), manifest, first, labels=[5]).settings
+
+
+def test_larger_batches_of_the_user_get_fewer_steps() -> None:
+    used = speed(32)
+    usual, large = (from_labels(60.0, 200, 1000, used, 3, 0.0, batch).settings for batch in (None, 128))
+    assert usual["finetune.batch_size"] == large["finetune.batch_size"] == 32  # the user's wins later
+    # A step of 128 images takes as long as one of distillation, twice that of 32.
+    assert large["finetune.steps"] == pytest.approx(usual["finetune.steps"] / 2, abs=1)
+
+
 def test_the_teacher_is_fine_tuned_only_if_there_is_time() -> None:
     assert not from_labels(20.0, 50, 1000, speed(64), 3, 0.0).settings["ship.teacher"]
     assert from_labels(900.0, 50, 1000, speed(64), 3, 0.0).settings["ship.teacher"]
+
+
+def test_with_few_labels_per_class_the_time_goes_to_networks_from_scratch() -> None:
+    """The teacher is fine-tuned only when all others have as many steps as they can use."""
+    used = speed(32)
+    for seconds in (30.0, 100.0, 10_000.0):
+        few, many = (from_labels(seconds, 50, 1000, used, 3, 0.0, classes=c).settings for c in (10, 5))
+        assert few["finetune.baseline_steps"] == UNTRAINED_RARE * few["finetune.steps"]
+        assert many["finetune.baseline_steps"] == UNTRAINED * many["finetune.steps"]
+        assert few["finetune.baseline_steps"] > many["finetune.baseline_steps"]
+        assert few["ship.teacher"] == (few["finetune.steps"] == MANY)
+    told = from_labels(100.0, 50, 1000, used, 3, 0.0, classes=10).because
+    assert "fewer than 10 labels per class" in told["finetune.baseline_steps"]
+    assert told["ship.teacher"].endswith("would leave the others too few steps")
 
 
 def test_what_the_user_set_is_neither_planned_nor_explained() -> None:
