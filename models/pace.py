@@ -69,7 +69,7 @@ LIMITS = ("/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpu/cpu.stat")
 """Where Linux says how often it has stopped a container that has used up its share of the CPU."""
 LABELLED = {"transfer", "finetune", "distill"}
 """Sections whose methods, if they have no teacher, learn labels or probabilities from one view per image."""
-SHARED = ("consistency", "freeze", "optimizer", *Views.model_fields)
+SHARED = ("freeze", "optimizer", *Views.model_fields)
 """The only settings that change the time of a step that learns labels."""
 IGNORED = 0.05
 """Measuring ends when the unmeasured work takes at most this share of the whole time, even in the worst case

@@ -668,15 +668,6 @@ class Config(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _blends_targets_only(self) -> Config:
-        if self.distill.mixup and self.distill.alpha < 1:
-            raise ValueError(
-                f"distill.mixup = {self.distill.mixup:g} blends images, but distill.alpha = "
-                f"{self.distill.alpha:g} needs labels of single ones; set one of them to its default"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _bands_are_colours(self) -> Config:
         bands, pretext = self.data.bands or [], self.pretext
         if len(bands) not in (0, 1, 3) and isinstance(pretext, Teacher) and pretext.needs_colours:

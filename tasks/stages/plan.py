@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
-from models.configs.distill import Distill, SoftLabels
+from models.configs.distill import Distill
 from tasks.config import Config
 from tasks.job import Job
 from tasks.size import Context, Inputs, Sample, Section, Size, chores, images_of, step
@@ -38,9 +38,8 @@ def plan(config: Config, manifest: Artifact) -> Request:
     Keys that the user set are part of the request, and the plan leaves them as they are.
     """
     sections = ("pretext", "transfer", "student", "finetune", "distill")
-    usual = Distill()
-    later = {name for name in SoftLabels.later if getattr(config.distill, name) == getattr(usual, name)}
-    given = config.model_dump(include=set(sections), exclude={"distill": later})
+    # Mix-up changes no plan, and plans are older than it.
+    given = config.model_dump(include=set(sections), exclude={"finetune": {"mixup", "baseline_mixup"}})
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
         "keep": sorted(config.plan.keep),

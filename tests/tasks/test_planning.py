@@ -143,10 +143,9 @@ def settings(**keep: Any) -> dict[str, Any]:
     return plan_stage.plan(config, Artifact(kind="manifest", fingerprint="m")).settings
 
 
-def test_plans_that_were_made_before_distillation_had_options_keep_their_names() -> None:
-    options = {"ema", "mixup", "consistency", "consistency_threshold"}
-    assert not options & settings()["config"]["distill"].keys()
-    assert options & settings(distill__ema=0.1)["config"]["distill"].keys() == {"ema"}
+def test_plans_that_were_made_before_there_was_mixup_keep_their_names() -> None:
+    assert settings(finetune__mixup=0.1, finetune__baseline_mixup=0.2)["config"] == settings()["config"]
+    assert not {"mixup", "baseline_mixup"} & settings()["config"]["finetune"].keys()
 
 
 def test_steps_are_measured_with_the_views_of_the_kind_and_the_users_batches() -> None:
