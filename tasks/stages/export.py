@@ -422,15 +422,15 @@ def _chain(job: Job, last: Artifact) -> list[dict[str, Any]]:
 def _origin(job: Job, chain: list[dict[str, Any]]) -> dict[str, Any]:
     """Where the teacher comes from: `source`, `sha256` of its files, and `licence`.
 
-    A stage that takes weights from elsewhere has the key `weights` in its meta.json.
+    The stage `pretrained` takes weights from elsewhere, and describes them in its meta.json.
     """
     metas = {}
     for row in chain:
         artifact = Artifact(kind=row["kind"], fingerprint=row["fingerprint"])
         metas[row["stage"]] = job.store.meta(artifact)
     unknown = "unknown: ask whoever made them before you share this model"
-    foreign = next((meta["weights"] for meta in metas.values() if meta.get("weights")), None)
-    if foreign is not None:
+    if "pretrained" in metas:
+        foreign = metas["pretrained"]["weights"]
         licence = job.settings.get("licence") or foreign.get("licence") or unknown
         return {"source": foreign["name"], "sha256": [foreign["sha256"]], "licence": licence}
     if "external" in metas:

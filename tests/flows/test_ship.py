@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from in_process import Made, photographs, run_chain
+from in_process import Made, OfARun, photographs, run_chain
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy.special import softmax
@@ -17,6 +17,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import flows.export
 from data.errors import UserError
 from data.images import open_images
 from data.intervals import paired_shares
@@ -86,6 +87,15 @@ def test_every_classifier_is_judged_on_every_drawn_label(made: Made) -> None:
         assert index.tolist() == drawn
         assert classes.tolist() == truth[drawn].tolist()
         assert logits.shape == (8, 2)
+
+
+def test_the_model_can_be_exported(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The card tells where the teacher is from, and a mixture has weights, too: those of its parts."""
+    monkeypatch.setattr(flows.export, "Workers", OfARun)
+    flows.export.export_run(str(made.folder), str(tmp_path / "out"), formats=["safetensors"])
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert "weigh" in {row["stage"] for row in card["chain"]}
+    assert card["teacher"]["source"].startswith("trained by this run from random weights (simclr, smallconv")
 
 
 def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
