@@ -650,10 +650,10 @@ class Config(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _plans_a_training(self) -> Config:
-        if self.plan.minutes is not None and not isinstance(self.pretext, Teacher):
+    def _plans_with_a_teacher(self) -> Config:
+        if self.plan.minutes is not None and not isinstance(self.pretext, WithNetwork):
             raise ValueError(
-                f"plan.minutes = {self.plan.minutes:g}, but pretext.method = {self.pretext.method} trains no "
+                f"plan.minutes = {self.plan.minutes:g}, but pretext.method = {self.pretext.method} gives no "
                 "teacher that could be planned; leave plan.minutes empty and set the lengths yourself"
             )
         return self

@@ -9,6 +9,8 @@ So these questions are asked, with some of the user's images.
 - Do its earlier layers recognise more than its last one? Then a layer between them is damaged.
 - Do its batch norms get values like those that they remember? They do if the weights and the preparation of
   images belong together.
+- Would shuffled weights give a batch norm what it remembers just as well? Then the weights before it are
+  damaged.
 - Are there scales that look as they did before any training?
 """
 
@@ -17,11 +19,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from models.backbones.backbone import pooled
@@ -38,8 +42,15 @@ USUAL: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 FIRST, FAR = 0.25, 1.0
 """From these divergences on, the inputs of the first batch norm, or of any other, are suspicious. The
 divergence is 1 if, for example, the mean is 1.4 deviations away from the one that the norm remembers."""
+BETTER = 10
+"""Another normalisation is suspicious, too, if it makes the first divergence this many times smaller. Images
+that are unlike those of the training don't fit the memory so well with any."""
 LEAD = 0.03
 """Another normalisation or an earlier layer causes a warning if its lead is larger. Measures are 0 to 1."""
+SHUFFLES = 5
+"""How often the weights before each batch norm are shuffled."""
+BATCHES = 2
+"""Number of batches of images that shuffled weights see."""
 LAYERS = 4
 """Number of earlier layers that are compared with the last."""
 Show = Callable[[str | None], Iterable[Tensor]]
@@ -109,8 +120,12 @@ def examine(network: Network, show: Show, label: NDArray[np.int64] | None, layer
     for name, distance in norms.items():
         found.row("teacher", f"distance of {name}", distance)
     theirs = {name: norm_distances(other, show(None)) for name, other in usual.items()} if norms else {}
+    fits = remembered(network, islice(show(None), BATCHES))
+    for name, fit in fits.items():
+        found.row("teacher", f"weights before {name} fit better than shuffled ones", fit)
     found.warn(never_trained(unlearned(network)))
-    found.warn(better_normalisation(leads) or suspicious_norms(norms, theirs))
+    found.warn(suspicious_norms(norms, theirs) or better_normalisation(leads))
+    found.warn(as_good_as_shuffled(fits))
     earlier = _spaced([name for name in network.layer_names() if name != layer], LAYERS)
     ahead = {name: paired(each, own) for name, each in measured(network, earlier).items()}
     for name, each in ahead.items():
@@ -317,17 +332,101 @@ def norm_distances(network: Network, views: Iterable[Tensor]) -> dict[str, float
             handle.remove()
     found = {}
     for name, total in sums.items():
-        mean, remembered = norms[name].running_mean, norms[name].running_var
-        assert mean is not None
-        assert remembered is not None
-        kept = remembered > 1e-12  # dead channels say nothing
-        if bool(kept.any()):
-            own, wide = mean[kept].double(), remembered[kept].double()
-            middle = total[kept] / counts[name]
-            spread = (squares[name][kept] / counts[name] - middle.square()).clamp_min(1e-12 * wide)
-            distance = (wide / spread).log() / 2 + (spread + (own - middle).square()) / (2 * wide) - 0.5
+        distance = _divergence(norms[name], total / counts[name], squares[name] / counts[name])
+        if distance.numel():
             found[name] = float(distance.median())
     return found
+
+
+def _divergence(norm: nn.modules.batchnorm._BatchNorm, mean: Tensor, square: Tensor) -> Tensor:
+    """How far inputs are from what a norm remembers, per channel; see `norm_distances`.
+
+    Args:
+        norm: the norm, of C channels.
+        mean: (..., C) float64, means of its inputs.
+        square: (..., C) float64, means of their squares.
+
+    Returns:
+        (..., K) float64 for the K channels that were alive in the training. Dead ones say nothing.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    kept = norm.running_var > 1e-12
+    own, wide = norm.running_mean[kept].double(), norm.running_var[kept].double()
+    mean, square = mean[..., kept], square[..., kept]
+    spread = (square - mean.square()).clamp_min(1e-12 * wide)
+    return (wide / spread).log() / 2 + (spread + (own - mean).square()) / (2 * wide) - 0.5
+
+
+@torch.inference_mode()
+def remembered(network: Network, views: Iterable[Tensor]) -> dict[str, float]:
+    """Whether each batch norm remembers what the weights before it give, or shuffled weights just as well.
+
+    Weights that lie in the right order give a norm what it remembers. If they were shuffled, transposed or
+    mixed up with those of another layer, shuffling them once more changes nothing: for each channel, the own
+    weights are then nearer to the memory than shuffled ones in half of all cases. Each layer is tested with
+    the inputs that it gets, so a damaged layer does less harm to the ones above it than in `norm_distances`.
+
+    Args:
+        network: in evaluation mode.
+        views: batches (B, C, S, S) in [0, 1].
+
+    Returns:
+        Name of the norm -> the share of channels and shuffles in which the own weights are nearer, 0 to 1.
+        Only norms that directly follow a convolution or a linear layer are among them.
+    """
+    norms = _norms(network)
+    names = {id(layer): name for name, layer in norms.items()}
+    sums: dict[str, Tensor] = {}
+    before: list[tuple[nn.Module, Tensor, Tensor]] = []
+    """The last layer with weights that ran, its input and its output."""
+
+    def ran(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        before[:] = [(layer, inputs[0], output)]
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not before or before[0][2] is not inputs[0]:
+            return
+        layer, x, output = before[0]
+        mixed = (_shuffled(layer, x, seed) for seed in range(SHUFFLES))
+        counted = torch.stack([_moments(each) for each in chain([output], mixed)])
+        name = names[id(norm)]
+        sums[name] = sums.get(name, torch.zeros_like(counted)) + counted
+
+    weighted = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    held = [layer.register_forward_hook(ran) for layer in weighted]
+    held += [layer.register_forward_pre_hook(look) for layer in norms.values()]
+    try:
+        for view in views:
+            network.features(view)
+    finally:
+        for handle in held:
+            handle.remove()
+    found = {}
+    for name, counted in sums.items():
+        count, total, squares = counted.unbind(1)
+        distance = _divergence(norms[name], total / count, squares / count)
+        if distance.numel():
+            found[name] = float((distance[:1] < distance[1:]).double().mean())
+    return found
+
+
+def _moments(output: Tensor) -> Tensor:
+    """(B, C, ...) -> (3, C) float64: the number of values of each channel, their sum, and that of squares."""
+    values = output.float().transpose(0, 1).flatten(1)
+    total = values.sum(dim=1, dtype=torch.float64)
+    squares = values.square().sum(dim=1, dtype=torch.float64)
+    return torch.stack([torch.full_like(total, values.shape[1]), total, squares])
+
+
+def _shuffled(layer: nn.Module, x: Tensor, seed: int) -> Tensor:
+    """What a layer would give of its input x if its weights were in random order."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    order = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(seed))
+    mixed = weight.flatten()[order.to(weight.device)].view_as(weight)
+    output: Tensor = functional_call(layer, {"weight": mixed}, (x,))
+    return output
 
 
 def unlearned(network: nn.Module) -> list[str]:
@@ -411,7 +510,7 @@ def suspicious_norms(own: Mapping[str, float], usual: Mapping[str, Mapping[str, 
         return None
     first = next(iter(own))
     name = min(usual, key=lambda each: usual[each][first], default=None)
-    if name is not None and own[first] > FIRST and usual[name][first] < own[first] / 2:
+    if name is not None and usual[name][first] < own[first] / (2 if own[first] > FIRST else BETTER):
         return (
             f"teacher: its first norm ({first}) gets other values than it remembers (divergence "
             f"{own[first]:.2f}, and {usual[name][first]:.2f} with the mean and std {name}); check "
@@ -423,6 +522,22 @@ def suspicious_norms(own: Mapping[str, float], usual: Mapping[str, Mapping[str, 
     return (
         f"teacher: its norm {far} gets other values than it remembers (divergence {own[far]:.2f}), so a "
         f"layer before it may be damaged, or the images are unlike those of its training; {CAUSES}"
+    )
+
+
+def as_good_as_shuffled(fits: Mapping[str, float]) -> str | None:
+    """A warning if the weights before a norm look shuffled; else None. `fits`: `remembered`.
+
+    Half of all cases is what shuffled weights get, and all cases is what weights in order get. So the limit
+    lies in the middle.
+    """
+    bad = next((name for name, fit in fits.items() if fit < 0.75), None)
+    if bad is None:
+        return None
+    return (
+        f"teacher: the weights before its norm {bad} give it what it remembers hardly better than if they "
+        f"were shuffled (in {100 * fits[bad]:.0f} % of cases, and 50 % is chance), so this layer may be "
+        f"damaged, or the images are unlike those of its training; {CAUSES}"
     )
 
 

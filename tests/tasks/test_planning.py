@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tasks.planning import (
     KEPT,
     LEAST,
     MANY,
+    SETS,
     SHARES,
     SIZES,
     SLACK,
@@ -30,6 +32,8 @@ from tasks.planning import (
     from_images,
     from_labels,
     labelled_batch,
+    shares,
+    shown,
     sizes,
 )
 from tasks.stages import plan as plan_stage
@@ -186,6 +190,49 @@ def test_steps_of_transfer_are_measured_as_they_are(transfer: str, phases: list[
     each = SLACK * (2.0 + 128 * 0.01) / 2  # half of the time, others used the machine
     assert found.transfer == pytest.approx(len(phases) * each)
     assert found.teacher == pytest.approx(each)
+
+
+def foreign(size: int, look: float) -> Speed:
+    """The same machine with a foreign teacher, which takes equally long at all sizes of the student."""
+    return replace(speed(size), teacher=0.0, foreign=look, tuned_teacher=96 * look)
+
+
+@pytest.mark.parametrize("look", [0.001, 0.02])
+def test_a_foreign_teacher_leaves_its_share_to_the_student(look: float) -> None:
+    """Its features, transfer, the trainings on labels and distillation take the minutes together."""
+    images, tested, labels, minutes = 5000, 1000, 50, 20
+    speeds = {size: foreign(size, look) for size in (32, 48, 64)}
+    looks = shown(images, images, tested)
+    found = from_images(
+        minutes, images, speeds, distinct=images, fixed=40.0, reading=10.0, kind=KIND, looks=looks
+    )
+    assert set(found.settings) <= SETS
+    assert not [key for key in found.settings if key.startswith("pretext.")]
+    used = speeds[found.settings["data.image_size"]]
+    spent = 40.0 + 10.0 + 3 * images * used.forward + looks * look
+    spent += found.settings["transfer.steps"] * used.transfer
+    whole, again = 60 * minutes - 50.0 - 3 * images * used.forward - looks * look, images + tested
+    rest = from_labels(60 * minutes - spent, labels, images, used, 3, whole, again=again).settings
+    assert set(rest) <= SETS
+    tuned = used.tuned + (used.tuned_teacher if rest["ship.teacher"] else 0)
+    spent += again * look if rest["ship.teacher"] else 0
+    spent += 4 * rest["finetune.steps"] * tuned + rest["distill.steps"] * used.distill
+    spent += (4 + CHOICES) * rest["finetune.baseline_steps"] * used.tuned
+    assert spent == pytest.approx(60 * minutes, rel=0.02)
+    assert sum(shares(used).values()) == pytest.approx(1)
+
+
+def test_a_foreign_teacher_makes_no_difference_to_the_students_size_unless_it_takes_the_time() -> None:
+    """A larger size needs enough steps of transfer, of the time that the teacher's features leave."""
+
+    def chosen(look: float) -> int:
+        speeds = {size: foreign(size, look) for size in (32, 48, 64)}
+        kept = {"distinct": 1000, "fixed": 40.0, "reading": 2.0, "kind": KIND, "looks": 5000}
+        size: int = from_images(20, 1000, speeds, **kept).settings["data.image_size"]
+        return size
+
+    assert chosen(0.001) == 64
+    assert chosen(0.21) < 64
 
 
 @pytest.mark.parametrize(
