@@ -36,8 +36,8 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def pytest_configure() -> None:
     """Let Ctrl-C reach the processes that tests start.
 
-    A shell that starts the tests in the background makes them ignore it, and their children inherit that. Then
-    workers and servers that a test interrupts never end.
+    A shell that starts the tests in the background makes them ignore it, and their children inherit that.
+    Then workers and servers that a test interrupts never end.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
