@@ -14,9 +14,9 @@ same test images, so differences are paired.
 Contestants:
     shipped: The model that `knowledge-transfer run photos --minutes N` ships.
     student: The final student of the same run.
-    scratch: The student's network from untrained weights, with the run's views, for 300 and for 600 steps.
-        The better one ON TEST counts, which favours it. If the longer one is better by more than a point, its
-        curve was not flat, and the summary says so.
+    scratch: The student's network from untrained weights, with the run's views and mix-up, for 300 and for
+        600 steps. The better one ON TEST counts, which favours it. If the longer one is better by more than a
+        point, its curve was not flat, and the summary says so.
     plain: The same with crops, flips and quarter turns alone (`Views.mild`).
     pixels: Logistic regression on raw pixels (32 x 32), C = 0.01.
     frozen: Logistic regression (C = 0.03) on the frozen features of the run's teacher.
@@ -155,7 +155,10 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
 
     # One rate for all layers, as in the product. The other rate of the head is for networks that are tuned.
     rate = config.finetune.baseline_learning_rate or config.finetune.learning_rate
-    finetune = config.finetune.model_copy(update={"learning_rate": rate, "head_learning_rate": None})
+    mixup = 0.0 if plain else config.finetune.baseline_mixup or config.finetune.mixup
+    finetune = config.finetune.model_copy(
+        update={"learning_rate": rate, "head_learning_rate": None, "mixup": mixup}
+    )
     if plain:
         finetune = finetune.model_copy(update=finetune.mild().model_dump())
     student = config.student

@@ -14,10 +14,10 @@ TINY = 1e-6
 
 
 class Places(NamedTuple):
-    """Where the second image of P pairs lies in the first: y = 0.5 + scale * (v - 0.5) + shift, so for x.
+    """Where the second image of P pairs lies in the first: y = 0.5 + scale * (v - 0.5) + shift, same for x.
 
-    Coordinates run from 0 to 1 over each image. All are (P, 2) float32, for rows and columns. (1, 2) says the
-    same of all pairs.
+    Coordinates run from 0 to 1 over each image. All are (P, 2) float32, for rows and columns. A shape of
+    (1, 2) gives all pairs the same values.
     """
 
     scale: NDArray[np.float32]
@@ -105,7 +105,7 @@ class _Overlap(NamedTuple):
     """Both images of P pairs where they overlap, minus their mean there, and 0 elsewhere.
 
     The first is resampled to the pixels of the second: rows @ first @ columns. `inside` is 1 where they
-    overlap, else 0. Those three have one row for all pairs if the places have.
+    overlap, else 0. Rows, columns and `inside` have one item for all pairs if the places do.
     """
 
     one: NDArray[np.float32]

@@ -32,7 +32,7 @@ AGREEMENT = 0.75
 
 _KEPT = 128  # longest side, in pixels, of what is kept of a decoded image
 _SIZES = (64, 48, 32, 24, 16)  # at which pixels are compared
-_WORTH_A_CLOSER_LOOK = 0.7  # correlation at up to 32 pixels a side
+_WORTH_A_CLOSER_LOOK = 0.85  # correlation at up to 32 pixels a side; 99 % of planted copies reach 0.94
 _BAND = (0.7, 2.0)  # standard deviations in pixels; detail is the difference of the images blurred so
 
 

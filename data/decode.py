@@ -51,7 +51,7 @@ DECODE_VERSION = 1
 """Part of packed pixels' file name. Raise it whenever `decode` or `resize_square` give different pixels."""
 
 LARGE = 1 << 24
-"""Of images with more pixels, the workers of a pool decode one at a time. Up to here one takes 128 MiB."""
+"""The workers of a pool decode images with more pixels one at a time. An image of this size takes 128 MiB."""
 
 NO_IMAGE = "it is no image, or damaged, or of a format that isn't supported"
 """The reason of a file that nothing recognises as an image."""
@@ -262,7 +262,7 @@ class _Opened(NamedTuple):
 
     Attributes:
         image: the image; None if there are samples.
-        samples: the values of an image that is wide, has other bands, or of which bands are chosen.
+        samples: the values of a wide image, of one with other bands, or of the bands that are chosen.
         orientation: EXIF orientation that is not undone yet.
         reading: how to read it.
     """
@@ -342,7 +342,7 @@ def _check_alpha(samples: Samples) -> None:
     """Check that the last band of a TIFF looks like the transparency that the file declares.
 
     tifffile and GDAL declare the fourth band to be transparency unless they are told otherwise, so infrared
-    comes with this declaration. Of a real one, nearly all values are 0 or the greatest.
+    comes with this declaration. In real transparency, nearly all values are 0 or the greatest.
 
     Raises:
         DataError: it looks like an image.

@@ -67,7 +67,7 @@ def write_sealed(path: Path, content: bytes) -> None:
 def read_sealed(path: Path) -> bytes | None:
     """Read the content of a file that `write_sealed` wrote.
 
-    A file without the mark is from before there was one. It is returned as it is.
+    A file without the mark is from an earlier version. It is returned as it is.
 
     Returns:
         The content, or None if the content is not what was written.
@@ -117,7 +117,7 @@ def sealing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def intact(path: Path) -> bool:
-    """Whether a file has the content that `sealing` wrote. One without a hash is older, and is believed."""
+    """Whether a file has the content that `sealing` wrote. Without a hash it is older, and is accepted."""
     beside = path.with_name(f"{path.name}.sha256")
     try:
         return not beside.exists() or file_sha256(path).encode() in beside.read_bytes().split()

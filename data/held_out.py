@@ -109,7 +109,7 @@ def read_sides(path: Path) -> dict[str, bool]:
     if table is None:
         raise StoreError(
             f"{path} is damaged; it says which images are held out for the test: restore it from a backup, "
-            f"or draw the test images anew by `{repair(path.parents[2])}`, which sets it aside"
+            f"or let new test images be drawn, by `{repair(path.parents[2])}`, which sets it aside"
         )
     return dict(zip(table["uri"].to_pylist(), table["held_out"].to_pylist(), strict=True))
 

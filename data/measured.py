@@ -240,7 +240,7 @@ def _measure_one(
         return Measured(sha256, 0, 0, str(error)), None
     quantiles = b"" if found.quantiles is None else found.quantiles.astype("<f8").tobytes()
     pixels, small, square = found.kept
-    if found.kind is not None:  # they were scaled by their own range, so that it is part of what is equal
+    if found.kind is not None:  # it was scaled by its own range, so the hash has to include that range
         pixels = content_sha256(f"{found.kind}{pixels}".encode() + quantiles)
     values = Values(found.kind, quantiles)
     return Measured(sha256, found.width, found.height, None, pixels, small, values), square

@@ -1,9 +1,9 @@
 """Pre-processing: how an image gets from its file to a network. Evaluation, `predict` and exports share it.
 
 1. Decode the file to (H, W, C) uint8, upright, as `data.decode` says: C = 3 in the order red, green, blue. A
-   grey image has three equal channels. Transparent parts are white. Of an animation, the first frame counts.
-   With bands, C is their number (3 for a single band). Values of more than 8 bits are first scaled so that
-   `value_range` becomes 0 to 255.
+   grey image has three equal channels. Transparent parts are white. Only the first frame of an animation is
+   used. With bands, C is their number (3 for a single band). Values of more than 8 bits are first scaled so
+   that `value_range` becomes 0 to 255.
 2. Crop the central square: side min(H, W), its left edge at (W - side) / 2 and its top at (H - side) / 2,
    which may be half a pixel.
 3. Resize the square to S x S px with Pillow's bicubic filter (a = -0.5). If it shrinks, the filter is widened

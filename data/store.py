@@ -4,7 +4,7 @@ An artifact is named by its fingerprint, a hash of what was asked for. It is bui
 lock. Its `meta.json` is written last, and then one rename moves it into place. A crash leaves a draft, but
 never half an artifact. If two runs want the same artifact, one builds it and the other uses it.
 
-Who reads an artifact gets its folder from `Store.whole`, which hashes the files once per run. A damaged
+Code that reads an artifact gets its folder from `Store.whole`, which hashes the files once per run. A damaged
 artifact is set aside, never deleted, and computed again.
 
     STORE/artifacts/<kind>/<fingerprint>/   finished artifacts, which never change
@@ -85,9 +85,8 @@ class Store:
 
     Args:
         root: the folder.
-        make: whether to create it if it is missing, and to try whether it can be written. Who only reads does
-            not, and neither does a process of a run that is under way, because the store was there when the
-            run began.
+        make: whether to create it if it is missing, and to check that it can be written. It is False for
+            reading, and in the processes of a run that has begun, because the store was there then.
         checked: hashes of files that this run has read.
 
     Raises:
@@ -113,7 +112,7 @@ class Store:
             ) from None
 
     def folder(self, artifact: Artifact) -> Path:
-        """The folder of an artifact, whether or not it exists, to be shown. Who reads it calls `whole`."""
+        """The folder of an artifact, whether or not it exists, for messages. To read it, call `whole`."""
         return self.root / artifact.path
 
     def cache(self, name: str) -> Path:
@@ -351,7 +350,7 @@ class Store:
 
 
 class Wrong(Exception):
-    """A file is not what was written.
+    """A file that is not what was written.
 
     Args:
         file: its name in its folder.
@@ -391,7 +390,7 @@ def wrong_in(folder: Path, *, thorough: bool, checked: Checked) -> Wrong | None:
         except OSError as error:
             return Wrong(name, f"can't be read ({error.strerror})")
     for path in sorted(folder.glob("part-*.parquet")) if thorough else ():
-        if path.name not in meta["bytes"]:  # who reads the parts reads all that are there
+        if path.name not in meta["bytes"]:  # readers of the parts read all that are there
             return Wrong(path.name, "was not written by the stage")
     return None
 
@@ -433,7 +432,7 @@ def _seal(plain: object) -> str:
 
 
 def _complete(meta: object) -> bool:
-    """Whether a meta.json without a seal has what each had before there was one."""
+    """Whether a meta.json without a seal has the keys that every meta.json had before there were seals."""
     if not isinstance(meta, dict) or not all(name in meta for name in _UNSEALED):
         return False
     sizes, hashes = meta["bytes"], meta["sha256"]

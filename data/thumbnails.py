@@ -24,7 +24,7 @@ _SAMPLES = 112  # about this many rows and columns of a large image make its thu
 
 
 def pixel_sha(pixels: Pixels) -> str:
-    """The sha256 of the decoded pixels' shape and bytes. Equal pixels in different files have equal ones."""
+    """The sha256 of the decoded pixels' shape and bytes. Equal pixels have equal hashes."""
     return content_sha256(pixels)
 
 

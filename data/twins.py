@@ -10,6 +10,7 @@ the images of pairs that the thumbnails can't rule out.
    image is brighter. To survive a crop, each image is also hashed without its first or last 5 % in each
    direction.
 3. `data.alignment` aligns the thumbnails of a proposed pair. Many pairs are ruled out here, without decoding.
+   Of the others, each image keeps the eight that agree best.
 4. `data.confirmation` aligns the pixels themselves and correlates their detail. The detail tells images apart
    that share only a layout: two cells on a plain background, two letters, two textures under the same light.
 
@@ -41,6 +42,7 @@ from data.spread import Threads
 Kind = Literal["equal", "near", "mirrored"]
 
 _THUMBNAILS_AGREE = 0.75  # correlation
+_LIKELIEST = 8  # number of pairs per image whose pixels are compared, those whose thumbnails agree best
 _BATCH = 128  # number of pairs that are aligned at once; their arrays fit into a cache
 _ROUND = 8192  # number of pairs whose images are in memory at once, at most 256 MiB
 
@@ -71,8 +73,8 @@ def twins(
 ) -> list[Twin]:
     """Find all pairs of twins among N images.
 
-    Of images with equal pixels, each is paired only with the first, and only the first is compared with other
-    images. So use `groups` to find out which images belong together.
+    If several images have equal pixels, each is paired only with the first of them, and only the first is
+    compared with other images. So use `groups` to find out which images belong together.
 
     Args:
         thumbnails: (N, 16, 16) uint8 from `thumbnail`.
@@ -80,7 +82,7 @@ def twins(
         read: decodes images. It is called a few times, with ascending indices. It should yield one image at a
             time, because at most 128x128 pixels of each are kept.
         mirrored: whether to look for mirrored copies, too. This doubles the time of the proposals.
-        workers: number of threads; 0: this thread does the work.
+        workers: number of threads; 0: no further thread is started.
 
     Returns:
         The pairs, ascending by first and second. No pair occurs twice.
@@ -124,17 +126,23 @@ class _Pairs(NamedTuple):
 def _likely(
     thumbnails: Pixels, index: NDArray[np.int64], flipped: NDArray[np.bool_], threads: Threads
 ) -> _Pairs:
-    """The pairs whose thumbnails agree, ascending by their indices."""
+    """The pairs whose thumbnails agree, ascending by their indices.
 
-    def aligned(start: int) -> _Pairs:
+    Comparing pixels takes five times as long as this. Among letters or line drawings, nearly all proposed
+    pairs agree. So an image keeps only its `_LIKELIEST` pairs. A pair stays if either image keeps it.
+    """
+
+    def aligned(start: int) -> tuple[_Pairs, NDArray[np.float32]]:
         pairs, mirrored = index[start : start + _BATCH], flipped[start : start + _BATCH]
         one, other = (thumbnails[pairs[:, i]].astype(np.float32) for i in (0, 1))
         other[mirrored] = other[mirrored][..., ::-1]
         places, likeness = align(one, other)
-        return _Pairs(pairs, mirrored, places).at(likeness >= _THUMBNAILS_AGREE)
+        agree = likeness >= _THUMBNAILS_AGREE
+        return _Pairs(pairs, mirrored, places).at(agree), likeness[agree]
 
     none = _Pairs(index[:0], flipped[:0], Places(*np.empty((2, 0, 2), np.float32)))
-    parts = [none, *threads.map(aligned, range(0, len(index), _BATCH))]
+    both = [(none, np.empty(0, np.float32)), *threads.map(aligned, range(0, len(index), _BATCH))]
+    parts = [pairs for pairs, _ in both]
     found = _Pairs(
         np.concatenate([part.images for part in parts]),
         np.concatenate([part.flipped for part in parts]),
@@ -143,7 +151,29 @@ def _likely(
             np.concatenate([part.places.shift for part in parts]),
         ),
     )
+    likeness = np.concatenate([each for _, each in both])
+    kept = _best(found.images, likeness, _LIKELIEST)
+    found = found.at(kept)
     return found.at(np.lexsort((found.flipped, *found.images.T[::-1])))
+
+
+def _best(images: NDArray[np.int64], likeness: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
+    """Which of P pairs are among the `count` likeliest of either image.
+
+    Args:
+        images: (P, 2), the images of each pair.
+        likeness: (P,). Of pairs that are alike, the first ones count.
+        count: number of pairs that an image keeps.
+
+    Returns:
+        (P,) bool.
+    """
+    ends = images.T.ravel()
+    order = np.lexsort((-np.tile(likeness, 2), ends))
+    begins = np.flatnonzero(np.diff(ends[order], prepend=-1))
+    rank = np.empty(len(ends), np.int64)
+    rank[order] = np.arange(len(ends)) - np.repeat(begins, np.diff(begins, append=len(ends)))
+    return np.asarray((rank < count).reshape(2, -1).any(axis=0), np.bool_)
 
 
 def _confirmed(pairs: _Pairs, read: Read, threads: Threads) -> Iterator[Twin]:

@@ -1,6 +1,7 @@
-"""Weights that somebody else trained: which files they are in, and whether these files are whole. No torch.
+"""Weights that somebody else trained: which files they are in, and whether the files are whole.
 
-`locate` reads no tensor, so a run can check its weights before any work. The forms of a specification are:
+This module does not import torch. `locate` reads no tensor, so a run can check its weights before any work.
+The forms of a specification are:
 
     PATH.safetensors      tensors by name
     PATH.pth, .pt, .bin   a state dict that torch saved; it is read with weights_only
@@ -64,13 +65,13 @@ class Weights:
 
 
 def locate(spec: str) -> Weights:
-    """Find the files of weights, and check that they are whole as far as this costs nothing.
+    """Find the files of weights, and check that they are whole, as far as that needs no reading of tensors.
 
     Args:
         spec: `pretext.weights`.
 
     Raises:
-        ConfigError: there is no such file, it is of no form that is known, or it is half a file.
+        ConfigError: there is no such file, its form is unknown, or a part of it is missing.
     """
     if spec.startswith(HUB):
         if not spec.removeprefix(HUB):

@@ -28,8 +28,8 @@ LEVELS = np.array([*_TAILS, 0.5, *(1 - level for level in reversed(_TAILS))])
 """The quantiles that are kept of each wide image: dense at both ends, where the scale is decided."""
 
 TAIL = 0.001
-"""Share of the values that may lie beyond the scale at each end. A few hot pixels don't squeeze the rest into
-few grey levels, and of ordinary photographs no visible part is clipped."""
+"""Share of the values that may lie beyond the scale at each end. So a few hot pixels don't squeeze the other
+values into few grey levels. In ordinary photographs, nothing visible is clipped."""
 
 _SAMPLE = 1 << 17  # values per image from which quantiles are computed; at a tail of 0.001 these are 131
 _STRIP = 1 << 20  # pixels that are converted at a time
@@ -175,7 +175,7 @@ class Samples(ABC):
         form: bands and type.
         height: number of rows.
         width: number of columns.
-        orientation: EXIF orientation of these rows, 1 to 8, as far as the file's format is TIFF.
+        orientation: the EXIF orientation of these rows that is still to be undone, 1 to 8. Only TIFFs set it.
     """
 
     form: Form
@@ -362,7 +362,7 @@ def tiff_samples(data: bytes, form: Form, check: Callable[[int, int], None] | No
 
 
 def scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Map `low` to 0 and `high` to 255, rounded to the nearest. Values beyond become 0 or 255."""
+    """Map `low` to 0 and `high` to 255, rounded to the nearest. Values outside become 0 or 255."""
     if values.dtype.itemsize <= 2 and values.dtype.kind in "iu":
         least = int(np.iinfo(values.dtype).min)
         return _table(values.dtype.str, low, high)[values.astype(np.int32) - least]
@@ -382,7 +382,7 @@ def _table(dtype: str, low: float, high: float) -> NDArray[np.uint8]:
 def sketch(samples: Samples, bands: Sequence[int]) -> NDArray[np.float64]:
     """The quantiles `LEVELS` of an image's values; the least and the greatest value are exact.
 
-    The others are those of a regular grid of about 131,072 values.
+    The other quantiles are those of about 131,072 values on a regular grid.
 
     Args:
         samples: the image.
@@ -421,8 +421,8 @@ def _share(sketches: NDArray[np.float64], value: float, *, below: bool = False) 
 def robust_range(sketches: NDArray[np.float64], full: tuple[float, float] | None) -> tuple[float, float]:
     """The scale of a set: all but a `TAIL` of the values at each end, rounded outwards.
 
-    Every image counts the same, however large it is. The result is rounded to a hundredth of the power of ten
-    below its width, so that a few new images rarely move it.
+    Every image counts the same, however large it is. The ends are rounded to multiples of a hundredth of
+    the largest power of ten that is not above the width. So a few new images rarely change them.
 
     Args:
         sketches: (N, len(LEVELS)), from `sketch`.
@@ -456,7 +456,7 @@ def _quantile(sketches: NDArray[np.float64], level: float) -> float:
 
 
 def clipped(sketches: NDArray[np.float64], low: float, high: float) -> tuple[float, int]:
-    """How much lies beyond a scale.
+    """How many values lie beyond a scale.
 
     Returns:
         The share of the values (0 to 1), estimated from the sketches, and the number of images with such

@@ -208,7 +208,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--format",
         metavar="NAME,...",
-        help=f"formats to write, of {', '.join(FORMATS)} (default: all whose packages are installed)",
+        help=f"formats to write, of {', '.join(FORMATS)} (default: all that suit the network and whose "
+        "packages are installed)",
     )
     configurable(sub)
     storing(sub)
@@ -295,8 +296,32 @@ def parser() -> argparse.ArgumentParser:
         help="values of a key to compare, such as pretext.method=simclr,swav; "
         "if repeated, all combinations run",
     )
+    sub.add_argument(
+        "--arm",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar=("NAME", "KEY=VALUE"),
+        dest="arms",
+        help="a configuration by its name and the keys that set it apart from the recipe, such as own "
+        "pretext.method=simclr; in place of --vary, for one recipe; may be repeated",
+    )
     configurable(sub)
-    sub.add_argument("--seeds", type=int, default=1, metavar="N", help="runs per configuration (default: 1)")
+    sub.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs per configuration, each with another seed (default: 1)",
+    )
+    sub.add_argument(
+        "--draws",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs per configuration with one seed, each with another draw of labels; in place of --seeds "
+        "(default: 1)",
+    )
     storing(sub)
     printing(sub)
     sub = command("reproduce", _reproduce, "test claims of the papers")
@@ -448,21 +473,22 @@ def _predict(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _compare(options: argparse.Namespace, terminal: Terminal) -> int:
-    from flows.variants import configurations, pairs, standings
+    from flows.variants import configurations, named_arms, pairs, refuse_both, standings
 
     vary = {key: text.split(",") for key, text in pairs("--vary", options.vary).items()}
-    settings = pairs("--set", options.settings)
+    settings, arms = pairs("--set", options.settings), named_arms(options.arms)
     named = [name if name in NAMES else str(Path(name).absolute()) for name in options.recipes]
-    configurations(named, vary, settings)  # refuse mistakes before Prefect is imported
-    if options.seeds < 1:
-        raise ConfigError(f"--seeds {options.seeds}: each configuration needs at least one run")
+    configurations(named, vary, settings, arms)  # refuse mistakes before Prefect is imported
+    refuse_both(options.seeds, options.draws)
     store = str(Path(options.store or Config().store).expanduser().absolute())
     Store(store)
     parameters = {
         "recipes": named,
         "vary": vary,
         "settings": settings,
+        "arms": arms,
         "seeds": options.seeds,
+        "draws": options.draws,
         "store": store,
     }
     return _flow("flows.compare", "compare", parameters, options.json, terminal, standings)

@@ -96,7 +96,9 @@ def chain(
     hooks.understood(lines)
     refuse_labels(config, seen, recipes=recipes)
     if config.plan.minutes is not None:
-        _follow(layout, layout.make("plan-images", partial(plan.plan, config), manifest=images))
+        known = {"teacher": _loaded(layout)} if isinstance(config.pretext, Pretrained) else {}
+        planning: Plan = partial(plan.plan, config, tested=seen["counts"]["test"])
+        _follow(layout, layout.make("plan-images", planning, manifest=images, **known))
     refuse(layout.config, seen)
     facts = Facts.of(seen)
     _teach(layout)
@@ -138,12 +140,12 @@ def _teach(layout: Layout) -> None:
     """Lay out the teacher, if the pretext method gives one, and the features of the run's images."""
     config, images = layout.config, layout.made["manifest"]
     layout.models["teacher"] = None
-    loading: Plan = partial(pretrained.plan, config)
     if isinstance(config.pretext, Pretrained):
-        layout.models["teacher"] = layout.make("pretext", loading, manifest=images)
+        layout.models["teacher"] = _loaded(layout)
     elif isinstance(config.pretext, Teacher):
         start = {}
         if config.pretext.weights is not None:
+            loading: Plan = partial(pretrained.plan, config)
             start = {"checkpoint": layout.make("weights", loading, manifest=images)}
         plan: Plan = partial(pretext.plan, config)
         layout.models["teacher"] = layout.make("pretext", plan, manifest=images, **start)
@@ -154,10 +156,16 @@ def _teach(layout: Layout) -> None:
     layout.features("embed", images, part="train")
 
 
-def _look_at_weights(layout: Layout, facts: Facts) -> None:
-    """Lay out the look at a network that others trained, if there is one.
+def _loaded(layout: Layout) -> Handle:
+    """The teacher that others trained. It is laid out once, before the plan if there is one."""
+    loading: Plan = partial(pretrained.plan, layout.config)
+    return layout.made.get("pretext") or layout.make("pretext", loading, manifest=layout.made["manifest"])
 
-    A teacher that is kept of an earlier run was looked at when it was loaded.
+
+def _look_at_weights(layout: Layout, facts: Facts) -> None:
+    """Lay out the test of a network that others trained, if there is one.
+
+    A teacher that is kept from an earlier run was tested when it was loaded.
     """
     config, images = layout.config, layout.made["manifest"]
     label = "pretext" if isinstance(config.pretext, Pretrained) else "weights"

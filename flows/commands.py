@@ -81,7 +81,8 @@ def _form(action: argparse.Action) -> str:
     if not action.option_strings:
         return f"{action.metavar}{repeated}" if action.required else f"[{action.metavar}]{repeated}"
     if action.nargs in ("*", "+"):
-        return f"[{_written(action)}{repeated}]"
+        again = "..." if isinstance(action, argparse._AppendAction) else ""
+        return f"[{_written(action)}{repeated}]{again}"
     return _written(action) if action.required else f"[{_written(action)}]{repeated}"
 
 
@@ -90,7 +91,8 @@ def _written(action: argparse.Action) -> str:
     (option,) = action.option_strings
     if action.nargs == 0:
         return option
-    value = str(action.metavar or "|".join(map(str, action.choices or ())))
+    names = (action.metavar,) if isinstance(action.metavar, str) else action.metavar
+    value = " ".join(names or ("|".join(map(str, action.choices or ())),))
     return f"{option}[={value}]" if action.nargs == "?" else f"{option} {value}"
 
 

@@ -1,4 +1,4 @@
-"""A command that was asked to stop always ends, even if its main thread waits for something that never comes.
+"""Ends every command that was asked to stop, even if its main thread waits for something that never comes.
 
 Prefect replaces the handlers of signals while a flow runs, and Python calls handlers in the main thread only.
 So a thread of our own reads the numbers of the signals from a pipe, into which the interpreter writes them.

@@ -45,7 +45,8 @@ def export_run(
     Args:
         named: a run's folder, or the name of a run in the store.
         to: the folder: new, empty, or written by an earlier export.
-        formats: names in `models.export.FORMATS`; None: all whose packages are installed.
+        formats: names in `models.export.FORMATS`; None: all that suit the network and whose packages are
+            installed.
         settings: settings that differ from the run's, as nested dicts, such as {"export": {"max_drop": 2}}.
         store: the store's folder; None: the store of the run's folder, or the default store.
         listen: gets every event of the stage.
@@ -57,8 +58,8 @@ def export_run(
     Raises:
         ConfigError: there is no such run or format, the run ships no classifier, a package is missing, or
             the folder has other files.
-        PipelineError: a format that was asked for by name is refused, or none is left. The folder has the
-            others.
+        PipelineError: a format that was asked for by name is refused, or all are. The folder has the files of
+            the other formats.
     """
     for section in (settings or {}).keys() - {"export", "compute"}:
         raise ConfigError(f"--set {section}: the run is done; only export.max_drop and compute can be set")
@@ -92,7 +93,7 @@ def export_run(
 
 
 def _note(store: Store, folder: Path, made: Artifact, cached: bool, seconds: float) -> None:
-    """Put the export into the run's record in place of an earlier one. `report` and `store gc` need it."""
+    """Put the export into the run's record, in place of an earlier one. `report` and `store gc` read it."""
     record = read_record(folder)
     row = stage_row("export", made, store.meta(made), cached, seconds)
     others = [each for each in record["stages"] if each["stage"] != "export"]
@@ -182,7 +183,7 @@ def _check_target(target: Path) -> None:
     if not target.is_dir():
         raise ConfigError(f"--to {target} is a file; give a folder")
     others = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
-    others = {name for name in others if "__pycache__" not in name}  # of whoever used a reader there
+    others = {name for name in others if "__pycache__" not in name}  # Python left it when a reader was used
     with suppress(OSError, ValueError, KeyError, TypeError):  # without a card, no export wrote this folder
         others -= {CARD, "README.md", *json.loads((target / CARD).read_text(encoding="utf-8"))["files"]}
     if others:
@@ -192,7 +193,7 @@ def _check_target(target: Path) -> None:
 
 
 def _copy(source: Path, target: Path, card: dict[str, Any]) -> None:
-    """Write the folder beside its place, and rename it. Nobody sees half of it."""
+    """Write the folder beside its place, and rename it, so that nobody sees half of it."""
     draft = target.with_name(f".{target.name}-{os.getpid()}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(draft, ignore_errors=True)

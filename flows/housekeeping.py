@@ -223,7 +223,7 @@ def _damaged_elsewhere(store: Store, read: Callable[[int], None]) -> Iterator[tu
 
 
 def _sound(path: Path) -> bool:
-    """Whether a small file of the cache is what was written. Without a seal, it must be readable."""
+    """Whether a small file of the cache is unchanged. If it has no seal, it must be readable."""
     content = read_sealed(path)
     if content is None:
         return False
@@ -302,8 +302,8 @@ class Collected:
 def collect(store: Store, *, dry_run: bool) -> Collected:
     """Delete what no run in the store needs: artifacts, damaged artifacts, and files of the cache.
 
-    A run needs the artifacts that its record names and all that these were made from. To let go of a run,
-    delete its folder first. The model that a run ships is among its artifacts.
+    A run needs the artifacts that its record names, and all artifacts that these were made from. If you no
+    longer need a run, delete its folder first. The model that a run ships is among its artifacts.
 
     Args:
         store: the store.
@@ -312,7 +312,7 @@ def collect(store: Store, *, dry_run: bool) -> Collected:
     Raises:
         StoreError: a run is alive, or another command uses the store.
         ConfigError: a run's record is damaged, so nobody knows what it needs.
-        DamagedError: the same of an artifact that a run needs.
+        DamagedError: an artifact that a run needs is damaged, so nobody knows what it was made from.
     """
     note_deaths(store)
     living = [
@@ -360,7 +360,7 @@ def _needed(store: Store) -> set[Artifact]:
             inputs = store.meta(artifact).get("inputs", {})
         except DamagedError as damage:
             if damage.file:
-                raise  # nobody knows what it was made from, and so what can be deleted
+                raise  # nobody knows what it was made from, so nobody knows what can be deleted
             continue
         more = {Artifact.model_validate(given) for given in inputs.values()} - needed
         needed |= more
@@ -382,7 +382,7 @@ def _unneeded(store: Store) -> Iterator[Path]:
 
 
 def _unneeded_pixels(store: Store, manifests: set[Artifact]) -> Iterator[Path]:
-    """Files of packed and of copied images, none of which is in a needed manifest."""
+    """Files of packed or copied images that hold no image of a needed manifest."""
     from data import packs
     from data.schemas import MANIFEST
     from data.tables import read_table
@@ -410,7 +410,7 @@ def _unneeded_pixels(store: Store, manifests: set[Artifact]) -> Iterator[Path]:
 
 
 def _delete(store: Store, path: Path) -> None:
-    """Delete a file, or a folder as a whole: it is moved away first, so none is left half-deleted."""
+    """Delete a file or a folder. A folder is moved away first, so that none stays half-deleted."""
     if path.is_dir():
         gone = store.root / "drafts" / f".removed-{uuid.uuid4().hex}"
         gone.parent.mkdir(exist_ok=True)

@@ -26,8 +26,8 @@ def model_folder(named: str, store: Store) -> Path:
     """Find a model to measure.
 
     Args:
-        named: a folder with `FILES`, a run's folder, the name of a run in the store, or an exported file. Of
-            a run it is the model that it ships, or without labels its last student.
+        named: a folder with `FILES`, a run's folder, the name of a run in the store, or an exported file. A
+            run stands for the model that it ships, or for its last student if it had no labels.
         store: the store in which runs are looked up by name.
 
     Returns:
@@ -136,7 +136,7 @@ def shipped(run: Path) -> Path:
 
 
 def _run(named: str, root: Path) -> Path | None:
-    """The folder of the run that is named, absolute; None if it is none."""
+    """The folder of the run with this name or path, absolute; None if there is no such run."""
     places = (Path(named).expanduser(), root / "runs" / named)
     return next((_real(place) for place in places if (place / "run.json").exists()), None)
 
@@ -155,7 +155,7 @@ def whole_model(folder: Path) -> Path:
 
     Raises:
         DamagedError: a file of an artifact is missing, or is not what was written.
-        ConfigError: the same of a copy.
+        ConfigError: a file of a copy is missing, or is not what was written.
     """
     folder = _real(folder)
     if not (folder / "meta.json").exists():
@@ -171,7 +171,7 @@ def whole_model(folder: Path) -> Path:
 
 
 def _alone(named: str, root: Path) -> Path:
-    """A model that no run has to be asked for."""
+    """A model that is named by its own folder or file, and not by a run."""
     path = Path(named).expanduser()
     if is_exported(path):
         return path.absolute()

@@ -85,8 +85,8 @@ class Decision:
 def find(config: Config) -> Earlier | None:
     """Find the latest finished run of this configuration that trained its own networks; None without one.
 
-    Runs whose artifacts are no longer in the store are skipped. What is there but damaged is not: without it,
-    this run would train anew, and get other scores than the night before.
+    Runs whose artifacts are no longer in the store are skipped. A run with a damaged artifact is not skipped,
+    because this run would then train again, and get other scores than the night before.
 
     Raises:
         ConfigError: a run's record is damaged, so it is not known whether this run keeps its networks.
@@ -124,7 +124,7 @@ def _there(store: Store, artifact: Artifact) -> bool:
     """Whether an artifact is in the store.
 
     Raises:
-        DamagedError: it is, but without a look into its files it can be seen that it is damaged.
+        DamagedError: it is there, but the sizes and times of its files show that it is damaged.
     """
     damage = store.damage(artifact, thorough=False)
     if damage is not None and damage.file:  # without a file, the whole folder is gone

@@ -98,7 +98,7 @@ def records(
 ) -> list[tuple[Path, dict[str, Any]]]:
     """The folders and records of all runs, in the order in which they started, the latest first.
 
-    A copied or rewritten record has another time of modification, so the record itself says when.
+    The order follows the start that each record names, because a copy changes the time of modification.
 
     Args:
         store: the store.
@@ -118,9 +118,9 @@ def records(
 
 
 def original_scores(folder: Path, record: Mapping[str, Any]) -> Path | None:
-    """The scores of which a run's folder has a copy, if the copy is not equal to them; None if it is.
+    """The store's file of scores, if the copy in a run's folder differs from it; None if the copy is good.
 
-    None as well if the run made no scores, is not done, or its store no longer has them.
+    It is also None if the run made no scores, if it is not done, or if its store no longer has them.
     """
     root = folder.parent.parent
     made = next((row for row in record["stages"] if row["stage"] == "scores"), None)
@@ -197,7 +197,7 @@ def end_record(folder: Path, status: str, error: str) -> None:
 
 
 def note_deaths(store: Store) -> list[str]:
-    """Write into the records of runs that died that they failed. Returns the names of these runs.
+    """Find the runs that died, and record that they failed. Returns the names of these runs.
 
     A run that waits for a person has no process, and lives until its time is over.
     """

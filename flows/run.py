@@ -319,7 +319,7 @@ class Run:
             known = self._requests.get(artifact)
             self._mended[artifact] += 1
             often = self._mended[artifact] > MENDED
-        if known is None:  # an earlier run made it; it stays, or the next run would train anew unasked
+        if known is None:  # an earlier run made it; if it were moved, the next run would train again
             raise damage
         moved = self.store.set_aside(artifact)
         if moved is not None:

@@ -41,7 +41,7 @@ from tasks.child import Stop, Tell, serve
 from tasks.config import Config
 
 _SERVING: list[tuple[Terminal, Tell]] = []
-"""Whom the request that is being answered tells about it; empty between two requests."""
+"""The terminal and the callback of the request that is being answered; empty between two requests."""
 
 
 class _Lines(io.StringIO):

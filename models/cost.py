@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from data.errors import ConfigError
 from models.backbones.reactnet import BinaryConvolution, binary_convolutions
 from models.configs import PRETEXT
 from models.configs.shared import Descriptor, Teacher, Transfer
@@ -50,7 +51,9 @@ BACKWARD = 2.0
 """Cost of a backward pass in forward passes. It computes gradients of inputs and of weights."""
 
 
-def classifier_cost(backbone: str, width: float, image_size: int, classes: int) -> Cost:
+def classifier_cost(
+    backbone: str, width: float, image_size: int, classes: int, form: int | None = None
+) -> Cost:
     """Cost of a backbone with its fully connected layers and a classifier, trained on whole images.
 
     Args:
@@ -58,9 +61,10 @@ def classifier_cost(backbone: str, width: float, image_size: int, classes: int) 
         width: multiplies its channels.
         image_size: side of the images, px.
         classes: number of classes.
+        form: side that its strides and pools are chosen for, px; None: image_size.
     """
     with torch.device("meta"):
-        network = build_network(backbone, image_size, seed=0, width=width, classes=classes)
+        network = build_network(backbone, image_size, seed=0, width=width, form=form, classes=classes)
     return _cost(network, (1 + BACKWARD) * _forward(network, image_size), backbone, width)
 
 
@@ -82,12 +86,14 @@ def pretext_cost(config: Teacher, image_size: int) -> Cost:
 
 def network_of(shape: Shape) -> Network:
     """An untrained network of this shape."""
-    if shape.pretext is None:
-        return build_network(
-            shape.backbone, shape.image_size, seed=0, width=shape.width, classes=shape.classes
-        )
-    config: Any = PRETEXT[shape.pretext["method"]].model_validate(shape.pretext)
-    network = make_pretext(config, shape.image_size, seed=0).network
+    if shape.pretext is not None:
+        config: Any = PRETEXT[shape.pretext["method"]].model_validate(shape.pretext)
+        network = make_pretext(config, shape.image_size, seed=0).network
+    elif shape.own_input:
+        described = shape.model_dump(include={"backbone", "width", "image_size", "form", "resized"})
+        network = Network.from_description(described)
+    else:
+        network = build_network(shape.backbone, shape.image_size, seed=0, width=shape.width, form=shape.form)
     return network if shape.classes is None else network.with_classifier(shape.classes, seed=0)
 
 
@@ -115,8 +121,8 @@ def transfer_cost(config: Transfer, backbone: str, width: float, image_size: int
         method = resolve_name(config.trainer)(config, network, frozen, seed=0)
     student, views = method.network, method.passes()
     seen = sum(count * _forward(student, side) for side, count in views)
-    own = None if frozen.image_size == image_size else frozen.image_size
-    shown = sum(count * _forward(frozen, own or side) for side, count in views)
+    own = frozen.own_input or frozen.image_size != image_size
+    shown = sum(count * _forward(frozen, frozen.image_size if own else side) for side, count in views)
     head = 2.0 * (_parameters(method) - _parameters(student))
     return _cost(student, (1 + BACKWARD) * (seen + head) + shown, backbone, width)
 
@@ -234,10 +240,13 @@ def _cost(
     network: Network, step: float, backbone: str, width: float, pretext: dict[str, Any] | None = None
 ) -> Cost:
     parameters, forward = _parameters(network), _forward(network, network.image_size)
+    described = network.description()
     shape = Shape(
         backbone=backbone,
         width=width,
         image_size=network.image_size,
+        form=described["form"],
+        resized=described["resized"],
         pretext=pretext,
         classes=network.classes,
         parameters=parameters,
@@ -247,8 +256,19 @@ def _cost(
 
 
 def _forward(network: Network, side: int) -> float:
+    """Operations of a forward pass.
+
+    Raises:
+        ConfigError: the network can't see images of this size. Networks of timm say so themselves.
+    """
     with FlopCounterMode(display=False) as counter:
-        _pass(network, side)
+        try:
+            _pass(network, side)
+        except (AssertionError, RuntimeError) as error:
+            raise ConfigError(
+                f"backbone: {network.description()['backbone']} can't see images or views of {side} px: "
+                f"{' '.join(str(error).split())}; change data.image_size, or the size of the views"
+            ) from error
     return float(counter.get_total_flops())
 
 

@@ -1,13 +1,8 @@
-"""Moving averages of weights: a teacher that follows its student, and the average of a whole training.
-
-A teacher that is an exponential moving average of its student is part of MoCo, BYOL, Momentum² Teacher and
-DINO.
-"""
+"""A teacher that is an exponential moving average of its student (MoCo, BYOL, Momentum² Teacher, DINO)."""
 
 from __future__ import annotations
 
 import copy
-import math
 from typing import TypeVar
 
 import torch
@@ -79,25 +74,3 @@ def advance(teacher: nn.Module, student: nn.Module, config: MomentumTeacher, pro
     """
     follow(teacher, student, between(progress.step, progress.steps, config.momentum, config.momentum_final))
     commit(teacher)
-
-
-@torch.no_grad()
-def average(mean: nn.Module, network: nn.Module, step: int, horizon: float) -> None:
-    """Add a step's weights to their moving average. Weights of h steps ago count exp(-h / horizon).
-
-    With m = exp(-1 / horizon), the average after step t is sum_s m^(t - s) w_s / sum_s m^(t - s) over the
-    steps s from 0 to t. So the weights before the first step don't count, however short the training is.
-    Running statistics of batch norms are averaged, too. Counters are copied.
-
-    Args:
-        mean: the average so far, changed in place.
-        network: a network with the same parameters and buffers, after the update of this step.
-        step: t, from 0.
-        horizon: time constant in steps, above 0.
-    """
-    share = math.expm1(-1 / horizon) / math.expm1(-(step + 1) / horizon)
-    for old, new in zip(mean.state_dict().values(), network.state_dict().values(), strict=True):
-        if old.is_floating_point():
-            old.lerp_(new, share)
-        else:
-            old.copy_(new)

@@ -185,7 +185,7 @@ class Network(nn.Module):
 
     @property
     def rule(self) -> Preprocessing:
-        """How images are prepared for the network. Which bands are read, a run's images say."""
+        """How images are prepared for the network. The run's images say which bands are read."""
         return Preprocessing.of(self._description.model_dump())
 
     @property

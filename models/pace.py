@@ -43,7 +43,7 @@ from models.inference import augmented, run
 from models.method import Batch, Method, make_pretext
 from models.methods.distill import DistillMethod
 from models.methods.finetune import FinetuneMethod
-from models.work import IMPORTS, Chores, Describe, Imports, Pass, Portion, Products, Step, Work, key_of
+from models.work import IMPORTS, Chores, Describe, Imports, Pass, Portion, Products, Shape, Step, Work, key_of
 
 CPU = torch.device("cpu")
 CHORES = 0.2
@@ -55,7 +55,7 @@ DESCRIBED = 2e-7
 LARGEST = 100_000_000
 """Networks with more parameters than this are not built."""
 LONGEST = 4.0
-"""Seconds. Work is not tried if the trial is expected to take longer."""
+"""Seconds. Work is not tried if the trial is expected to take longer, even with one image."""
 TRIAL = 0.5
 """Approximate number of seconds that a trial's timed steps take."""
 FEW = 16
@@ -69,7 +69,7 @@ LIMITS = ("/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpu/cpu.stat")
 """Where Linux says how often it has stopped a container that has used up its share of the CPU."""
 LABELLED = {"transfer", "finetune", "distill"}
 """Sections whose methods, if they have no teacher, learn labels or probabilities from one view per image."""
-SHARED = ("consistency", "freeze", "optimizer", *Views.model_fields)
+SHARED = ("freeze", "optimizer", *Views.model_fields)
 """The only settings that change the time of a step that learns labels."""
 IGNORED = 0.05
 """Measuring ends when the unmeasured work takes at most this share of the whole time, even in the worst case
@@ -300,13 +300,16 @@ class Pace:
             case Describe():
                 return Measured(work, _describe(work))
             case Step() | Pass():
-                few = self.seconds(Portion(work, 3 * FEW / (work.batch_size if work.kind == "step" else 1)))
+                each = self.seconds(Portion(work, 1 / (work.batch_size if work.kind == "step" else 1)))
+                few, at = FEW, self._device
+                if isinstance(work, Pass) and at == CPU:
+                    # A pass of few images says how long one of many takes. A step has to have its own batch.
+                    few = max(1, min(FEW, int(LONGEST / max(1e-9, 3 * each))))
                 # The estimate is for a CPU. A GPU is faster.
-                if work.network.parameters > LARGEST or (few > LONGEST and self._device == CPU):
+                if work.network.parameters > LARGEST or (3 * few * each > LONGEST and at == CPU):
                     return None
                 try:
-                    at = self._device
-                    return _step(work, at) if isinstance(work, Step) else _pass(work, at)
+                    return _step(work, at) if isinstance(work, Step) else _pass(work, at, few)
                 except PipelineError:  # random images don't suit the method
                     return None
 
@@ -398,9 +401,10 @@ def _step(work: Step, device: torch.device) -> Measured:
     method = method_of(work, images, device)
     sweeps = type(method).before_epoch is not Method.before_epoch
     classes = work.network.classes if work.section != "pretext" and work.teacher is None else None
+    side = max(stored(shape) for shape in (work.network, work.teacher or work.network))
     feed = RandomImages(
         images if sweeps else work.batch_size,
-        stored_size(work.network.image_size),
+        side,
         classes,
         soft=work.section == "distill",
     )
@@ -520,10 +524,21 @@ def _steps(
     return Lap(seconds, busy, between if between > seconds / 2 else 0.0)
 
 
-def _pass(work: Pass, device: torch.device) -> Measured:
-    """Time the forward passes of two batches. A small trial decides how many images the second trial has."""
+def stored(shape: Shape) -> int:
+    """Side of the squares that a network's images are cut from, px."""
+    return stored_size(shape.image_size) if shape.resized is None else shape.resized
+
+
+def _pass(work: Pass, device: torch.device, few: int) -> Measured:
+    """Time the forward passes of two batches. A small trial decides how many images the second trial has.
+
+    Args:
+        work: the passes.
+        device: where to compute.
+        few: number of images of the small trial's batches.
+    """
     network = network_of(work.network)
-    feed = RandomImages(min(work.batch_size, 512), stored_size(work.network.image_size))
+    feed = RandomImages(min(work.batch_size, 64), stored(work.network))
 
     def timed(batch_size: int) -> Lap:
         """The time per image."""
@@ -545,9 +560,10 @@ def _pass(work: Pass, device: torch.device) -> Measured:
         seconds, busy = np.diff(ended, axis=0)[0] / batch_size
         return Lap(float(seconds), float(busy if device == CPU else seconds))
 
-    small = min(FEW, work.batch_size)
-    large = max(small, min(work.batch_size, 512, int(TRIAL / 2 / timed(small).busy)))
-    lap = calmest(lambda: timed(large))
+    small = min(few, work.batch_size)
+    first = timed(small)
+    large = max(small, min(work.batch_size, 512, int(TRIAL / 2 / first.busy)))
+    lap = first if large == small < FEW else calmest(lambda: timed(large))
     return Measured(work, lap.seconds, load=lap.load)
 
 

@@ -1,7 +1,7 @@
 """Networks that somebody else trained: from a file of tensors to a `Network` like our own.
 
-Loading is strict. Only tensors of a classifier may be left over, and they are named. What would make a badly
-loaded teacher is refused: a missing or renamed tensor, another shape, values that are not finite.
+Loading is strict. Only tensors of a classifier may be left over, and they are named. Everything else that
+would spoil the teacher is refused: a missing or renamed tensor, another shape, values that are not finite.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PREFIXES = ("module.", "_orig_mod.")
 _RUNS = frozenset(
     {"num_classes", "in_chans", "img_size", "global_pool", "pretrained", "drop_rate", "drop_path_rate"}
 )
-"""Arguments in a folder's config.json that the run sets, or that decide nothing here."""
+"""Arguments in a folder's config.json that are ignored: the run sets them, or they have no effect here."""
 _COUNTERS = ".num_batches_tracked"
 """Batch norms count their steps here. Older files lack the counters, and evaluation does not read them."""
 
@@ -160,7 +160,7 @@ def _on_this_machine(found: Weights, download: bool) -> Weights:
             paths = [Path(hf_hub_download(cfg.hf_hub_id, name)) for name in names]
         except Exception as error:  # the hub's client raises nearly anything
             raise ConfigError(f"{KEY} = {found.spec}: the download failed: {_line(error)}") from None
-    else:  # this looks at the disk alone, while hf_hub_download asks for the hub's address in any case
+    else:  # this only looks at the disk; hf_hub_download would ask for the hub's address
         held = [try_to_load_from_cache(cfg.hf_hub_id, name) for name in names]
         paths = [Path(path) for path in held if isinstance(path, str)]
         if len(paths) < len(names):
@@ -267,7 +267,7 @@ def _of_timm(config: Pretrained, found: Weights, name: str, options: dict[str, A
 
 
 def _usual_pool(name: str, options: Mapping[str, Any]) -> str | None:
-    """How a network of timm pools if nobody says it; None if it says no word for it."""
+    """The name of the pooling that a network of timm has by default; None if it names none."""
     try:
         with torch.device("meta"):
             network = _timm().create_model(name, pretrained=False, num_classes=0, **options)

@@ -19,11 +19,10 @@ IDLE = frozenset(
     {
         "baseline",
         "baseline_learning_rate",
+        "baseline_mixup",
         "batch_size",
-        "consistency_threshold",
         "continue_decay",
         "continue_rate",
-        "ema",
         "epochs",
         "head_learning_rate",
         "init",
@@ -61,6 +60,9 @@ class Shape(Frozen):
         backbone: name of the backbone.
         width: factor on the backbone's number of channels.
         image_size: side of the images, px.
+        form: side that the backbone's strides and pools are chosen for, px; None: image_size.
+        resized: side of the squares that its images are cut from, px, if others trained it and it brings its
+            own input; None: as for networks that we train.
         pretext: settings of the pretext method that makes this network; None: the backbone alone.
         classes: number of classes of the classifier on top; None: there is no classifier.
         parameters: number of its parameters.
@@ -70,10 +72,17 @@ class Shape(Frozen):
     backbone: str
     width: float
     image_size: int
+    form: int | None = None
+    resized: int | None = None
     pretext: dict[str, Any] | None = None
     classes: int | None = None
     parameters: int
     forward: float
+
+    @property
+    def own_input(self) -> bool:
+        """Whether the network brings its own size and preparation of images, instead of the run's."""
+        return self.resized is not None
 
 
 class Step(Frozen):

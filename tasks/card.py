@@ -135,7 +135,7 @@ probabilities, features = Reader("weights").answer(images)"""
 def _scores(card: Card) -> Iterator[list[str]]:
     found = card["test"]
     if not found:
-        yield ["No test image has a label, so nobody knows."]
+        yield ["No test image has a label, so the model's accuracy is not known."]
         return
     n = found["labelled"]
     yield [
@@ -191,7 +191,10 @@ def _formats(card: Card) -> Iterator[list[str]]:
             )
     head = ("file", "largest difference of a probability", "same answer", "accuracy (95 % interval)", "size")
     yield _table((*head, "images/s, one core", f"images/s, {cores} cores"), rows)
-    yield ["Images per second are of this machine, with 32 images at a time. Every file takes any number."]
+    yield [
+        "Images per second were measured on the machine that wrote these files, with 32 images at a time. "
+        "Every file takes any number of images."
+    ]
     counted = {row["images"] for row in card["formats"].values() if "images" in row}
     if counted:
         yield [f"Each file was compared on {' or '.join(f'{n:,}' for n in sorted(counted))} test images."]
@@ -222,7 +225,7 @@ def _bought(card: Card) -> Iterator[list[str]]:
     yield _table((*head, "images/s, one core", f"images/s, {card['float']['cores']} cores"), rows)
     signs = any(row["binary_operations"] for row in card["compared"])
     yield [
-        "Without another word, a model computes in PyTorch in float32."
+        "Unless it is named otherwise, a model computes in PyTorch in float32."
         + (" 64 multiply-adds of two signs count as one." if signs else "")
     ]
 

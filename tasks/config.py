@@ -320,7 +320,7 @@ class Ship(Frozen):
 
 
 class Export(Frozen):
-    """What a file for other programs may cost."""
+    """How much accuracy an exported file may lose."""
 
     max_drop: float = Field(
         1.0,
@@ -650,10 +650,10 @@ class Config(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _plans_a_training(self) -> Config:
-        if self.plan.minutes is not None and not isinstance(self.pretext, Teacher):
+    def _plans_with_a_teacher(self) -> Config:
+        if self.plan.minutes is not None and not isinstance(self.pretext, WithNetwork):
             raise ValueError(
-                f"plan.minutes = {self.plan.minutes:g}, but pretext.method = {self.pretext.method} trains no "
+                f"plan.minutes = {self.plan.minutes:g}, but pretext.method = {self.pretext.method} gives no "
                 "teacher that could be planned; leave plan.minutes empty and set the lengths yourself"
             )
         return self
@@ -664,15 +664,6 @@ class Config(Frozen):
             raise ValueError(
                 "distill.init = favoured chooses among candidates, but none are compared; set "
                 "ship.compare=true, or distill.init=finetuned"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _blends_targets_only(self) -> Config:
-        if self.distill.mixup and self.distill.alpha < 1:
-            raise ValueError(
-                f"distill.mixup = {self.distill.mixup:g} blends images, but distill.alpha = "
-                f"{self.distill.alpha:g} needs labels of single ones; set one of them to its default"
             )
         return self
 

@@ -79,7 +79,7 @@ def _too_few(config: Config, n: int) -> Iterator[str]:
     if config.transfers:
         most.append(("transfer.queue", getattr(transfer, "queue", None), transfer.seen(n), unfilled))
         if transfer.learns_from == "assignments" and config.cluster.data is None:
-            most.append(("cluster.k", config.cluster.k, min(n, config.cluster.sample or n), ""))
+            most.append(("cluster.k", config.cluster.k, n, ""))
     if config.until == "distill" and config.predict.neighbours:
         why = "an image is not its own neighbour"
         most.append(("predict.neighbours", config.predict.neighbours, n - 1, why))
@@ -88,6 +88,9 @@ def _too_few(config: Config, n: int) -> Iterator[str]:
             reason = f" ({why})" if why else ""
             most_here = f"set at most {min(limit, n):,}"
             yield f"{key} = {value}, but there are only {n:,} training images{reason}; {most_here}"
+    k, sample = config.cluster.k, config.cluster.sample
+    if config.transfers and transfer.learns_from == "assignments" and sample is not None and sample < k <= n:
+        yield f"cluster.sample = {sample}, but cluster.k = {k} clusters need as many images; set at least {k}"
 
 
 def _copies(config: Config, n: int, seen: Mapping[str, Any]) -> Iterator[str]:

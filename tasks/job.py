@@ -188,7 +188,7 @@ def run(
     build: Callable[[Job], Outcome] = stage_module(job_request.stage).build
     wanted = job_request.artifact(store)
     place = wanted
-    if job_request.by_content:  # until the content is known, what was asked for is the name of the draft
+    if job_request.by_content:  # until the content is known, the draft is named by the request
         place = Artifact(kind=wanted.kind, fingerprint=digest(job_request.model_dump()))
 
     def waiting() -> None:

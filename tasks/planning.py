@@ -4,6 +4,9 @@ A plan is made in two parts. `from_images` needs only the images: it chooses the
 pictures, the number of clusters, and the steps of teacher and transfer. `from_labels` follows when these are
 trained. It divides the minutes that are left among the trainings on the few labels and distillation. If the
 first trainings took longer or shorter than planned, the last ones make up for it.
+
+A foreign teacher is not trained. Its time is that of its features, which it computes of images of its own
+size, and the trainings of the student get the rest.
 """
 
 from __future__ import annotations
@@ -14,19 +17,23 @@ from math import sqrt
 from typing import Any
 
 from data.errors import ConfigError
-from tasks.phrases import percent
+from models.configs.pretrained import Pretrained
+from tasks.config import Config
+from tasks.phrases import duration, percent
 
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)
 """Sides of the images that a plan chooses from, px."""
-SHARES = {"pretext": 0.38, "transfer": 0.12, "contenders": 0.3, "distill": 0.2}
-"""Share of the training time that each part gets. Contenders are the trainings on the few labels."""
+SHARES = {"pretext": 0.36, "transfer": 0.12, "contenders": 0.34, "distill": 0.18}
+"""Share of the training time that each part gets. Contenders are the trainings on the few labels. If the
+teacher is foreign, the other parts get the share of pretext, in proportion (`shares`)."""
 FIXED = 45.0
 """Seconds of everything but trainings, features and reading: starts, evaluations, tables and the report."""
 ENOUGH = 400
-"""A larger image size is chosen only if it leaves time for this many steps of the teacher."""
+"""A larger image size is chosen only if it leaves time for this many steps of the first training. That is the
+teacher's, or with a foreign teacher the student's."""
 LEAST = 60
-"""A budget that leaves time for fewer steps of the teacher is refused. A run, which measures again what a dry
-run has measured, refuses half of it."""
+"""A budget that leaves time for fewer steps of the first training is refused. A run, which measures again
+what a dry run has measured, refuses half of it."""
 FEW, MANY = 30, 150
 """Fewest steps in which a network of the chain learns the few labels, and most steps unless there are many
 labels. The student's last training has at least the fewest, too."""
@@ -39,11 +46,39 @@ EPOCHS = 10
 """With many labels, a network of the chain may see each of them this often."""
 UNTRAINED = 3
 """Networks from scratch get this many times the steps, because they have learned nothing before."""
+RARE = 10
+"""With fewer labels per class than this, fine-tuned networks tell the mixture little that linear classifiers
+have not told it, and networks from scratch tell it most (decision 18). So these get the time."""
+UNTRAINED_RARE = 6
+"""How many times the steps networks from scratch get then."""
 CHOICES = 2
 """How many more views than the first ones a network from scratch may choose from."""
 PASSES = 3
 """How often a run computes the teacher's and the student's features of all images, about. It has done so once
-when the labels are planned."""
+when the labels are planned. A foreign teacher is counted by `shown` instead, because it may take most of the
+time."""
+TESTS = 2
+"""How often a foreign teacher is shown the test images: for its features, and with a linear classifier."""
+ALIGNED = 2048
+"""Maximum number of training images of which evaluation shows two views to teacher and student."""
+SOUND, OFTEN = 200, 8
+"""Number of images on which the stage `sound` looks at a network that others trained, and how often it shows
+each of them, about."""
+SETS = frozenset(
+    {
+        "data.image_size",
+        "data.kind",
+        "cluster.k",
+        *(f"{name}.{key}" for name in ("pretext", "transfer", "distill") for key in ("batch_size", "steps")),
+        *(f"{name}.epochs" for name in ("pretext", "transfer", "distill")),
+        "predict.neighbours",
+        "finetune.batch_size",
+        "finetune.steps",
+        "finetune.baseline_steps",
+        "ship.teacher",
+    }
+)
+"""The keys that a plan sets, and those that take the place of one."""
 SMALL_BATCH = 32
 """Labelled images per step. For as many images in all, small batches learn more than large ones. With many
 labels, batches are larger, because they take less time per image."""
@@ -54,12 +89,13 @@ class Speed:
     """Measured times on this machine at one image size, seconds.
 
     Attributes:
-        teacher: one step of the pretext training.
-        transfer: one step of transfer.
+        teacher: one step of the pretext training; 0 if the teacher is foreign, because nothing is trained.
+        transfer: one step of transfer; the sum over its phases if there are several.
         tuned: one step of the student on the few labels.
         tuned_teacher: one step of the teacher on the few labels.
         distill: one step of distillation.
-        forward: features of one image, from the teacher and from the student together.
+        forward: features of one image, from the student, and from the teacher too unless it is foreign.
+        foreign: features of one image from a foreign teacher, at its own size; 0 if there is none.
     """
 
     teacher: float
@@ -68,6 +104,17 @@ class Speed:
     tuned_teacher: float
     distill: float
     forward: float
+    foreign: float = 0.0
+
+    @property
+    def first(self) -> float:
+        """One step of the first training: of pretext, or of transfer if the teacher is foreign."""
+        return self.teacher or self.transfer
+
+    @property
+    def look(self) -> float:
+        """Features of one image from the teacher. Of one that the run trains, this includes the student's."""
+        return self.foreign or self.forward
 
 
 @dataclass(frozen=True)
@@ -99,6 +146,49 @@ class Planned:
 
 def _written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def shares(speed: Speed) -> dict[str, float]:
+    """Share of the training time that each part gets. The sum is 1."""
+    if not speed.foreign:
+        return SHARES
+    trained = {name: share for name, share in SHARES.items() if name != "pretext"}
+    return {name: share / sum(trained.values()) for name, share in trained.items()}
+
+
+def shown(images: int, train: int, tested: int) -> int:
+    """How many images a run shows a foreign teacher, each counted as often as it is shown.
+
+    Fine-tuning and what follows from it are not counted (`from_labels`).
+
+    Args:
+        images: number of train + unlabelled images.
+        train: number of train images.
+        tested: number of test images.
+    """
+    return images + TESTS * tested + 2 * min(train, ALIGNED) + examined(images)
+
+
+def examined(images: int) -> int:
+    """How many images the stage `sound` shows to a network that others trained, as `shown` counts them.
+
+    Args:
+        images: number of train + unlabelled images.
+    """
+    return OFTEN * min(SOUND, images)
+
+
+def by_hand(config: Config) -> list[str]:
+    """The keys that a plan leaves as they are, because the user set them.
+
+    With a foreign teacher, these are only keys of the images and of what is trained. So saying its licence
+    later makes no other plan. The plans of other teachers are named by all keys, and keep their names.
+    """
+    kept = sorted(config.plan.keep)
+    if not isinstance(config.pretext, Pretrained):
+        return kept
+    sections = ("cluster", "transfer", "predict", "finetune", "ship", "distill")
+    return [key for key in kept if key in SETS or key.partition(".")[0] in sections]
 
 
 def batch_size(images: int) -> int:
@@ -144,6 +234,8 @@ def from_images(
     least: int = LEAST,
     load: str = "",
     decoded: int | None = None,
+    looks: int = 0,
+    student: bool = True,
 ) -> Planned:
     """Plan what depends on the images alone.
 
@@ -155,61 +247,79 @@ def from_images(
         fixed: seconds that a run takes besides trainings and features.
         reading: seconds that reading and decoding all images once takes.
         kind: (kind of pictures, reason).
-        batch: images per step of the teacher; None: as planned.
-        least: a budget for fewer steps of the teacher is refused.
+        batch: images per step of the first training; None: as planned.
+        least: a budget for fewer steps of the first training is refused.
         decoded: size in which the images are decoded already, px. In this size, `reading` does not count.
         load: says that other programs ran when the speeds were measured; empty if they did not.
+        looks: number of images that a network that others trained is shown, besides `PASSES`. Each is
+            counted as often as it is shown.
+        student: whether the run trains one. Without one, the features of a foreign teacher are all that has
+            to fit into the minutes.
 
     Raises:
         ConfigError: the budget is too short. The message says how many minutes are enough.
     """
     usual = batch_size(images)
     batch = batch or usual
+    foreign = any(speed.foreign for speed in speeds.values())
+    first, who = ("transfer", "student") if foreign else ("pretext", "teacher")
+    share, demanded = shares(next(iter(speeds.values()))), LEAST
+    if foreign and not student:
+        least = demanded = 0
+    # A foreign teacher takes other squares of the images than the student, so they are decoded once more.
+    again = reading if foreign else 0.0
     other = {
-        size: fixed + (0.0 if size == decoded else reading) + PASSES * images * speed.forward
+        size: fixed
+        + (0.0 if size == decoded else reading)
+        + again
+        + PASSES * images * speed.forward
+        + looks * speed.look
         for size, speed in speeds.items()
     }
     left = {size: 60 * minutes - seconds for size, seconds in other.items()}
-    steps = {size: int(SHARES["pretext"] * left[size] / s.teacher) for size, s in speeds.items()}
+    steps = {size: int(share[first] * left[size] / s.first) for size, s in speeds.items()}
     size = max((size for size in steps if steps[size] >= ENOUGH), default=min(steps))
-    if steps[size] < least:
-        need = other[size] + LEAST * speeds[size].teacher / SHARES["pretext"]
+    features = duration(looks * speeds[size].look)
+    if steps[size] < least or left[size] < 0:
+        need = other[size] + demanded * speeds[size].first / share[first]
+        told = [f"the features of the teacher alone take {features}"] if foreign else []
+        told += [load] if load else []
         raise ConfigError(
             f"plan.minutes = {minutes:g} is too short for {images:,} images on this machine; "
             f"set at least {-(-need // 6) / 10:.1f}"  # rounded up to 0.1 minutes
-            + (f" ({load})" if load else "")
+            + (f" ({'; '.join(told)})" if told else "")
         )
-    transfer = max(1, int(SHARES["transfer"] * left[size] / speeds[size].transfer))
-    k = clusters(images, distinct)
+    looked = f"the teacher is not trained, and its features take about {features}"
+    settings: dict[str, Any] = {"data.image_size": size, "data.kind": kind[0]}
+    settings["predict.neighbours"] = max(1, min(10, images - 1))
+    if foreign and not student:
+        return Planned(settings, {"data.image_size": f"no student is trained; {looked}"})
     larger = min((s for s in steps if s > size), default=None)
     why_size = (
-        f"at {larger} px the teacher would have only {steps[larger]} steps"
+        f"at {larger} px the {who} would have only {steps[larger]} steps"
         if larger is not None
-        else f"the smallest size, but the teacher still has only {steps[size]} steps"
+        else f"the smallest size, but the {who} still has only {steps[size]} steps"
         if steps[size] < ENOUGH
         else "as large as the images"
     )
-    seen = steps[size] * batch / images
-    return Planned(
-        {
-            "data.image_size": size,
-            "data.kind": kind[0],
-            "pretext.batch_size": usual,
-            "pretext.steps": steps[size],
-            "cluster.k": k,
-            "transfer.batch_size": usual,
-            "transfer.steps": transfer,
-            "predict.neighbours": max(1, min(10, images - 1)),
-        },
-        {
-            "data.image_size": why_size,
-            "data.kind": kind[1],
-            "pretext.steps": f"{percent(SHARES['pretext'], 0)} of the minutes, {batch} images per step; each "
-            f"image is seen {seen:.1f} times",
-            "cluster.k": f"1.5 times the square root of {images:,} images",
-            "transfer.steps": f"{percent(SHARES['transfer'], 0)} of the minutes",
-        },
-    )
+    because = {"data.image_size": why_size, "data.kind": kind[1]}
+    often = f"{batch} images per step; each image is seen {steps[size] * batch / images:.1f} times"
+    transfer = f"{percent(share['transfer'], 0)} of the minutes"
+    if foreign:
+        transfer += f" that are left, {often}; {looked}"
+    else:
+        settings |= {"pretext.batch_size": usual, "pretext.steps": steps[size]}
+        because["pretext.steps"] = f"{percent(share['pretext'], 0)} of the minutes, {often}"
+    settings |= {
+        "cluster.k": clusters(images, distinct),
+        "transfer.batch_size": usual,
+        "transfer.steps": max(1, int(share["transfer"] * left[size] / speeds[size].transfer)),
+    }
+    because |= {
+        "cluster.k": f"1.5 times the square root of {images:,} images",
+        "transfer.steps": transfer,
+    }
+    return Planned(settings, because)
 
 
 def from_labels(
@@ -220,12 +330,15 @@ def from_labels(
     folds: int,
     whole: float,
     batch: int | None = None,
+    classes: int = 1,
+    again: int = 0,
 ) -> Planned:
     """Plan what the few labels are learned with.
 
     Each network is trained once for every fold and once with all labels: the student from transfer, the
-    student's network from scratch, and the teacher if there is time. The one from scratch is trained a few
-    more times on the first fold, to choose its views.
+    student's network from scratch, and the teacher if there is time. With fewer than `RARE` labels per class,
+    the teacher waits until all others have as many steps as they can use. The network from scratch is trained
+    a few more times on the first fold, to choose its views.
 
     Args:
         seconds: what is left of the budget for training.
@@ -235,9 +348,12 @@ def from_labels(
         folds: number of times that a network is trained to judge it; 0 if no class has two labels.
         whole: what all trainings of the run should take, seconds.
         batch: labelled images per step, if the user set it.
+        classes: number of classes.
+        again: number of images that a foreign teacher is shown once more if it is fine-tuned.
     """
-    kept = {name: part * SHARES[name] * whole for name, part in KEPT.items()}
-    share = seconds * SHARES["contenders"] / (SHARES["contenders"] + SHARES["distill"])
+    parts = shares(speed)
+    kept = {name: part * parts[name] * whole for name, part in KEPT.items()}
+    share = seconds * parts["contenders"] / (parts["contenders"] + parts["distill"])
     share = max(share, kept["contenders"])
     usual = labelled_batch(labels, images)
     batch = batch or usual
@@ -245,13 +361,16 @@ def from_labels(
     larger = (batch - SMALL_BATCH) / max(1, batch_size(images) - SMALL_BATCH)
     slower = 1 + max(0.0, larger) * max(0.0, speed.distill / speed.tuned - 1)
     trainings, choices = folds + 1, CHOICES if folds else 0
-    alone = (trainings + (trainings + choices) * UNTRAINED) * speed.tuned * slower
+    rare = labels < RARE * classes
+    untrained = UNTRAINED_RARE if rare else UNTRAINED
+    alone = (trainings + (trainings + choices) * untrained) * speed.tuned * slower
     both = alone + trainings * speed.tuned_teacher * slower
-    teacher = share / both >= FEW
-    each = both if teacher else alone
     most = max(MANY, round(EPOCHS * labels / batch))
-    steps = int(min(most, max(FEW, share / each)))
-    distill = max(FEW, int(max(seconds - steps * each, kept["distill"]) / speed.distill))
+    shown_again = again * speed.foreign
+    teacher = (share - shown_again) / both >= (most if rare else FEW)
+    each, more = (both, shown_again) if teacher else (alone, 0.0)
+    steps = int(min(most, max(FEW, (share - more) / each)))
+    distill = max(FEW, int(max(seconds - more - steps * each, kept["distill"]) / speed.distill))
     why = (
         f"more hardly helps with {labels:,} labels"
         if steps == most
@@ -263,14 +382,15 @@ def from_labels(
         {
             "finetune.batch_size": usual,
             "finetune.steps": steps,
-            "finetune.baseline_steps": UNTRAINED * steps,
+            "finetune.baseline_steps": untrained * steps,
             "ship.teacher": teacher,
             "distill.batch_size": batch_size(images),
             "distill.steps": distill,
         },
         {
             "finetune.steps": why,
-            "finetune.baseline_steps": f"{UNTRAINED} times as many for networks from scratch",
+            "finetune.baseline_steps": f"{untrained} times as many for networks from scratch"
+            + (f", which learn most from fewer than {RARE} labels per class" if rare else ""),
             "ship.teacher": "fine-tuning the teacher "
             + ("fits into the minutes" if teacher else "would leave the others too few steps"),
             "distill.steps": "the rest of the minutes",

@@ -22,8 +22,8 @@ from models.opened import Opened
 from models.prefetch import prefetch
 
 LARGE = 256 << 20
-"""From this number of bytes of files on, processes decode them. One thread decodes less in about ten seconds,
-while the network computes."""
+"""From this number of bytes of files on, processes decode them. One thread decodes fewer bytes in about
+ten seconds, while the network computes."""
 
 
 @dataclass(frozen=True)

@@ -173,11 +173,11 @@ def cost_of(inputs: Inputs, name: str = "checkpoint") -> Cost:
 
 
 @cache
-def classifier(backbone: str, width: float, image_size: int, classes: int) -> Cost:
+def classifier(backbone: str, width: float, image_size: int, classes: int, form: int | None = None) -> Cost:
     """The cost of a backbone with a linear classifier."""
     from models.cost import classifier_cost
 
-    return classifier_cost(backbone, width, image_size, classes)
+    return classifier_cost(backbone, width, image_size, classes, form)
 
 
 def trained(cost: Cost, operations: float, *work: Portion) -> Size:
@@ -309,16 +309,17 @@ def imports(seconds: float) -> Portion:
     return Portion(Imports(), seconds)
 
 
-def decoded(run: Context, images: Counts, read: float) -> float:
+def decoded(run: Context, images: Counts, read: float, side: int | None = None) -> float:
     """Seconds in which the images of a training are decoded, if there are too many to keep their pixels.
 
     Args:
         run: the dry run.
         images: all images of the manifest.
         read: number of images that are read, each counted as often as it is read.
+        side: of the squares that are read, px; None: of those of the run's own networks.
     """
     from data.images import KEPT
     from data.preprocessing import stored_size
 
-    pixels = (images.all + images.test) * 3 * stored_size(run.config.data.image_size) ** 2
+    pixels = (images.all + images.test) * 3 * (side or stored_size(run.config.data.image_size)) ** 2
     return 0.0 if pixels <= KEPT else read * run.decoding / run.config.compute.decoders

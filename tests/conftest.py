@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,6 +25,9 @@ TINY = (
     "cluster.k=12",
 )
 """Changes to the recipe `digits` that keep all stages but make them fast."""
+
+SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+"""Chromium's: it may run as root and without a GPU, and asks no server by itself."""
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -127,6 +131,23 @@ def prefect(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
 
     with serving(environment, tmp_path_factory.mktemp("server")) as prefect:
         yield prefect
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The system's Chromium, driven by Playwright. Without one of the two, the test is skipped.
+
+    Not for the whole session: while Playwright is at work, nothing else may start an event loop here.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("Chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

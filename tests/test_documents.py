@@ -1,11 +1,15 @@
-"""The files and names that the documents mention exist."""
+"""The files and names that the documents mention exist, and every page can be found."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import yaml
 from conftest import ROOT
+from documents import DOCUMENTS
 
 CODE = [
     path
@@ -38,3 +42,34 @@ def test_every_path_and_name_exists(document: str) -> None:
             elif re.fullmatch(r"[\w.]+(\(\))?", part) and not (ROOT / part).exists():
                 missing += [part for name in part.removesuffix("()").split(".") if name not in words]
     assert missing == []
+
+
+def entries(nav: Any) -> Iterator[str]:
+    """The files and patterns in `nav` of mkdocs.yml, in order."""
+    match nav:
+        case str():
+            yield nav
+        case dict() | list():
+            for below in nav.values() if isinstance(nav, dict) else nav:
+                yield from entries(below)
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    """So does a strict build of the pages, but it needs mkdocs."""
+    docs = ROOT / "docs"
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    named = [path for entry in entries(nav) for path in docs.glob(entry)]
+    assert sorted(named) == sorted(docs.rglob("*.md"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_to_a_file(document: str) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / document).read_text(), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    here = (ROOT / document).parent
+    gone = [
+        link
+        for link in links
+        if not re.match(r"\w+:|#", link) and not (here / link.partition("#")[0]).exists()
+    ]
+    assert gone == []

@@ -219,7 +219,7 @@ class Source(ABC):
         return Named([entry.label for entry in usable], self.classes)
 
     def certain(self, entry: Entry) -> bool:
-        """Whether an entry is surely meant to be an image. If not, a file that is none is no broken image."""
+        """Whether an entry is surely meant to be an image. If not, it can't count as a broken one."""
         return True
 
     @abstractmethod

@@ -39,6 +39,7 @@ CONFIG = Config(
         head_first=True,
         head_learning_rate=0.005,
         baseline_learning_rate=0.06,
+        baseline_mixup=0.4,
     ),
     predict=Predict(neighbours=10, alpha=0.9),
     distill=Distill(batch_size=128, crop_min=0.3, **VIEWS, **MUON, temperature=1.0, init="favoured"),

@@ -41,7 +41,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Hosts that no proxy can reach for us."""
+"""Names of this machine. A proxy would take them for itself."""
 
 
 def configure() -> bool:
@@ -139,13 +139,13 @@ def _flat(table: dict[str, Any], prefix: str = "PREFECT") -> set[str]:
 class EmbeddedServer:
     """A server on a free loopback port. `PREFECT_API_URL` holds its address until this process ends.
 
-    Create it before Prefect is imported. Then the exit handlers of the two run in the right order: Prefect
-    sends its last messages, and then the server stops. The server takes seconds to start, so do something
-    else before you call `wait`.
+    Create it before Prefect is imported. Then the exit handlers run in the right order: Prefect sends its
+    last messages, and then the server stops. The server takes seconds to start, so do something else before
+    you call `wait`.
 
     Args:
-        lost: called from another thread if the server ends after it was up, before `stop`. Whoever waits for
-            the server then waits in vain, so it should end this process.
+        lost: called from another thread if the server ends without `stop` after it was up. It should end this
+            process, because a thread that waits for the server would wait for ever.
     """
 
     def __init__(self, lost: Callable[[StageError], object] | None = None) -> None:

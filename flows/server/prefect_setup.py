@@ -39,9 +39,9 @@ _BEGUN = (
     "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Late", "Resuming", "Pending", "Submitting",
     "InfrastructurePending", "Running", "Retrying",
 )  # fmt: skip
-"""States of a run that was started again. It may wait longer for its turn than a dead run is waited for."""
+"""States of a run that was started again. It may wait for its turn for longer than `SILENCE`."""
 LASTING = "prefect.server.concurrency.lease_storage.filesystem"
-"""Prefect's storage of leases that a restart of the server does not lose."""
+"""Prefect's storage of leases that survives a restart of the server."""
 _FORGETFUL = "prefect.server.concurrency.lease_storage.memory"
 
 
@@ -69,7 +69,7 @@ def prefect_setup(gpus: int) -> list[str]:
 
 
 def _leases(client: SyncPrefectClient) -> str:
-    """Say whether runs survive a restart of the server. The setting is the server's; it reads it once."""
+    """Say whether runs survive a restart of the server. The server reads this setting once, at its start."""
     settings = client.request("GET", "/admin/settings").json()
     storage = settings.get("server", {}).get("concurrency", {}).get("lease_storage")
     if storage == _FORGETFUL:

@@ -4,8 +4,8 @@ The run is suspended: its process ends, so that it holds no slot, no lease and n
 hurt it. When the person presses *Resume*, a worker starts it again. It finds its stages in the store, comes
 to the same clusters, and takes the answer that was given about them.
 
-An answer counts only once somebody resumed the run, only in the run that was resumed, and only about exactly
-the clusters that were shown. After any other end (a failure, a kill, a cancel), a retry asks again.
+An answer counts only after somebody has resumed the run, only in the run that was resumed, and only for
+exactly the clusters that were shown. After any other end (a failure, a kill, a cancel), a retry asks again.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Reviews:
             StageError: the person rejected the clusters.
             Waiting: nobody has answered yet. Call `suspend` after the run has ended.
         """
-        # An answer counts once: if two numbers of clusters ask for each other, the person is asked again.
+        # An answer counts once. Otherwise, two answers that name each other's k would repeat for ever.
         answer = self._answers.pop(clusters.fingerprint[:_NAMED], None)
         if answer is None:
             raise Waiting(
@@ -129,7 +129,7 @@ def refuse_without_page() -> None:
 
 
 def resumed(states: list[State]) -> list[State]:
-    """The suspensions of a flow run that a person ended by *Resume*, since its last other end.
+    """The suspensions that a person ended by *Resume*, since the flow run last ended in any other way.
 
     Args:
         states: all states of the flow run; the last one is that of the current process.
@@ -154,10 +154,10 @@ def resumed(states: list[State]) -> list[State]:
 
 
 def settle(run: Run) -> None:
-    """Mend the records of the store's runs that say "waiting", although they have ended.
+    """Correct the records of the store's runs that say "waiting" although the runs have ended.
 
     Args:
-        run: the current run. If it is a retry of one of them, that one is over.
+        run: the current run. A run that waits and that this run retries counts as ended.
     """
     others = run.waiting()
     if not others:

@@ -86,8 +86,8 @@ class KMeans:
         centroids: (k, d) float32, all finite.
         sizes: (k,) int64, number of training points nearest to each centroid, as `nearest_two` finds them.
         objective: mean squared distance of points to their centroids after each iteration. It falls from one
-            iteration to the next. The last value belongs to `centroids`, with each point at the nearest of
-            all.
+            iteration to the next. The last value belongs to `centroids`, and is computed with the nearest
+            centroid of each point.
         grown: the samples that improved the start.
         empty: number of centroids that are not the nearest to any training point.
         trained_on: number of training points.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -14,8 +14,6 @@ class SoftLabels(Lasting):
 
     `Distill` lists this base last, because forms show the fields of the last base first.
     """
-
-    later: ClassVar[frozenset[str]] = frozenset({"ema", "mixup", "consistency", "consistency_threshold"})
 
     epochs: Epochs = 50
     batch_size: BatchSize = 256
@@ -53,44 +51,6 @@ class SoftLabels(Lasting):
             "Student to start from: finetuned, transferred (with a new classifier), scratch (untrained), or "
             "favoured (the one that the labels favour, also among those trained from scratch; this needs "
             "ship.compare)."
-        ),
-    )
-    ema: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description=(
-            "Time constant of a moving average of the student's weights, as a share of the steps (0 to 1). "
-            "The student is published with the averaged weights. 0: with its last weights."
-        ),
-    )
-    mixup: float = Field(
-        0.0,
-        ge=0,
-        le=10,
-        description=(
-            "Mix-up: blend each image with another one of the batch, and their targets alike. Each step "
-            "draws the share of the other one from a Beta distribution with both parameters equal to this (0 "
-            "to 10), folded at a half. Small values blend little. 0: images are not blended."
-        ),
-    )
-    consistency: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description=(
-            "Weight of what the averaged student says of a mild view, in the target of the image (0 to 1). "
-            "It is reached after half of the steps. Without ema, the average has a time constant of a tenth "
-            "of the steps. 0: the targets stay as they are."
-        ),
-    )
-    consistency_threshold: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description=(
-            "With consistency: smallest confidence with which the averaged student changes a target (0 to "
-            "1). Empty: the mean confidence over the batch."
         ),
     )
     seed: Seed | None = Field(

@@ -160,6 +160,6 @@ class Explore(Frozen):
         2000,
         ge=100,
         le=3000,
-        description="Number of random images on the map (100 to 3000). Labelled and wrong test images come "
-        "on top, at most as many again, and so do the most typical images of each cluster.",
+        description="Number of random images on the map (100 to 3000). Wrong test images and labelled images "
+        "are added, at most as many again, and also the most typical images of each cluster.",
     )

@@ -15,7 +15,7 @@ class FewLabels(Sized):
     `Finetune` lists this base last, because forms show the fields of the last base first.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"head_first", "balanced"})
+    later: ClassVar[frozenset[str]] = frozenset({"head_first", "balanced", "mixup"})
 
     steps: int = Field(300, ge=1, le=10_000_000, description="Optimisation steps (1 to 10000000).")
     batch_size: Annotated[BatchSize, Field(description="Labelled images per step (2 to 65536).")] = 64
@@ -50,6 +50,19 @@ class FewLabels(Sized):
             "Steps of the networks from scratch (1 to 10000000); empty: as many as all trainings of the "
             "student together, or finetune.steps where candidates are compared."
         ),
+    )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description=(
+            "Mix-up: blend each image with another one of the batch, and their classes alike. Each step "
+            "draws the share of the other one from a Beta distribution with both parameters equal to this (0 "
+            "to 10), folded at a half. 0: images are not blended."
+        ),
+    )
+    baseline_mixup: float | None = Field(
+        None, ge=0, le=10, description="Mix-up of the networks from scratch (0 to 10); empty: mixup."
     )
     head_first: bool = Field(
         False,

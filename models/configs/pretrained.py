@@ -78,7 +78,7 @@ class Pretrained(WithNetwork):
     )
     std: Colours | None = Field(
         None,
-        description="Deviation of red, green and blue that divides after that. Empty: as the weights say.",
+        description="Deviation of red, green and blue that divides the result. Empty: as the weights say.",
     )
     interpolation: Interpolation | None = Field(
         None, description="Filter that resizes the images for this network. Empty: as the weights say."

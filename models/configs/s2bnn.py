@@ -56,8 +56,8 @@ class S2BNN(Views, Optimization, Transfer):
         le=10,
         description=(
             "Temperature tau of both losses (above 0, up to 10); 0.2 in the paper. "
-            "It is meant for embeddings of 128 coordinates. For d of them, the distillation's "
-            "is tau times the root of 128 / d; otherwise the targets of a wide teacher would be flat."
+            "It is meant for embeddings of 128 coordinates. For d coordinates, the distillation uses "
+            "tau times the root of 128 / d, because the targets of a wide teacher would otherwise be flat."
         ),
     )
     projection: int = Field(

@@ -51,7 +51,7 @@ def folds_of(label: NDArray[np.integer], folds: int, seed: int) -> NDArray[np.in
 def smoothed(label: NDArray[np.integer], classes: int) -> NDArray[np.float64]:
     """One-hot labels, smoothed as if each image had been seen among n + 2 (Platt 1999, section 2.2).
 
-    Without this, a classifier that is right about all n images would be taken to be right for ever.
+    Without this, a classifier that is right about all n images would be taken to be always right.
 
     Args:
         label: (n,) classes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,9 @@ PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Values of scikit-learn's C to choose from, on standardised features. C is the inverse of the penalty's
 strength. Few labels need a small C."""
 USUAL = 0.03
-"""C if no label is in a fold. The values can't be compared then."""
+"""C if no label is in a fold, because then the values can't be compared."""
 FOLDS, FEWER, MANY = 10, 3, 500
-"""Number of folds; with more labels than the last number, the smaller one. Then fewer are as certain."""
+"""Number of folds, and their number with more than `MANY` labels, where fewer folds are as certain."""
 SOFT_STEPS = 100
 """Iterations of the fit to probabilities, at most."""
 
@@ -69,11 +69,8 @@ def fit_head(
     Raises:
         ArtifactError: a value of the features is not finite.
     """
-    if not np.isfinite(x).all():
-        raise ArtifactError("linear head: the features hold values that are not finite")
-    mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
-    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * np.abs(mean))
-    z: NDArray[np.float64] = (x - mean) * scale
+    scaling = _scaling(x)
+    z = scaling.apply(x)
     axes = _axes(z)
     z = z @ axes.T
     fold = folds_of(label, FOLDS if len(label) <= MANY else FEWER, seed)
@@ -89,8 +86,8 @@ def fit_head(
         found[penalty] = (held.loss, held)
     penalty = min(found, key=lambda c: (found[c][0], c))
     weight, bias = _fit(z, label, classes, penalty, balanced)
-    weight = weight @ axes * scale
-    return LinearHead(weight, bias - weight @ mean, penalty, position, found[penalty][1])
+    weight, bias = scaling.undo(weight @ axes, bias)
+    return LinearHead(weight, bias, penalty, position, found[penalty][1])
 
 
 def fit_soft_head(
@@ -113,11 +110,8 @@ def fit_soft_head(
     """
     import torch
 
-    if not np.isfinite(x).all():
-        raise ArtifactError("linear head: the features hold values that are not finite")
-    mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
-    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * np.abs(mean))
-    z, p = (torch.from_numpy(np.asarray(a, np.float32)) for a in ((x - mean) * scale, target))
+    scaling = _scaling(x)
+    z, p = (torch.from_numpy(np.asarray(a, np.float32)) for a in (scaling.apply(x), target))
     weight = torch.zeros(p.shape[1], z.shape[1], requires_grad=True)
     bias = p.mean(dim=0).clamp_min(1e-6).log().requires_grad_(True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=SOFT_STEPS, line_search_fn="strong_wolfe")
@@ -130,8 +124,8 @@ def fit_soft_head(
         return total
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]  # torch has no type for it
-    w = weight.detach().numpy().astype(np.float64) * scale
-    return w, bias.detach().numpy().astype(np.float64) - w @ mean
+    fitted = (each.detach().numpy().astype(np.float64) for each in (weight, bias))
+    return scaling.undo(*fitted)
 
 
 def set_head(network: Network, head: LinearHead) -> None:
@@ -142,6 +136,33 @@ def set_head(network: Network, head: LinearHead) -> None:
     with torch.no_grad():
         network.classifier.weight.copy_(torch.from_numpy(head.weight))
         network.classifier.bias.copy_(torch.from_numpy(head.bias))
+
+
+class _Scaling(NamedTuple):
+    """How features are standardised: (x - mean) * scale, both (D,) float64. A constant feature becomes 0."""
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    def apply(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Features (n, D) -> standardised ones (n, D)."""
+        z: NDArray[np.float64] = (x - self.mean) * self.scale
+        return z
+
+    def undo(
+        self, weight: NDArray[np.float64], bias: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weight (C, D) and bias (C,) for standardised features -> the same for features as they come."""
+        weight = weight * self.scale
+        return weight, bias - weight @ self.mean
+
+
+def _scaling(x: NDArray[np.floating]) -> _Scaling:
+    if not np.isfinite(x).all():
+        raise ArtifactError("linear head: the features hold values that are not finite")
+    mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * np.abs(mean))
+    return _Scaling(mean, scale)
 
 
 def _axes(z: NDArray[np.float64]) -> NDArray[np.float64]:

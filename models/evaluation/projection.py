@@ -70,7 +70,7 @@ def _tsne(x: NDArray[np.float32], start: NDArray[np.float32], seed: int) -> NDAr
     start = start / start[:, 0].std() * 1e-4
     found = TSNE(
         perplexity=min(PERPLEXITY, (len(x) - 1) / 3),
-        metric="cosine",
+        metric="euclidean",  # not cosine: openTSNE would square it, and divide rows of zeros by 0
         negative_gradient_method="bh",
         neighbors="exact",
         random_state=seed % 2**32,

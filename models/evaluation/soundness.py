@@ -1,13 +1,17 @@
 """Is a foreign network loaded as it was trained? Without its own data, nobody knows its right answers.
 
-These questions are asked about some of the user's images.
+So these questions are asked, with some of the user's images.
 
-- Does it find more alike than the same network with random weights? With labels: images of the same class. A
-  second view of the same image, and clusters that both views agree on, if there are no labels.
-- Would it find more with another usual normalisation?
-- Do its own earlier layers find more than its last? Then something between them is damaged.
-- Do its batch norms get the values that they remember? They do if the network and its images are the ones
-  that were trained together. And are there scales that look as before any training?
+- Does it recognise more than the same network with random weights? With labels, it should find images of the
+  same class. Without labels, it should find the second view of an image, and two views should give the same
+  clusters.
+- Would it recognise more with another usual normalisation?
+- Do its earlier layers recognise more than its last one? Then a layer between them is damaged.
+- Do its batch norms get values like those that they remember? They do if the weights and the preparation of
+  images belong together.
+- Would shuffled weights give a batch norm what it remembers just as well? Then the weights before it are
+  damaged.
+- Are there scales that look as they did before any training?
 """
 
 from __future__ import annotations
@@ -15,11 +19,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from models.backbones.backbone import pooled
@@ -34,12 +40,17 @@ USUAL: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 """Normalisations that networks are often trained with, by a name for people."""
 FIRST, FAR = 0.25, 1.0
-"""Divergence of the inputs of the first batch norm, and of any other, that is suspicious. At 1, values lie
-for example twice as far apart as the norm remembers, or 1.4 deviations beside it."""
+"""From these divergences on, the inputs of the first batch norm, or of any other, are suspicious. The
+divergence is 1 if, for example, the mean is 1.4 deviations away from the one that the norm remembers."""
+BETTER = 10
+"""Another normalisation is suspicious, too, if it makes the first divergence this many times smaller. Images
+that are unlike those of the training don't fit the memory so well with any."""
 LEAD = 0.03
-"""Lead in points of 1 from which another normalisation or an earlier layer is worth a warning."""
-
-
+"""Another normalisation or an earlier layer causes a warning if its lead is larger. Measures are 0 to 1."""
+SHUFFLES = 5
+"""How often the weights before each batch norm are shuffled."""
+BATCHES = 2
+"""Number of batches of images that shuffled weights see."""
 LAYERS = 4
 """Number of earlier layers that are compared with the last."""
 Show = Callable[[str | None], Iterable[Tensor]]
@@ -109,8 +120,12 @@ def examine(network: Network, show: Show, label: NDArray[np.int64] | None, layer
     for name, distance in norms.items():
         found.row("teacher", f"distance of {name}", distance)
     theirs = {name: norm_distances(other, show(None)) for name, other in usual.items()} if norms else {}
+    fits = remembered(network, islice(show(None), BATCHES))
+    for name, fit in fits.items():
+        found.row("teacher", f"weights before {name} fit better than shuffled ones", fit)
     found.warn(never_trained(unlearned(network)))
-    found.warn(better_normalisation(leads) or suspicious_norms(norms, theirs))
+    found.warn(suspicious_norms(norms, theirs) or better_normalisation(leads))
+    found.warn(as_good_as_shuffled(fits))
     earlier = _spaced([name for name in network.layer_names() if name != layer], LAYERS)
     ahead = {name: paired(each, own) for name, each in measured(network, earlier).items()}
     for name, each in ahead.items():
@@ -166,7 +181,7 @@ def paired(first: Floats, second: Floats) -> Paired:
 
 
 def found_alike(features: Tensor, label: NDArray[np.int64]) -> Floats:
-    """How well each image's neighbours, itself left out, have its class: average precision.
+    """How early the images of the same class come among an image's neighbours: average precision.
 
     Args:
         features: (N, D). The mean is subtracted, and rows are compared by cosine.
@@ -260,7 +275,7 @@ def normalised_as(network: Network, mean: tuple[float, ...], std: tuple[float, .
 
 
 def _share_buffers(network: nn.Module, other: nn.Module) -> None:
-    """Buffers that are not saved, such as tables of rotations, do not come with the state."""
+    """Share the buffers that a state does not contain, such as tables of rotations."""
     theirs = dict(network.named_modules())
     for name, module in other.named_modules():
         for key, buffer in list(module.named_buffers(recurse=False)):
@@ -317,21 +332,105 @@ def norm_distances(network: Network, views: Iterable[Tensor]) -> dict[str, float
             handle.remove()
     found = {}
     for name, total in sums.items():
-        mean, remembered = norms[name].running_mean, norms[name].running_var
-        assert mean is not None
-        assert remembered is not None
-        kept = remembered > 1e-12  # dead channels say nothing
-        if bool(kept.any()):
-            own, wide = mean[kept].double(), remembered[kept].double()
-            middle = total[kept] / counts[name]
-            spread = (squares[name][kept] / counts[name] - middle.square()).clamp_min(1e-12 * wide)
-            distance = (wide / spread).log() / 2 + (spread + (own - middle).square()) / (2 * wide) - 0.5
+        distance = _divergence(norms[name], total / counts[name], squares[name] / counts[name])
+        if distance.numel():
             found[name] = float(distance.median())
     return found
 
 
+def _divergence(norm: nn.modules.batchnorm._BatchNorm, mean: Tensor, square: Tensor) -> Tensor:
+    """How far inputs are from what a norm remembers, per channel; see `norm_distances`.
+
+    Args:
+        norm: the norm, of C channels.
+        mean: (..., C) float64, means of its inputs.
+        square: (..., C) float64, means of their squares.
+
+    Returns:
+        (..., K) float64 for the K channels that were alive in the training. Dead ones say nothing.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    kept = norm.running_var > 1e-12
+    own, wide = norm.running_mean[kept].double(), norm.running_var[kept].double()
+    mean, square = mean[..., kept], square[..., kept]
+    spread = (square - mean.square()).clamp_min(1e-12 * wide)
+    return (wide / spread).log() / 2 + (spread + (own - mean).square()) / (2 * wide) - 0.5
+
+
+@torch.inference_mode()
+def remembered(network: Network, views: Iterable[Tensor]) -> dict[str, float]:
+    """Whether each batch norm remembers what the weights before it give, or shuffled weights just as well.
+
+    Weights that lie in the right order give a norm what it remembers. If they were shuffled, transposed or
+    mixed up with those of another layer, shuffling them once more changes nothing: for each channel, the own
+    weights are then nearer to the memory than shuffled ones in half of all cases. Each layer is tested with
+    the inputs that it gets, so a damaged layer does less harm to the ones above it than in `norm_distances`.
+
+    Args:
+        network: in evaluation mode.
+        views: batches (B, C, S, S) in [0, 1].
+
+    Returns:
+        Name of the norm -> the share of channels and shuffles in which the own weights are nearer, 0 to 1.
+        Only norms that directly follow a convolution or a linear layer are among them.
+    """
+    norms = _norms(network)
+    names = {id(layer): name for name, layer in norms.items()}
+    sums: dict[str, Tensor] = {}
+    before: list[tuple[nn.Module, Tensor, Tensor]] = []
+    """The last layer with weights that ran, its input and its output."""
+
+    def ran(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        before[:] = [(layer, inputs[0], output)]
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not before or before[0][2] is not inputs[0]:
+            return
+        layer, x, output = before[0]
+        mixed = (_shuffled(layer, x, seed) for seed in range(SHUFFLES))
+        counted = torch.stack([_moments(each) for each in chain([output], mixed)])
+        name = names[id(norm)]
+        sums[name] = sums.get(name, torch.zeros_like(counted)) + counted
+
+    weighted = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    held = [layer.register_forward_hook(ran) for layer in weighted]
+    held += [layer.register_forward_pre_hook(look) for layer in norms.values()]
+    try:
+        for view in views:
+            network.features(view)
+    finally:
+        for handle in held:
+            handle.remove()
+    found = {}
+    for name, counted in sums.items():
+        count, total, squares = counted.unbind(1)
+        distance = _divergence(norms[name], total / count, squares / count)
+        if distance.numel():
+            found[name] = float((distance[:1] < distance[1:]).double().mean())
+    return found
+
+
+def _moments(output: Tensor) -> Tensor:
+    """(B, C, ...) -> (3, C) float64: the number of values of each channel, their sum, and that of squares."""
+    values = output.float().transpose(0, 1).flatten(1)
+    total = values.sum(dim=1, dtype=torch.float64)
+    squares = values.square().sum(dim=1, dtype=torch.float64)
+    return torch.stack([torch.full_like(total, values.shape[1]), total, squares])
+
+
+def _shuffled(layer: nn.Module, x: Tensor, seed: int) -> Tensor:
+    """What a layer would give of its input x if its weights were in random order."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    order = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(seed))
+    mixed = weight.flatten()[order.to(weight.device)].view_as(weight)
+    output: Tensor = functional_call(layer, {"weight": mixed}, (x,))
+    return output
+
+
 def unlearned(network: nn.Module) -> list[str]:
-    """Names of scales that have one value everywhere, as before any training: of norms, and layer scales."""
+    """Names of scales, of norms or of layers, that have one value everywhere, as before any training."""
     return [
         name
         for name, tensor in network.named_parameters()
@@ -351,9 +450,9 @@ def _norms(network: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
 
 
 CAUSES = (
-    "the usual causes are another mean and std, another input_size or crop, or weights of another network or "
-    "half loaded; compare pretext.mean, pretext.std, pretext.input_size and pretext.backbone with what the "
-    "weights' page says"
+    "the usual causes are another mean and std, another input_size or crop, and weights that are of another "
+    "network or half loaded; compare pretext.mean, pretext.std, pretext.input_size and pretext.backbone with "
+    "what the weights' page says"
 )
 
 
@@ -411,7 +510,7 @@ def suspicious_norms(own: Mapping[str, float], usual: Mapping[str, Mapping[str, 
         return None
     first = next(iter(own))
     name = min(usual, key=lambda each: usual[each][first], default=None)
-    if name is not None and own[first] > FIRST and usual[name][first] < own[first] / 2:
+    if name is not None and usual[name][first] < own[first] / (2 if own[first] > FIRST else BETTER):
         return (
             f"teacher: its first norm ({first}) gets other values than it remembers (divergence "
             f"{own[first]:.2f}, and {usual[name][first]:.2f} with the mean and std {name}); check "
@@ -423,6 +522,22 @@ def suspicious_norms(own: Mapping[str, float], usual: Mapping[str, Mapping[str, 
     return (
         f"teacher: its norm {far} gets other values than it remembers (divergence {own[far]:.2f}), so a "
         f"layer before it may be damaged, or the images are unlike those of its training; {CAUSES}"
+    )
+
+
+def as_good_as_shuffled(fits: Mapping[str, float]) -> str | None:
+    """A warning if the weights before a norm look shuffled; else None. `fits`: `remembered`.
+
+    Half of all cases is what shuffled weights get, and all cases is what weights in order get. So the limit
+    lies in the middle.
+    """
+    bad = next((name for name, fit in fits.items() if fit < 0.75), None)
+    if bad is None:
+        return None
+    return (
+        f"teacher: the weights before its norm {bad} give it what it remembers hardly better than if they "
+        f"were shuffled (in {100 * fits[bad]:.0f} % of cases, and 50 % is chance), so this layer may be "
+        f"damaged, or the images are unlike those of its training; {CAUSES}"
     )
 
 

@@ -1,8 +1,8 @@
-"""Formats in which a classifier leaves for other programs. A format is one file here, named in `FORMATS`.
+"""Formats in which a classifier is exported for other programs. Each is one file here, named in `FORMATS`.
 
-Each file has `write(model, about, folder, images)`, which returns what the card says of this file besides.
-Its `answer(folder, threads)` loads what was written, as a user does. `refusal(model)` says why a model can't
-have the format, if that can happen. This module does not import torch.
+Each file has the function `write(model, about, folder, images)`. It writes the format, and returns further
+keys for its row in the card. `answer(folder, threads)` loads the format as a user would. If some models can't
+have the format, `refusal(model)` says why. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Format:
         module: has the functions above.
         file: the file, or the folder, that it writes.
         needs: packages that write and check it, besides those that are always installed.
-        exact: whether its answers must be the network's own; otherwise they only may not lose much.
+        exact: whether its answers must equal the network's. Otherwise they may lose a little accuracy.
         binary: whether only 1-bit networks have it.
         sentence: what it is, for the card.
         beside: its name in the table of teacher and student; empty: it is not in this table.

@@ -1,8 +1,8 @@
 """The format bits: a 1-bit network with its 1-bit weights packed, eight to a byte, for NumPy alone.
 
-ONNX and PyTorch have no 1-bit weights. There each one is a float of 32 bits, and the files are not small.
-This one has the true size. Its reader (`models/export/readers/signs.py`) shows how to decode and compute it.
-It is not fast: that needs a library with 1-bit convolutions, which can start from this file.
+ONNX and PyTorch have no 1-bit weights. In their files each weight is a float of 32 bits, so they are not
+small. This file is. Its reader (`models/export/readers/signs.py`) shows how to unpack the weights and compute
+with them. The reader is not fast: speed needs a library with 1-bit convolutions, which can read this file.
 """
 
 from __future__ import annotations
@@ -57,5 +57,5 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[
 
 
 def answer(folder: Path, threads: int) -> Answer:
-    """Load the folder, as its user does. NumPy's own number of threads counts, not `threads`."""
+    """Load the folder as a user would. NumPy's own number of threads counts, not `threads`."""
     return signs.Reader(folder / FOLDER / "model.npz").answer

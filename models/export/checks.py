@@ -32,7 +32,7 @@ class Compared:
         agreement: share of images with the same answer.
         contradicted: number of images with another answer although the network's two best logits differ by
             more than `NEAR`.
-        near: positions of the images with another answer whose two best logits differ by less.
+        near: positions of the images with another answer whose two best logits differ by less than `NEAR`.
         accuracy: share of the labelled images that are answered rightly; None without labels.
         labelled: number of labelled images.
     """
@@ -83,7 +83,7 @@ def refusal(compared: Compared, own: float | None, max_drop: float, *, exact: bo
     Args:
         compared: the file's answers.
         own: accuracy of the network itself on the same images; None without labels.
-        max_drop: how many points of accuracy may be lost. Without labels, of agreement.
+        max_drop: how many points of accuracy the file may lose. Without labels: how many points of agreement.
         exact: whether every answer must be the network's own, except where rounding decides.
     """
     if exact and compared.contradicted:
@@ -101,18 +101,18 @@ def refusal(compared: Compared, own: float | None, max_drop: float, *, exact: bo
     elif 100 * (1 - compared.agreement) > max_drop + 1e-9:
         return (
             f"it agrees with the network on {compared.agreement:.1%} of {compared.n} test images, and "
-            f"export.max_drop allows to lose {max_drop:g} points"
+            f"export.max_drop allows a loss of {max_drop:g} points"
         )
     return None
 
 
 def batch_refusal(answer: Answer, images: Pixels, *, real: bool) -> str | None:
-    """Why a file is refused that does not take every number of images; None if it does.
+    """Why a file is refused: it fails, or answers differently, for some number of images. None if it is good.
 
     Args:
         answer: the file.
         images: (N, S, S, C) squares.
-        real: whether answers must be equal. In a 1-bit network, rounding may turn a sign over.
+        real: whether answers must be equal. In a 1-bit network, rounding may flip a sign.
     """
     last = min(max(COUNTS), len(images))
     whole = answer(images[:last])[0]

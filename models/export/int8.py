@@ -27,7 +27,7 @@ FILE = "model-int8.onnx"
 CALIBRATED = 256
 """Number of images on which the ranges are measured, at most. The others are used to choose."""
 ENOUGH = 0.99
-"""If the file with everything in 8 bits agrees on this share of the images, the second is not tried."""
+"""If the file with everything in 8 bits agrees on this share of the images, the second file is not made."""
 QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "Concat"]
 """Operators that compute in 8 bits. The scaling of pixels, hard swish and softmax stay in float."""
 GATES = ("HardSigmoid", "Sigmoid", "Softmax")
@@ -69,7 +69,7 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[
 
 
 def answer(folder: Path, threads: int) -> Answer:
-    """Load the file, as its user does; see `onnx_file.answer`."""
+    """Load the file as a user would; see `onnx_file.answer`."""
     return runtime.session(folder / FILE, threads)
 
 
@@ -142,7 +142,7 @@ def _groups(node: Any) -> int:
 
 
 def _up_to_pool(gate: Any, maker: dict[str, Any]) -> set[str]:
-    """The nodes of a gate: a plain chain from a pool over all places. None if there is no such chain."""
+    """The nodes of a gate: a plain chain from a pool over all places. Empty if there is no such chain."""
     chain: set[str] = set()
     node = gate
     while node.op_type not in POOLS:
@@ -156,7 +156,7 @@ def _up_to_pool(gate: Any, maker: dict[str, Any]) -> set[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence advice to run the preprocessing that was just run; it goes to the root logger."""
+    """Silence ONNX Runtime, which advises preprocessing that has just been done. It uses the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

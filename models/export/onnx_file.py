@@ -59,7 +59,7 @@ def describe(path: Path, about: About) -> None:
 
 
 def answer(folder: Path, threads: int) -> Answer:
-    """Load the file, as its user does.
+    """Load the file as a user would.
 
     Args:
         folder: where the file is.

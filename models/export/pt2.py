@@ -29,7 +29,7 @@ def traced(model: Answering) -> torch.export.ExportedProgram:
 
 
 def answer(folder: Path, threads: int) -> Answer:
-    """Load the file, as its user does. Torch's own number of threads counts, not `threads`."""
+    """Load the file as a user would. Torch's own number of threads counts, not `threads`."""
     return load(folder / FILE)
 
 

@@ -60,7 +60,7 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[
 
 
 def answer(folder: Path, threads: int) -> Answer:
-    """Load the folder, as its user does. Torch's own number of threads counts, not `threads`."""
+    """Load the folder as a user would. Torch's own number of threads counts, not `threads`."""
     return load(folder / FOLDER)
 
 
@@ -185,7 +185,7 @@ def _save_timm(network: nn.Module, place: Path, about: About) -> None:
 
 
 def _written_graph(model: Answering, place: Path) -> dict[str, Any]:
-    """Write the weights under our own names. Return what reader.py needs besides: the operations."""
+    """Write the weights under our own names. Return what else reader.py needs: the operations."""
     program = pt2.traced(model)
     signature = program.graph_signature
     held = {**program.state_dict, **program.constants}

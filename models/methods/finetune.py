@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Self
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -17,6 +18,7 @@ from data.draws import Draws
 from models.augment import random_view
 from models.configs.finetune import Finetune
 from models.method import Batch, Loss, Method, Progress
+from models.mixup import partners
 from models.network import Network
 from models.optim import make_optimizer
 
@@ -26,7 +28,7 @@ class FinetuneMethod(Method):
 
     Args:
         config: the method's parameters. `freeze` trains only the new layers, and freezes the batch statistics
-            of all other layers too.
+            of all other layers too. With `mixup`, images and their classes are blended.
         network: the network, with a new classifier and, unless `keep_fc` is set, new fully connected layers.
     """
 
@@ -53,11 +55,22 @@ class FinetuneMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy with the class, `batch.target` of shape (B,) and dtype int64. Logs `accuracy`."""
+        """Cross-entropy with the class, `batch.target` of shape (B,) and dtype int64. Logs `accuracy`.
+
+        With `mixup`, each class counts as much as its image is visible. The accuracy is that of the class
+        that is more visible.
+        """
         assert batch.target is not None
-        logits = self.network(batch.views).float()
-        accuracy = (logits.argmax(dim=1) == batch.target).float().mean()
-        return Loss(F.cross_entropy(logits, batch.target), {"accuracy": accuracy})
+        views, target = batch.views, batch.target
+        share, other = 0.0, None
+        if self.config.mixup:
+            share, other = partners(len(views), self.config.mixup)
+            views = torch.lerp(views, views[other], share)
+        logits = self.network(views).float()
+        loss = F.cross_entropy(logits, target)
+        if other is not None:
+            loss = loss.lerp(F.cross_entropy(logits, target[other]), share)
+        return Loss(loss, {"accuracy": (logits.argmax(dim=1) == target).float().mean()})
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimizer; the new layers are a group with its own learning rate."""

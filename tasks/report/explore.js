@@ -6,7 +6,8 @@
   const data = JSON.parse($("data").textContent);
   const card = $("card"), plane = $("plane"), panel = $("panel"), tip = $("tip"), select = $("show");
   const svg = plane.querySelector("svg"), here = svg.querySelector(".here");
-  const dots = [...svg.querySelectorAll(".dots path")], rings = [...svg.querySelectorAll(".rings path")];
+  const dots = [...svg.querySelectorAll(".dots path:not(.hole)")];
+  const rings = [...svg.querySelectorAll(".rings path:not(.gap)")];
   const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
   const n = dots.length, all = [...Array(n).keys()];
   const ringOf = new Map(all.filter((i) => data.drawn[i]).map((i, row) => [i, rings[row]]));
@@ -115,7 +116,7 @@
     const mark = () => point(i, false);
     button.addEventListener("pointerenter", mark);
     button.addEventListener("focus", mark);
-    button.addEventListener("click", () => open(i));
+    button.addEventListener("click", () => (open(i), panel.focus())); // the button is gone now
     return button;
   };
   const lit = { class: data.label, cluster: data.cluster };
@@ -141,7 +142,7 @@
     const tiles = keys.slice(0, TILES).map((key) => {
       const of = members(key), [size, most] = key[0] === "k" ? data.groups[key.slice(1)] : [of.length, -1];
       const typical = of.reduce((a, b) => (data.near[a] <= data.near[b] ? a : b));
-      const holds = most < 0 ? `${size} images` : `${size}, mostly ${name(most)}`;
+      const holds = most < 0 ? count(size) : `${size}, mostly ${name(most)}`;
       const text = key[0] === "c" ? caption(key) : holds;
       const tile = node("button", { type: "button", title: caption(key) }, thumb(typical, 66), text);
       tile.setAttribute("aria-label", `Open ${caption(key)}: ${text}`);
@@ -269,7 +270,7 @@
     }
     if (event.pointerType !== "touch") point(nearest(units(event)));
   });
-  plane.addEventListener("pointerleave", () => point(-1));
+  plane.addEventListener("pointerleave", () => ((drag = null), point(-1)));
   plane.addEventListener("click", (event) => {
     if (drag?.far) return;
     const i = nearest(units(event));

@@ -22,21 +22,14 @@ from tasks.report import templates
 from tasks.report.content import Group, ImageMap
 from tasks.report.numbers import count, narrow
 
-LIGHT = (
-    *("#2b63ad", "#e77524", "#1f9e94", "#d50a07", "#bf74ec"),
-    *("#651f0c", "#9000ff", "#923d69", "#4a2570", "#0003c3"),
-)
-DARK = (
-    *("#27cdef", "#ff6c04", "#ead644", "#22b482", "#c04ab2"),
-    *("#9a83ff", "#c53300", "#0effb9", "#8e24fa", "#1b7962"),
-)
-"""Colours of up to ten classes or clusters.
-
-They were found by a search for the largest smallest distance in OKLab, for usual eyes and for those without
-one kind of cone, with a contrast of at least 3 on the card.
-"""
-COLOURED = len(LIGHT)
-"""With more classes or clusters than this, only the one that is chosen has a colour."""
+LIGHT = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#000000")
+DARK = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#f0e442")
+"""Colours of classes and clusters: those of Okabe and Ito (2008), which people tell apart with any kind of
+cones. The last one is black on the light card and yellow on the dark one. Their reddish purple is left out,
+because it is near the green and the blue if a kind of cones is missing."""
+COLOURED = 2 * len(LIGHT)
+"""With more classes or clusters than this, only the one that is chosen has a colour. Those in the second half
+have the colours of the first half again, with a hole in each dot."""
 WIDTH = 1000
 """Width of the drawing in its own units."""
 LOWEST, MARGIN = 560, 24
@@ -66,9 +59,12 @@ def style() -> Markup:
         f"@media (prefers-color-scheme: dark) {{ @media not print {{ .explore {{ {dark} }} }} }}",
     ]
     for mode, letter in (("class", "c"), ("cluster", "k")):
+        checked = f".explore:has([value={mode}]:checked) .dots"
         for i in range(COLOURED):
-            places = f".legend .{letter}{i}, .explore:has([value={mode}]:checked) .dots .{letter}{i}"
-            rules.append(f"{places} {{ --dot: var(--m{i}); }}")
+            places = f".legend .{letter}{i}, {checked} .{letter}{i}"
+            rules.append(f"{places} {{ --dot: var(--m{i % len(LIGHT)}); }}")
+        holes = ", ".join(f"{checked} .hole.{letter}{i}" for i in range(len(LIGHT), COLOURED))
+        rules.append(f"{holes} {{ stroke: var(--card); }}")
     return Markup("\n".join([_file("explore.css"), *rules]))
 
 
@@ -107,7 +103,7 @@ def section(found: ImageMap, classes: Sequence[str], *, codes: bool) -> Markup:
         f"the most typical images of each {word}": has["cluster"],
     }
     points = [
-        (f"M{left} {top}h0", _marks(found, int(right[i]), i, colours))
+        (f"M{left} {top}h0", _marks(found, int(right[i]), i, colours), _hole(found, i, colours))
         for i, left, top in zip(order.tolist(), x, y, strict=True)
     ]
     template = templates.load("explore.html.j2", {"count": shown})
@@ -121,7 +117,8 @@ def section(found: ImageMap, classes: Sequence[str], *, codes: bool) -> Markup:
             few={"class": len(names) <= COLOURED, "cluster": len(found.groups) <= COLOURED},
             modes=[mode for mode, there in has.items() if there],
             points=points,
-            labelled=[place for (place, _), i in zip(points, order, strict=True) if found.labelled[i]],
+            labelled=[place for (place, *_), i in zip(points, order, strict=True) if found.labelled[i]],
+            hollow=range(len(LIGHT), COLOURED),
             counts=counts,
             besides=[text for text, there in besides.items() if there],
             groups=colours["cluster"].items(),
@@ -146,6 +143,15 @@ def _marks(found: ImageMap, right: int, i: int, colours: dict[str, dict[int, int
     of_cluster = colours["cluster"].get(int(found.cluster[i]), "x")
     marks = f"c{of_class} k{of_cluster} {('w', 'r', 'u')[right]}"
     return f"{marks} l" if found.labelled[i] else marks
+
+
+def _hole(found: ImageMap, i: int, colours: dict[str, dict[int, int]]) -> str:
+    """The classes of the hole in a point's dot: its colours, if one of them has a hole; empty without one."""
+    ranks = (
+        (letter, colours[mode].get(int(of[i]), -1))
+        for mode, letter, of in (("class", "c", found.label), ("cluster", "k", found.cluster))
+    )
+    return " ".join(f"{letter}{rank}" for letter, rank in ranks if rank >= len(LIGHT))
 
 
 def shown(number: int) -> str:

@@ -344,7 +344,7 @@ def _scores(bars: Sequence[Bar]) -> Figure:
             annotation_clip=False,
         )
     _rows(axes, [bar.label for bar in bars])
-    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol="\u202f%"))
+    axes.xaxis.set_major_formatter(FuncFormatter(_share))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     if bars:
         low, high = min(bar.low for bar in bars), max(bar.high for bar in bars)
@@ -416,11 +416,16 @@ def _selective(answered: Sequence[Answered]) -> Figure:
     axes.set_xlabel("share of the images that are answered, the most confident ones")
     axes.set_ylabel("right")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, symbol="\u202f%"))
+        axis.set_major_formatter(FuncFormatter(_share))
         axis.set_major_locator(MaxNLocator(6))
     axes.set_xlim(0, 1.02)
     axes.set_ylim(max(0.0, min(low) - 0.03), 1.01)
     return figure
+
+
+def _share(value: float, _: int | None) -> str:
+    """A share as a tick's label, with no more digits than it has: `80 %` or `97.5 %`."""
+    return f"{round(100 * value, 2):g}\u202f%"
 
 
 def _rows(axes: Axes, labels: Sequence[str]) -> None:

@@ -2,16 +2,17 @@
 
 Only runs with the same test set are ranked against each other: the same images with the same labels, for
 every seed. Two runs that share at least two seeds are compared seed by seed, others image by image. There is
-a winner only if the intervals of all other runs lie below 0.
+a winner only if the intervals of all other runs lie below 0. Runs may differ in their draws of labels in
+place of their seeds, which is said then, and counts in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,29 +24,57 @@ from tasks.report.content import RANKED_BY
 
 Column = tuple[str, str, str, str]
 """evaluation, model, metric, setting."""
+RIVALS = ("shipped", "student", "scratch")
+"""The classifiers that matter most to a user, by their names in the scores."""
+ACCURACY = {name: ("few-label", name, "top1", "") for name in RIVALS}
+
+
+@dataclass(frozen=True)
+class Model:
+    """The size of a model.
+
+    Attributes:
+        network: its backbone, with its width if that is not 1.
+        image_size: side of the images that it sees, px.
+        parameters: number of its parameters.
+        bytes: size of its weights on disk, as float32.
+    """
+
+    network: str
+    image_size: int
+    parameters: int
+    bytes: int
 
 
 @dataclass
 class Entry:
-    """What is compared: one configuration, run with one seed or several.
+    """What is compared: one configuration, run with one seed or several, or with several draws of labels.
 
     Attributes:
         name: what sets it apart from the others.
         parts: the names of its pretext, teacher, transfer and student.
+        by: what sets its runs apart: seeds, or draws. In the latter case the number of a draw is its seed.
         values: column -> seed -> value.
         n: column -> number of test images.
         right: column -> seed -> (index ascending, True where the model is right), if it judges single images.
         runs: names of its runs.
         tests: seed -> name of the test set: a hash of its images and labels.
+        seconds: what the stages of each run took when they were computed, also those that others computed.
+        ships: name of the model that each run ships.
+        models: teacher, shipped and student, as far as the first run has them.
     """
 
     name: str
     parts: dict[str, str]
+    by: Literal["seeds", "draws"] = "seeds"
     values: dict[Column, dict[int, float]] = field(default_factory=dict)
     n: dict[Column, int] = field(default_factory=dict)
     right: dict[Column, dict[int, tuple[Any, Any]]] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
     tests: dict[int, str] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    ships: list[str] = field(default_factory=list)
+    models: dict[str, Model] = field(default_factory=dict)
 
     def enter(
         self,
@@ -96,7 +125,7 @@ class Place:
         high: its upper end.
         behind: difference from the first; None for the first itself.
         interval: 95 % interval of that difference; None if nothing can be paired.
-        by: what was paired: seeds, images, or nothing.
+        by: what was paired: seeds, draws, images, or nothing.
     """
 
     entry: Entry
@@ -186,25 +215,30 @@ def _place(entry: Entry, first: Entry, at: Column) -> Place:
     return Place(entry, value, spread, low, high, behind, interval, by)
 
 
-def gap(entry: Entry, other: Entry, at: Column) -> tuple[float, tuple[float, float] | None, str]:
+def gap(
+    entry: Entry, other: Entry, at: Column, other_at: Column | None = None
+) -> tuple[float, tuple[float, float] | None, str]:
     """How far an entry is ahead of another (negative: behind), its 95 % interval, and what was paired.
 
     Args:
         entry: the one.
-        other: the other.
+        other: the other, which may be the same.
         at: the column to compare.
+        other_at: the column of the other; None: the same.
 
     Returns:
-        The difference; its interval, None if nothing can be paired; and `seeds`, `images` or nothing.
+        The difference; its interval, None if nothing can be paired; and `seeds`, `draws`, `images` or
+        nothing.
     """
-    seeds = sorted(set(entry.values[at]) & set(other.values[at]))
+    to = other_at or at
+    seeds = sorted(set(entry.values[at]) & set(other.values[to]))
     if len(seeds) > 1:
-        mean, low, high = paired([entry.values[at][seed] - other.values[at][seed] for seed in seeds])
-        return mean, (low, high), "seeds"
-    plain = fmean(entry.values[at].values()) - fmean(other.values[at].values())
-    both = [seed for seed in seeds if seed in entry.right.get(at, {}) and seed in other.right.get(at, {})]
+        mean, low, high = paired([entry.values[at][seed] - other.values[to][seed] for seed in seeds])
+        return mean, (low, high), entry.by
+    plain = fmean(entry.values[at].values()) - fmean(other.values[to].values())
+    both = [seed for seed in seeds if seed in entry.right.get(at, {}) and seed in other.right.get(to, {})]
     if both:
-        (index, right), (index_too, right_too) = entry.right[at][both[0]], other.right[at][both[0]]
+        (index, right), (index_too, right_too) = entry.right[at][both[0]], other.right[to][both[0]]
         if np.array_equal(index, index_too):
             alone = int((right & ~right_too).sum()), int((~right & right_too).sum())
             mean, low, high = paired_shares(*alone, len(index))
@@ -226,12 +260,65 @@ def table(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
                     "place": number,
                     "run": place.entry.name,
                     "accuracy, %": f"{100 * place.value:.1f}{sure}",
-                    "seeds": len(place.entry.values[board.ranked_by]),
+                    place.entry.by: len(place.entry.values[board.ranked_by]),
                     "behind, points": behind,
                     "95 % interval": " to ".join(f"{100 * end:+.1f}" for end in ends),
                 }
             )
     return rows
+
+
+def outlines(boards: Sequence[Leaderboard]) -> list[dict[str, Any]]:
+    """What each entry gives a user, in the order of the boards, as JSON values.
+
+    Returns:
+        For each entry `arm` (its name), `test_set`, `runs` (their names), `ships` (names of the models that
+        they ship), `seconds` (mean per run), `models` (name -> `Model`), `accuracy` and `gain`. `accuracy`
+        has `value` for each of `RIVALS` that was measured, and `behind` with its `interval` and what was
+        paired (`by`), relative to the first entry of the same test set; None for that entry itself. `gain` is
+        the lead of the shipped model, or else of the student, over the network from scratch: `value`,
+        `interval` and `by`; None if one of them was not measured.
+    """
+    rows = []
+    for test, board in enumerate(boards, start=1):
+        first = board.places[0].entry
+        for place in board.places:
+            entry = place.entry
+            rows.append(
+                {
+                    "arm": entry.name,
+                    "test_set": test,
+                    "runs": entry.runs,
+                    "ships": sorted(set(entry.ships)),
+                    "seconds": fmean(entry.seconds) if entry.seconds else 0.0,
+                    "models": {name: asdict(model) for name, model in entry.models.items()},
+                    "accuracy": _accuracies(entry, first),
+                    "gain": _gain(entry),
+                }
+            )
+    return rows
+
+
+def _accuracies(entry: Entry, first: Entry) -> dict[str, dict[str, Any]]:
+    """The accuracies of an entry's `RIVALS`, each with its difference to the first entry."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, at in ACCURACY.items():
+        if at not in entry.values:
+            continue
+        found[name] = {"value": fmean(entry.values[at].values()), "behind": None, "interval": None, "by": ""}
+        if entry is not first and at in first.values:
+            behind, interval, by = gap(entry, first, at)
+            found[name] |= {"behind": behind, "interval": interval, "by": by}
+    return found
+
+
+def _gain(entry: Entry) -> dict[str, Any] | None:
+    """What the chain adds to the network from scratch; None if it was not measured."""
+    own = next((ACCURACY[name] for name in ("shipped", "student") if ACCURACY[name] in entry.values), None)
+    if own is None or ACCURACY["scratch"] not in entry.values:
+        return None
+    value, interval, by = gap(entry, entry, own, ACCURACY["scratch"])
+    return {"value": value, "interval": interval, "by": by}
 
 
 def write(boards: Sequence[Leaderboard], folder: Path) -> None:
@@ -269,7 +356,13 @@ def _rows(entry: Entry, first: Entry, test: int) -> list[tuple[Any, ...]]:
 
 def render(boards: Sequence[Leaderboard]) -> str:
     """The boards as one HTML page that loads nothing."""
-    filters = {"percent": lambda share: f"{100 * share:.1f}", "points": lambda d: f"{100 * d:+.1f}"}
+    filters: dict[str, Callable[..., str]] = {
+        "percent": lambda share: f"{100 * share:.1f}",
+        "points": lambda d: f"{100 * d:+.1f}",
+        "minutes": lambda seconds: f"{seconds / 60:.1f}",
+        "megabytes": lambda size: f"{size / 1e6:.1f}",
+        "millions": lambda count: f"{count / 1e6:.2f}",
+    }
     template = templates.load("leaderboard.html.j2", filters)
     entries = [place.entry for board in boards for place in board.places]
     ranked = {board.ranked_by for board in boards}
@@ -285,6 +378,9 @@ def render(boards: Sequence[Leaderboard]) -> str:
         apart=apart(boards),
         shown=shown,
         means=means,
+        outlines=outlines(boards),
+        by=entries[0].by,
+        rivals=RIVALS,
         top=max(place.high or place.value + (place.spread or 0) for place in places),
         light=figures.LIGHT,
         dark=figures.DARK,

@@ -91,6 +91,7 @@ def plan_described(config: Config, manifest: Artifact, *, part: Part, only: str 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     n, forward = rows_of_part(inputs, request.settings["part"]), 0.0
+    images, side = images_of(inputs), None
     work: Portion
     if "checkpoint" in inputs:
         from models.device import OF_FEATURES
@@ -99,7 +100,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         if layer not in cost.widths:
             known = ", ".join(cost.widths)
             raise ConfigError(f"embed.layer = {layer}: the teacher has no such layer; choose one of {known}")
-        width, forward = cost.widths[layer], cost.forward
+        width, forward, side = cost.widths[layer], cost.forward, cost.shape.resized
         work = passes(run, cost, n, precision=OF_FEATURES)
     else:
         from models.cost import descriptor_width
@@ -109,7 +110,9 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         size = request.settings["image_size"]
         width = descriptor_width(descriptor, size)
         work = Portion(Describe(settings=request.settings["pretext"], image_size=size), n)
-    seconds = decoded(run, images_of(inputs), n)
+    seconds = decoded(run, images, n, side)
+    if side is not None and not seconds and request.settings["part"] == "train":
+        seconds = (images.all + images.test) * run.decoding  # the squares that only this network takes
     return Size(n, n * (4 * width + 8), n * forward, width=width, seconds=seconds, work=(work, chores(0.05)))
 
 

@@ -10,6 +10,7 @@ from data.types import Artifact, Split
 from models.configs.shared import Views
 from tasks.config import Config
 from tasks.job import Job
+from tasks.planning import ALIGNED
 from tasks.size import Context, Inputs, Size, chores, cost_of, images_of, passes, products, scored
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     _Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
     """Features (n, D) and classes (n,)."""
 
-ALIGNED = 2048
-"""Maximum number of images that are compared in two views."""
 FITS = 300
 """Iterations of all fits of a linear probe together, about."""
 STAGE = Stage(name="evaluate", kind="scores", version=4, process="train")

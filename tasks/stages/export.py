@@ -30,11 +30,11 @@ MOST = 10_000
 MOST_BYTES = 512 << 20
 """Bytes of these images, at most."""
 TOLD = ("method", "backbone", "width", "epochs", "steps", "k", "labels_per_class", "label_fraction")
-"""Settings of a stage that the card tells."""
+"""Settings of a stage that the card names."""
 SLOW = 256
 """Number of test images for the format bits, whose reader is slow."""
 CHOOSING = 1024
-"""Number of training images that int8 is chosen with, at most, besides those that it is calibrated on."""
+"""Largest number of training images that decide which int8 file is kept. Calibration uses other images."""
 
 
 def plan(
@@ -180,7 +180,7 @@ class _Measuring:
         """Images per second on one core and on all.
 
         Args:
-            load: gets the number of cores, and returns what answers on them.
+            load: gets a number of cores, and returns the function that answers on so many cores.
             images: (N, S, S, C) squares.
         """
         from models.export import checks
@@ -192,7 +192,7 @@ class _Measuring:
         return found
 
     def format(self, name: str, form: Format) -> dict[str, Any]:
-        """Write a format, check it and measure it. If it is refused, nothing of it stays.
+        """Write a format, check it and measure it. If it is refused, its files are deleted.
 
         Returns:
             Its row of card.json.
@@ -296,7 +296,7 @@ def _teacher(job: Job, measuring: _Measuring, index: NDArray[np.int64]) -> list[
 def _student(
     job: Job, network: Network, own: dict[str, Any], formats: dict[str, dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The same of the model that ships, and of its files for fewer bits."""
+    """Size, accuracy and speed of the model that ships, and of its files, as rows of the same table."""
     from data.checkpoints import read_description
     from models.export import FORMATS
 

@@ -49,12 +49,16 @@ def plan(
     """
     tuned = config.finetune.settings(
         config.data.image_size,
-        exclude=frozenset({"seed", "baseline", "baseline_learning_rate", "baseline_steps"}),
+        exclude=frozenset({"seed", "baseline", "baseline_learning_rate", "baseline_mixup", "baseline_steps"}),
     )
     if role == "scratch":
         tuned |= {"steps": steps or tuned["steps"], "head_learning_rate": None, "freeze": False}
         tuned["learning_rate"] = config.finetune.baseline_learning_rate or tuned["learning_rate"]
         tuned.pop("head_first", None)
+        if config.finetune.baseline_mixup is not None:
+            tuned["mixup"] = config.finetune.baseline_mixup
+        if not tuned.get("mixup"):
+            tuned.pop("mixup", None)
     settings: dict[str, Any] = {
         "finetune": tuned,
         "role": role,
@@ -103,8 +107,11 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     images, student = images_of(inputs), config.student
     if "checkpoint" in inputs:
         start = cost_of(inputs).shape
-        cost = classifier(start.backbone, start.width, start.image_size, images.classes)
-        cost = replace(cost, shape=cost.shape.model_copy(update={"pretext": start.pretext}))
+        cost = classifier(start.backbone, start.width, start.image_size, images.classes, start.form)
+        kept = {"pretext": start.pretext, "resized": start.resized}
+        cost = replace(cost, shape=cost.shape.model_copy(update=kept))
+        if start.own_input:  # as in `_train`
+            asked = asked | {"view_size": None}
     else:
         cost = classifier(student.backbone, student.width, request.settings["image_size"], images.classes)
     rates, tries = len(asked["learning_rates"]), 1.0
@@ -114,7 +121,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         tries += request.settings.get("folds", 0) + max(0, len(request.settings.get("views", ())) - 1)
     count, batch = asked["steps"] * tries, asked["batch_size"]
     size = trained(cost, cost.step * count * batch, steps(run, "finetune", asked, cost, batch, count))
-    size.seconds = decoded(run, images, count * batch)
+    size.seconds = decoded(run, images, count * batch, cost.shape.resized)
     return size
 
 

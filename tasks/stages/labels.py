@@ -29,7 +29,7 @@ def plan(config: Config, manifest: Artifact) -> Request:
         "label_fraction": data.label_fraction,
         "labels_per_class": data.labels_per_class,
     }
-    if data.labels_short == "take":  # absent otherwise, as in artifacts of before
+    if data.labels_short == "take":  # absent otherwise, so that older artifacts keep their names
         settings["short"] = "take"
     return STAGE.request(
         settings=settings, inputs={"manifest": manifest}, parts=("train", "train_labels"), seed=seed

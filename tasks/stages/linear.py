@@ -7,7 +7,7 @@ from typing import Any
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, cost_of, trained
+from tasks.size import Context, Inputs, Size, cost_of, passes, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -37,8 +37,10 @@ def plan(config: Config, manifest: Artifact, labels: Artifact, checkpoint: Artif
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    cost = cost_of(inputs)
-    return trained(cost, inputs["labels"].rows * cost.forward)
+    from models.device import OF_FEATURES
+
+    cost, n = cost_of(inputs), inputs["labels"].rows
+    return trained(cost, n * cost.forward, passes(run, cost, n, precision=OF_FEATURES))
 
 
 def build(job: Job) -> Outcome:

@@ -1,7 +1,7 @@
-"""Pixels: a linear classifier on small images, as the simplest thing that the labels could have bought.
+"""Pixels: fits a linear classifier to small images, the simplest classifier that the labels allow.
 
-It is judged out of fold like all others. It can't ship, but the student learns from it what it knows. Where
-colours alone tell the classes apart, that can be more than a network learns in a few minutes.
+It is judged out of fold like all others. It can't ship, but the student learns from its probabilities. If
+colours alone tell the classes apart, it can know more than a network learns in a few minutes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 STAGE = Stage(name="pixels", kind="probabilities", version=1, process="plain")
 
 SIDE, SMALLER, MANY = 32, 16, 1000
-"""Largest side of the small images, px. With more labels than the last number it is the smaller one, or else
-the fit would take minutes."""
+"""Largest side of the small images, px, and the side with more than `MANY` labels, because a fit to larger
+images would then take minutes."""
 BLOCK = 4096
 """Images that are in memory at a time."""
 

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from data.errors import ConfigError
 from data.types import Artifact
-from models.configs.distill import Distill, SoftLabels
+from models.configs.distill import Distill
+from models.configs.shared import TIMM, Teacher
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Sample, Section, Size, chores, images_of, step
+from tasks.planning import (
+    ENOUGH,
+    FIXED,
+    LEAST,
+    SLACK,
+    SMALL_BATCH,
+    Speed,
+    batch_size,
+    by_hand,
+    examined,
+    from_images,
+    shares,
+    shown,
+    sizes,
+)
+from tasks.size import Context, Inputs, Sample, Section, Size, chores, cost_of, images_of, step
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -17,8 +35,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from models.cost import Cost
     from models.pace import Pace
-    from tasks.planning import Speed
 
 STAGE = Stage(name="plan", kind="plan", version=3, process="train")
 
@@ -32,25 +50,38 @@ USUAL = 256
 """Assumed shorter side of images that are not here, px."""
 
 
-def plan(config: Config, manifest: Artifact) -> Request:
+def plan(config: Config, manifest: Artifact, teacher: Artifact | None = None, *, tested: int = 0) -> Request:
     """Request a plan of the trainings that need no labels.
 
-    Keys that the user set are part of the request, and the plan leaves them as they are.
+    Keys that the user set are part of the request, and the plan leaves them as they are. Where weights of
+    others lie is no part of it.
+
+    Args:
+        config: the run's configuration.
+        manifest: the manifest of the run's images.
+        teacher: the foreign teacher; None if the run trains its own.
+        tested: number of test images. Only a foreign teacher makes it part of the request, rounded to two
+            digits, so that a few more test images change nothing.
     """
     sections = ("pretext", "transfer", "student", "finetune", "distill")
-    usual = Distill()
-    later = {name for name in SoftLabels.later if getattr(config.distill, name) == getattr(usual, name)}
-    given = config.model_dump(include=set(sections), exclude={"distill": later})
+    # Mix-up changes no plan, and plans are older than it.
+    given = config.model_dump(include=set(sections), exclude={"finetune": {"mixup", "baseline_mixup"}})
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
-        "keep": sorted(config.plan.keep),
+        "keep": by_hand(config),
         "config": {name: given[name] for name in sections},
         "data": config.data.model_dump(include={"image_size", "kind"}),
         "precision": config.compute.precision,
     }
+    if teacher is not None:
+        settings["config"]["pretext"] = {"method": config.pretext.method}
+        settings |= {"tested": int(float(f"{tested:.2g}")), "student": config.transfers}
+    elif isinstance(config.pretext, Teacher) and config.pretext.weights is not None:
+        settings["config"]["pretext"]["weights"] = None
+        settings["continues"] = True
     return STAGE.request(
         settings=settings,
-        inputs={"manifest": manifest},
+        inputs={"manifest": manifest} | ({"teacher": teacher} if teacher else {}),
         parts=("train", "unlabelled"),
         outside={"sources": sources(config)},
         seed=config.seed,
@@ -67,7 +98,6 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """
     from models.device import resolve_device
     from models.pace import Pace
-    from tasks.planning import LEAST
 
     images, asked = images_of(inputs), request.settings["data"]
     device = resolve_device(run.config.compute.device)
@@ -83,6 +113,8 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         run.listing + images.all * run.decoding,
         run.pace if device.type == "cpu" else Pace(device=device),
         LEAST,
+        train=images.train,
+        teacher=cost_of(inputs, "teacher") if "teacher" in inputs else None,
     )
     run.assume("plan: for this machine without other programs; the run measures its speed again")
     return Size(1, 3e3, work=(chores(MEASURING),), meta=meta)
@@ -91,9 +123,10 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
 def build(job: Job) -> Outcome:
     """Measure this machine on real steps, look at some images, and plan."""
     from data.store import write_json
+    from models.cost import network_cost
     from models.device import resolve_device
     from models.pace import Pace
-    from tasks.planning import LEAST
+    from models.saved import load
 
     manifest = job.meta("manifest")
     n = manifest["counts"]["train"] + manifest["counts"]["unlabelled"]
@@ -104,7 +137,19 @@ def build(job: Job) -> Outcome:
     pace = Pace(device=resolve_device(job.compute.device))
     # The manifest has read and decoded all images. Decoding them in another size takes about as long.
     meta = _plan(
-        job.settings, n, distinct, classes, sample.shorter, kind, spent, spent, pace, LEAST // 2, job.log
+        job.settings,
+        n,
+        distinct,
+        classes,
+        sample.shorter,
+        kind,
+        spent,
+        spent,
+        pace,
+        LEAST // 2,
+        job.log,
+        train=manifest["counts"]["train"],
+        teacher=network_cost(load(job.path("teacher"))) if "teacher" in job.request.inputs else None,
     )
     write_json(job.out / "plan.json", meta)
     return Outcome(rows=len(meta["settings"]), meta=meta)
@@ -122,6 +167,9 @@ def _plan(
     pace: Pace,
     least: int,
     say: Callable[[str], None] = lambda text: None,
+    *,
+    train: int,
+    teacher: Cost | None,
 ) -> dict[str, Any]:
     """Measure and plan. Return meta.json: settings by dotted key, reasons, and the speed at the chosen size.
 
@@ -135,21 +183,35 @@ def _plan(
         reading: seconds that reading and decoding all images once more takes, in a new size.
         spent: seconds that the manifest took.
         pace: measures this machine.
-        least: a budget for fewer steps of the teacher is refused.
+        least: a budget for fewer steps of the first training is refused.
         say: logs a line for each size that was measured.
+        train: number of train images.
+        teacher: cost of the foreign teacher; None if the run trains its own.
     """
     from tasks.phrases import under_load
-    from tasks.planning import ENOUGH, FIXED, SHARES, from_images, sizes
 
-    kept, minutes = set(settings["keep"]), settings["minutes"]
-    own = settings["data"]["image_size"] if "data.image_size" in kept else None
+    kept, minutes, tested = set(settings["keep"]), settings["minutes"], settings.get("tested", 0)
+    tried = [settings["data"]["image_size"]] if "data.image_size" in kept else sizes(side)
     sections = _sections(settings, None if "data.kind" in kept else kind[0], images)
+    student = settings.get("student", True)
+    who, first = ("teacher", "pretext") if teacher is None else ("student", "transfer")
     speeds: dict[int, Speed] = {}
-    for size in [own] if own else sizes(side):
-        speeds[size] = _speed(settings, sections, pace, size, max(2, classes))
-        say(f"{size} px: {speeds[size].teacher:.2g} s per step of the teacher")
-        if SHARES["pretext"] * 60 * minutes / speeds[size].teacher < ENOUGH:
+    refused: ConfigError | None = None
+    for size in tried if student else tried[:1]:  # a foreign teacher sees its own size in any case
+        try:
+            speeds[size] = _speed(settings, sections, pace, size, max(2, classes), teacher)
+        except ConfigError as error:  # for example, the patches of a transformer don't divide this size
+            refused = error
+            continue
+        say(f"{size} px: {speeds[size].first:.2g} s per step of the {who}")
+        if shares(speeds[size])[first] * 60 * minutes / speeds[size].first < ENOUGH:
             break  # larger images would take even longer
+    if not speeds:
+        assert refused is not None
+        raise refused
+    looks = examined(images) if settings.get("continues") else 0
+    if teacher is not None:
+        looks = shown(images, train, tested)
     load = under_load(pace.taken)
     if load:
         say(load)
@@ -161,16 +223,19 @@ def _plan(
         fixed=FIXED + spent,
         reading=reading,
         kind=kind,
-        batch=sections["pretext"].batch_size,
+        batch=sections[first].batch_size,
         least=least,
         load=load,
         decoded=settings["data"]["image_size"],
+        looks=looks,
+        student=student,
     )
     size = found.settings["data.image_size"]
     chosen = found.without(kept)
     # A later run with the same minutes follows this plan. So the load of this moment must not shape it.
     because = [*chosen.lines, *([f"{load}; the steps are those for this machine alone"] if load else [])]
-    return {"settings": chosen.settings, "because": because, "speed": vars(speeds[size])}
+    meta = {"settings": chosen.settings, "because": because, "speed": vars(speeds[size])}
+    return meta | ({"looks": looks, "tested": tested} if looks else {})
 
 
 def _look(job: Job) -> Sample:
@@ -218,70 +283,95 @@ def _sections(settings: dict[str, Any], kind: str | None, images: int) -> dict[s
     from models.configs import PRETEXT, TRANSFER
     from models.configs.finetune import Finetune
     from tasks.overlay import suit_kind
-    from tasks.planning import SMALL_BATCH, batch_size
 
-    by_hand: dict[str, dict[str, Any]] = {"data": {"kind": kind}}
+    chosen: dict[str, dict[str, Any]] = {"data": {"kind": kind}}
     for key in settings["keep"]:
         section, _, name = key.partition(".")
-        by_hand.setdefault(section, {}).setdefault(name, None)
-    found = dict(suit_kind(settings["config"], by_hand))
+        chosen.setdefault(section, {}).setdefault(name, None)
+    found = dict(suit_kind(settings["config"], chosen))
     batch = batch_size(images)
     batches = {"pretext": batch, "transfer": batch, "distill": batch, "finetune": min(SMALL_BATCH, batch)}
     for section, planned in batches.items():
         if section != "finetune" and f"{section}.batch_size" in settings["keep"]:
             planned = max(2, min(found[section]["batch_size"], images))
         found[section] = {**found[section], "batch_size": planned}
-    return {
-        "pretext": PRETEXT[found["pretext"]["method"]].model_validate(found["pretext"]),
+    # Nothing is trained with a foreign teacher, and its other keys are not even known here.
+    trained = PRETEXT[found["pretext"]["method"]]
+    pretext = {"pretext": trained.model_validate(found["pretext"])} if issubclass(trained, Teacher) else {}
+    return pretext | {
         "transfer": TRANSFER[found["transfer"]["method"]].model_validate(found["transfer"]),
         "finetune": Finetune.model_validate(found["finetune"]),
         "distill": Distill.model_validate(found["distill"]),
     }
 
 
-def _speed(settings: dict[str, Any], sections: dict[str, Any], pace: Pace, size: int, classes: int) -> Speed:
+def _speed(
+    settings: dict[str, Any],
+    sections: dict[str, Any],
+    pace: Pace,
+    size: int,
+    classes: int,
+    foreign: Cost | None = None,
+) -> Speed:
     """Measure the steps of all trainings, and the features, at one image size on this machine.
 
     Args:
         settings: the stage's settings.
         sections: the configurations of the trainings, by section.
         pace: measures this machine.
-        size: side of the images, px.
+        size: side of the images that the run's own networks see, px. A foreign teacher sees its own size.
         classes: number of classes.
-    """
-    from models.cost import classifier_cost, pretext_cost, transfer_cost
-    from models.work import Pass, Portion
-    from tasks.planning import SLACK, Speed
+        foreign: cost of the foreign teacher; None if the run trains its own.
 
-    student, precision = settings["config"]["student"], settings["precision"]
-    pretext, transfer = sections["pretext"], sections["transfer"]
-    teacher = pretext_cost(pretext, size)
+    Raises:
+        ConfigError: a network can't be built for such images, or weights of others don't fit to it.
+    """
+    from models.backbones.backbone import SMALL
+    from models.cost import classifier_cost, pretext_cost, transfer_cost
+    from models.device import OF_FEATURES
+    from models.work import Pass, Portion
+
+    student, precision, transfer = settings["config"]["student"], settings["precision"], sections["transfer"]
+    if foreign is None:
+        pretext = sections["pretext"]
+        if settings.get("continues") and not pretext.backbone.startswith(TIMM) and size < SMALL:
+            raise ConfigError(
+                f"pretext.weights: {pretext.backbone} with weights of others needs images of {SMALL} px or "
+                f"more, and yours suit {size} px; set data.image_size={SMALL} to enlarge them"
+            )
+    teacher = pretext_cost(sections["pretext"], size) if foreign is None else foreign
+    seen = teacher.shape
     small = classifier_cost(student["backbone"], student["width"], size, classes)
-    learned, shown = small, None
+    learned, taught = small, None
     if transfer.learns_from == "teacher":
-        shown = teacher.shape
-        learned = transfer_cost(transfer, student["backbone"], student["width"], size, shown)
+        learned, taught = transfer_cost(transfer, student["backbone"], student["width"], size, seen), seen
 
     def seconds(section: Section, cost: Any, shape: Any = None, phase: str | None = None) -> float:
         config = sections[section]
-        batch = config.batch_size
-        work = step(section, config.settings(size), cost, batch, precision, teacher=shape, phase=phase)
+        batch, given = config.batch_size, config.settings(size)
+        if cost.shape.own_input:  # views in px are for the run's own networks
+            given |= {"view_size": None}
+        work = step(section, given, cost, batch, precision, teacher=shape, phase=phase)
         pace.know(work)
         # Between epochs, a method may look at all images. Per step, these are as many as a batch has.
         return SLACK * pace.alone(Portion(work, 1, swept=batch))
 
-    def forward(cost: Any) -> float:
+    def forward(cost: Any, precision: Any = precision) -> float:
         work = Pass(network=cost.shape, batch_size=512, precision=precision, operations=cost.forward)
         pace.know(work)
         return pace.alone(Portion(work, 1))
 
+    # First, so that what is too large to try has the pace of the same network.
+    looked = 0.0 if foreign is None else forward(foreign, OF_FEATURES)
     phases = transfer.phases if len(transfer.phases) > 1 else (None,)
-    whole = classifier_cost(pretext.backbone, pretext.width, size, classes)
+    whole = classifier_cost(seen.backbone, seen.width, seen.image_size, classes, seen.form)
+    whole = replace(whole, shape=whole.shape.model_copy(update={"resized": seen.resized}))
     return Speed(
-        teacher=seconds("pretext", teacher),
-        transfer=sum(seconds("transfer", learned, shown, phase) for phase in phases),
+        teacher=seconds("pretext", teacher) if foreign is None else 0.0,
+        transfer=sum(seconds("transfer", learned, taught, phase) for phase in phases),
         tuned=seconds("finetune", small),
         tuned_teacher=seconds("finetune", whole),
         distill=seconds("distill", small),
-        forward=forward(teacher) + forward(small),
+        forward=forward(teacher) + forward(small) if foreign is None else forward(small),
+        foreign=looked,
     )

@@ -8,10 +8,11 @@ from typing import Any
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
+from tasks.planning import FIXED, PASSES, Speed, by_hand, from_labels
 from tasks.size import Context, Inputs, Size, chores, images_of
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="plan_labels", kind="plan", version=3, process="plain")
+STAGE = Stage(name="plan_labels", kind="plan", version=4, process="plain")
 
 
 def plan(
@@ -28,8 +29,9 @@ def plan(
     """
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
-        "keep": sorted(config.plan.keep),
+        "keep": by_hand(config),
         "labels": sum(labels),
+        "classes": len(labels),
         "folds": config.ship.folds if max(labels) > 1 else 0,
     }
     if "finetune.batch_size" in config.plan.keep:
@@ -45,10 +47,9 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run. The first stages are assumed to last as planned."""
     first, n = inputs["first"].meta, images_of(inputs).all
     assert first is not None
-    steps = first["settings"]
-    taken = run.decoding * n + n * first["speed"]["forward"]
-    for section in ("pretext", "transfer"):
-        step = first["speed"]["teacher" if section == "pretext" else "transfer"]
+    steps, speed = first["settings"], Speed(**first["speed"])
+    taken = run.decoding * n * (2 if speed.foreign else 1) + n * speed.look
+    for section, step in (("pretext", speed.teacher), ("transfer", speed.transfer)):
         taken += steps.get(f"{section}.steps", 0) * step
     return Size(1, 3e3, work=(chores(0.1),), meta=_plan(request.settings, first, n, taken))
 
@@ -74,13 +75,21 @@ def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken
         images: number of train + unlabelled images.
         taken: seconds that the stages so far took.
     """
-    from tasks.planning import FIXED, PASSES, Speed, from_labels
-
-    speed = Speed(**first["speed"])
-    whole = 60 * settings["minutes"] - FIXED - PASSES * images * speed.forward
-    left = whole + images * speed.forward - taken
+    speed, labels = Speed(**first["speed"]), settings["labels"]
+    looks = first.get("looks", 0) * speed.look
+    whole = 60 * settings["minutes"] - FIXED - PASSES * images * speed.forward - looks
+    # The teacher's features of all images are among what was taken, and so are no longer to come.
+    left = whole + images * speed.look - taken - labels * speed.foreign
     found = from_labels(
-        left, settings["labels"], images, speed, settings["folds"], whole, settings.get("batch_size")
+        left,
+        labels,
+        images,
+        speed,
+        settings["folds"],
+        whole,
+        settings.get("batch_size"),
+        settings["classes"],
+        images + first.get("tested", 0),
     )
     chosen = found.without(settings["keep"])
     return {"settings": chosen.settings, "because": chosen.lines}

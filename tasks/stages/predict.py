@@ -79,7 +79,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         n * (4 * classes + 8),
         n * cost.forward * asked["views"],
         width=classes,
-        seconds=decoded(run, images, n),
+        seconds=decoded(run, images, n, cost.shape.resized),
         work=work,
     )
 

@@ -23,7 +23,7 @@ def plan(config: Config, manifest: Artifact) -> Request:
     manifest only says how images are read.
 
     Args:
-        config: the run's configuration. Its pretext method is `Pretrained`, or trains on from `weights`.
+        config: the run's configuration. Its pretext method is `Pretrained`, or continues from `weights`.
         manifest: the manifest of the run's images.
     """
     given, layer = config.pretext, config.embed.layer
@@ -45,7 +45,7 @@ def stamps(request: Request) -> list[str | None]:
 
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
-    """Estimate the artifact and its cost for a dry run. It loads the weights, so it refuses what a run does.
+    """Estimate the artifact and its cost for a dry run. It loads the weights, and refuses what a run refuses.
 
     Raises:
         ConfigError: the weights can't be used.

@@ -1,4 +1,4 @@
-"""Sound: looks at a foreign teacher on some images, and warns if it may have been loaded badly."""
+"""Sound: tests a foreign teacher on some images, and warns if it may have been loaded badly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, cost_of, passes
+from tasks.planning import SOUND, examined
+from tasks.size import Context, Inputs, Size, cost_of, images_of, passes
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -20,19 +21,17 @@ if TYPE_CHECKING:
 STAGE = Stage(
     name="sound",
     kind="sound",
-    version=1,
+    version=2,
     process="train",
     columns={"who": "string", "measure": "string", "value": "float64", "error": "float64"},
 )
-IMAGES = 200
-"""Number of images that are looked at, at most."""
 FEW = 20
-"""With fewer labelled images, classes say too little, and two views of images without labels are compared."""
+"""With fewer labelled images, classes tell too little. Then two views of each image are compared instead."""
 BATCH = 32
 
 
 def plan(config: Config, manifest: Artifact, checkpoint: Artifact, labels: Artifact | None = None) -> Request:
-    """Request the look at a teacher.
+    """Request the test of a teacher.
 
     Args:
         config: the run's configuration.
@@ -52,7 +51,7 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, labels: Artif
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     cost = cost_of(inputs)
-    seen = 6 * IMAGES
+    seen = examined(images_of(inputs).all)
     return Size(10, 2e3, seen * cost.forward, work=(passes(run, cost, seen),))
 
 
@@ -80,7 +79,7 @@ def build(job: Job) -> Outcome:
             label = None
     if label is None:
         index, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
-    some = np.sort(permutation(key(job.seed, "sound"), len(index))[:IMAGES])
+    some = np.sort(permutation(key(job.seed, "sound"), len(index))[:SOUND])
     index, label = index[some], None if label is None else label[some]
     images, device = job.images_for(network), network.mean.device
 

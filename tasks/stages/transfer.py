@@ -1,6 +1,6 @@
 """Transfer: trains the student from scratch on pseudo-labels, or on the teacher's output.
 
-Of the clusters the student gets only the membership: which images belong together, not the features.
+From clusters, the student learns only which images belong together. It does not see the features.
 """
 
 from __future__ import annotations

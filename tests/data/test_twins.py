@@ -374,6 +374,20 @@ def test_planted_copies_are_found_and_nothing_else():
     assert unmirrored == [twin for twin in found if twin.kind == "near"]
 
 
+def test_an_image_keeps_its_likeliest_pairs():
+    random = np.random.default_rng(0)
+    pairs = np.array([(i, j) for i in range(12) for j in range(i + 1, 12) if random.random() < 0.7])
+    likeness = random.integers(0, 20, len(pairs)).astype(np.float32)  # some are alike
+    for count in (1, 3, 50):
+        kept = set[int]()
+        for image in range(12):
+            own = [p for p, pair in enumerate(pairs) if image in pair]
+            # Of pairs that are alike, those in which the image comes first count, then the first ones.
+            own.sort(key=lambda p: (-likeness[p], int(pairs[p][1] == image), p))
+            kept |= {int(p) for p in own[:count]}
+        assert set(np.flatnonzero(twins._best(pairs, likeness, count))) == kept
+
+
 def test_batches_rounds_and_threads_do_not_change_the_twins(monkeypatch):
     images = [texture(seed, 40, 32) for seed in range(8)]
     images += [copy for pixels in images for copy in [*copies(pixels), np.ascontiguousarray(pixels[:, ::-1])]]

@@ -15,6 +15,7 @@ from data.types import Artifact
 from flows.chain import chain
 from flows.layout import Hooks, Plan
 from flows.pin import find, pinned_chain
+from flows.recipes import override
 from flows.run import Run
 from tasks.config import Compute, Config
 from tasks.job import run
@@ -123,6 +124,29 @@ def run_layout(
 
         made = layout(Hooks(step, record.look, skip, decided=record.decide, planned=record.follow))
         return Made(made, record.finish(made), events, record.store)
+
+
+def small(place: Path, **over: Any) -> Config:
+    """A chain of seconds: HOG, six clusters, and a small student that is fine-tuned with five labels a class.
+
+    Args:
+        place: the folder with the sub-folder `photographs`, which `photographs` writes, and the store.
+        over: sections and keys that replace those here.
+    """
+    quick = {"epochs": 1, "batch_size": 32, "optimizer": "adamw", "learning_rate": 1e-3}
+    values: dict[str, Any] = {
+        "data": {"train": f"folder:{place / 'photographs'}", "image_size": 16, "labels_per_class": 5},
+        "pretext": {"method": "hog"},
+        "cluster": {"k": 6},
+        "transfer": {"method": "pseudo-labels", **quick},
+        "student": {"backbone": "smallconv", "width": 0.25},
+        "finetune": {"steps": 4, "baseline": False},
+        "evaluate": {"protocols": ["few-label"]},
+        "until": "finetune",
+        "compute": {"device": "cpu", "precision": "fp32"},
+        "store": str(place / "store"),
+    }
+    return override(override(Config(), values), over)
 
 
 def photographs(folder: Path, each: int = 100, side: int = 40) -> None:

@@ -5,42 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from in_process import Made, photographs, run_chain
+from in_process import Made, photographs, run_chain, small
 
 from data.schemas import ANSWERS, SCORES
 from data.tables import column, read_table
 from data.types import Artifact
 from flows.estimate import estimate
 from flows.phrases import summary
-from flows.recipes import override
 from models.augment import centre
 from models.saved import load
-from tasks.config import Compute, Config
+from tasks.config import Compute
 from tasks.job import run
 from tasks.rows import manifest_rows
 from tasks.stages import answers
-
-
-def config(place: Path, **over: Any) -> Config:
-    quick = {"epochs": 1, "batch_size": 32, "optimizer": "adamw", "learning_rate": 1e-3}
-    values: dict[str, Any] = {
-        "data": {"train": f"folder:{place / 'photographs'}", "image_size": 16, "labels_per_class": 5},
-        "pretext": {"method": "hog"},
-        "cluster": {"k": 6},
-        "transfer": {"method": "pseudo-labels", **quick},
-        "student": {"backbone": "smallconv", "width": 0.25},
-        "finetune": {"steps": 4, "baseline": False},
-        "evaluate": {"protocols": ["few-label"]},
-        "until": "finetune",
-        "compute": {"device": "cpu", "precision": "fp32"},
-        "store": str(place / "store"),
-    }
-    return override(override(Config(), values), over)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ran(place: Path) -> Made:
-    return run_chain(config(place), "answers")
+    return run_chain(small(place), "answers")
 
 
 def logits(ran: Made, checkpoint: Artifact) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -113,7 +94,7 @@ def test_the_temperature_of_the_checkpoint_divides_its_logits(ran: Made, place: 
         (draft / "out" / "model.json").write_text(json.dumps(described | {"temperature": 4.0}))
         meta = store.meta(tuned)
         store.publish(softer, draft, {k: v for k, v in meta.items() if k not in ("bytes", "sha256")})
-    request = answers.plan(config(place), ran.made["manifest"], softer, model="shipped")
+    request = answers.plan(small(place), ran.made["manifest"], softer, model="shipped")
     made, _ = run(request, store, Compute(device="cpu"), lambda event: None, lambda: False, {})
     *_, z = logits(ran, tuned)
     p = np.exp(z / 4) / np.exp(z / 4).sum(1, keepdims=True)
@@ -138,7 +119,7 @@ def test_the_report_shows_the_model_and_its_mistakes(ran: Made) -> None:
 
 
 def test_a_run_without_a_classifier_or_test_labels_has_no_answers_but_names_its_model(place: Path) -> None:
-    early = run_chain(config(place, until="transfer", evaluate={"protocols": ["knn"]}), "early")
+    early = run_chain(small(place, until="transfer", evaluate={"protocols": ["knn"]}), "early")
     assert "answers" not in early.made
     page = (early.folder / "report.html").read_text()
     assert f"{early.made['transfer'].path}/model.safetensors" in page
@@ -146,7 +127,7 @@ def test_a_run_without_a_classifier_or_test_labels_has_no_answers_but_names_its_
 
 
 def test_the_dry_run_counts_the_stage(place: Path) -> None:
-    known = next(stage for stage in estimate(config(place)).rows if stage.stage == "answers")
+    known = next(stage for stage in estimate(small(place)).rows if stage.stage == "answers")
     assert known.kind == "answers"
     assert set(known.reads) == {"manifest", "ship"}
     assert known.rows > 0

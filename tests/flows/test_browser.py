@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,6 @@ from prefect_server import Prefect
 
 pytestmark = pytest.mark.slow
 
-sync_api = pytest.importorskip("playwright.sync_api")
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SOON, LONG = 60_000, 600_000
 """Timeouts in milliseconds: for a page to show something, and for a run to make progress."""
 PRESSES = 5
@@ -32,24 +28,11 @@ STAGES = {
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
-    """A tab of the system's Chromium."""
-    program = next(
-        (
-            found
-            for name in ("chromium", "chromium-browser", "google-chrome")
-            if (found := shutil.which(name))
-        ),
-        None,
-    )
-    if program is None:
-        pytest.skip("Chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000}, color_scheme="light")
-        page.set_default_timeout(SOON)
-        yield page
-        browser.close()
+def page(browser: Any) -> Any:
+    """A tab."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000}, color_scheme="light")
+    page.set_default_timeout(SOON)
+    return page
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def test_what_is_written(tmp_path: Path) -> None:
 
 
 def test_runs_with_different_test_sets_are_not_ranked_against_each_other(tmp_path: Path) -> None:
-    from tasks.report.leaderboard import apart, leaderboards, table, write
+    from tasks.report.leaderboard import apart, leaderboards, outlines, table, write
 
     def tested(name: str, value: float, n: int, *tests: str) -> Entry:
         made = Entry(name, PARTS)
@@ -164,7 +164,7 @@ def test_runs_with_different_test_sets_are_not_ranked_against_each_other(tmp_pat
     assert "test set 1, 400 images: better, hard; test set 2, 50 images: easy" in said
     lines = table(boards)
     assert [(line["test set"], line["place"]) for line in lines] == [(1, 1), (1, 2), (2, 1)]
-    result = {"board": lines, "winner": None, "apart": said, "folder": "f"}
+    result = {"board": lines, "winner": None, "apart": said, "folder": "f", "arms": outlines(boards)}
     told = "\n".join(standings(result))
     assert f"warning {said}" in told
     assert "none, these runs are not one ranking" in told

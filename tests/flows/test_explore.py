@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from in_process import Made, photographs, run_chain
+from in_process import Made, photographs, run_chain, small
 from PIL import Image
 
 from data import schemas
@@ -17,25 +16,9 @@ from data.preprocessing import stored_size
 from data.tables import column, read_table, read_vectors
 from flows.estimate import estimate
 from flows.recipes import override, recipe
-from tasks.config import Config
 from tasks.rows import drawn_rows, manifest_rows
 
-
-def config(place: Path, **over: Any) -> Config:
-    quick = {"epochs": 1, "batch_size": 32, "optimizer": "adamw", "learning_rate": 1e-3}
-    values: dict[str, Any] = {
-        "data": {"train": f"folder:{place / 'photographs'}", "image_size": 16, "labels_per_class": 5},
-        "pretext": {"method": "hog"},
-        "cluster": {"k": 6},
-        "transfer": {"method": "pseudo-labels", **quick},
-        "student": {"backbone": "smallconv", "width": 0.25},
-        "finetune": {"steps": 4, "baseline": False},
-        "evaluate": {"protocols": ["few-label", "explore"], "explore": {"points": 100}},
-        "until": "finetune",
-        "compute": {"device": "cpu", "precision": "fp32"},
-        "store": str(place / "store"),
-    }
-    return override(override(Config(), values), over)
+MAP = {"protocols": ["few-label", "explore"], "explore": {"points": 100}}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ran(place: Path) -> Made:
-    return run_chain(config(place), "explore")
+    return run_chain(small(place, evaluate=MAP), "explore")
 
 
 def points(ran: Made) -> dict[str, np.ndarray]:
@@ -129,17 +112,18 @@ def test_the_report_shows_the_map_and_a_second_run_takes_all_from_the_store(ran:
     page = (ran.folder / "report.html").read_text()
     assert len(re.findall(r'<path d="M\d+ \d+h0" class=', page)) == len(points(ran)["index"])
     assert "script-src &#39;sha256-" in page
-    again = run_chain(config(place), "again")
+    again = run_chain(small(place, evaluate=MAP), "again")
     assert again.made == ran.made
     assert all(row["cached"] for row in again.result["stages"])
-    planned = {row.stage: row for row in estimate(config(place)).rows}
+    planned = {row.stage: row for row in estimate(small(place, evaluate=MAP)).rows}
     assert {"manifest", "embed", "embed-teacher-test", "answers"} <= set(planned["explore"].reads)
 
 
 def test_a_run_without_labels_or_clusters_has_a_map_too(place: Path) -> None:
     teacher = {"method": "simclr", "backbone": "smallconv", "width": 0.25, "epochs": 1, "batch_size": 32}
-    bare = config(
+    bare = small(
         place,
+        evaluate=MAP,
         data={"train": f"folder:{place / 'photographs'}?folders=none", "labels_per_class": None},
         pretext=teacher,
         transfer={"method": "seed", "epochs": 1, "queue": 64},
@@ -155,9 +139,8 @@ def test_a_run_without_labels_or_clusters_has_a_map_too(place: Path) -> None:
 
 
 def test_images_that_were_clustered_elsewhere_have_no_cluster_on_the_map(place: Path) -> None:
-    elsewhere = config(
-        place, cluster={"data": f"folder:{place / 'photographs' / 'flower'}"}, until="transfer"
-    )
+    flowers = f"folder:{place / 'photographs' / 'flower'}"
+    elsewhere = small(place, evaluate=MAP, cluster={"data": flowers}, until="transfer")
     ran = run_chain(elsewhere, "elsewhere")
     assert not {"clusters", "assignments"} & set(ran.inputs("explore"))
     assert (points(ran)["cluster"] == -1).all()
@@ -166,6 +149,19 @@ def test_images_that_were_clustered_elsewhere_have_no_cluster_on_the_map(place: 
 def test_the_recipes_for_a_first_look_draw_a_map() -> None:
     for name in ("digits", "photos", "cifar10"):
         assert "explore" in recipe(name).evaluate.protocols
+
+
+def test_a_map_by_tsne_says_so_and_changes_no_other_stage(ran: Made, place: Path) -> None:
+    pytest.importorskip("openTSNE")
+    evaluate = {**MAP, "explore": {"points": 100, "projection": "tsne"}}
+    again = run_chain(small(place, evaluate=evaluate), "tsne")
+    assert {row["stage"] for row in again.result["stages"] if not row["cached"]} == {"explore", "report"}
+    assert again.store.meta(again.made["explore"])["explained"] is None
+    found = points(again)
+    assert np.array_equal(found["index"], points(ran)["index"])
+    assert np.isfinite(found["x"]).all()
+    assert np.ptp(found["x"]) > 3  # PCA of rows of length 1 has at most 2
+    assert "This is t-SNE" in (again.folder / "report.html").read_text()
 
 
 def test_tsne_is_refused_in_one_line_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

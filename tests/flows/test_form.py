@@ -187,6 +187,13 @@ def test_the_plan_keeps_what_sections_give() -> None:
     assert {"cluster.k", "pretext.epochs"} <= set(config.plan.keep)
 
 
+def test_minutes_go_with_a_teacher_of_others() -> None:
+    config = resolved(recipe="photos", minutes=5, pretext={"method": "pretrained", "weights": "vit"})
+    assert (config.pretext.method, config.plan.minutes) == ("pretrained", 5)
+    continued = resolved(recipe="photos", minutes=5, pretext={"method": "simclr", "weights": "vit"})
+    assert (continued.pretext.model_dump()["weights"], continued.plan.minutes) == ("vit", 5)
+
+
 def test_a_borrowed_test_is_said() -> None:
     own = resolved(train="folder:mine")
     assert own.data.test == "digits"

@@ -7,31 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import Made, photographs, run_chain
+from in_process import Made, photographs, run_chain, small
 
 from data.schemas import ASSIGNMENTS
 from data.tables import column, read_table
 from flows.estimate import estimate
-from flows.recipes import override
-from tasks.config import Config, Evaluate, protocols
+from tasks.config import Evaluate, protocols
 from tasks.found import leaves, stage_module
 from tasks.stage import Leaf
 
-
-def small(place: Path, **over: Any) -> Config:
-    quick = {"epochs": 1, "batch_size": 32, "optimizer": "adamw", "learning_rate": 1e-3}
-    values: dict[str, Any] = {
-        "data": {"train": f"folder:{place / 'photographs'}", "image_size": 16},
-        "pretext": {"method": "hog"},
-        "cluster": {"k": 6},
-        "transfer": {"method": "pseudo-labels", **quick},
-        "student": {"backbone": "smallconv", "width": 0.25},
-        "evaluate": {"protocols": ["outliers"]},
-        "until": "transfer",
-        "compute": {"device": "cpu", "precision": "fp32"},
-        "store": str(place / "store"),
-    }
-    return override(override(Config(), values), over)
+OUTLIERS: dict[str, Any] = {"evaluate": {"protocols": ["outliers"]}, "until": "transfer"}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ran(place: Path) -> Made:
-    return run_chain(small(place), "leaves")
+    return run_chain(small(place, **OUTLIERS), "leaves")
 
 
 def test_a_file_in_the_folder_of_stages_is_all_that_a_leaf_takes() -> None:
@@ -67,7 +52,7 @@ def test_a_file_in_the_folder_of_stages_is_all_that_a_leaf_takes() -> None:
 def test_it_is_listed_offered_and_counted(place: Path) -> None:
     assert protocols()["outliers"].startswith("lists the images that are far from their cluster's centroid")
     assert "outliers" in Evaluate.model_json_schema()["properties"]["protocols"]["items"]["enum"]
-    planned = {row.stage: row for row in estimate(small(place)).rows}
+    planned = {row.stage: row for row in estimate(small(place, **OUTLIERS)).rows}
     assert planned["outliers"].reads == ("assign",)
 
 
@@ -85,16 +70,15 @@ def test_it_measures_what_it_says(ran: Made) -> None:
 
 
 def test_a_second_run_takes_it_from_the_store(ran: Made, place: Path) -> None:
-    again = run_chain(small(place), "again")
+    again = run_chain(small(place, **OUTLIERS), "again")
     assert again.made == ran.made
     assert all(row["cached"] for row in again.result["stages"])
 
 
 def test_a_run_without_clusters_leaves_it_out_and_says_so(place: Path) -> None:
     teacher = {"method": "simclr", "backbone": "smallconv", "width": 0.25, "epochs": 1, "batch_size": 32}
-    by_teacher = run_chain(
-        small(place, pretext=teacher, transfer={"method": "seed", "epochs": 1, "queue": 64}), "seed"
-    )
+    student = {"method": "seed", "epochs": 1, "queue": 64}
+    by_teacher = run_chain(small(place, **OUTLIERS, pretext=teacher, transfer=student), "seed")
     assert "outliers" not in by_teacher.made
     assert by_teacher.result["not_needed"]["outliers"] == "the run has no assignments"
 
@@ -110,6 +94,6 @@ def test_a_dry_run_says_that_it_does_not_count_a_stage_without_a_size(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(stage_module("outliers"), "size")
-    planned = estimate(small(place))
+    planned = estimate(small(place, **OUTLIERS))
     assert [row.operations for row in planned.rows if row.stage == "outliers"] == [0.0]
     assert [text for text in planned.assumptions if text.startswith("outliers: ")]

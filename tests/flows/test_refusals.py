@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"cluster": {"k": 500}},
             r"cluster\.k = 500, but there are only \d+ training images; set at most \d+",
         ),
-        ({"cluster": {"sample": 4}}, r"cluster\.k = 5, .*set at most 4"),
+        ({"cluster": {"sample": 4}}, r"cluster\.sample = 4, but cluster\.k = 5 .*set at least 5"),
         ({"pretext": {"method": "moco", "queue": 4096}}, r"pretext\.queue = 4096, but there are only"),
         ({"pretext": {"method": "deepcluster", "clusters": 300}}, r"pretext\.clusters = 300"),
         ({"pretext": {"method": "deepcluster-v2", "prototypes": 300}}, r"pretext\.prototypes = 300"),

@@ -154,14 +154,25 @@ def test_a_server_that_is_not_there(url: str, environment: dict[str, str], tmp_p
 def training(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[[], Any]]:
     """A function that starts a long run with an embedded server -> its process and the server's pid."""
     started: list[int] = []
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows", "run", "digits", "--json", "--store", str(tmp_path / "store"), *LONG],
-        env={**environment, "PREFECT_HOME": str(tmp_path / "home")},
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=(tmp_path / "said").open("w"),
-        text=True,
-    )
+    with (tmp_path / "said").open("w") as said_here:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "flows",
+                "run",
+                "digits",
+                "--json",
+                "--store",
+                str(tmp_path / "store"),
+                *LONG,
+            ],
+            env={**environment, "PREFECT_HOME": str(tmp_path / "home")},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=said_here,
+            text=True,
+        )
 
     def begin() -> tuple[subprocess.Popen[str], int]:
         end = time.monotonic() + START
@@ -177,7 +188,7 @@ def training(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[[
     for pid in (*started, process.pid):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
 
 def children(parent: int, module: str) -> list[int]:

@@ -314,7 +314,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert gone(int(python(code, tmp_path, environment).stdout))
 
 
-@pytest.mark.slow  # it failed once beside other tests: its training may end before it is interrupted again
+@pytest.mark.slow
 def test_ctrl_c_stops_the_run_and_the_same_call_goes_on(
     tmp_path: Path, environment: dict[str, str], server: str
 ) -> None:

@@ -13,7 +13,7 @@ from models.configs.distill import Distill
 from models.configs.evaluations import NonLinear
 from models.configs.finetune import Finetune
 from models.configs.shared import Teacher
-from models.cost import Cost, classifier_cost, pretext_cost, transfer_cost
+from models.cost import Cost, classifier_cost, network_cost, pretext_cost, transfer_cost
 from models.method import make_pretext
 from models.pace import (
     ALONE,
@@ -362,3 +362,49 @@ def test_a_network_is_built_like_the_one_that_its_shape_was_taken_from() -> None
         assert sum(p.numel() for p in built.parameters()) == cost.parameters
     tile = make_pretext(config, 48, seed=0).network
     assert network_of(pretext_cost(config, 48).shape).description() == tile.description()
+
+
+def test_a_foreign_network_is_measured_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its own size, in its own form, and with one image if many would take too long."""
+    from models.network import Description, Network
+
+    described = Description(backbone="resnet18", width=0.25, image_size=32, form=64, resized=40)
+    cost = network_cost(Network(described))
+    assert (cost.shape.form, cost.shape.resized) == (64, 40)
+    built = network_of(cost.shape)
+    assert built.own_input
+    assert built.description() == Network(described).description()
+    seen: list[int] = []
+    features = Network.features
+
+    def count(network: Network, x: Any, layer: str = "features") -> Any:
+        seen.append(len(x))
+        assert x.shape[2:] == (32, 32)
+        return features(network, x, layer)
+
+    monkeypatch.setattr(Network, "features", count)
+    monkeypatch.setattr("models.pace.TRIAL", 0.0)
+    work = passed(cost.shape)
+    each = Pace().seconds(Portion(work, 1))
+    monkeypatch.setattr("models.pace.LONGEST", 3.5 * each)
+    found = Pace().know(work)
+    assert found is not None
+    assert seen == [1, 1]
+    monkeypatch.setattr("models.pace.LONGEST", 2.5 * each)
+    assert Pace().know(work) is None
+
+
+@pytest.mark.parametrize("name", ["seed", "s2bnn"])
+def test_students_of_a_foreign_teacher_are_tried_on_random_images(name: str) -> None:
+    from models.network import Description, Network
+
+    teacher = network_cost(
+        Network(Description(backbone="smallconv", width=0.25, image_size=48, resized=56))
+    ).shape
+    config: Any = TRANSFER[name].model_validate({"batch_size": 8} | ({"queue": 16} if name == "seed" else {}))
+    cost = transfer_cost(config, "reactnet" if name == "s2bnn" else "smallconv", 0.25, 32, teacher)
+    for phase in config.phases:
+        more = {"phase": phase} if len(config.phases) > 1 else {}
+        found = Pace().know(of(cost, "transfer", config.model_dump(), teacher=teacher, **more))
+        assert found is not None
+        assert found.seconds > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.evaluation.projection import project, unit
+from models.evaluation.projection import PERPLEXITY, project, unit
 
 
 def features(n: int = 200, d: int = 12, seed: int = 0) -> np.ndarray:
@@ -73,3 +73,57 @@ def test_tsne_keeps_neighbours_and_repeats_itself() -> None:
     assert close > 0.8
     few = project(x[:3], "tsne", seed=5)  # too few for neighbours: the principal components
     assert np.array_equal(few.xy, project(x[:3], "pca", seed=5).xy)
+
+
+def affinities(x: np.ndarray, perplexity: float) -> np.ndarray:
+    """t-SNE's P of all pairs (N, N), by bisection (van der Maaten and Hinton 2008, section 2)."""
+    squares = ((x[:, None].astype(np.float64) - x[None]) ** 2).sum(axis=-1)
+    p = np.zeros_like(squares)
+    for i, row in enumerate(squares):
+        low, high = 1e-6, 1e6
+        for _ in range(100):
+            beta = np.sqrt(low * high)
+            weight = np.exp(-beta * (row - np.delete(row, i).min()))
+            weight[i] = 0
+            p[i] = weight / weight.sum()
+            some = p[i][p[i] > 0]
+            low, high = (beta, high) if -(some * np.log(some)).sum() > np.log(perplexity) else (low, beta)
+    return (p + p.T) / (2 * len(x))
+
+
+def divergence(p: np.ndarray, y: np.ndarray) -> float:
+    """What t-SNE minimises: the Kullback-Leibler divergence of places y (N, 2) from P (N, N)."""
+    q = 1 / (1 + ((y[:, None].astype(np.float64) - y[None]) ** 2).sum(axis=-1))
+    np.fill_diagonal(q, 0)
+    some = p > 0
+    return float((p[some] * np.log(p[some] / (q / q.sum())[some])).sum())
+
+
+def test_tsne_is_as_good_as_scikit_learn_s() -> None:
+    pytest.importorskip("openTSNE")
+    from sklearn.manifold import TSNE, trustworthiness
+
+    x = features(n=300)
+    start = project(x, "pca", seed=0).xy
+    theirs = TSNE(
+        perplexity=PERPLEXITY, init=start / start[:, 0].std() * 1e-4, method="exact", random_state=0
+    )
+    their_places = theirs.fit_transform(unit(x))
+    ours = project(x, "tsne", seed=0).xy
+    p = affinities(unit(x), PERPLEXITY)
+    assert divergence(p, their_places) == pytest.approx(theirs.kl_divergence_, rel=0.01)
+    # Ours looks at 90 neighbours of each image and sums far ones up; theirs takes all pairs as they are.
+    assert divergence(p, ours) < 1.05 * theirs.kl_divergence_
+    assert divergence(p, start) > 1.5 * theirs.kl_divergence_
+    close, closest = (trustworthiness(unit(x), y, n_neighbors=10) for y in (ours, their_places))
+    assert close == pytest.approx(closest, abs=0.02)
+
+
+def test_tsne_places_rows_of_zeros_and_copies() -> None:
+    pytest.importorskip("openTSNE")
+    x = features(n=60)
+    x[7] = 0
+    x[20:30] = x[20]
+    plane = project(x, "tsne", seed=1)
+    assert plane.xy.shape == (60, 2)
+    assert np.isfinite(plane.xy).all()

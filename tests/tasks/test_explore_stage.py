@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from report_sample import Page, image_map, sample
 
-from tasks.report import explore, sprite
+from tasks.report import explore, figures, sprite
 from tasks.report.content import Group, ImageMap
 from tasks.report.document import render
 from tasks.stages.explore import choose
@@ -319,17 +320,68 @@ def oklab(rgb: np.ndarray) -> np.ndarray:
     )
 
 
+def apart(colours: Sequence[str], eyes: str) -> np.ndarray:
+    """The distances in OKLab between colours (N,), as some eyes see them -> (N, N)."""
+    left = np.array([linear(each) for each in colours]) @ np.array(MACHADO[eyes]).T
+    seen = oklab(np.clip(left, 0, 1))
+    return np.asarray(np.linalg.norm(seen[:, None] - seen[None], axis=-1))
+
+
+def least(distances: np.ndarray) -> float:
+    return float(distances[np.triu_indices(len(distances), 1)].min())
+
+
+def differences(colours: Sequence[str]) -> np.ndarray:
+    """CIEDE2000 between colours (N,), for usual eyes -> (N, N). A difference of 1 can just be seen."""
+    colour = pytest.importorskip("skimage.color")
+    lab = colour.rgb2lab(np.array([[int(each[i : i + 2], 16) / 255 for i in (1, 3, 5)] for each in colours]))
+    return np.asarray(colour.deltaE_ciede2000(lab[:, None], lab[None]))
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's ratio."""
+    dark, light = sorted(float(linear(each) @ [0.2126, 0.7152, 0.0722]) for each in (one, other))
+    return (light + 0.05) / (dark + 0.05)
+
+
 @pytest.mark.parametrize("ground", ["LIGHT", "DARK"])
 @pytest.mark.parametrize("eyes", list(MACHADO))
-def test_ten_colours_are_told_apart_by_all_eyes(ground: str, eyes: str) -> None:
-    from tasks.report import figures
+def test_the_colours_are_told_apart_by_all_eyes(ground: str, eyes: str) -> None:
+    page = getattr(figures, ground)
+    assert least(apart(getattr(explore, ground), eyes)) > 0.085
+    mixed = (
+        0.45 * int(page["neutral"][i : i + 2], 16) + 0.55 * int(page["card"][i : i + 2], 16)
+        for i in (1, 3, 5)
+    )
+    unknown = "#" + "".join(f"{round(each):02x}" for each in mixed)  # --faint in explore.css
+    assert apart((*getattr(explore, ground), unknown), eyes)[-1, :-1].min() > 0.08
 
-    colours = getattr(explore, ground)
-    assert len(set(colours)) == 10
-    seen = oklab(np.clip(np.array([linear(each) for each in colours]) @ np.array(MACHADO[eyes]).T, 0, 1))
-    apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)[np.triu_indices(10, 1)]
-    assert apart.min() > 0.085
-    card = linear(getattr(figures, ground)["card"]) @ [0.2126, 0.7152, 0.0722]
-    for each in colours:
-        dark, light = sorted((float(linear(each) @ [0.2126, 0.7152, 0.0722]), float(card)))
-        assert (light + 0.05) / (dark + 0.05) >= 2.9
+
+@pytest.mark.parametrize("ground", ["LIGHT", "DARK"])
+def test_no_two_colours_look_alike_and_all_stand_out_from_the_card(ground: str) -> None:
+    assert least(differences(getattr(explore, ground))) > 21
+    card = getattr(figures, ground)["card"]
+    assert all(contrast(each, card) > 2.2 for each in getattr(explore, ground))
+
+
+def test_near_colours_would_be_noticed() -> None:
+    assert least(differences(("#22b482", "#1b7962"))) < 21  # two greens that the dark map once had
+    assert least(apart(("#56b4e9", "#cc79a7", "#009e73"), "deuteranopia")) < 0.085  # Okabe and Ito's purple
+    assert contrast("#f0e442", figures.LIGHT["card"]) < 2.2  # and their yellow
+
+
+@pytest.mark.parametrize("k", [10, 12])
+def test_the_dots_of_the_second_half_have_a_hole(k: int) -> None:
+    found = image_map(k=10)
+    found = replace(
+        found, cluster=np.arange(len(found.x)) % k, groups={c: Group(9, c, 0.5, 8) for c in range(k)}
+    )
+    page = render(replace(sample(), map=found))
+    dot = r'<path d="(M\d+ \d+h0)" class="c(\w+) k(\w+) [^"]+"/>'
+    drawn = re.findall(dot + r'\s*(?:<path class="hole ([^"]+)" d="(M\d+ \d+h0)"/>)?', page)
+    assert len(drawn) == len(found.x)
+    for place, of_class, of_cluster, hole, at in drawn:
+        marks = (f"{letter}{rank}" for letter, rank in (("c", of_class), ("k", of_cluster)) if int(rank) >= 6)
+        assert hole == " ".join(marks)
+        assert at == (place if hole else "")
+    assert page.count(' hollow"></i>') == 10 - 6 + k - 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,11 +16,15 @@ from tasks.planning import (
     CHOICES,
     ENOUGH,
     FEW,
+    KEPT,
     LEAST,
     MANY,
+    SETS,
+    SHARES,
     SIZES,
     SLACK,
     UNTRAINED,
+    UNTRAINED_RARE,
     Planned,
     Speed,
     batch_size,
@@ -27,6 +32,8 @@ from tasks.planning import (
     from_images,
     from_labels,
     labelled_batch,
+    shares,
+    shown,
     sizes,
 )
 from tasks.stages import plan as plan_stage
@@ -110,7 +117,9 @@ def test_a_run_accepts_what_a_dry_run_accepts_although_it_measures_slower_steps(
         found = from_images(1.0, 300, speeds, **told, least=least, load="measured under load: a lot")
         return found.settings["pretext.steps"]
 
-    enough = 0.38 * 20 / LEAST / 0.1 * 0.9  # 20 s are left for training, and a few for the features
+    enough = (
+        SHARES["pretext"] * 20 / LEAST / 0.1 * 0.9
+    )  # 20 s are left for training, and a few for the features
     assert at(enough, LEAST) >= LEAST
     assert at(1.8 * enough, LEAST // 2) >= LEAST // 2
     for factor, least in ((1.3, LEAST), (2.6, LEAST // 2)):
@@ -125,7 +134,7 @@ def test_images_are_decoded_again_only_in_another_size() -> None:
         for more in ({"decoded": 64}, {"decoded": 32}, {"reading": 0.0})
     )
     assert others[0] == others[1]
-    assert others[0] - again == pytest.approx(0.38 * 60 / speed(32).teacher, abs=1)
+    assert others[0] - again == pytest.approx(SHARES["pretext"] * 60 / speed(32).teacher, abs=1)
 
 
 def settings(**keep: Any) -> dict[str, Any]:
@@ -138,10 +147,9 @@ def settings(**keep: Any) -> dict[str, Any]:
     return plan_stage.plan(config, Artifact(kind="manifest", fingerprint="m")).settings
 
 
-def test_plans_that_were_made_before_distillation_had_options_keep_their_names() -> None:
-    options = {"ema", "mixup", "consistency", "consistency_threshold"}
-    assert not options & settings()["config"]["distill"].keys()
-    assert options & settings(distill__ema=0.1)["config"]["distill"].keys() == {"ema"}
+def test_plans_that_were_made_before_there_was_mixup_keep_their_names() -> None:
+    assert settings(finetune__mixup=0.1, finetune__baseline_mixup=0.2)["config"] == settings()["config"]
+    assert not {"mixup", "baseline_mixup"} & settings()["config"]["finetune"].keys()
 
 
 def test_steps_are_measured_with_the_views_of_the_kind_and_the_users_batches() -> None:
@@ -184,6 +192,49 @@ def test_steps_of_transfer_are_measured_as_they_are(transfer: str, phases: list[
     assert found.teacher == pytest.approx(each)
 
 
+def foreign(size: int, look: float) -> Speed:
+    """The same machine with a foreign teacher, which takes equally long at all sizes of the student."""
+    return replace(speed(size), teacher=0.0, foreign=look, tuned_teacher=96 * look)
+
+
+@pytest.mark.parametrize("look", [0.001, 0.02])
+def test_a_foreign_teacher_leaves_its_share_to_the_student(look: float) -> None:
+    """Its features, transfer, the trainings on labels and distillation take the minutes together."""
+    images, tested, labels, minutes = 5000, 1000, 50, 20
+    speeds = {size: foreign(size, look) for size in (32, 48, 64)}
+    looks = shown(images, images, tested)
+    found = from_images(
+        minutes, images, speeds, distinct=images, fixed=40.0, reading=10.0, kind=KIND, looks=looks
+    )
+    assert set(found.settings) <= SETS
+    assert not [key for key in found.settings if key.startswith("pretext.")]
+    used = speeds[found.settings["data.image_size"]]
+    spent = 40.0 + 10.0 + 3 * images * used.forward + looks * look
+    spent += found.settings["transfer.steps"] * used.transfer
+    whole, again = 60 * minutes - 50.0 - 3 * images * used.forward - looks * look, images + tested
+    rest = from_labels(60 * minutes - spent, labels, images, used, 3, whole, again=again).settings
+    assert set(rest) <= SETS
+    tuned = used.tuned + (used.tuned_teacher if rest["ship.teacher"] else 0)
+    spent += again * look if rest["ship.teacher"] else 0
+    spent += 4 * rest["finetune.steps"] * tuned + rest["distill.steps"] * used.distill
+    spent += (4 + CHOICES) * rest["finetune.baseline_steps"] * used.tuned
+    assert spent == pytest.approx(60 * minutes, rel=0.02)
+    assert sum(shares(used).values()) == pytest.approx(1)
+
+
+def test_a_foreign_teacher_makes_no_difference_to_the_students_size_unless_it_takes_the_time() -> None:
+    """A larger size needs enough steps of transfer, of the time that the teacher's features leave."""
+
+    def chosen(look: float) -> int:
+        speeds = {size: foreign(size, look) for size in (32, 48, 64)}
+        kept = {"distinct": 1000, "fixed": 40.0, "reading": 2.0, "kind": KIND, "looks": 5000}
+        size: int = from_images(20, 1000, speeds, **kept).settings["data.image_size"]
+        return size
+
+    assert chosen(0.001) == 64
+    assert chosen(0.21) < 64
+
+
 @pytest.mark.parametrize(
     ("side", "found"),
     [
@@ -220,13 +271,15 @@ def test_few_labels_get_few_steps(seconds: float) -> None:
 
 
 def test_late_trainings_keep_most_of_their_share() -> None:
-    """If the first trainings took all the time, the others still get 0.8 of 0.3 and 0.5 of 0.2 of it."""
+    """If the first trainings took all the time, the others still get 0.8 and 0.5 of their shares."""
     used, whole = speed(32), 240.0
     late = from_labels(5.0, 50, 1000, used, 3, whole).settings
     steps = late["finetune.steps"] + (4 + CHOICES) / 4 * late["finetune.baseline_steps"]
     taken = 4 * steps * used.tuned + 4 * late["ship.teacher"] * late["finetune.steps"] * used.tuned_teacher
-    assert taken == pytest.approx(0.8 * 0.3 * whole, rel=0.1)
-    assert late["distill.steps"] * used.distill == pytest.approx(0.5 * 0.2 * whole, rel=0.05)
+    assert taken == pytest.approx(KEPT["contenders"] * SHARES["contenders"] * whole, rel=0.1)
+    assert late["distill.steps"] * used.distill == pytest.approx(
+        KEPT["distill"] * SHARES["distill"] * whole, rel=0.05
+    )
 
 
 @pytest.mark.parametrize(
@@ -274,6 +327,20 @@ def test_larger_batches_of_the_user_get_fewer_steps() -> None:
 def test_the_teacher_is_fine_tuned_only_if_there_is_time() -> None:
     assert not from_labels(20.0, 50, 1000, speed(64), 3, 0.0).settings["ship.teacher"]
     assert from_labels(900.0, 50, 1000, speed(64), 3, 0.0).settings["ship.teacher"]
+
+
+def test_with_few_labels_per_class_the_time_goes_to_networks_from_scratch() -> None:
+    """The teacher is fine-tuned only when all others have as many steps as they can use."""
+    used = speed(32)
+    for seconds in (30.0, 100.0, 10_000.0):
+        few, many = (from_labels(seconds, 50, 1000, used, 3, 0.0, classes=c).settings for c in (10, 5))
+        assert few["finetune.baseline_steps"] == UNTRAINED_RARE * few["finetune.steps"]
+        assert many["finetune.baseline_steps"] == UNTRAINED * many["finetune.steps"]
+        assert few["finetune.baseline_steps"] > many["finetune.baseline_steps"]
+        assert few["ship.teacher"] == (few["finetune.steps"] == MANY)
+    told = from_labels(100.0, 50, 1000, used, 3, 0.0, classes=10).because
+    assert "fewer than 10 labels per class" in told["finetune.baseline_steps"]
+    assert told["ship.teacher"].endswith("would leave the others too few steps")
 
 
 def test_what_the_user_set_is_neither_planned_nor_explained() -> None:

@@ -3,7 +3,6 @@ can be used by mouse, touch and keyboard."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,21 +16,6 @@ from tasks.report.document import render
 from tasks.report.scoreboard import Score
 
 pytestmark = pytest.mark.slow
-
-sync_api = pytest.importorskip("playwright.sync_api")
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next((found for name in names if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("Chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +172,9 @@ def test_the_map_opens_a_cluster_by_keyboard_and_closes_it(opened: Any) -> None:
     else:
         raise AssertionError("the pictures of the cluster can't be reached")
     assert opened.locator(".here[visibility=visible]").count() == 1  # the focused picture's place on the map
+    opened.keyboard.press("Enter")  # it is shown, and the keyboard stays where it was
+    assert opened.locator("#explore-panel .one canvas").count() == 1
+    assert opened.evaluate("document.activeElement.id") == "explore-panel"
     opened.locator("#explore-plane").focus()
     opened.keyboard.press("Escape")
     assert "Clusters, the largest first" in panel(opened)
@@ -236,6 +223,8 @@ def test_every_group_can_be_chosen(opened: Any) -> None:
         on = opened.locator("#explore-card .dots path.on").count()
         assert on > 0
         assert opened.locator("#explore-panel .gallery canvas").count() > 0
+        rings = opened.locator("#explore-card .rings path.on").count()
+        assert rings == on if value == "labelled" else rings < on
     opened.select_option("#explore-show", "")
     assert opened.locator("#explore-card .dots path.on").count() == 0
 
@@ -249,15 +238,25 @@ def test_colours_are_chosen_without_the_script(browser: Any, pages: dict[str, Pa
     context.close()
     page = browser.new_page()
     page.goto(pages[name].as_uri())
-    colours = {}
+    looks = {}
     for mode in ("class", "cluster", "answer"):
         page.check(f'[name="explore-by"][value="{mode}"]', force=True)
-        colours[mode] = page.evaluate(
-            """new Set([...document.querySelectorAll('#explore .dots path')].map(
-                each => getComputedStyle(each).stroke)).size"""
+        looks[mode] = page.evaluate(
+            """() => {
+                const stroke = (each) => getComputedStyle(each).stroke;
+                const dots = [...document.querySelectorAll('#explore .dots path:not(.hole)')];
+                const hole = (dot) => [dot.nextElementSibling].filter((each) => each?.matches('.hole'))[0];
+                const open = (dot) => !!hole(dot) && stroke(hole(dot)) !== 'none';
+                return [dots.map(stroke), dots.map((dot) => `${stroke(dot)} ${open(dot)}`)]
+                    .map((all) => new Set(all).size);
+            }"""
         )
     few = name == "usual"  # ten clusters and ten classes; the other page has 40 and 50
-    assert colours == {"class": 10 if few else 1, "cluster": 10 if few else 1, "answer": 3}
+    assert looks == {
+        "class": [6, 10] if few else [1, 1],
+        "cluster": [6, 10] if few else [1, 1],
+        "answer": [3, 3],
+    }
     page.close()
 
 

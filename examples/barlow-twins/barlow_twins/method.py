@@ -71,14 +71,14 @@ class BarlowTwinsMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Each view with the batch statistics of its own; collapse signs of z."""
+        """Pass each view separately, with its own batch statistics. Log the signs of collapse of z."""
         z_a, z_b = (self.projector(self.network(view)) for view in batch.views.chunk(2))
         return Loss(barlow_twins(z_a, z_b, self.config.redundancy), dict(collapse.signs(z_a)))
 
     def passes(self) -> list[tuple[int, float]]:
-        """Two views an image."""
+        """Two views per image."""
         return [(self.config.side(self.network.image_size), 2.0)]
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One for network and projector."""
+        """One optimizer for the network and the projector."""
         return {"main": make_optimizer(self.config, self.parameters())}
