@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -30,6 +31,16 @@ SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", 
 """Chromium's: it may run as root and without a GPU, and asks no server by itself."""
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the processes that tests start.
+
+    A shell that starts the tests in the background makes them ignore it, and their children inherit that.
+    Then workers and servers that a test interrupts never end.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

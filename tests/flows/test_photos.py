@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from in_process import Workers, photographs, run_chain
+from PIL import Image
 
 from data.errors import ConfigError
 from data.kind import Suggestion
@@ -136,14 +137,20 @@ def test_a_dry_run_says_what_others_took_of_the_machine(place: Path) -> None:
 
 @pytest.mark.parametrize("size", [64, 24, 96])
 def test_a_dry_run_looks_at_what_the_run_looks_at_and_follows_a_plan_that_is_there(
-    place: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """However slow the machine is in a later dry run: the run would measure nothing either."""
+    noise = np.random.default_rng(0)  # no image shows another one's picture
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(30):
+            image = Image.fromarray(noise.integers(0, 256, (70, 80, 3), np.uint8))
+            image.save(tmp_path / "photos" / name / f"{number}.png")
     looked: list[np.ndarray] = []
     suggestion = Suggestion("satellite", "a test says so", True)
     monkeypatch.setattr("data.kind.suggest", lambda pixels: looked.append(pixels) or suggestion)
     monkeypatch.setattr("models.pace.Pace._try", lambda self, work: given(work))
-    config = configured(place, "plan.minutes=5", f"data.image_size={size}")
+    config = configured(tmp_path, "plan.minutes=5", f"data.image_size={size}")
     before = estimate(config, pace=Pace(trial=given), seconds=None)
     with Run(config, "run", []) as record:
         workers = Workers(config, record)

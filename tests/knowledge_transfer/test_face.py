@@ -322,8 +322,6 @@ def test_ctrl_c_stops_the_run_and_the_same_call_goes_on(
 import glob, json, os, signal, sys
 import knowledge_transfer as kt
 from knowledge_transfer._child import CHILD
-# A shell that starts the tests in the background makes them ignore Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 screen, seen = sys.stderr, []
 class Interrupter:
     def write(self, text):

@@ -199,11 +199,14 @@ def test_a_limit_on_the_cpu_time_is_no_load(tmp_path: Path, monkeypatch: pytest.
 
 def test_seconds_are_those_of_now_and_alone_leaves_out_what_others_took() -> None:
     busy, calm, untried = (step(shape(forward=1e6 * n)) for n in (1, 2, 3))
-    loads = {busy: 4.0, calm: 1.0}
-    pace = Pace(trial=lambda work: Measured(work, 2.0, between=0.5, load=loads[work]), clock=lambda: 0.0)
+
+    def trial(work: Work) -> Measured:
+        return Measured(work, 2.0, between=0.5, load=4.0 if work == busy else 1.0)
+
+    pace = Pace(trial=trial, clock=lambda: 0.0)
     assert pace.taken == 0
-    for work in loads:
-        pace.know(work)
+    pace.know(busy)
+    pace.know(calm)
     assert pace.seconds(Portion(busy, 3, swept=8)) == pytest.approx(10)
     assert pace.alone(Portion(busy, 3, swept=8)) == pytest.approx(2.5)
     assert pace.alone(Portion(calm, 3)) == pace.seconds(Portion(calm, 3))
