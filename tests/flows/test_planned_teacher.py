@@ -144,8 +144,10 @@ def test_features_that_cannot_fit_are_refused_with_the_least_minutes(place: Path
 def test_students_that_learn_from_the_teacher_itself_are_planned(place: Path, by: str) -> None:
     """Their steps show the teacher images, too, and s2bnn has two trainings."""
     machine = Machine(0.002)
-    student = ["student.backbone=reactnet", "student.width=0.25"] if by == "s2bnn" else ["transfer.queue=64"]
-    found = machine.dry(configured(place, "plan.minutes=20", f"transfer.method={by}", *student))
+    student = ["student.backbone=reactnet", "student.width=0.25"] if by == "s2bnn" else []
+    found = machine.dry(
+        configured(place, "plan.minutes=20", f"transfer.method={by}", "transfer.queue=64", *student)
+    )
     assert found.seconds == pytest.approx(1200, rel=0.15)
     taught = [work for work in machine.asked if isinstance(work, Step) and work.teacher is not None]
     assert {work.teacher.image_size for work in taught if work.teacher} == {SIDE}
