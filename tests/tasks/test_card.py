@@ -76,7 +76,7 @@ def test_the_block_answers_as_the_network(
 META: dict[str, dict[str, Any]] = {
     "pretext": {"sha256": {"model.safetensors": "abc"}},
     "pretrained": {"weights": {"name": "dinov3", "sha256": "def", "licence": "MIT"}, "sha256": {}},
-    "nameless": {"weights": {"name": "mine", "sha256": "def", "licence": None}},
+    "pretrained without licence": {"weights": {"name": "mine", "sha256": "def", "licence": None}},
     "external": {"files": ["123", "456"]},
     "embed": {"config": {"layer": "hog"}},
     "transfer": {},
@@ -93,7 +93,7 @@ META: dict[str, dict[str, Any]] = {
             "no weights of",
         ),
         (["pretrained", "embed", "transfer"], "dinov3", ["def"], "MIT"),
-        (["nameless", "transfer"], "mine", ["def"], "unknown: ask"),
+        (["pretrained without licence", "transfer"], "mine", ["def"], "unknown: ask"),
         (["external", "transfer"], "files that the user gave", ["123", "456"], "unknown: ask"),
         (["embed", "transfer"], "the formula hog, without weights", [], "none is needed"),
         (["transfer"], "trained on the labels alone", [], "none is needed"),
@@ -105,7 +105,7 @@ def test_the_teacher_s_source_hash_and_licence(
     store = SimpleNamespace(meta=lambda artifact: META[artifact.fingerprint])
     job: Any = SimpleNamespace(store=store, settings={})
     about = {"method": "simclr", "backbone": "resnet18"}
-    chain = [{"stage": stage, "kind": "any", "fingerprint": stage, **about} for stage in stages]
+    chain = [{"stage": name.split()[0], "kind": "any", "fingerprint": name, **about} for name in stages]
     found = _origin(job, chain)
     assert source in found["source"]
     assert found["sha256"] == sha256
