@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from models.backbones.backbone import pooled
 from models.network import MEAN, STD, Network, seeded
@@ -324,12 +325,7 @@ def norm_distances(network: Network, views: Iterable[Tensor]) -> dict[str, float
         return look
 
     held = [layer.register_forward_pre_hook(hook(name)) for name, layer in norms.items()]
-    try:
-        for view in views:
-            network.features(view)
-    finally:
-        for handle in held:
-            handle.remove()
+    _show(network, views, held)
     found = {}
     for name, total in sums.items():
         distance = _divergence(norms[name], total / counts[name], squares[name] / counts[name])
@@ -396,12 +392,7 @@ def remembered(network: Network, views: Iterable[Tensor]) -> dict[str, float]:
     weighted = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     held = [layer.register_forward_hook(ran) for layer in weighted]
     held += [layer.register_forward_pre_hook(look) for layer in norms.values()]
-    try:
-        for view in views:
-            network.features(view)
-    finally:
-        for handle in held:
-            handle.remove()
+    _show(network, views, held)
     found = {}
     for name, counted in sums.items():
         count, total, squares = counted.unbind(1)
@@ -409,6 +400,16 @@ def remembered(network: Network, views: Iterable[Tensor]) -> dict[str, float]:
         if distance.numel():
             found[name] = float((distance[:1] < distance[1:]).double().mean())
     return found
+
+
+def _show(network: Network, views: Iterable[Tensor], hooks: Iterable[RemovableHandle]) -> None:
+    """Show all views to a network, then remove the hooks that looked at it."""
+    try:
+        for view in views:
+            network.features(view)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _moments(output: Tensor) -> Tensor:
