@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import shutil
@@ -45,11 +46,16 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Collect without the garbage collector: it would look again and again at imports, which stay anyway."""
+    """Collect without the garbage collector, and let it pass over what was made then.
+
+    These are nearly all imports and tests. They stay, and it would look at them again and again.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # libraries complain in the end about what is never freed
         gc.enable()
 
 

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from timm.models import save_for_hf
 from torch import nn
 
 from models.augment import centre
@@ -37,6 +35,9 @@ def shaken(network: nn.Module, seed: int = 0) -> nn.Module:
 
 def timm_folder(place: Path, name: str, seed: int = 0, **options: Any) -> nn.Module:
     """Write a network of timm with random weights into a folder, and return it."""
+    import timm
+    from timm.models import save_for_hf
+
     network = shaken(timm.create_model(name, pretrained=False, num_classes=10, **options), seed)
     place.mkdir(parents=True, exist_ok=True)
     save_for_hf(network, str(place), safe_serialization=True)

@@ -10,7 +10,6 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import save_file
 
@@ -31,6 +30,8 @@ def lite0_folder(place: Path, file: Path) -> Path:
         place: a folder to make.
         file: of `lite0_file`.
     """
+    import timm
+
     theirs = torch.load(file, map_location="cpu", weights_only=True)
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     own = network.state_dict()

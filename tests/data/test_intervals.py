@@ -6,7 +6,6 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from data.intervals import mean_interval, normal_interval, wilson
 
@@ -36,6 +35,8 @@ def test_it_contains_the_true_mean_of_recalls_about_as_often_as_it_says() -> Non
 
 
 def test_the_interval_of_a_mean_is_scipy_s() -> None:
+    from scipy import stats
+
     values = np.random.default_rng(0).exponential(size=200)
     expected = stats.norm.interval(0.95, values.mean(), stats.sem(values))
     assert normal_interval(values.tolist()) == pytest.approx(expected)

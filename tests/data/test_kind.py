@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
-from sklearn.datasets import load_digits
 
 from data.kind import FEWEST, signs, suggest
 
@@ -84,6 +83,8 @@ def cells(lamp: tuple[int, int, int] = (255, 255, 255)) -> Pixels:
 
 
 def digits() -> Pixels:
+    from sklearn.datasets import load_digits
+
     levels = (load_digits().images[:300] * 15.9).astype(np.uint8)
     return np.repeat(np.repeat(np.repeat(levels, 2, 1), 2, 2)[..., None], 3, 3)
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from conftest import TINY, Command, settings
 from foreign_weights import timm_folder
-from scipy import stats
 
 from data.schemas import OUTCOMES
 from data.tables import write_table
@@ -103,6 +102,8 @@ def entry(name: str, *runs: tuple[float, float, float], by: Any = "draws") -> En
 
 
 def test_what_each_arm_gives_is_paired_by_draw() -> None:
+    from scipy import stats
+
     a = entry("a", (0.80, 0.79, 0.60), (0.82, 0.82, 0.66), (0.87, 0.86, 0.64))
     b = entry("b", (0.75, 0.75, 0.60), (0.76, 0.75, 0.66), (0.79, 0.78, 0.64))
     boards = leaderboards([b, a])

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import timm
 import torch
 from in_process import Made, photographs, run_chain
 
@@ -57,6 +56,8 @@ WITH_CODES = [name for name, model in PRETEXT.items() if issubclass(model, Teach
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """200 photographs with vectors, and a store that the runs share, so they reuse each other's stages."""
+    import timm
+
     folder = tmp_path_factory.mktemp("methods")
     photographs(folder / "photographs")
     uris = sorted(

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from foreign_weights import timm_folder
 from in_process import photographs, run_chain
 
@@ -182,6 +181,8 @@ def sizes(machine: Machine) -> set[int]:
 
 def test_sizes_that_weights_do_not_fit_are_left_out(place: Path) -> None:
     """ResNets of torchvision have another form below 64 px, which their weights don't fit."""
+    import torchvision
+
     weights = place / "resnet18.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), weights)
     given = (f"pretext.weights={weights}", "pretext.backbone=resnet18", "plan.minutes=30")

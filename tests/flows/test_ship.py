@@ -12,10 +12,6 @@ from in_process import Made, OfARun, photographs, run_chain
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 import flows.export
 from data.errors import UserError
@@ -137,6 +133,10 @@ def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
 
 
 def test_pixels_are_averaged_over_squares_and_classified_by_scikit_learn(made: Made) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     images = np.random.default_rng(0).integers(0, 256, (3, 70, 70, 3), np.uint8)
     small = pixels.shrunk(images, 32).reshape(3, 23, 23, 3)
     assert small[1, 2, 5] == pytest.approx(images[1, 6:9, 15:18].mean(axis=(0, 1)) / 255, abs=1e-6)
@@ -316,6 +316,8 @@ def test_no_stage_up_to_the_choice_reads_a_test_image_or_its_label(made: Made) -
 
 
 def test_uneven_classes_count_the_same_if_asked(tmp_path: Path) -> None:
+    from sklearn.metrics import balanced_accuracy_score
+
     photographs(tmp_path / "photos", each=40, side=40)
     for image in sorted((tmp_path / "photos" / "temple").glob("*.png"))[10:]:
         image.unlink()

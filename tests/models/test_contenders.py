@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from models.evaluation.contenders import (
@@ -76,6 +75,8 @@ def test_a_classifier_that_is_always_right_stays_in_doubt() -> None:
 
 
 def test_mixture_weights_maximise_the_posterior() -> None:
+    from scipy.optimize import minimize
+
     draw = np.random.default_rng(1)
     z, label = _logits(300, 4, seed=2)
     p = np.stack([softmax(z + s * draw.normal(size=z.shape), axis=1) for s in (0.5, 2.0, 4.0)])

@@ -13,13 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
-import torchvision
 from foreign_weights import photograph, seen, shaken, timm_folder
 from PIL import Image
 from safetensors.torch import save_file
-from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from data.errors import ConfigError
@@ -61,6 +58,9 @@ def close(ours: Any, theirs: Tensor) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_features_are_those_of_timm(family: str, tmp_path: Path) -> None:
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
     name, options = FAMILIES[family]
     timm_folder(tmp_path / "weights", name, **options)
     loaded = load_pretrained(Pretrained(weights=str(tmp_path / "weights")))
@@ -81,6 +81,8 @@ def test_features_are_those_of_timm(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v3"])
 def test_features_are_those_of_torchvision(name: str, tmp_path: Path) -> None:
+    import torchvision
+
     made = "mobilenet_v3_large" if name == "mobilenet_v3" else name
     theirs: Any = shaken(torchvision.models.get_model(made, weights=None))
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
@@ -99,6 +101,8 @@ def test_features_are_those_of_torchvision(name: str, tmp_path: Path) -> None:
 
 
 def test_torchvision_weights_also_fit_the_network_of_timm(tmp_path: Path) -> None:
+    import torchvision
+
     theirs: Any = shaken(torchvision.models.resnet18(weights=None))
     save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
     given = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": 64, "crop": 1.0}
@@ -114,6 +118,8 @@ def test_torchvision_weights_also_fit_the_network_of_timm(tmp_path: Path) -> Non
 
 
 def test_the_mean_over_places_can_be_chosen(tmp_path: Path) -> None:
+    import timm
+
     timm_folder(tmp_path, "vit_small_patch14_dinov2", **TINY_VIT, img_size=56)
     loaded = load_pretrained(Pretrained(weights=str(tmp_path), layer="mean"))
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
@@ -126,6 +132,8 @@ def test_the_mean_over_places_can_be_chosen(tmp_path: Path) -> None:
 
 def test_positions_are_resampled_for_another_size(tmp_path: Path) -> None:
     """A ViT that was trained at 56 px and sees 84 px has the positions that timm gives it."""
+    import timm
+
     network = timm_folder(tmp_path, "vit_small_patch14_dinov2", **TINY_VIT, img_size=56)
     loaded = load_pretrained(Pretrained(weights=str(tmp_path), input_size=84))
     theirs = timm.create_model("vit_small_patch14_dinov2", **TINY_VIT, img_size=84, num_classes=0)
@@ -141,6 +149,8 @@ def test_positions_are_resampled_for_another_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("crop", [0.875, 0.95, 1.0])
 def test_images_are_prepared_as_timm_does(crop_mode: str, interpolation: str, crop: float) -> None:
+    from timm.data import create_transform
+
     rule = Preprocessing(
         60,
         (0.5, 0.4, 0.3),
@@ -320,6 +330,8 @@ def test_broken_folders_are_refused_before_a_tensor_is_read(
 
 
 def test_half_a_pickled_file_is_refused(tmp_path: Path) -> None:
+    import torchvision
+
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "a.pth")
     content = (tmp_path / "a.pth").read_bytes()
     (tmp_path / "a.pth").write_bytes(content[: len(content) // 2])
@@ -393,6 +405,8 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_nothing_leaves_the_machine(attempts: list[Any], tmp_path: Path) -> None:
+    import torchvision
+
     timm_folder(tmp_path / "folder", "test_vit")
     theirs = torchvision.models.resnet18(weights=None)
     torch.save(theirs.state_dict(), tmp_path / "resnet.pth")

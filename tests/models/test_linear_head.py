@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.preprocessing import StandardScaler
 
 from data.errors import ArtifactError
 from models.evaluation.linear_head import fit_head, fit_soft_head, set_head
@@ -25,6 +22,9 @@ def _features(n: int, classes: int, seed: int = 0, spread: float = 2.0) -> tuple
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
 def test_it_is_scikit_learns_on_standardised_features(classes: int) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     x, label = _features(12 * classes, classes)
     head = fit_head(x, label, classes, seed=0)
     scaled = StandardScaler().fit_transform(x.astype(np.float64))
@@ -36,6 +36,9 @@ def test_it_is_scikit_learns_on_standardised_features(classes: int) -> None:
 
 def test_more_features_than_labels_give_scikit_learns_classifier() -> None:
     """It is fitted in the space of the labelled images, and is the same as in the space of all features."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     draw = np.random.default_rng(2)
     x, label = draw.normal(size=(30, 200)) * np.logspace(-1, 1, 200), np.arange(30) % 3
     x[:, 0] += 30 * (label == 1)
@@ -48,6 +51,10 @@ def test_more_features_than_labels_give_scikit_learns_classifier() -> None:
 
 
 def test_balanced_classes_are_scikit_learns() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.preprocessing import StandardScaler
+
     x, label = _features(60, 3, spread=6.0)
     kept = np.concatenate([np.flatnonzero(label == c)[:n] for c, n in ((0, 20), (1, 5), (2, 4))])
     x, label = x[kept], label[kept]
@@ -109,6 +116,9 @@ def test_values_that_are_not_finite_are_refused() -> None:
 @pytest.mark.parametrize("classes", [2, 4])
 def test_a_head_for_probabilities_is_scikit_learns(classes: int) -> None:
     """An image with probabilities counts like one image of each class with these weights."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     x, label = _features(40 * classes, classes, spread=6.0)
     n = len(x)
     target = np.full((n, classes), 0.2 / (classes - 1))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, normalized_mutual_info_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -181,6 +180,8 @@ def test_random_weights_are_no_better_than_random_weights(conv: Network) -> None
 
 
 def test_average_precision_is_scikit_learns() -> None:
+    from sklearn.metrics import average_precision_score
+
     draws = torch.Generator().manual_seed(0)
     x, label = torch.randn(30, 5, generator=draws), np.arange(30) % 3
     found = found_alike(x, label)
@@ -198,6 +199,8 @@ def test_the_other_view_is_ranked_among_all() -> None:
 
 
 def test_equal_clusters_agree_fully() -> None:
+    from sklearn.metrics import normalized_mutual_info_score
+
     draws = torch.Generator().manual_seed(0)
     centres = torch.randn(8, 16, generator=draws).repeat(10, 1)
     x, y = (centres + 0.01 * torch.randn(80, 16, generator=draws) for _ in range(2))

@@ -9,7 +9,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from data.checkpoints import write_checkpoint
 from data.store import Store
@@ -32,6 +31,8 @@ NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) f
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of handwritten digits."""
+    from sklearn.datasets import load_digits
+
     folder = tmp_path_factory.mktemp("digits")
     for number, pixels in enumerate(load_digits().images[:IMAGES]):
         square = Image.fromarray((pixels * 15.9).astype(np.uint8)).resize((SIZE, SIZE))
