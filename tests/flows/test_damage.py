@@ -15,6 +15,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -40,6 +41,7 @@ import tasks.fit
 from data.errors import ConfigError, DamagedError, Interrupted, PipelineError, StoreError
 from data.files import intact, sealing
 from data.store import Store
+from data.tables import read_vectors
 from flows.__main__ import main
 from flows.housekeeping import collect, verify
 from flows.housekeeping import contents as listed
@@ -47,6 +49,7 @@ from flows.model_folder import FILES, model_folder, whole_model
 from flows.pin import find
 from flows.records import alive, copied_scores, living, read_record, records, write_record
 from flows.rewrite import rewrite_report
+from flows.run import Run
 from flows.server import history
 from tasks.stages import cluster
 
@@ -125,6 +128,90 @@ def test_rows_are_not_taken_over_from_what_is_damaged(ran: Undisturbed, store: S
         "damaged-1",
         "empty-1",
     ]
+
+
+def negate(path: Path) -> None:
+    """Flip the signs of 16 vectors. Size and time stay."""
+    vectors = read_vectors(path.parent)[1][:16].tobytes()
+    content = path.read_bytes()
+    assert content.count(vectors) == 1
+    other = np.frombuffer(vectors, np.float32) * np.float32(-1)
+    rewrite(path, content.replace(vectors, other.tobytes()))
+
+
+def not_finite(path: Path) -> None:
+    """One value of a vector is no number. Size and time stay."""
+    vector = read_vectors(path.parent)[1][0]
+    other = np.where(np.arange(len(vector)) == 0, np.float32(np.nan), vector)
+    rewrite(path, path.read_bytes().replace(vector.tobytes(), other.tobytes()))
+
+
+def without_rows(meta: Path) -> None:
+    values = json.loads(meta.read_text())
+    del values["rows"]
+    rewrite(meta, json.dumps(values).encode(), quietly=False)
+
+
+FEATURES: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "other values": ("part-00000.parquet", negate),
+    "a value that is not finite": ("part-00000.parquet", not_finite),
+    "64 bytes": (
+        "part-00000.parquet",
+        lambda path: rewrite(path, path.read_bytes()[:300] + bytes(64) + path.read_bytes()[364:]),
+    ),
+    "truncated": (
+        "part-00000.parquet",
+        lambda path: rewrite(path, path.read_bytes()[:-200], quietly=False),
+    ),
+    "no part": ("part-00000.parquet", Path.unlink),
+    "meta.json empty": ("meta.json", lambda path: rewrite(path, b"", quietly=False)),
+    "meta.json a list": ("meta.json", lambda path: rewrite(path, b"[]", quietly=False)),
+    "meta.json null": ("meta.json", lambda path: rewrite(path, b"null", quietly=False)),
+    "meta.json without rows": ("meta.json", without_rows),
+}
+"""How features are damaged: the file, and what is done to it."""
+
+
+@pytest.mark.parametrize("how", FEATURES)
+def test_damaged_features_are_not_made_again_from_themselves(
+    how: str, ran: Undisturbed, store: Store
+) -> None:
+    """While they are made again, they lie in the store as features of the same network and images."""
+    file, hurt = FEATURES[how]
+    path = named(ran, "embed", file)
+    hurt(path)
+    if path.exists():
+        path.touch()  # so the damage is seen before anything reads the file
+    without(ran, "cluster")
+    again = ran.again()
+    same(ran, again)
+    assert computed(again) == ["embed", "cluster"]
+    meta = store.meta(ran.made.made["embed"])
+    assert meta["rows_computed"] == meta["rows"]
+
+
+def another_cluster(path: Path) -> None:
+    """Every image is in the cluster of another one."""
+    table = pq.read_table(path)
+    place = table.column_names.index("cluster")
+    other = pa.array(np.roll(table["cluster"].to_numpy(), 1), table.schema.field("cluster").type)
+    out = pa.BufferOutputStream()
+    pq.write_table(table.set_column(place, table.schema.field("cluster"), other), out)
+    rewrite(path, out.getvalue().to_pybytes())
+
+
+@pytest.mark.parametrize(("label", "hurt"), [("embed", negate), ("assign", another_cluster)])
+def test_the_next_night_takes_no_rows_over_from_what_was_damaged(
+    label: str, hurt: Callable[[Path], None], ran: Undisturbed, no_fsync: None
+) -> None:
+    wanted = {row["metric"]: row["value"] for row in ran.night()}
+    ran.copied()
+    hurt(named(ran, label, "part-00000.parquet"))
+    with ran.growing() as give:
+        again = give()
+    assert again.result["pinned"]
+    assert {row["metric"]: row["value"] for row in scores(again)} == pytest.approx(wanted, abs=1e-4)
+    assert ran.made.made[label].fingerprint in " ".join(again.result["warnings"])
 
 
 def test_a_part_that_the_stage_did_not_write_is_not_read(ran: Undisturbed, store: Store) -> None:
@@ -206,6 +293,14 @@ def test_a_saved_training_that_is_damaged_is_not_gone_on_with(ran: Undisturbed, 
         return value + 1 if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
     torch.save(other(torch.load(path, weights_only=True)), path)
+    again = ran.again()
+    same(ran, again)
+    assert any(str(path) in text and "from its beginning" in text for text in again.result["warnings"])
+
+
+def test_a_saved_training_that_was_cut_is_not_gone_on_with(ran: Undisturbed, store: Store) -> None:
+    path = stopped_in_training(ran)
+    path.write_bytes(path.read_bytes()[:-1000])
     again = ran.again()
     same(ran, again)
     assert any(str(path) in text and "from its beginning" in text for text in again.result["warnings"])
@@ -529,6 +624,25 @@ def test_a_run_that_died_is_seen_by_the_next_command(ran: Undisturbed, store: St
     (ran.made.folder / "alive").write_text("another machine")
     write_record(ran.made.folder, {**record, "status": "running"})
     assert listed(store).died == ()  # nobody here can know
+
+
+def test_the_next_run_tells_the_server_of_a_run_that_died(
+    ran: Undisturbed, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was killed could not tell it."""
+    from flows.server.page import Page
+
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        "flows.server.events.emit_event",
+        lambda event, resource, payload: told.append((event, payload["run"])),
+    )
+    write_record(ran.made.folder, {**read_record(ran.made.folder), "status": "running", "finished": None})
+    (ran.made.folder / "alive").touch()
+    with Run(tiny_config(ran.place), "next", []) as run:
+        Page().begin(run)
+    assert told == [("knowledge-transfer.run.failed", ran.made.folder.name)]
+    assert read_record(ran.made.folder)["status"] == "failed"
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
