@@ -111,8 +111,11 @@ def find(config: Config) -> Earlier | None:
             for row in record["stages"]
         }
         trained = {label: artifact for label, artifact in made.items() if artifact.kind in TRAINED}
-        needed = [made.get("manifest"), made.get("assign"), *trained.values()]
-        if "manifest" in made and all(_there(store, artifact) for artifact in needed if artifact is not None):
+        compared = {label: made[label] for label in ("manifest", "assign") if label in made}
+        needed = compared | trained
+        if "manifest" in made and all(
+            _there(store, artifact, thorough=label in compared) for label, artifact in needed.items()
+        ):
             plans = [artifact for artifact in trained.values() if artifact.kind == "plan"]
             settings = [store.meta(artifact)["settings"] for artifact in plans]
             own = reduce(planned, settings, config)
@@ -120,13 +123,19 @@ def find(config: Config) -> Earlier | None:
     return None
 
 
-def _there(store: Store, artifact: Artifact) -> bool:
+def _there(store: Store, artifact: Artifact, *, thorough: bool = False) -> bool:
     """Whether an artifact is in the store.
 
+    Args:
+        store: the store.
+        artifact: what the rerun would keep, or compare today's images with.
+        thorough: whether its files are hashed. Stages that look for rows to take over would move a damaged
+            table out of the way. Then the next rerun would find it missing, and train again.
+
     Raises:
-        DamagedError: it is there, but the sizes and times of its files show that it is damaged.
+        DamagedError: it is there, but it is damaged.
     """
-    damage = store.damage(artifact, thorough=False)
+    damage = store.damage(artifact, thorough=thorough)
     if damage is not None and damage.file:  # without a file, the whole folder is gone
         raise damage
     return damage is None
