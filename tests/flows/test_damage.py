@@ -217,6 +217,14 @@ def test_the_next_night_takes_no_rows_over_from_features_that_were_damaged(
     assert again.result["pinned"]
     assert {row["metric"]: row["value"] for row in scores(again)} == pytest.approx(wanted, abs=1e-4)
     assert ran.made.made["embed"].fingerprint in " ".join(again.result["warnings"])
+    before, after = (
+        vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        for _, vectors in (
+            read_vectors(ran.place / "kept" / ran.made.made["embed"].path),
+            read_vectors(again.path("embed-drift")),
+        )
+    )
+    assert (before @ after.T).max(axis=1).min() > 0.999  # every image still has its features
 
 
 def test_the_next_night_neither_takes_over_nor_moves_assignments_that_were_damaged(
