@@ -10,6 +10,7 @@ from models.evaluation.contenders import (
     OutOfFold,
     class_weights,
     folds_of,
+    for_all_labels,
     like_all,
     mixture_weights,
     smoothed,
@@ -67,6 +68,11 @@ def test_frequencies_are_exchanged_by_bayes_rule() -> None:
     seen, wanted = (density * np.bincount(y) for y in (learned, label))
     found = softmax(like_all(np.log(seen), learned, label), axis=1)
     assert found == pytest.approx(wanted / wanted.sum(axis=1, keepdims=True))
+
+
+def test_with_many_labels_the_folds_know_as_much() -> None:
+    assert for_all_labels(2.0, 1e6) == pytest.approx(2.0)
+    assert for_all_labels(2.0, 2.0) == pytest.approx(2.0 * np.exp(-0.5))
 
 
 @pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
