@@ -18,6 +18,8 @@ from data import draws
 
 COLDEST, HOTTEST = 0.01, 100.0
 """Bounds of a temperature."""
+MORE = 1.0
+"""The a of `for_all_labels`."""
 _ROUNDS = 2000
 """Maximum number of rounds of expectation and maximisation; each raises the likelihood."""
 
@@ -46,6 +48,32 @@ def folds_of(label: NDArray[np.integer], folds: int, seed: int) -> NDArray[np.in
             fold[members] = (first + np.arange(len(members))) % folds
             first += len(members)
     return fold
+
+
+def like_all(
+    logits: NDArray[np.floating], learned: NDArray[np.integer], label: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """What a classifier of some labels would say if each class were as frequent among them as among all.
+
+    A fold takes labels away from just those classes on whose images it is judged. To its classifier these
+    classes are rarer than the others, so without this it is judged too badly. With two labels per class and
+    weak features, it would name the right class less often than chance does. The logits lose the logarithm of
+    how often it saw a class, and get that of how often the class occurs (Saerens et al. 2002, equation 4).
+
+    Args:
+        logits: (n, C) of a classifier that learned each label as often as any other.
+        learned: (l,) classes of the labels that it learned.
+        label: (m,) classes of all labels.
+
+    Returns:
+        (n, C) float64. Classes without a label in either keep their logits.
+    """
+    classes = logits.shape[1]
+    some, every = (np.bincount(each, minlength=classes) for each in (learned, label))
+    known = (some > 0) & (every > 0)
+    found = np.asarray(logits, np.float64).copy()
+    found[:, known] += np.log(every[known] / some[known])
+    return found
 
 
 def smoothed(label: NDArray[np.integer], classes: int) -> NDArray[np.float64]:
@@ -98,6 +126,19 @@ def temperature(
 
     found = minimize_scalar(loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
     return float(np.exp(found.x))
+
+
+def for_all_labels(t: float, learned: float) -> float:
+    """The temperature of a classifier of all labels, where T suits the classifiers of the folds.
+
+    It has learned more labels than they have, so it may be more confident: T exp(-a / m). We measured a
+    (`MORE`) on sets of own photos (docs/decisions/0018).
+
+    Args:
+        t: T that suits predictions out of fold.
+        learned: m, the mean number of labels per class that the classifiers of the folds learned, above 0.
+    """
+    return t * float(np.exp(-MORE / learned))
 
 
 def tempered(probabilities: NDArray[np.floating], t: float) -> NDArray[np.float64]:
