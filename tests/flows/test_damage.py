@@ -199,7 +199,9 @@ def another_cluster(path: Path) -> None:
         other = clusters.copy()
         other[[one, two]] = other[[two, one]]
         out = pa.BufferOutputStream()
-        pq.write_table(table.set_column(place, table.schema.field(place), pa.array(other)), out, compression="zstd")
+        pq.write_table(
+            table.set_column(place, table.schema.field(place), pa.array(other)), out, compression="zstd"
+        )
         content = out.getvalue().to_pybytes()
         if clusters[one] != clusters[two] and len(content) == path.stat().st_size:
             return rewrite(path, content)
