@@ -24,9 +24,10 @@ def lines(mark: str) -> str:
     return str(found)
 
 
-def give(text: str, home: Path) -> None:
-    """Give shell lines as a user whose home has Prefect's folder."""
+def give(text: str, home: Path, **more: str) -> None:
+    """Give shell lines as a user whose home has Prefect's folder. `more` is for their environment."""
     environment = {
+        **more,
         "HOME": str(home.parent),
         "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
     }
@@ -76,5 +77,7 @@ def test_backup_and_restore(environment: dict[str, str], tmp_path: Path) -> None
         assert found(prefect) == set(early)
         (limit,) = prefect.ask("/v2/concurrency_limits/filter", "POST")
         assert limit["active_slots"] == 0  # whoever held it is gone
+        give(lines("# end the runs of the backup"), home, PREFECT_API_URL=prefect.url)
+        assert {prefect.state(run)["state_type"] for run in early} == {"CRASHED"}
     finally:
         prefect.stop()
