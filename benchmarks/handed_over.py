@@ -34,6 +34,8 @@ from tasks.card import loading, squares
 
 TOLD = ("images", "difference", "agreement", "accuracy", "bytes", "refused", "kept_in_float", "library")
 """What is taken from the card for each file."""
+SCORE = ("accuracy", "low", "high", "labelled")
+"""What is taken from the card for the network itself."""
 TOGETHER = 100
 """Number of images that the card's code reads at a time."""
 READ = """
@@ -109,7 +111,7 @@ def measure(run: str, spec: str, formats: list[str], first: int | None) -> dict[
             "backbone": card["model"]["backbone"],
             "image_size": card["preprocessing"]["image_size"],
             "classes": len(card["classes"]),
-            "float": card["float"],
+            "float": {key: card["float"][key] for key in SCORE if key in card["float"]},
             "near_ties_at_stored_size": card["uncertain"],
             "files": files,
         }
