@@ -51,11 +51,8 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     Raises:
         ArtifactError: the file is missing, or a column of the schema is missing or has another type.
     """
-    import pyarrow.dataset as ds  # imports pandas, which takes most of a second
-
-    files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
     try:
-        table = ds.dataset([str(file) for file in files], format="parquet").to_table()
+        table = _parts(path) if path.is_dir() else pq.ParquetFile(path).read()
     except (OSError, pa.ArrowInvalid) as error:
         raise ArtifactError(f"{path} can't be read: {error}") from None
     for field in schema or ():
@@ -65,6 +62,13 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
                 f"but the file has {table.schema}"
             )
     return table
+
+
+def _parts(folder: Path) -> pa.Table:
+    import pyarrow.dataset as ds  # imports pandas, which takes most of a second
+
+    files = [str(file) for file in sorted(folder.glob("part-*.parquet"))]
+    return ds.dataset(files, format="parquet").to_table()
 
 
 def positions(index: NDArray[np.int64], wanted: NDArray[np.int64], of: str) -> NDArray[np.int64]:

@@ -181,14 +181,13 @@ def examined(images: int) -> int:
 def by_hand(config: Config) -> list[str]:
     """The keys that a plan leaves as they are, because the user set them.
 
-    With a foreign teacher, these are only keys of the images and of what is trained. So saying its licence
-    later makes no other plan. The plans of other teachers are named by all keys, and keep their names.
+    Only keys that a plan sets, or that change what is trained, are named. So another draw of labels, or a
+    word on a foreign teacher's licence, makes no other plan.
     """
-    kept = sorted(config.plan.keep)
+    sections = {"cluster", "transfer", "student", "predict", "finetune", "ship", "distill"}
     if not isinstance(config.pretext, Pretrained):
-        return kept
-    sections = ("cluster", "transfer", "predict", "finetune", "ship", "distill")
-    return [key for key in kept if key in SETS or key.partition(".")[0] in sections]
+        sections.add("pretext")
+    return sorted(key for key in config.plan.keep if key in SETS or key.partition(".")[0] in sections)
 
 
 def batch_size(images: int) -> int:

@@ -48,6 +48,32 @@ def folds_of(label: NDArray[np.integer], folds: int, seed: int) -> NDArray[np.in
     return fold
 
 
+def like_all(
+    logits: NDArray[np.floating], learned: NDArray[np.integer], label: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """What a classifier of some labels would say if each class were as frequent among them as among all.
+
+    A fold takes labels away from just those classes on whose images it is judged. To its classifier these
+    classes are rarer than the others, so without this it is judged too badly. With two labels per class and
+    weak features, it would name the right class less often than chance does. The logits lose the logarithm of
+    how often it saw a class, and get that of how often the class occurs (Saerens et al. 2002, equation 4).
+
+    Args:
+        logits: (n, C) of a classifier that learned each label as often as any other.
+        learned: (l,) classes of the labels that it learned.
+        label: (m,) classes of all labels.
+
+    Returns:
+        (n, C) float64. Classes without a label in either keep their logits.
+    """
+    classes = logits.shape[1]
+    some, every = (np.bincount(each, minlength=classes) for each in (learned, label))
+    known = (some > 0) & (every > 0)
+    found = np.asarray(logits, np.float64).copy()
+    found[:, known] += np.log(every[known] / some[known])
+    return found
+
+
 def smoothed(label: NDArray[np.integer], classes: int) -> NDArray[np.float64]:
     """One-hot labels, smoothed as if each image had been seen among n + 2 (Platt 1999, section 2.2).
 

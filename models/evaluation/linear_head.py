@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from data.errors import ArtifactError
-from models.evaluation.contenders import OutOfFold, folds_of
+from models.evaluation.contenders import OutOfFold, folds_of, like_all
 
 if TYPE_CHECKING:
     from models.network import Network
@@ -82,6 +82,8 @@ def fit_head(
             kept = fold != number
             weight, bias = _fit(z[kept], label[kept], classes, penalty, balanced)
             logits[~kept] = z[~kept] @ weight.T + bias
+            if not balanced:
+                logits[~kept] = like_all(logits[~kept], label[kept], label)
         held = OutOfFold(np.asarray(label, np.int64)[position], logits[position], balanced)
         found[penalty] = (held.loss, held)
     penalty = min(found, key=lambda c: (found[c][0], c))

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 STAGE = Stage(name="finetune", kind="checkpoint", version=2, process="train")
 
+JUDGED = 2
+"""Version of how classifiers are judged. Trainings that judge none keep their names when it changes."""
+
 Role = Literal["student", "teacher", "scratch"]
 """What is trained: the student of transfer, the teacher, or an untrained student (the baseline)."""
 
@@ -69,6 +72,8 @@ def plan(
         settings["student"] = config.student.settings()
     if config.ship.compare:
         settings["folds"] = config.ship.folds
+    if config.ship.compare or tuned.get("head_first"):
+        settings["judged"] = JUDGED
     if config.ship.compare and role == "scratch":
         views = config.finetune.alternatives()
         settings["views"] = {name: each.settings(config.data.image_size) for name, each in views.items()}
@@ -183,7 +188,7 @@ def _out_of_fold(
     """
     import numpy as np
 
-    from models.evaluation.contenders import OutOfFold, folds_of
+    from models.evaluation.contenders import OutOfFold, folds_of, like_all
     from tasks.embedding import embed
     from tasks.out_of_fold import write_out_of_fold
 
@@ -196,8 +201,10 @@ def _out_of_fold(
         for name, each in views.items():
             stage = f"{job.settings['role']}{name and '-'}{name}-fold-{number}"
             method, _ = _train(job, each, index[kept], label[kept], stage)
-            z = embed(job, method.network, index[~kept], "logits")
-            found[name] = OutOfFold(label[~kept].astype(np.int64), z.astype(np.float64), config.balanced)
+            z = embed(job, method.network, index[~kept], "logits").astype(np.float64)
+            if not config.balanced:
+                z = like_all(z, label[kept], label)
+            found[name] = OutOfFold(label[~kept].astype(np.int64), z, config.balanced)
         best = min(found, key=lambda name: found[name].loss)
         if len(views) > 1:
             told = {"views": best, "views_loss": {name: each.loss for name, each in found.items()}}

@@ -11,7 +11,7 @@ from tasks.size import Context, Inputs, Size, cost_of, passes, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="linear", kind="checkpoint", version=1, process="train")
+STAGE = Stage(name="linear", kind="checkpoint", version=2, process="train")
 
 
 def plan(config: Config, manifest: Artifact, labels: Artifact, checkpoint: Artifact) -> Request:

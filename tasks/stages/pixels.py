@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-STAGE = Stage(name="pixels", kind="probabilities", version=1, process="plain")
+STAGE = Stage(name="pixels", kind="probabilities", version=2, process="plain")
 
 SIDE, SMALLER, MANY = 32, 16, 1000
 """Largest side of the small images, px, and the side with more than `MANY` labels, because a fit to larger

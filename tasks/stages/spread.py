@@ -10,7 +10,7 @@ from tasks.job import Job
 from tasks.size import Context, Inputs, Size
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="spread", kind="probabilities", version=1, process="plain")
+STAGE = Stage(name="spread", kind="probabilities", version=2, process="plain")
 
 FOLDS = 10
 """Number of folds of the labels. Many folds are cheap, because all of them use one graph."""
@@ -62,7 +62,7 @@ def build(job: Job) -> Outcome:
     from data import schemas
     from data.tables import VectorWriter, positions
     from models.clustering.propagation import knn_graph, propagate
-    from models.evaluation.contenders import folds_of
+    from models.evaluation.contenders import folds_of, like_all
     from tasks.clustering import graph_points
     from tasks.out_of_fold import write_out_of_fold
     from tasks.rows import drawn_rows
@@ -86,8 +86,9 @@ def build(job: Job) -> Outcome:
     fold = folds_of(label, FOLDS, job.seed)
     logits = np.zeros((len(label), classes))
     for number in np.unique(fold[fold >= 0]):
-        found = spread(fold != number)
-        logits[fold == number] = np.log(found[position[fold == number]] + 1e-6)
+        kept = fold != number
+        z = np.log(spread(kept)[position[~kept]] + 1e-6)
+        logits[~kept] = z if settings.get("balanced", False) else like_all(z, label[kept], label)
     known = fold >= 0
     write_out_of_fold(job.out, drawn[known], label[known], logits[known])
     with VectorWriter(job.out, schemas.probabilities(classes)) as out:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +109,14 @@ def test_artifacts_of_other_images_are_not_read_in_step(tmp_path: Path, other: n
             out.write(index, np.zeros((len(index), 1), np.float32))
     with pytest.raises(ArtifactError, match="different images"):
         list(tables.iterate_in_step([tmp_path / "a", tmp_path / "b"]))
+
+
+def test_one_file_is_read_without_pandas(tmp_path: Path) -> None:
+    """A rerun that finds everything reads one small table, and pandas would take a tenth of its time."""
+    path = tmp_path / "log.parquet"
+    tables.write_table(path, {"step": [1], "epoch": [0.5], "name": ["a"], "value": [1.0]}, schemas.LOG)
+    code = (
+        f"import sys; from pathlib import Path; from data.tables import read_table;"
+        f" assert read_table(Path({str(path)!r})).num_rows == 1; assert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent.parent)

@@ -220,10 +220,23 @@ def test_a_plan_is_named_by_the_teacher_and_not_by_its_place(place: Path, tmp_pa
     assert request(configured(place, "cluster.k=7")) != one
     assert request(configured(place), tested=1234) == request(configured(place), tested=1239)
     assert request(configured(place), tested=1234) != one
-    # A teacher of our own makes the plan that it always made.
     own = configured(place, foreign=False)
     assert request(own, None) == request(own, None, tested=9)
     assert request(own, None).keys() == {"minutes", "keep", "config", "data", "precision"}
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_the_labels_of_a_run_change_no_plan_of_what_needs_none(place: Path, foreign: bool) -> None:
+    """A rerun with other labels must find the first plan, and with it the teacher."""
+
+    def settings(*keys: str) -> Any:
+        config = configured(place, *keys, foreign=foreign)
+        return planning.plan(config, MANIFEST, TEACHER if foreign else None).settings
+
+    plain = settings()
+    for key in ("labels_per_class=7", "label_fraction=0.1", "label_seed=3", "labels=csv:labels.csv"):
+        assert settings(f"data.{key}") == plain, key
+    assert settings("cluster.k=7") != plain
 
 
 def test_methods_without_a_network_are_still_refused(place: Path) -> None:
