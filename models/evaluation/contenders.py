@@ -18,6 +18,8 @@ from data import draws
 
 COLDEST, HOTTEST = 0.01, 100.0
 """Bounds of a temperature."""
+MORE = 1.0
+"""The a of `for_all_labels`."""
 _ROUNDS = 2000
 """Maximum number of rounds of expectation and maximisation; each raises the likelihood."""
 
@@ -124,6 +126,19 @@ def temperature(
 
     found = minimize_scalar(loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
     return float(np.exp(found.x))
+
+
+def for_all_labels(t: float, learned: float) -> float:
+    """The temperature of a classifier of all labels, where T suits the classifiers of the folds.
+
+    It has learned more labels than they have, so it may be more confident: T exp(-a / m). We measured a
+    (`MORE`) on sets of own photos (docs/decisions/0018).
+
+    Args:
+        t: T that suits predictions out of fold.
+        learned: m, the mean number of labels per class that the classifiers of the folds learned, above 0.
+    """
+    return t * float(np.exp(-MORE / learned))
 
 
 def tempered(probabilities: NDArray[np.floating], t: float) -> NDArray[np.float64]:

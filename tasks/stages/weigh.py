@@ -2,7 +2,8 @@
 
 Each classifier is judged by its out-of-fold predictions alone. Each gets a temperature, then a weight in the
 mixture under which the labels are likeliest (`models.evaluation.contenders`). A mixture of calibrated
-probabilities is not confident enough (Ranjan and Gneiting 2010), so it gets a temperature, too.
+probabilities is not confident enough (Ranjan and Gneiting 2010), so it gets a temperature, too. Classifiers
+that learned all labels know more than those of the folds, so what is published has lower temperatures.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from models.evaluation.contenders import OutOfFold
 
-STAGE = Stage(name="weigh", kind="probabilities", version=2, process="plain")
+STAGE = Stage(name="weigh", kind="probabilities", version=3, process="plain")
 
 PRIOR = 5.0
 """Images' worth of evidence for equal weights."""
@@ -38,7 +39,7 @@ def plan(config: Config, labels: Artifact, **contenders: Artifact) -> Request:
         **contenders: for each classifier NAME the artifact with its out-of-fold predictions, and as
             `NAME probabilities` its probabilities of train + unlabelled images.
     """
-    settings: dict[str, Any] = {"prior": PRIOR, "own": OWN}
+    settings: dict[str, Any] = {"prior": PRIOR, "own": OWN, "folds": config.ship.folds}
     if config.finetune.balanced:
         settings["balanced"] = True
     return STAGE.request(settings=settings, inputs={"labels": labels, **contenders})
@@ -56,7 +57,7 @@ def build(job: Job) -> Outcome:
 
     from data import schemas
     from data.tables import VectorWriter, iterate_in_step, positions
-    from models.evaluation.contenders import OutOfFold, mixture_weights, tempered
+    from models.evaluation.contenders import OutOfFold, for_all_labels, mixture_weights, tempered
     from tasks.judged import MIXTURE, Judged, write_judged
     from tasks.out_of_fold import read_out_of_fold
     from tasks.rows import drawn_rows
@@ -73,10 +74,13 @@ def build(job: Job) -> Outcome:
     each = np.stack([found.probabilities(found.temperature) for found in held.values()])
     weight = mixture_weights(each, first.label, job.settings["prior"], first.weight)
     held[MIXTURE] = OutOfFold(first.label, np.log(np.tensordot(weight, each, 1)), balanced)
+    drawn, label = drawn_rows(job.path("labels"))
+    learned = (len(label) - len(first.label) / job.settings["folds"]) / each.shape[2]
     heat = {name: found.temperature for name, found in held.items()}
+    final = {name: for_all_labels(t, learned) if len(first.label) else t for name, t in heat.items()}
     loss = {name: _loss(found) for name, found in held.items()}
     rows = {
-        name: _row(name, held[name], loss[name], w)
+        name: _row(name, held[name], loss[name], w) | {"temperature": final[name]}
         for name, w in zip(held, [*map(float, weight), 1.0], strict=True)
     }
     right = {name: found.right for name, found in held.items()}
@@ -84,12 +88,11 @@ def build(job: Job) -> Outcome:
     for row in rows.values():
         share = "" if row["accuracy"] is None else f"{row['accuracy']:.1%} right of {row['n']}, "
         job.log(f"{row['model']}: {share}weight {row['weight']:.2f}")
-    drawn, label = drawn_rows(job.path("labels"))
     n = 0
     with VectorWriter(job.out, schemas.probabilities(each.shape[2])) as out:
         for at, blocks in iterate_in_step([job.path(f"{name} probabilities") for name in names]):
             pool = sum(w * tempered(b, heat[m]) for w, m, b in zip(weight, names, blocks, strict=True))
-            p = tempered(pool, heat[MIXTURE])
+            p = tempered(pool, final[MIXTURE])
             here = np.isin(drawn, at)
             own = positions(at, drawn[here], "probabilities of the labelled images")
             p[own] *= 1 - job.settings["own"]
@@ -109,13 +112,13 @@ def _loss(held: OutOfFold) -> NDArray[np.float64]:
 
 
 def _row(name: str, held: OutOfFold, loss: NDArray[np.float64], weight: float) -> dict[str, Any]:
-    """A row of contenders.parquet: the classifier, its temperature and weight, and how it did out of fold."""
+    """A row of contenders.parquet without its temperature: the weight, and how it did out of fold."""
     import numpy as np
 
     from data.intervals import wilson
 
     n = len(held.label)
-    row: dict[str, Any] = {"model": name, "temperature": held.temperature, "weight": weight, "n": n}
+    row: dict[str, Any] = {"model": name, "weight": weight, "n": n}
     if not n:
         return row | dict.fromkeys(("accuracy", "low", "high", "log_loss"))
     # Images that count differently say less than as many that count the same (Kish's effective sample size).

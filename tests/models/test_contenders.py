@@ -10,6 +10,8 @@ from models.evaluation.contenders import (
     OutOfFold,
     class_weights,
     folds_of,
+    for_all_labels,
+    like_all,
     mixture_weights,
     smoothed,
     temperature,
@@ -45,6 +47,32 @@ def test_folds_are_a_draw() -> None:
     label = np.repeat(np.arange(4), 8)
     assert np.array_equal(folds_of(label, 4, 1), folds_of(label, 4, 1))
     assert not np.array_equal(folds_of(label, 4, 1), folds_of(label, 4, 2))
+
+
+def test_a_classifier_of_frequencies_alone_names_no_class_in_place_of_another() -> None:
+    """What it says out of fold are the frequencies of all labels, whatever the fold has taken away."""
+    label = np.repeat(np.arange(4), [2, 5, 9, 1])
+    fold = folds_of(label, 3, seed=1)
+    for number in range(3):
+        learned = label[fold != number]
+        share = np.bincount(learned, minlength=5) / len(learned)
+        z = like_all(np.log(np.maximum(share, 1e-9))[None], learned, label)
+        assert softmax(z, axis=1)[0] == pytest.approx(np.bincount(label, minlength=5) / len(label), abs=1e-6)
+
+
+def test_frequencies_are_exchanged_by_bayes_rule() -> None:
+    """Two normal densities: the logits with other frequencies are those of the other prior."""
+    x = np.linspace(-3, 3, 13)
+    density = np.stack([np.exp(-((x - m) ** 2) / 2) for m in (-1.0, 1.0)], axis=1)
+    learned, label = np.repeat([0, 1], [3, 9]), np.repeat([0, 1], [4, 10])
+    seen, wanted = (density * np.bincount(y) for y in (learned, label))
+    found = softmax(like_all(np.log(seen), learned, label), axis=1)
+    assert found == pytest.approx(wanted / wanted.sum(axis=1, keepdims=True))
+
+
+def test_with_many_labels_the_folds_know_as_much() -> None:
+    assert for_all_labels(2.0, 1e6) == pytest.approx(2.0)
+    assert for_all_labels(2.0, 2.0) == pytest.approx(2.0 * np.exp(-0.5))
 
 
 @pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])

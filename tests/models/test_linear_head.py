@@ -78,6 +78,19 @@ def test_out_of_fold_predictions_know_nothing_of_noise() -> None:
     assert head.out_of_fold.probabilities(head.out_of_fold.temperature).max() < 0.7
 
 
+@pytest.mark.parametrize("each", [2, 5])
+def test_noise_is_judged_like_chance_with_few_labels(each: int) -> None:
+    """Not worse: a fold has taken a label from just the classes of its own images."""
+    classes, right, likely = 10, list[float](), list[float]()
+    for seed in range(12):
+        x = np.random.default_rng(seed).normal(size=(classes * each, 40))
+        held = fit_head(x, np.repeat(np.arange(classes), each), classes, seed=seed).out_of_fold
+        right.append(held.accuracy)
+        likely.append(float(held.probabilities(1.0)[np.arange(len(held.label)), held.label].mean()))
+    assert 0.6 / classes < np.mean(right) < 1.4 / classes
+    assert 0.85 / classes < np.mean(likely) < 1.15 / classes
+
+
 def test_a_class_with_one_label_is_learned_but_not_judged() -> None:
     x, label = _features(30, 3)
     x, label = x[:21], label[:21]
