@@ -76,7 +76,9 @@ def squares(card: Card) -> str:
 from PIL import Image, ImageOps
 
 def square(path):
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")  # under transparent parts
+    image = Image.alpha_composite(white, image).convert("RGB")
 {body}
 
 images = np.stack([square(path) for path in paths])  # (N, {side}, {side}, 3) uint8"""

@@ -23,6 +23,8 @@ LOADS = {
     ("source", "src"), ("source", "srcset"), ("use", "href"), ("video", "poster"), ("video", "src"),
 }  # fmt: skip
 """Elements and attributes that a browser follows by itself."""
+SOON = 300_000
+"""How long a page may take, ms. On a quiet machine it is a second; tests may have to share theirs."""
 ELSEWHERE = re.compile(r"^\s*(\w+:)?//|^\s*https?:", re.IGNORECASE)
 
 
@@ -107,6 +109,7 @@ def address(site: Path) -> Iterator[str]:
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_browser_asks_no_other_server_and_search_works(browser: Any, address: str, width: int) -> None:
     page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(SOON)
     asked: list[str] = []
     errors: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

@@ -50,7 +50,7 @@
   const answer = (i) => {
     if (data.said[i] < 0) return "";
     const said = data.label[i] === data.said[i] ? "right" : `taken for ${name(data.said[i])}`;
-    return `${said}, ${data.sure[i]} % sure`;
+    return `${said}, ${data.sure[i]}\u00a0% sure`;
   };
   const place = (i) => (data.cluster[i] < 0 ? "" : `${data.word} ${data.cluster[i]}`);
   const sentence = (i) => [name(data.label[i]), role(i), answer(i), place(i)].filter(Boolean).join(", ");

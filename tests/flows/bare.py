@@ -16,12 +16,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from data.sources import open_source
 from flows.__main__ import main
 
 IMAGES = 500
 """Number of images whose answers are compared."""
+PHOTOGRAPHS = 100
+"""How many of them are parts of photographs."""
+ORIENTATION = 0x0112
+"""EXIF's tag that says how an image is turned."""
+TOLERANCE = 1e-5
+"""Largest difference of a probability."""
 
 
 def interpreter(folder: Path, *packages: str) -> Path:
@@ -58,16 +65,30 @@ def packages_of(python: Path) -> set[str]:
     return set(run(python, "-c", code, place=python.parent).split())
 
 
-def photos(folder: Path, count: int = IMAGES) -> list[Path]:
-    """Write digits as PNG files, those of the test first, and return them in the order of their names."""
+def photos(folder: Path) -> list[Path]:
+    """Write `IMAGES` image files, and return them in the order of their names.
+
+    Most are digits as PNG, those of the test first. The last ones are parts of photographs as JPEG, of any
+    size and aspect ratio. Some of these are grey, and most are turned by EXIF.
+    """
     folder.mkdir()
     number = 0
     for role in ("test", "train"):
         source = open_source("digits", role)
-        entries = source.entries()[: count - number]
+        entries = source.entries()[: IMAGES - PHOTOGRAPHS - number]
         for pixels in source.read(entries):
             Image.fromarray(pixels).save(folder / f"{number:04}.png")
             number += 1
+    draws, wholes = np.random.default_rng(0), load_sample_images().images
+    for number in range(IMAGES - PHOTOGRAPHS, IMAGES):
+        whole = wholes[number % len(wholes)]
+        height, width = draws.integers(10, 400, 2)
+        top, left = (draws.integers(0, whole.shape[i] - side) for i, side in enumerate((height, width)))
+        part = Image.fromarray(whole[top : top + height, left : left + width])
+        turned = Image.Exif()
+        turned[ORIENTATION] = number % 8 + 1
+        path = folder / f"{number:04}.jpg"
+        (part.convert("L") if number % 7 == 0 else part).save(path, quality=90, exif=turned)
     return sorted(folder.iterdir())
 
 
@@ -81,5 +102,7 @@ def predicted(model: str, folder: Path, out: Path) -> np.ndarray:
 
 def same(found: np.ndarray, expected: np.ndarray) -> None:
     """Check that two programs answered alike: equal probabilities, and equal classes for all images."""
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert len(expected) == IMAGES
+    assert np.ptp(expected, axis=0).max() > 1000 * TOLERANCE  # what an image shows makes a difference
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
     assert (found.argmax(1) == expected.argmax(1)).all()

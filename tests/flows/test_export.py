@@ -20,6 +20,7 @@ import pytest
 import torch
 from conftest import ROOT
 from in_process import OfARun, run_layout
+from PIL import Image
 from tiny_digits import TinyDigits
 
 import flows.export
@@ -36,6 +37,7 @@ from flows.rewrite import rewrite_report
 from models.augment import centre
 from models.export import INSTALL
 from models.export import int8 as int8_file
+from models.opened import open_model
 from models.saved import load
 from tasks.card import loading, readme, squares
 from tasks.config import Config
@@ -150,6 +152,26 @@ def test_onnx_needs_onnx_runtime_numpy_and_pillow_alone(
     rows = [line.split("\t") for line in said.splitlines()]
     assert [row[0] for row in rows] == [str(path) for path in paths]
     assert [int(row[1]) for row in rows] == expected.argmax(1).tolist()
+
+
+def test_the_card_s_code_makes_the_squares_that_the_run_made(
+    tiny: TinyDigits, folder: Path, tmp_path: Path
+) -> None:
+    """Photographs of any size, turned and grey ones, and pictures with transparent parts."""
+    paths = bare.photos(tmp_path / "photos")[-bare.PHOTOGRAPHS :]
+    draws = np.random.default_rng(0)
+    for mode, channels in (("RGBA", 4), ("LA", 2), ("P", 4)):
+        paths.append(tmp_path / f"{mode}.png")
+        pixels = draws.integers(0, 256, (30, 40, channels)).astype(np.uint8)
+        pixels[:10, :, -1] = 0
+        image = Image.fromarray(pixels)
+        (image.quantize(16) if mode == "P" else image).save(paths[-1])
+    given: dict[str, Any] = {"paths": paths}
+    exec(squares(card_of(folder)), given)
+    rule = open_model(tiny.ran.path("ship")).rule
+    for path, found in zip(paths, given["images"], strict=True):
+        assert np.array_equal(found, rule.square(path.read_bytes())), path.name
+    assert (given["images"][-3][0] == 255).all()
 
 
 def by_class(label: np.ndarray, right: np.ndarray) -> list[tuple[int, int]]:

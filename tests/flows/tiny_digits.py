@@ -55,7 +55,8 @@ def tiny_digits(place: Path, changes: Mapping[str, Any] | None = None) -> TinyDi
     for pair in TINY:
         key, _, value = pair.partition("=")
         nest(over, key, json.loads(value))
-    over |= {"evaluate": {"protocols": ["few-label"]}, "compute": {"device": "cpu"}}
+    # Exported files compute in float32. On a CPU with bf16, the run would not, and answers would differ.
+    over |= {"evaluate": {"protocols": ["few-label"]}, "compute": {"device": "cpu", "precision": "fp32"}}
     for key, value in (changes or {}).items():
         section, _, name = key.partition(".")
         over[section] = {**over.get(section, {}), name: value}
