@@ -26,6 +26,7 @@ BASE = Config().model_dump()
         ({"clusters": {}}, r"unknown key clusters = \{\}; the configuration has"),
         ({"cluster": {"k": 0}}, r"cluster\.k = 0: input should be greater than or equal to 1"),
         ({"seed": "a"}, r"seed = 'a': input should be a valid integer"),
+        ({"evaluate": {"protocols": "knn"}}, r"evaluate\.protocols = 'knn': give a list, such as \[knn\]"),
         ({"data": {"bands": "1,x"}}, r"data\.bands.* = 'x': input should be a valid integer"),
         ({"data": {"bands": [0, 1, 2]}}, r"data\.bands.* = 0: input should be greater than or equal to 1"),
         ({"data": {"bands": list(range(1, 18))}}, r"data\.bands.*at most 16"),
