@@ -115,7 +115,7 @@ class Record:
         """Which test images were right."""
         row = self.rows[cell, contestant]
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))
-        return bits[: row["n"]].astype(bool)
+        return np.asarray(bits[: row["n"]], np.bool_)
 
 
 def outcomes(result: dict[str, Any], store: Path, label: str) -> Right:
@@ -323,7 +323,7 @@ def summary(record: Record, a: argparse.Namespace) -> str:
 OTHERS = ("scratch", "plain", "pixels", "frozen", "spreading", "lightly")
 
 
-def _table(record: Record, minutes: float, labels: int) -> Iterator[str]:
+def _table(record: Record, minutes: float, labels: float) -> Iterator[str]:
     names = sorted({c.images for c, _ in record.rows if (c.minutes, c.labels) == (minutes, labels)})
     others = [each for each in OTHERS if any(k == each for _, k in record.rows)]
     columns = ("shipped", "student", *others)
@@ -353,7 +353,7 @@ def _table(record: Record, minutes: float, labels: int) -> Iterator[str]:
             for c in cells
             if record.has(c, "shipped")
         ]
-        n = record.rows[cells[0], "shipped"]["n"]
+        n = next(row["n"] for (cell, _), row in record.rows.items() if cell == cells[0])
         values = " | ".join(f"{means[each]:.1f}" for each in columns)
         yield f"| {name} | {n} | {len(whole)} | {values} | {versus} | {np.mean(regret):.1f} |"
 
