@@ -122,7 +122,7 @@ def outcomes(result: dict[str, Any], store: Path, label: str) -> Right:
     """Which test images a model's classifier was right about, in order of index."""
     table = pq.read_table(stage_path(result, store, label) / "outcomes.parquet").to_pandas()
     few = table[table["evaluation"] == "few-label"].sort_values("index")
-    return few["right"].to_numpy(bool)
+    return np.asarray(few["right"], np.bool_)
 
 
 def calibration(result: dict[str, Any], store: Path) -> dict[str, Any]:
