@@ -237,7 +237,7 @@ def _phrase(loc: tuple[int | str, ...], e: Any, model: type[Frozen]) -> str:
         return f"unknown key {key} = {e['input']!r}; {section} has {', '.join(siblings)}"
     if e["type"] == "missing":
         return f"{key} is missing"
-    if e["type"] in {"list_type", "tuple_type"}:
+    if e["type"] in {"list_type", "tuple_type"} and isinstance(e["input"], str | int | float):
         return f"{key} = {e['input']!r}: give a list, such as [{e['input']}]"
     message = e["msg"].removeprefix("Value error, ")
     return f"{key} = {e['input']!r}: {message[:1].lower()}{message[1:]}" if key else message

@@ -19,7 +19,7 @@ from data import draws
 COLDEST, HOTTEST = 0.01, 100.0
 """Bounds of a temperature."""
 MORE = 1.0
-"""The a of `for_all_labels`."""
+"""The a of `for_all_labels`, chosen by the training labels of sets of own photos (docs/decisions/0018)."""
 _ROUNDS = 2000
 """Maximum number of rounds of expectation and maximisation; each raises the likelihood."""
 
@@ -128,16 +128,21 @@ def temperature(
     return float(np.exp(found.x))
 
 
-def for_all_labels(t: float, learned: float) -> float:
+def for_all_labels(t: float, label: NDArray[np.integer], judged: int, folds: int) -> float:
     """The temperature of a classifier of all labels, where T suits the classifiers of the folds.
 
-    It has learned more labels than they have, so it may be more confident: T exp(-a / m). We measured a
-    (`MORE`) on sets of own photos (docs/decisions/0018).
+    It has learned more labels than they have, so it may be more confident: T exp(-a / m), where m is the mean
+    number of labels that they learned of each class that has labels. a is `MORE`.
 
     Args:
         t: T that suits predictions out of fold.
-        learned: m, the mean number of labels per class that the classifiers of the folds learned, above 0.
+        label: (n,) classes of all labels.
+        judged: number of labels that are in a fold. If it is 0, nothing suits anything, and T stays.
+        folds: number of folds.
     """
+    if not judged:
+        return t
+    learned = (len(label) - judged / folds) / len(np.unique(label))
     return t * float(np.exp(-MORE / learned))
 
 

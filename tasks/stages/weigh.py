@@ -75,9 +75,9 @@ def build(job: Job) -> Outcome:
     weight = mixture_weights(each, first.label, job.settings["prior"], first.weight)
     held[MIXTURE] = OutOfFold(first.label, np.log(np.tensordot(weight, each, 1)), balanced)
     drawn, label = drawn_rows(job.path("labels"))
-    learned = (len(label) - len(first.label) / job.settings["folds"]) / each.shape[2]
     heat = {name: found.temperature for name, found in held.items()}
-    final = {name: for_all_labels(t, learned) if len(first.label) else t for name, t in heat.items()}
+    judged, folds = len(first.label), job.settings["folds"]
+    final = {name: for_all_labels(t, label, judged, folds) for name, t in heat.items()}
     loss = {name: _loss(found) for name, found in held.items()}
     rows = {
         name: _row(name, held[name], loss[name], w) | {"temperature": final[name]}

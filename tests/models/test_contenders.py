@@ -71,8 +71,14 @@ def test_frequencies_are_exchanged_by_bayes_rule() -> None:
 
 
 def test_with_many_labels_the_folds_know_as_much() -> None:
-    assert for_all_labels(2.0, 1e6) == pytest.approx(2.0)
-    assert for_all_labels(2.0, 2.0) == pytest.approx(2.0 * np.exp(-0.5))
+    label = np.repeat(np.arange(2), 500_000)
+    assert for_all_labels(2.0, label, len(label), 4) == pytest.approx(2.0, rel=1e-5)
+
+
+def test_a_classifier_of_all_labels_is_more_confident_than_those_of_the_folds() -> None:
+    """2 of 100 classes have 3 labels each, of which a fold takes one: 2 are learned. Others don't count."""
+    assert for_all_labels(2.0, np.array([7, 7, 7, 99, 99, 99]), 6, 3) == pytest.approx(2.0 * np.exp(-1 / 2))
+    assert for_all_labels(2.0, np.array([3, 5]), 0, 3) == 2.0
 
 
 @pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
