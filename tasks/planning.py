@@ -53,10 +53,11 @@ UNTRAINED_RARE = 6
 """How many times the steps networks from scratch get then."""
 CHOICES = 2
 """How many more views than the first ones a network from scratch may choose from."""
-PASSES = 3
+PASSES = 5
 """How often a run computes the teacher's and the student's features of all images, about. It has done so once
-when the labels are planned. A foreign teacher is counted by `shown` instead, because it may take most of the
-time."""
+when the labels are planned. Most of the others are the student's alone: those of the networks from scratch
+and of the rounds of distillation. A foreign teacher is counted by `shown` instead, because it may take most
+of the time."""
 TESTS = 2
 """How often a foreign teacher is shown the test images: for its features, and with a linear classifier."""
 ALIGNED = 2048
@@ -331,6 +332,7 @@ def from_labels(
     batch: int | None = None,
     classes: int = 1,
     again: int = 0,
+    rounds: int = 1,
 ) -> Planned:
     """Plan what the few labels are learned with.
 
@@ -349,6 +351,7 @@ def from_labels(
         batch: labelled images per step, if the user set it.
         classes: number of classes.
         again: number of images that a foreign teacher is shown once more if it is fine-tuned.
+        rounds: number of rounds of distillation, which share its time.
     """
     parts = shares(speed)
     kept = {name: part * parts[name] * whole for name, part in KEPT.items()}
@@ -369,7 +372,7 @@ def from_labels(
     teacher = (share - shown_again) / both >= (most if rare else FEW)
     each, more = (both, shown_again) if teacher else (alone, 0.0)
     steps = int(min(most, max(FEW, (share - more) / each)))
-    distill = max(FEW, int(max(seconds - more - steps * each, kept["distill"]) / speed.distill))
+    distill = max(FEW, int(max(seconds - more - steps * each, kept["distill"]) / speed.distill / rounds))
     why = (
         f"more hardly helps with {labels:,} labels"
         if steps == most
@@ -392,6 +395,6 @@ def from_labels(
             + (f", which learn most from fewer than {RARE} labels per class" if rare else ""),
             "ship.teacher": "fine-tuning the teacher "
             + ("fits into the minutes" if teacher else "would leave the others too few steps"),
-            "distill.steps": "the rest of the minutes",
+            "distill.steps": "the rest of the minutes" + (f", in {rounds} rounds" if rounds > 1 else ""),
         },
     )

@@ -12,7 +12,7 @@ from tasks.planning import FIXED, PASSES, Speed, by_hand, from_labels
 from tasks.size import Context, Inputs, Size, chores, images_of
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="plan_labels", kind="plan", version=4, process="plain")
+STAGE = Stage(name="plan_labels", kind="plan", version=5, process="plain")
 
 
 def plan(
@@ -33,6 +33,7 @@ def plan(
         "labels": sum(labels),
         "classes": len(labels),
         "folds": config.ship.folds if max(labels) > 1 else 0,
+        "rounds": config.distill.rounds,
     }
     if "finetune.batch_size" in config.plan.keep:
         settings["batch_size"] = config.finetune.batch_size
@@ -90,6 +91,7 @@ def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken
         settings.get("batch_size"),
         settings["classes"],
         images + first.get("tested", 0),
+        settings["rounds"],
     )
     chosen = found.without(settings["keep"])
     return {"settings": chosen.settings, "because": chosen.lines}
