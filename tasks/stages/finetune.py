@@ -9,6 +9,7 @@ from data.types import Artifact
 from models.configs.finetune import Finetune
 from tasks.config import Config
 from tasks.job import Job
+from tasks.planning import SEEN
 from tasks.size import Context, Inputs, Size, classifier, cost_of, decoded, images_of, passes, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
@@ -25,10 +26,6 @@ STAGE = Stage(name="finetune", kind="checkpoint", version=2, process="train")
 
 JUDGED = 2
 """Version of how classifiers are judged. Trainings that judge none keep their names when it changes."""
-
-SEEN = 20_000
-"""Each fold's network from scratch writes its features of at most this many images besides the labelled ones.
-Spreading labels over these features is judged by them (`spread_learned`)."""
 
 Role = Literal["student", "teacher", "scratch"]
 """What is trained: the student of transfer, the teacher, or an untrained student (the baseline)."""
