@@ -60,7 +60,7 @@ and of the rounds of distillation. A foreign teacher is counted by `shown` inste
 of the time."""
 COMPARED, COMPARED_FOLDS = 320, 96
 """Widths of the features in which a run looks for the neighbours of all images, summed, and of those in which
-each fold looks for neighbours among at most `SEEN` of them, about. This matters from 20,000 images on, because
+each fold looks for neighbours among at most `SEEN` of them, about. This matters from 20,000 images on, as
 every image is compared with every other."""
 SEEN = 20_000
 """Each fold's network from scratch writes its features of at most this many images besides the labelled ones.

@@ -64,8 +64,9 @@ def plan(config: Config, manifest: Artifact, teacher: Artifact | None = None, *,
             digits, so that a few more test images change nothing.
     """
     sections = ("pretext", "transfer", "student", "finetune", "distill")
-    # Mix-up changes no plan, and plans are older than it.
-    given = config.model_dump(include=set(sections), exclude={"finetune": {"mixup", "baseline_mixup"}})
+    # These change nothing that is planned here.
+    idle = {"finetune": {"mixup", "baseline_mixup"}, "distill": {"rounds"}}
+    given = config.model_dump(include=set(sections), exclude=idle)
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
         "keep": by_hand(config),
