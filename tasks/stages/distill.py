@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
 from models.configs.distill import Distill
@@ -13,7 +13,16 @@ from tasks.size import Context, Inputs, Size, classifier, decoded, images_of, st
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 STAGE = Stage(name="distill", kind="checkpoint", version=3, process="train")
+
+UNSEEN, LEAST, MOST = 0.1, 100, 1000
+"""Where candidates are compared, this share of the images without a drawn label is left out, at most `MOST`
+images, unless there are fewer than `LEAST` images. On images that it did not learn, `ship` sees how much the
+student has lost of what it was told."""
 
 NOT_STARTS = ("manifest", "labels", "probabilities", "checkpoint")
 """Inputs that are no classifiers to choose the start from."""
@@ -34,7 +43,7 @@ def plan(
     Args:
         config: the run's configuration.
         manifest: the manifest of the run's images.
-        labels: the drawn labels; only the labelled loss reads them (alpha below 1).
+        labels: the drawn labels; read by the labelled loss (alpha below 1), and if candidates are compared.
         probabilities: the probabilities of train + unlabelled images.
         checkpoint: the student to start from; None: from scratch.
         round: number of the round, from 1. From the second round on the student keeps its classifier.
@@ -52,8 +61,10 @@ def plan(
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
     }
+    if config.ship.compare:
+        settings["unseen"] = UNSEEN
     inputs = {"manifest": manifest, "probabilities": probabilities}
-    if config.distill.alpha < 1:
+    if config.distill.alpha < 1 or config.ship.compare:
         inputs["labels"] = labels
     if checkpoint is not None:
         inputs["checkpoint"] = checkpoint
@@ -80,7 +91,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
 
 
 def build(job: Job) -> Outcome:
-    """Train on all images that have probabilities."""
+    """Train on the images that have probabilities. If candidates are compared, a few are left out."""
     import numpy as np
     import torch
 
@@ -93,6 +104,7 @@ def build(job: Job) -> Outcome:
     from tasks.feed import ImageFeed, order_key
     from tasks.fit import train_and_publish
     from tasks.rows import label_rows
+    from tasks.unseen import write_unseen
 
     config = Distill.model_validate(job.settings["distill"])
     size, student = job.settings["image_size"], job.settings["student"]
@@ -110,19 +122,36 @@ def build(job: Job) -> Outcome:
         if network.classes != classes or not job.settings["fine_tuned"]:
             network = network.with_classifier(classes, keep_fc=job.settings["keep_fc"], seed=seed)
     labels = None
-    if "labels" in job.request.inputs:
+    if config.alpha < 1:
         labels = torch.full((int(index.max()) + 1,), -1, dtype=torch.int64)
         for role in ("train", "validation"):
             rows, label = label_rows(job.path("labels"), role)
             labels[torch.from_numpy(rows)] = torch.from_numpy(label)
     method = DistillMethod(config, network, labels)
     stage = f"distill-{job.settings['round']}"
+    if "unseen" in job.settings:
+        learned = ~np.isin(index, unseen := _unseen(job, index))
+        write_unseen(job.out, unseen)
+        index, probability = index[learned], probability[learned]
     epochs, steps = config.length(len(index))
     order = Shuffled(index, config.batch_size, steps=steps)
     feed = ImageFeed(
         job.images_for(network), order, index, probability.astype(np.float32), order_key(job, stage)
     )
     return train_and_publish(job, method, feed, config, epochs=epochs, stage=stage)
+
+
+def _unseen(job: Job, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The images to leave out, ascending; the same ones in every round."""
+    import numpy as np
+
+    from data.draws import key, permutation
+    from tasks.rows import drawn_rows
+
+    free = np.setdiff1d(index, drawn_rows(job.path("labels"))[0])
+    share = job.settings["unseen"] if len(index) >= LEAST else 0.0
+    some = permutation(key(job.seed, "unseen"), len(free))[: min(MOST, int(share * len(free)))]
+    return np.sort(free[some])
 
 
 def _seeing(config: Distill, views: str) -> Distill:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,9 +27,11 @@ from models.configs.distill import Distill
 from models.configs.finetune import Finetune
 from models.evaluation.contenders import mixture_weights, smoothed, temperature
 from tasks.config import Config
+from tasks.embedding import embed
 from tasks.judged import MIXTURE, Judged, read_judged, write_judged
 from tasks.out_of_fold import read_folds
 from tasks.stages import distill, finetune, pixels, respread, ship, weigh
+from tasks.unseen import read_unseen
 
 NETWORKS = {
     "student-finetuned": "finetune-student",
@@ -66,7 +69,7 @@ def config(place: Path, labels: int = 4) -> Config:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     place = tmp_path_factory.mktemp("ship")
-    photographs(place / "photos", each=40, side=40)
+    photographs(place / "photos", each=70, side=40)
     return run_chain(config(place))
 
 
@@ -174,6 +177,48 @@ def test_the_student_learns_the_mixture(made: Made) -> None:
     assert again["checkpoint"] == made.made["distill-round1"]
     assert again["probabilities"] == made.made["respread-round1"]
     assert made.inputs("respread-round1")["mixture"] == made.made["weigh"]
+
+
+def test_the_student_is_judged_on_images_that_it_did_not_learn(made: Made) -> None:
+    """Its temperature is the one at which it is nearest to the mixture on them."""
+    index, target = read_vectors(made.path("weigh"))
+    drawn = pq.read_table(made.path("labels") / "labels.parquet")["index"].to_numpy()
+    unseen = read_unseen(made.path("distill"))
+    assert len(unseen) == (len(index) - len(drawn)) // 10 > 0
+    assert np.isin(unseen, index).all()
+    assert not np.isin(unseen, drawn).any()
+    assert np.array_equal(unseen, read_unseen(made.path("distill-round1")))
+    assert made.store.meta(made.made["distill"])["rows"]
+    from models.saved import load
+
+    class Job:
+        compute, seed = SimpleNamespace(device="cpu"), 0
+
+        def path(self, name: str) -> Path:
+            return {"mixture": made.path("weigh"), "student": made.path("distill")}.get(name) or made.path(
+                name
+            )
+
+        def images_for(self, network: Any) -> Any:
+            photos = f"folder:{made.store.root.parent / 'photos'}"
+            table = read_table(made.path("manifest") / "images.parquet")
+            place = made.store.root / "cache" / "images"
+            return open_images(table, {"train": photos, "test": photos}, stored_size(32), place)
+
+    logits = embed(Job(), load(made.path("distill")), unseen, "logits")  # type: ignore[arg-type]
+    at = np.searchsorted(index, unseen)
+    found, kept = ship._student(Job())  # type: ignore[arg-type]
+    assert found == pytest.approx(temperature(logits, target[at].astype(np.float64)), rel=1e-3)
+    own, theirs = target[at].max(axis=1).mean(), target[at, logits.argmax(1)].mean()
+    assert kept == pytest.approx((own + theirs) / (2 * own))
+
+
+def test_a_student_of_few_images_learns_them_all(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", each=20, side=40)
+    made = run_chain(config(tmp_path, labels=2))
+    assert len(read_vectors(made.path("weigh"))[0]) < distill.LEAST
+    assert not len(read_unseen(made.path("distill")))
+    assert made.result["shipped"]["temperature"] > 0
 
 
 def spread_densely(
