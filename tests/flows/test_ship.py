@@ -195,9 +195,7 @@ def test_the_student_is_judged_on_images_that_it_did_not_learn(made: Made) -> No
         compute, seed = SimpleNamespace(device="cpu"), 0
 
         def path(self, name: str) -> Path:
-            return {"mixture": made.path("weigh"), "student": made.path("distill")}.get(name) or made.path(
-                name
-            )
+            return made.path({"mixture": "weigh", "student": "distill"}.get(name, name))
 
         def images_for(self, network: Any) -> Any:
             photos = f"folder:{made.store.root.parent / 'photos'}"
