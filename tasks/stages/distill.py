@@ -24,6 +24,9 @@ UNSEEN, LEAST, MOST = 0.1, 100, 1000
 images, unless there are fewer than `LEAST` images. On images that it did not learn, `ship` sees how much the
 student has lost of what it was told."""
 
+SCRATCH = "scratch"
+ALONE = (SCRATCH, "scratch-neighbours")
+"""Classifiers that owe nothing to teacher and transfer. The network from scratch knows what they know."""
 NOT_STARTS = ("manifest", "labels", "probabilities", "checkpoint")
 """Inputs that are no classifiers to choose the start from."""
 
@@ -113,7 +116,12 @@ def build(job: Job) -> Outcome:
     seed = key(job.seed, "student")
     starts = [name for name in job.request.inputs if name not in NOT_STARTS]
     start = _favoured(job, starts) if starts else "checkpoint"
-    if starts and (views := job.meta(start).get("views")):
+    # A further round goes on as the first one began.
+    before = job.meta(start) if start in job.request.inputs else {}
+    began, views = start if starts else before.get("start"), before.get("views")
+    if began is not None:
+        config = _suited(config, began)
+    if views:
         config = _seeing(config, views)
     if start not in job.request.inputs:
         network = build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
@@ -138,7 +146,9 @@ def build(job: Job) -> Outcome:
     feed = ImageFeed(
         job.images_for(network), order, index, probability.astype(np.float32), order_key(job, stage)
     )
-    return train_and_publish(job, method, feed, config, epochs=epochs, stage=stage)
+    outcome = train_and_publish(job, method, feed, config, epochs=epochs, stage=stage)
+    outcome.meta |= {"start": began, "views": views} if began is not None else {}
+    return outcome
 
 
 def _unseen(job: Job, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -164,16 +174,38 @@ def _seeing(config: Distill, views: str) -> Distill:
     return config if chosen is None else config.model_copy(update=chosen.model_dump())
 
 
+def _suited(config: Distill, start: str) -> Distill:
+    """With the rate and the mix-up that suit a start: `SCRATCH`, or a network of transfer."""
+    if start == SCRATCH:
+        return config
+    rate, mixup = config.transferred_learning_rate, config.transferred_mixup
+    update = {"learning_rate": rate, "mixup": mixup}
+    return config.model_copy(update={name: value for name, value in update.items() if value is not None})
+
+
 def _favoured(job: Job, names: list[str]) -> str:
-    """The classifier that the labels favour: the first one, or one whose loss is lower beyond chance.
+    """The classifier that the labels favour.
+
+    It is the network from scratch if this one and its neighbours have more weight in the mixture than all
+    classifiers that rest on teacher and transfer together. Else it is the first of the others, or one whose
+    loss is lower beyond chance.
 
     A loss is lower beyond chance if the lead is more than one standard error. Losses are compared rather than
     accuracies, because with few labels these often tie.
     """
-    from tasks.judged import read_judged
+    from tasks.judged import MIXTURE, read_judged
 
     judged = read_judged(job.path("probabilities"))
-    usual, *others = names
+    weight = {name: row["weight"] for name, row in judged.rows.items()}
+    alone = sum(weight.get(name, 0.0) for name in ALONE)
+    rested = sum(w for name, w in weight.items() if name not in (*ALONE, "pixels", MIXTURE))
+    if SCRATCH in names and alone > rested:
+        job.log(
+            f"starts from {SCRATCH}: it and its neighbours have {alone:.0%} of the mixture, and all that "
+            f"rests on transfer has {rested:.0%}"
+        )
+        return SCRATCH
+    usual, *others = [name for name in names if name != SCRATCH]
     ahead = {name: judged.likelier(name, usual) for name in others}
     lead = {name: mean for name, (mean, error) in ahead.items() if mean > error}
     chosen = max(lead, key=lambda name: lead[name], default=usual)

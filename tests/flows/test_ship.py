@@ -387,15 +387,18 @@ def test_a_lead_is_that_of_agresti_and_min() -> None:
 
 @pytest.mark.parametrize(
     ("loss", "start"),
-    [([0.1] * 20, "scratch"), ([1.0] * 20, "student-finetuned"), ([1.1] * 19 + [0.9], "student-finetuned")],
+    [
+        ([0.1] * 20, "student-linear"),
+        ([1.0] * 20, "student-finetuned"),
+        ([1.1] * 19 + [0.9], "student-finetuned"),
+    ],
 )
 def test_distillation_starts_from_what_the_labels_favour(
     tmp_path: Path, loss: list[float], start: str
 ) -> None:
-    """The fine-tuned student, unless the loss of another is lower beyond chance."""
-    write_judged(
-        tmp_path, judged(**{"student-finetuned": [1.0] * 20, "scratch": loss, "mixture": [0.5] * 20})
-    )
+    """The fine-tuned student, unless the loss of the linear one is lower beyond chance."""
+    given = {"student-finetuned": [1.0] * 20, "student-linear": loss, "scratch": [0.1] * 20}
+    write_judged(tmp_path, judged(**given, mixture=[0.5] * 20))
 
     class Job:
         def path(self, name: str) -> Path:
@@ -405,7 +408,48 @@ def test_distillation_starts_from_what_the_labels_favour(
         def log(self, text: str) -> None:
             assert start in text
 
+    names = ["student-finetuned", "student-linear", "scratch"]
+    assert distill._favoured(Job(), names) == start  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("near", "start"), [(0.3, "student-finetuned"), (0.5, "scratch")])
+def test_distillation_starts_from_scratch_if_most_of_the_mixture_is_from_there(
+    tmp_path: Path, near: float, start: str
+) -> None:
+    """Pixels are on neither side."""
+    found = judged(
+        **{name: [0.1] * 9 for name in ("student-finetuned", "neighbours", "scratch", "scratch-neighbours")},
+        pixels=[0.1] * 9,
+        mixture=[0.1] * 9,
+    )
+    for name, weight in {
+        "neighbours": 0.4,
+        "scratch": 0.0,
+        "scratch-neighbours": near,
+        "pixels": 0.9,
+    }.items():
+        found.rows[name]["weight"] = weight
+    found.rows["student-finetuned"]["weight"] = 0.0
+    write_judged(tmp_path, found)
+
+    class Job:
+        def path(self, name: str) -> Path:
+            return tmp_path
+
+        def log(self, text: str) -> None:
+            assert text.startswith(f"starts from {start}:")
+
     assert distill._favoured(Job(), ["student-finetuned", "scratch"]) == start  # type: ignore[arg-type]
+
+
+def test_what_transfer_has_learned_is_kept_by_a_small_rate_and_mix_up() -> None:
+    given = Distill(learning_rate=0.06, transferred_learning_rate=0.02, transferred_mixup=0.4)
+    kept = distill._suited(given, "student-linear")
+    assert (kept.learning_rate, kept.mixup) == (0.02, 0.4)
+    assert distill._suited(given, "scratch") == given
+    assert distill._suited(Distill(mixup=0.2), "student-linear") == Distill(mixup=0.2)
+    with pytest.raises(ValueError, match=r"set alpha to 1, or mixup"):
+        Distill(alpha=0.5, mixup=0.1)
 
 
 def test_distillation_without_anything_judged_says_so(tmp_path: Path) -> None:
