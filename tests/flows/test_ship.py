@@ -422,14 +422,9 @@ def test_distillation_starts_from_scratch_if_most_of_the_mixture_is_from_there(
         pixels=[0.1] * 9,
         mixture=[0.1] * 9,
     )
-    for name, weight in {
-        "neighbours": 0.4,
-        "scratch": 0.0,
-        "scratch-neighbours": near,
-        "pixels": 0.9,
-    }.items():
-        found.rows[name]["weight"] = weight
-    found.rows["student-finetuned"]["weight"] = 0.0
+    weight = {"student-finetuned": 0.0, "neighbours": 0.4, "scratch": 0.0, "scratch-neighbours": near}
+    for name, each in (weight | {"pixels": 0.9}).items():
+        found.rows[name]["weight"] = each
     write_judged(tmp_path, found)
 
     class Job:
