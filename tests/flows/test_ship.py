@@ -28,7 +28,7 @@ from models.configs.finetune import Finetune
 from models.evaluation.contenders import mixture_weights, smoothed, temperature
 from tasks.config import Config
 from tasks.embedding import embed
-from tasks.judged import MIXTURE, Judged, read_judged, write_judged
+from tasks.judged import MIXTURE, OWN, Judged, read_judged, write_judged
 from tasks.out_of_fold import read_folds
 from tasks.stages import distill, finetune, pixels, respread, ship, weigh
 from tasks.unseen import read_unseen
@@ -134,8 +134,8 @@ def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
     drawn = pq.read_table(made.path("labels") / "labels.parquet").to_pydict()
     for i, c in zip(drawn["index"], drawn["label"], strict=True):
         at = np.searchsorted(index, i)
-        expected[at] *= 1 - weigh.OWN
-        expected[at, c] += weigh.OWN
+        expected[at] *= 1 - OWN
+        expected[at, c] += OWN
     assert target == pytest.approx(expected, abs=2e-4)
 
 
@@ -327,7 +327,7 @@ def test_the_second_round_learns_from_the_neighbours_of_the_first_student(made: 
     x, k = read_vectors(student)[1], Job.settings["neighbours"]
     near = spread_densely(x, position, label, k, Job.settings["alpha"])
     expected = spread_densely(x, position, label, k, u, (p + u * near) / (1 + u))
-    expected[position] = (1 - weigh.OWN) * expected[position] + weigh.OWN * np.eye(2)[label]
+    expected[position] = (1 - OWN) * expected[position] + OWN * np.eye(2)[label]
     assert read_vectors(out)[1] == pytest.approx(expected, abs=1e-4)
 
 
