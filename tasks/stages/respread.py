@@ -104,4 +104,5 @@ def believed(judged: Judged) -> float:
     weights = {name: row["weight"] for name, row in judged.rows.items() if name != MIXTURE}
     near = [name for name in weights if name in NEIGHBOURS]
     equal = len(near) / len(weights)
-    return max(0.0, (sum(weights[name] for name in near) - equal) / (1 - equal))
+    raised: float = sum(weights[name] for name in near) - equal
+    return max(0.0, raised / (1 - equal))
