@@ -102,7 +102,7 @@ def test_a_dry_run_counts_what_arms_share_once(tmp_path: Path, monkeypatch: pyte
             if row.stage in own or row.stage not in counted:
                 expected += row.seconds
             counted.add(row.stage)
-        assert {"transfer-weights", "evaluate-student-transferred"} <= own
+        assert {"transfer", "evaluate-student-transferred"} <= own
         assert not {"manifest", "pretext"} & own
     assert together["cpu_hours"] == pytest.approx(expected / 3600)
 
