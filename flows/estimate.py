@@ -547,13 +547,13 @@ def estimate_claims(
     pace.measure([portion for arms in runs for run in arms for portion in run.work()])
     rows = []
     for claim, arms in zip(claims, runs, strict=True):
+        found, alone = ([run.priced(pace, alone=only) for run in arms] for only in (False, True))
         hours = {
-            "gpu_hours": _together(arms, [run.priced(pace) for run in arms], on_gpu=True),
-            "cpu_hours": _together(arms, [run.priced(pace) for run in arms]),
-            "cpu_hours_alone": _together(arms, [run.priced(pace, alone=True) for run in arms]),
+            "gpu_hours": seeds * _together(arms, found, on_gpu=True),
+            "cpu_hours": seeds * _together(arms, found),
+            "cpu_hours_alone": seeds * _together(arms, alone),
         }
-        runs_of = {name: seeds * each for name, each in hours.items()}
-        rows.append({"claim": claim.name, "runs": seeds * len(arms), **runs_of})
+        rows.append({"claim": claim.name, "runs": seeds * len(arms), **hours})
     return rows
 
 
