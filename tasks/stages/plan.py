@@ -328,7 +328,7 @@ def _speed(
     """
     from models.backbones.backbone import SMALL
     from models.cost import classifier_cost, pretext_cost, transfer_cost
-    from models.device import OF_FEATURES
+    from models.device import OF_OUTPUTS
     from models.work import Pass, Portion
 
     student, precision, transfer = settings["config"]["student"], settings["precision"], sections["transfer"]
@@ -362,7 +362,7 @@ def _speed(
         return pace.alone(Portion(work, 1))
 
     # First, so that what is too large to try has the pace of the same network.
-    looked = 0.0 if foreign is None else forward(foreign, OF_FEATURES)
+    looked = 0.0 if foreign is None else forward(foreign, OF_OUTPUTS)
     phases = transfer.phases if len(transfer.phases) > 1 else (None,)
     whole = classifier_cost(seen.backbone, seen.width, seen.image_size, classes, seen.form)
     whole = replace(whole, shape=whole.shape.model_copy(update={"resized": seen.resized}))
