@@ -190,6 +190,10 @@ def out_of_fold(classes: int) -> pa.Schema:
     )
 
 
+LEFT_OUT = pa.schema([_column("index", pa.int64())])
+"""The labelled images that the network of a fold did not learn."""
+
+
 def probabilities(classes: int) -> pa.Schema:
     """Probabilities: index, and a vector of `classes` float32 that sums to 1."""
     return pa.schema([_column("index", pa.int64()), _column("probability", _vector(classes))])

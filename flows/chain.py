@@ -38,9 +38,11 @@ from tasks.stages import (
     pretext,
     pretrained,
     propagate,
+    respread,
     ship,
     sound,
     spread,
+    spread_learned,
     transfer,
     weigh,
 )
@@ -327,6 +329,14 @@ def _compare(layout: Layout, student: Handle) -> None:
         second=features["student"],
     )
     contenders |= {"neighbours": spreads, "neighbours probabilities": spreads}
+    learned = layout.make(
+        "spread-scratch",
+        partial(spread_learned.plan, config),
+        **inputs,
+        features=_second(layout, "scratch", models["scratch"], layer="last"),
+        checkpoint=models["scratch"],
+    )
+    contenders |= {"scratch-neighbours": learned, "scratch-neighbours probabilities": learned}
     seen = layout.make("pixels", partial(pixels.plan, config), **inputs)
     contenders |= {"pixels": seen, "pixels probabilities": seen}
     mixture = layout.make("weigh", partial(weigh.plan, config), labels=inputs["labels"], **contenders)
@@ -335,10 +345,30 @@ def _compare(layout: Layout, student: Handle) -> None:
         starts = _starts(config.distill.init, models["student-finetuned"], student)
         if config.distill.init == "favoured":
             starts = {name: candidates[name] for name in STUDENTS if name in candidates}
-        models["student"] = candidates["student"] = layout.make(
-            "distill", partial(distill.plan, config), **inputs, probabilities=mixture, **starts
-        )
+        models["student"] = candidates["student"] = _learn_mixture(layout, mixture, starts)
     _ship(layout, candidates, mixture=mixture)
+
+
+def _learn_mixture(layout: Layout, mixture: Handle, starts: dict[str, Handle]) -> Handle:
+    """Lay out the rounds of distillation. In each further round, the student also learns from its neighbours.
+
+    Args:
+        layout: the run's layout.
+        mixture: what all classifiers say together.
+        starts: what the first round may start from.
+    """
+    config, inputs, targets = layout.config, layout.having("manifest", "labels"), mixture
+    for round in range(1, config.distill.rounds + 1):
+        end = "" if round == config.distill.rounds else f"-round{round}"
+        plan = partial(distill.plan, config, round=round)
+        last = layout.make(f"distill{end}", plan, **inputs, probabilities=targets, **starts)
+        if end:
+            near = _second(layout, f"student{end}", last, layer="last")
+            spread_again: Plan = partial(respread.plan, config)
+            labelled = layout.having("labels")
+            targets = layout.make(f"respread{end}", spread_again, **labelled, mixture=mixture, features=near)
+            starts = {"checkpoint": last}
+    return last
 
 
 def _ship(layout: Layout, candidates: dict[str, Handle], **mixture: Handle) -> None:
@@ -352,9 +382,9 @@ def _starts(init: str, tuned: Handle, transferred: Handle) -> dict[str, Handle]:
     return {"finetuned": {"checkpoint": tuned}, "transferred": {"checkpoint": transferred}}.get(init, {})
 
 
-def _second(layout: Layout, name: str, model: Handle) -> Handle:
+def _second(layout: Layout, name: str, model: Handle, layer: str = "features") -> Handle:
     """The features of a network other than the teacher. They are laid out once."""
-    plan: Plan = partial(embed.plan, layout.config, part="train", layer="features")
+    plan: Plan = partial(embed.plan, layout.config, part="train", layer=layer)
     return layout.made.get(f"embed-{name}") or layout.make(
         f"embed-{name}", plan, manifest=layout.made["manifest"], checkpoint=model
     )
@@ -366,7 +396,7 @@ def _keep_learned(layout: Layout) -> None:
         if label in layout.kept:
             layout.models[name] = layout.make(label, _nothing, manifest=layout.made["manifest"])
     if layout.config.ship.compare:
-        gone = ["spread", "pixels", "weigh"]
+        gone = ["spread", "spread-scratch", "pixels", "weigh"]
     elif "distill" in layout.kept:
         gone = ["predict", *(["propagate"] if layout.config.predict.neighbours else [])]
     else:

@@ -19,7 +19,7 @@ from data.errors import ConfigError
 from data.preprocessing import Preprocessing
 from data.reading import MAX_PIXELS
 from data.sources import Pixels
-from models.device import OF_OUTPUTS, resolve_device
+from models.device import OF_FEATURES, resolve_device
 from models.export.given import is_exported, open_file, told
 from models.inference import mean_output
 from models.saved import load
@@ -118,9 +118,9 @@ class Checkpoint(Opened):
         pixels = torch.from_numpy(squares).to(self._device)
         at, size = np.arange(len(squares)), self.rule.size
         if features:
-            both = mean_output(self._both, pixels, at, OF_OUTPUTS, size)
+            both = mean_output(self._both, pixels, at, OF_FEATURES, size)
             return Outputs(both[:, : self.classes], both[:, self.classes :])
-        logits = mean_output(self._logits, pixels, at, OF_OUTPUTS, size)
+        logits = mean_output(self._logits, pixels, at, OF_FEATURES, size)
         return Outputs(logits, np.zeros((len(squares), 0), np.float32))
 
     def _both(self, x: torch.Tensor) -> torch.Tensor:

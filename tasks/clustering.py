@@ -79,6 +79,39 @@ def graph_points(job: Job) -> tuple[NDArray[np.int64], NDArray[np.float32], NDAr
     return index, points, x
 
 
+def spread(
+    graph: Any,
+    position: NDArray[np.int64],
+    label: NDArray[np.int64],
+    *,
+    classes: int,
+    alpha: float,
+    balanced: bool,
+) -> NDArray[np.float32]:
+    """Spread labels over a graph of neighbours (`models.clustering.propagation`).
+
+    Args:
+        graph: (N, N) sparse weights.
+        position: (L,) rows of the labelled images.
+        label: (L,) their classes.
+        classes: C.
+        alpha: how far labels spread.
+        balanced: whether votes are divided by the number of the class's labels, so that every class counts
+            the same.
+
+    Returns:
+        (N, C) float32, rows sum to 1.
+    """
+    from models.clustering.propagation import propagate
+
+    found = propagate(graph, None, position, label, classes=classes, alpha=alpha)
+    if not balanced:
+        return found
+    found /= np.maximum(np.bincount(label, minlength=classes), 1)
+    balance: NDArray[np.float32] = found / found.sum(axis=1, keepdims=True)
+    return balance
+
+
 def _space_of(job: Job, name: str) -> ClusterSpace:
     from data.tables import iterate_vectors
     from models.clustering.space import fit_space

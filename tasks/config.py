@@ -632,7 +632,8 @@ class Config(Frozen):
 
     @model_validator(mode="after")
     def _rounds_differ(self) -> Config:
-        if self.distill.rounds > 1 and not (self.predict.neighbours and self.predict.joint):
+        joint = self.predict.neighbours and self.predict.joint
+        if self.distill.rounds > 1 and not (joint or self.ship.compare):
             raise ValueError(
                 f"distill.rounds = {self.distill.rounds}, but every round would learn the same targets; set "
                 "predict.joint and predict.neighbours, so that each round finds neighbours in the features "

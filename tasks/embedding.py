@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.configs.shared import Views
-from models.device import OF_OUTPUTS, resolve_device
+from models.device import OF_FEATURES, resolve_device
 from models.export.answering import batches
 from models.export.given import is_exported
 from models.inference import augmented, run
@@ -40,7 +40,7 @@ def embed(
         batch_size=512,
         size=size,
         device=device,
-        precision=OF_OUTPUTS,
+        precision=OF_FEATURES,
         views=None if view is None else augmented(Views(), 1, 0, view, size),
     )
     return np.concatenate([block for _, block in blocks])

@@ -15,6 +15,9 @@ from data.tables import column, read_table, write_table
 
 MIXTURE = "mixture"
 """Name of the mixture among the classifiers."""
+NEIGHBOURS = ("neighbours", "scratch-neighbours")
+"""Names of the labels that spread over neighbours: in the features of teacher and student, and of the network
+from scratch."""
 CONTENDERS_FILE, JUDGED_FILE = "contenders.parquet", "judged.parquet"
 
 

@@ -1,17 +1,24 @@
-"""Write and read out-of-fold predictions. They are in the classifier's artifact, in `out_of_fold.parquet`."""
+"""Write and read what classifiers of the folds say, in the artifact of the classifier that they judge.
+
+Their predictions are in `out_of_fold.parquet`. A classifier may also have the features of its folds'
+networks, each in a folder of its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.schemas import out_of_fold
-from data.tables import column, read_matrix, read_table, write_table
+from data.schemas import LEFT_OUT, features, out_of_fold
+from data.tables import VectorWriter, column, read_matrix, read_table, read_vectors, write_table
 from models.evaluation.contenders import OutOfFold
 
 FILE = "out_of_fold.parquet"
+LEFT_OUT_FILE = "left_out.parquet"
 
 
 def write_out_of_fold(
@@ -44,3 +51,48 @@ def read_out_of_fold(folder: Path, balanced: bool = False) -> tuple[NDArray[np.i
     order = np.argsort(index)
     label = column(table, "label").astype(np.int64)
     return index[order], OutOfFold(label[order], logits[order], balanced)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What the network of a fold, which did not learn the fold's labels, makes of images.
+
+    Attributes:
+        left_out: (n,) int64 indices of the labelled images that it did not learn.
+        index: (N,) int64 indices of the images, ascending. They include all labelled ones.
+        features: (N, D) float32 outputs of the layer below the classifier.
+    """
+
+    left_out: NDArray[np.int64]
+    index: NDArray[np.int64]
+    features: NDArray[np.float32]
+
+
+def write_fold(folder: Path, number: int, fold: Fold, layer: str) -> None:
+    """Write the features of a fold's network.
+
+    Args:
+        folder: folder of the artifact.
+        number: the fold's number.
+        fold: what to write.
+        layer: name of the layer.
+    """
+    place = folder / f"fold-{number}"
+    place.mkdir()
+    write_table(place / LEFT_OUT_FILE, {"index": fold.left_out}, LEFT_OUT)
+    with VectorWriter(place, features(fold.features.shape[1], f"fold {number}", layer)) as out:
+        out.write(fold.index, fold.features)
+
+
+def read_folds(folder: Path) -> Iterator[Fold]:
+    """Read the features of all folds, one after the other.
+
+    Args:
+        folder: folder of the artifact.
+
+    Raises:
+        ArtifactError: a file is missing or damaged.
+    """
+    for place in sorted(folder.glob("fold-*/")):
+        left_out = column(read_table(place / LEFT_OUT_FILE, LEFT_OUT), "index").astype(np.int64)
+        yield Fold(left_out, *read_vectors(place))

@@ -53,10 +53,20 @@ UNTRAINED_RARE = 6
 """How many times the steps networks from scratch get then."""
 CHOICES = 2
 """How many more views than the first ones a network from scratch may choose from."""
-PASSES = 3
+PASSES = 5
 """How often a run computes the teacher's and the student's features of all images, about. It has done so once
-when the labels are planned. A foreign teacher is counted by `shown` instead, because it may take most of the
-time."""
+when the labels are planned. Most of the others are the student's alone: those of the networks from scratch
+and of the rounds of distillation. A foreign teacher is counted by `shown` instead, because it may take most
+of the time."""
+COMPARED, COMPARED_FOLDS = 320, 96
+"""Widths of the features in which a run looks for the neighbours of all images, summed, and of those in which
+each fold looks for neighbours among at most `SEEN` of them, about. This matters from 20,000 images on, as
+every image is compared with every other."""
+SEEN = 20_000
+"""Each fold's network from scratch writes its features of at most this many images besides the labelled ones.
+Spreading labels over these features is judged by them (`tasks.stages.spread_learned`)."""
+SEARCH = 1.3
+"""How much longer a search takes than the product of matrices in it."""
 TESTS = 2
 """How often a foreign teacher is shown the test images: for its features, and with a linear classifier."""
 ALIGNED = 2048
@@ -96,6 +106,7 @@ class Speed:
         distill: one step of distillation.
         forward: features of one image, from the student, and from the teacher too unless it is foreign.
         foreign: features of one image from a foreign teacher, at its own size; 0 if there is none.
+        product: one operation of a product of matrices.
     """
 
     teacher: float
@@ -105,6 +116,7 @@ class Speed:
     distill: float
     forward: float
     foreign: float = 0.0
+    product: float = 0.0
 
     @property
     def first(self) -> float:
@@ -115,6 +127,18 @@ class Speed:
     def look(self) -> float:
         """Features of one image from the teacher. Of one that the run trains, this includes the student's."""
         return self.foreign or self.forward
+
+
+def comparing(images: int, folds: int, speed: Speed) -> float:
+    """Seconds in which a run finds the neighbours of its images.
+
+    Args:
+        images: number of train + unlabelled images.
+        folds: number of times that a network is trained to judge it.
+        speed: of this machine.
+    """
+    pairs, some = float(images) ** 2, float(min(images, SEEN)) ** 2
+    return SEARCH * 2 * (COMPARED * pairs + COMPARED_FOLDS * folds * some) * speed.product
 
 
 @dataclass(frozen=True)
@@ -235,6 +259,7 @@ def from_images(
     decoded: int | None = None,
     looks: int = 0,
     student: bool = True,
+    folds: int = 0,
 ) -> Planned:
     """Plan what depends on the images alone.
 
@@ -254,6 +279,7 @@ def from_images(
             counted as often as it is shown.
         student: whether the run trains one. Without one, the features of a foreign teacher are all that has
             to fit into the minutes.
+        folds: number of times that a network is trained to judge it.
 
     Raises:
         ConfigError: the budget is too short. The message says how many minutes are enough.
@@ -273,6 +299,7 @@ def from_images(
         + again
         + PASSES * images * speed.forward
         + looks * speed.look
+        + comparing(images, folds, speed)
         for size, speed in speeds.items()
     }
     left = {size: 60 * minutes - seconds for size, seconds in other.items()}
@@ -331,6 +358,7 @@ def from_labels(
     batch: int | None = None,
     classes: int = 1,
     again: int = 0,
+    rounds: int = 1,
 ) -> Planned:
     """Plan what the few labels are learned with.
 
@@ -349,6 +377,7 @@ def from_labels(
         batch: labelled images per step, if the user set it.
         classes: number of classes.
         again: number of images that a foreign teacher is shown once more if it is fine-tuned.
+        rounds: number of rounds of distillation, which share its time.
     """
     parts = shares(speed)
     kept = {name: part * parts[name] * whole for name, part in KEPT.items()}
@@ -369,7 +398,7 @@ def from_labels(
     teacher = (share - shown_again) / both >= (most if rare else FEW)
     each, more = (both, shown_again) if teacher else (alone, 0.0)
     steps = int(min(most, max(FEW, (share - more) / each)))
-    distill = max(FEW, int(max(seconds - more - steps * each, kept["distill"]) / speed.distill))
+    distill = max(FEW, int(max(seconds - more - steps * each, kept["distill"]) / speed.distill / rounds))
     why = (
         f"more hardly helps with {labels:,} labels"
         if steps == most
@@ -392,6 +421,6 @@ def from_labels(
             + (f", which learn most from fewer than {RARE} labels per class" if rare else ""),
             "ship.teacher": "fine-tuning the teacher "
             + ("fits into the minutes" if teacher else "would leave the others too few steps"),
-            "distill.steps": "the rest of the minutes",
+            "distill.steps": "the rest of the minutes" + (f", in {rounds} rounds" if rounds > 1 else ""),
         },
     )

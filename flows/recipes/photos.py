@@ -42,7 +42,9 @@ CONFIG = Config(
         baseline_mixup=0.4,
     ),
     predict=Predict(neighbours=10, alpha=0.9),
-    distill=Distill(batch_size=128, crop_min=0.3, **VIEWS, **MUON, temperature=1.0, init="favoured"),
+    distill=Distill(
+        batch_size=128, crop_min=0.3, **VIEWS, **MUON, temperature=1.0, rounds=2, init="favoured"
+    ),
     ship=Ship(compare=True, folds=3),
     evaluate=Evaluate(protocols=["knn", "few-label", "clusters", "explore"], knn_neighbours=[10]),
 )

@@ -41,8 +41,8 @@ class SoftLabels(Lasting):
         le=8,
         description=(
             "Number of rounds (1 to 8). Each is a training as long as epochs or steps say. Before each "
-            "further round, labels are propagated again over a graph that includes the student's neighbours; "
-            "this needs predict.joint."
+            "further round, labels spread again over a graph that includes the student's neighbours; this "
+            "needs predict.joint or ship.compare."
         ),
     )
     init: Literal["finetuned", "transferred", "scratch", "favoured"] = Field(

@@ -94,14 +94,14 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     images, side = images_of(inputs), None
     work: Portion
     if "checkpoint" in inputs:
-        from models.device import OF_OUTPUTS
+        from models.device import OF_FEATURES
 
         cost, layer = cost_of(inputs), request.settings["layer"]
         if layer not in cost.widths:
             known = ", ".join(cost.widths)
             raise ConfigError(f"embed.layer = {layer}: the teacher has no such layer; choose one of {known}")
         width, forward, side = cost.widths[layer], cost.forward, cost.shape.resized
-        work = passes(run, cost, n, precision=OF_OUTPUTS)
+        work = passes(run, cost, n, precision=OF_FEATURES)
     else:
         from models.cost import descriptor_width
 
@@ -171,7 +171,7 @@ class _Source:
 def _network(job: Job) -> _Source:
     from functools import partial
 
-    from models.device import OF_OUTPUTS, resolve_device
+    from models.device import OF_FEATURES, resolve_device
     from models.inference import run
     from models.saved import load
 
@@ -186,11 +186,11 @@ def _network(job: Job) -> _Source:
         batch_size=job.request.outside["batch_size"],
         size=network.image_size,
         device=device,
-        precision=OF_OUTPUTS,
+        precision=OF_FEATURES,
     )
     model, meta = (
         job.request.inputs["checkpoint"].fingerprint,
-        {"device": str(device), "precision": OF_OUTPUTS},
+        {"device": str(device), "precision": OF_FEATURES},
     )
     return _Source(model, layer, network.layer_dim(layer), blocks, meta)
 
@@ -243,7 +243,7 @@ def _descriptor(job: Job) -> _Source:
 
 def _earlier(job: Job) -> Rows | None:
     """Find reusable rows: an artifact whose settings and inputs are the same, except for the images."""
-    from models.device import OF_OUTPUTS
+    from models.device import OF_FEATURES
 
     def way(settings: dict[str, Any], inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         others = {name: value for name, value in settings.items() if name not in ("part", "seed")}
@@ -255,7 +255,7 @@ def _earlier(job: Job) -> Rows | None:
     for artifact, meta in others(job, STAGE.kind):
         version = meta["stage"], meta["version"]
         # Earlier versions computed in bf16 where the hardware does. Such rows would not fit to new ones.
-        fits = meta.get("precision", OF_OUTPUTS) == OF_OUTPUTS
+        fits = meta.get("precision", OF_FEATURES) == OF_FEATURES
         stage = (request.stage, request.version)
         if fits and version == stage and way(meta["config"], meta["inputs"]) == same:
             manifest = Artifact.model_validate(meta["inputs"]["manifest"])

@@ -9,7 +9,8 @@ from data.types import Artifact
 from models.configs.finetune import Finetune
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size, classifier, cost_of, decoded, images_of, steps, trained
+from tasks.planning import SEEN
+from tasks.size import Context, Inputs, Size, classifier, cost_of, decoded, images_of, passes, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -77,10 +78,11 @@ def plan(
     if config.ship.compare and role == "scratch":
         views = config.finetune.alternatives()
         settings["views"] = {name: each.settings(config.data.image_size) for name, each in views.items()}
+        settings["seen"] = SEEN
     return STAGE.request(
         settings=settings,
         inputs={"manifest": manifest, "labels": labels} | ({"checkpoint": checkpoint} if checkpoint else {}),
-        parts=("train",),
+        parts=("train", "unlabelled") if "seen" in settings else ("train",),
         seed=config.seed if config.finetune.seed is None else config.finetune.seed,
         outside={"sources": sources(config)},
     )
@@ -127,6 +129,11 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     count, batch = asked["steps"] * tries, asked["batch_size"]
     size = trained(cost, cost.step * count * batch, steps(run, "finetune", asked, cost, batch, count))
     size.seconds = decoded(run, images, count * batch, cost.shape.resized)
+    if "seen" in request.settings:
+        from models.device import OF_FEATURES
+
+        shown = request.settings["folds"] * min(images.all, request.settings["seen"])
+        size.work += (passes(run, cost, shown, precision=OF_FEATURES),)
     return size
 
 
@@ -139,7 +146,8 @@ def build(job: Job) -> Outcome:
     with a new classifier, or from scratch.
 
     With `folds`, the classifier is also trained once per fold without the fold's labels, and its predictions
-    for these are written as out_of_fold.parquet. With `views`, the first fold chooses among them.
+    for these are written as out_of_fold.parquet. With `views`, the first fold chooses among them. With
+    `seen`, the features that the folds' networks have of images are written, too.
     """
     import numpy as np
 
@@ -190,14 +198,15 @@ def _out_of_fold(
 
     from models.evaluation.contenders import OutOfFold, folds_of, like_all
     from tasks.embedding import embed
-    from tasks.out_of_fold import write_out_of_fold
+    from tasks.out_of_fold import Fold, write_fold, write_out_of_fold
 
     fold = folds_of(label, job.settings["folds"], job.seed)
+    shown = _shown(job, index)
     logits = np.zeros((len(label), len(job.meta("manifest")["classes"])), np.float32)
     views = {name: config.model_copy(update=given) for name, given in job.settings.get("views", {}).items()}
     views, told = views or {"": config}, dict[str, Any]()
     for number in np.unique(fold[fold >= 0]):
-        kept, found = fold != number, {}
+        kept, found, networks = fold != number, {}, {}
         for name, each in views.items():
             stage = f"{job.settings['role']}{name and '-'}{name}-fold-{number}"
             method, _ = _train(job, each, index[kept], label[kept], stage)
@@ -205,15 +214,39 @@ def _out_of_fold(
             if not config.balanced:
                 z = like_all(z, label[kept], label)
             found[name] = OutOfFold(label[~kept].astype(np.int64), z, config.balanced)
+            networks[name] = method.network
         best = min(found, key=lambda name: found[name].loss)
         if len(views) > 1:
             told = {"views": best, "views_loss": {name: each.loss for name, each in found.items()}}
             losses = ", ".join(f"{name}: {loss:.3f}" for name, loss in told["views_loss"].items())
             job.log(f"{job.settings['role']}: chose the views {best}; loss on the first fold: {losses}")
         views, logits[~kept] = {best: views[best]}, found[best].logits
+        if len(shown):
+            layer = networks[best].last_layer
+            x = embed(job, networks[best], shown, layer)
+            write_fold(job.out, int(number), Fold(index[~kept], shown, x), layer)
     known = fold >= 0
     write_out_of_fold(job.out, index[known], label[known], logits[known])
     return told, next(iter(views.values()))
+
+
+def _shown(job: Job, labelled: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The images whose features the folds' networks write: the labelled ones and a random part of the others.
+
+    Returns:
+        (N,) int64 ascending; empty if no features are written.
+    """
+    import numpy as np
+
+    from data.draws import key, permutation
+    from tasks.rows import manifest_rows
+
+    if "seen" not in job.settings:
+        return np.zeros(0, np.int64)
+    index, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
+    others = np.setdiff1d(index, labelled)
+    some = others[permutation(key(job.seed, "seen"), len(others))[: job.settings["seen"]]]
+    return np.union1d(labelled, some)
 
 
 def _train(

@@ -37,10 +37,10 @@ def plan(config: Config, manifest: Artifact, labels: Artifact, checkpoint: Artif
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
-    from models.device import OF_OUTPUTS
+    from models.device import OF_FEATURES
 
     cost, n = cost_of(inputs), inputs["labels"].rows
-    return trained(cost, n * cost.forward, passes(run, cost, n, precision=OF_OUTPUTS))
+    return trained(cost, n * cost.forward, passes(run, cost, n, precision=OF_FEATURES))
 
 
 def build(job: Job) -> Outcome:

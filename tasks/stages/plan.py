@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from models.cost import Cost
     from models.pace import Pace
 
-STAGE = Stage(name="plan", kind="plan", version=3, process="train")
+STAGE = Stage(name="plan", kind="plan", version=4, process="train")
 
 MEASURING = 12.0
 """Seconds that a dry run counts for measuring this machine, as chores."""
@@ -64,14 +64,16 @@ def plan(config: Config, manifest: Artifact, teacher: Artifact | None = None, *,
             digits, so that a few more test images change nothing.
     """
     sections = ("pretext", "transfer", "student", "finetune", "distill")
-    # Mix-up changes no plan, and plans are older than it.
-    given = config.model_dump(include=set(sections), exclude={"finetune": {"mixup", "baseline_mixup"}})
+    # These change nothing that is planned here.
+    idle = {"finetune": {"mixup", "baseline_mixup"}, "distill": {"rounds"}}
+    given = config.model_dump(include=set(sections), exclude=idle)
     settings: dict[str, Any] = {
         "minutes": config.plan.minutes,
         "keep": by_hand(config),
         "config": {name: given[name] for name in sections},
         "data": config.data.model_dump(include={"image_size", "kind"}),
         "precision": config.compute.precision,
+        "folds": config.ship.folds if config.ship.compare else 0,
     }
     if teacher is not None:
         settings["config"]["pretext"] = {"method": config.pretext.method}
@@ -229,6 +231,7 @@ def _plan(
         decoded=settings["data"]["image_size"],
         looks=looks,
         student=student,
+        folds=settings["folds"] if student else 0,
     )
     size = found.settings["data.image_size"]
     chosen = found.without(kept)
@@ -328,8 +331,8 @@ def _speed(
     """
     from models.backbones.backbone import SMALL
     from models.cost import classifier_cost, pretext_cost, transfer_cost
-    from models.device import OF_OUTPUTS
-    from models.work import Pass, Portion
+    from models.device import OF_FEATURES
+    from models.work import Pass, Portion, Products
 
     student, precision, transfer = settings["config"]["student"], settings["precision"], sections["transfer"]
     if foreign is None:
@@ -361,8 +364,10 @@ def _speed(
         pace.know(work)
         return pace.alone(Portion(work, 1))
 
+    pace.know(Products())
+    product = pace.alone(Portion(Products(), 1))
     # First, so that what is too large to try has the pace of the same network.
-    looked = 0.0 if foreign is None else forward(foreign, OF_OUTPUTS)
+    looked = 0.0 if foreign is None else forward(foreign, OF_FEATURES)
     phases = transfer.phases if len(transfer.phases) > 1 else (None,)
     whole = classifier_cost(seen.backbone, seen.width, seen.image_size, classes, seen.form)
     whole = replace(whole, shape=whole.shape.model_copy(update={"resized": seen.resized}))
@@ -374,4 +379,5 @@ def _speed(
         distill=seconds("distill", small),
         forward=forward(teacher) + forward(small) if foreign is None else forward(small),
         foreign=looked,
+        product=product,
     )

@@ -8,11 +8,11 @@ from typing import Any
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.planning import FIXED, PASSES, Speed, by_hand, from_labels
+from tasks.planning import FIXED, PASSES, Speed, by_hand, comparing, from_labels
 from tasks.size import Context, Inputs, Size, chores, images_of
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="plan_labels", kind="plan", version=4, process="plain")
+STAGE = Stage(name="plan_labels", kind="plan", version=5, process="plain")
 
 
 def plan(
@@ -33,6 +33,7 @@ def plan(
         "labels": sum(labels),
         "classes": len(labels),
         "folds": config.ship.folds if max(labels) > 1 else 0,
+        "rounds": config.distill.rounds,
     }
     if "finetune.batch_size" in config.plan.keep:
         settings["batch_size"] = config.finetune.batch_size
@@ -78,6 +79,7 @@ def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken
     speed, labels = Speed(**first["speed"]), settings["labels"]
     looks = first.get("looks", 0) * speed.look
     whole = 60 * settings["minutes"] - FIXED - PASSES * images * speed.forward - looks
+    whole -= comparing(images, settings["folds"], speed)
     # The teacher's features of all images are among what was taken, and so are no longer to come.
     left = whole + images * speed.look - taken - labels * speed.foreign
     found = from_labels(
@@ -90,6 +92,7 @@ def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken
         settings.get("batch_size"),
         settings["classes"],
         images + first.get("tested", 0),
+        settings["rounds"],
     )
     chosen = found.without(settings["keep"])
     return {"settings": chosen.settings, "because": chosen.lines}

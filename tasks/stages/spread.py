@@ -57,40 +57,33 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
 
 def build(job: Job) -> Outcome:
     """Spread the labels once per fold without that fold, to judge the result. Then spread all labels."""
+    from functools import partial
+
     import numpy as np
 
     from data import schemas
     from data.tables import VectorWriter, positions
-    from models.clustering.propagation import knn_graph, propagate
+    from models.clustering.propagation import knn_graph
     from models.evaluation.contenders import folds_of, like_all
-    from tasks.clustering import graph_points
+    from tasks.clustering import graph_points, spread
     from tasks.out_of_fold import write_out_of_fold
     from tasks.rows import drawn_rows
 
-    settings = job.settings
+    settings, balanced = job.settings, job.settings.get("balanced", False)
     index, points, _ = graph_points(job)
     drawn, label = drawn_rows(job.path("labels"))
     position = positions(index, drawn, "features of the labelled images")
     classes = len(job.meta("manifest")["classes"])
     graph = knn_graph(points, min(settings["neighbours"], len(points) - 1), device=job.compute.device)
-
-    def spread(kept: Any) -> Any:
-        """Spread the labels that are kept: (n,) bool -> (N, C), rows sum to 1."""
-        found = propagate(graph, None, position[kept], label[kept], classes=classes, alpha=settings["alpha"])
-        if not settings.get("balanced", False):
-            return found
-        # Divided by the number of its labels, every class counts the same.
-        found /= np.maximum(np.bincount(label[kept], minlength=classes), 1)
-        return found / found.sum(axis=1, keepdims=True)
-
+    over = partial(spread, graph, classes=classes, alpha=settings["alpha"], balanced=balanced)
     fold = folds_of(label, FOLDS, job.seed)
     logits = np.zeros((len(label), classes))
     for number in np.unique(fold[fold >= 0]):
         kept = fold != number
-        z = np.log(spread(kept)[position[~kept]] + 1e-6)
-        logits[~kept] = z if settings.get("balanced", False) else like_all(z, label[kept], label)
+        z = np.log(over(position[kept], label[kept])[position[~kept]] + 1e-6)
+        logits[~kept] = z if balanced else like_all(z, label[kept], label)
     known = fold >= 0
     write_out_of_fold(job.out, drawn[known], label[known], logits[known])
     with VectorWriter(job.out, schemas.probabilities(classes)) as out:
-        out.write(index, spread(np.ones(len(label), bool)))
+        out.write(index, over(position, label))
     return Outcome(rows=len(index))

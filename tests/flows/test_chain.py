@@ -323,10 +323,20 @@ def test_classifiers_that_are_compared_and_what_each_of_them_reads(store: Store)
     assert layout.reads("linear-student") == {"manifest", "labels", "transfer"}
     assert layout.reads("spread") >= {"manifest", "labels", "embed", "embed-student-transferred"}
     predicted = {f"predict-{name}" for name in ("teacher-linear", "student-linear", "scratch")}
-    assert layout.reads("weigh") >= judged | predicted | {"labels", "spread"}
+    assert layout.reads("spread-scratch") == {"manifest", "labels", "embed-scratch", "scratch"}
+    assert layout.reads("weigh") >= judged | predicted | {"labels", "spread", "spread-scratch"}
     assert layout.reads("distill") >= {"weigh", "manifest"}
     assert layout.reads("ship") == judged | {"manifest", "labels", "weigh", "distill"}
     assert not {"predict", "propagate"} & layout.requests.keys()
+
+
+def test_students_that_are_compared_learn_in_rounds(store: Store) -> None:
+    layout = Layout(store, configured(ship={"compare": True}, distill={"rounds": 2}), PARTS)
+    assert layout.reads("respread-round1") == {"labels", "weigh", "embed-student-round1"}
+    assert layout.reads("embed-student-round1") == {"manifest", "distill-round1"}
+    assert layout.reads("distill") == {"manifest", "distill-round1", "respread-round1"}
+    assert "distill" in layout.reads("ship")
+    assert "distill-round1" not in layout.reads("ship")
 
 
 def test_a_comparison_has_the_network_from_scratch_even_without_the_baseline(

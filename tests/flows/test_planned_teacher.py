@@ -16,7 +16,7 @@ from data.errors import ConfigError
 from data.types import Artifact
 from flows.estimate import Estimate, estimate
 from flows.recipes import override, parse_settings, recipe
-from models.device import OF_OUTPUTS
+from models.device import OF_FEATURES
 from models.pace import Measured, Pace
 from models.work import Pass, Step, Work
 from tasks.config import Config
@@ -105,7 +105,7 @@ def test_the_teacher_is_measured_at_its_own_size(place: Path) -> None:
     found = machine.dry(configured(place, "plan.minutes=20", "data.image_size=32"))
     foreign = [work for work in machine.asked if isinstance(work, Step | Pass) and work.network.own_input]
     assert {work.network.image_size for work in foreign} == {SIDE}
-    assert {work.precision for work in foreign if isinstance(work, Pass)} >= {OF_OUTPUTS}
+    assert {work.precision for work in foreign if isinstance(work, Pass)} >= {OF_FEATURES}
     tuned = [work for work in foreign if isinstance(work, Step)]
     assert tuned
     assert {work.settings["view_size"] for work in tuned} == {None}  # 24 px would be for the student

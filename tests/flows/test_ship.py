@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,15 +19,16 @@ from data.errors import UserError
 from data.images import open_images
 from data.intervals import paired_shares
 from data.preprocessing import stored_size
-from data.schemas import CONTENDERS
-from data.tables import column, read_matrix, read_table, read_vectors
+from data.schemas import CONTENDERS, probabilities
+from data.tables import VectorWriter, column, read_matrix, read_table, read_vectors
 from flows.recipes import override
 from models.configs.distill import Distill
 from models.configs.finetune import Finetune
 from models.evaluation.contenders import mixture_weights, smoothed, temperature
 from tasks.config import Config
 from tasks.judged import MIXTURE, Judged, read_judged, write_judged
-from tasks.stages import distill, pixels, ship, weigh
+from tasks.out_of_fold import read_folds
+from tasks.stages import distill, finetune, pixels, respread, ship, weigh
 
 NETWORKS = {
     "student-finetuned": "finetune-student",
@@ -35,7 +37,7 @@ NETWORKS = {
     "teacher-linear": "linear-teacher",
     "scratch": "scratch",
 }
-ALONE = {"neighbours": "spread", "pixels": "pixels"}
+ALONE = {"neighbours": "spread", "scratch-neighbours": "spread-scratch", "pixels": "pixels"}
 """Classifiers that are no networks. The student learns from them, but they can't ship."""
 
 
@@ -53,7 +55,7 @@ def config(place: Path, labels: int = 4) -> Config:
         "transfer": quick,
         "student": {"backbone": "smallconv", "width": 0.25},
         "finetune": {"steps": 4, "batch_size": 8, "head_first": True},
-        "distill": {"epochs": 1, "batch_size": 32, "init": "favoured"},
+        "distill": {"epochs": 1, "batch_size": 32, "init": "favoured", "rounds": 2},
         "ship": {"compare": True, "folds": 2},
         "evaluate": {"protocols": ["few-label"]},
         "store": str(place / "store"),
@@ -78,7 +80,7 @@ def held(made: Made, label: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_every_classifier_is_judged_on_every_drawn_label(made: Made) -> None:
     drawn = sorted(pq.read_table(made.path("labels") / "labels.parquet")["index"].to_pylist())
     truth = pq.read_table(made.path("manifest") / "images.parquet")["label"].to_numpy()
-    for label in (*NETWORKS.values(), "spread", "pixels"):
+    for label in (*NETWORKS.values(), *ALONE.values()):
         index, classes, logits = held(made, label)
         assert index.tolist() == drawn
         assert classes.tolist() == truth[drawn].tolist()
@@ -162,12 +164,128 @@ def test_pixels_are_averaged_over_squares_and_classified_by_scikit_learn(made: M
 
 
 def test_the_student_learns_the_mixture(made: Made) -> None:
-    """It starts from a classifier with its own network, which the labels choose."""
-    inputs = made.inputs("distill")
+    """It starts from a classifier with its own network, which the labels choose. The second round goes on."""
+    inputs = made.inputs("distill-round1")
     assert inputs["probabilities"] == made.made["weigh"]
     starts = {"student-finetuned", "student-linear", "scratch"}
     assert {name for name in inputs if name in NETWORKS} == starts
     assert all(inputs[name] == made.made[NETWORKS[name]] for name in starts)
+    again = made.inputs("distill")
+    assert again["checkpoint"] == made.made["distill-round1"]
+    assert again["probabilities"] == made.made["respread-round1"]
+    assert made.inputs("respread-round1")["mixture"] == made.made["weigh"]
+
+
+def spread_densely(
+    x: np.ndarray, position: np.ndarray, label: np.ndarray, k: int, alpha: float, y: np.ndarray | None = None
+) -> np.ndarray:
+    """A slow rewrite with whole matrices: (1 - alpha) (I - alpha S)^-1 Y over the k nearest neighbours."""
+    n = len(x)
+    x = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    cosine = x @ x.T
+    np.fill_diagonal(cosine, -2)
+    near = np.argsort(-cosine, axis=1)[:, :k]
+    rows = np.arange(n)[:, None]
+    weight = np.zeros((n, n))
+    weight[rows, near] = np.exp((cosine[rows, near] - 1) / (1 - cosine[rows, near]).mean())
+    weight = np.maximum(weight, weight.T)
+    root = np.sqrt(weight.sum(axis=1))
+    known = np.zeros((n, 2)) if y is None else y.copy()
+    known[position] = np.eye(2)[label]
+    found = np.linalg.solve(np.eye(n) - alpha * weight / root / root[:, None], (1 - alpha) * known)
+    return found / found.sum(axis=1, keepdims=True)
+
+
+def test_labels_spread_over_what_the_networks_from_scratch_learned(made: Made) -> None:
+    """A slow rewrite. Each fold's network is asked about the labels that it did not learn."""
+    asked = made.store.meta(made.made["spread-scratch"])["config"]
+    k, alpha = asked["neighbours"], asked["alpha"]
+    drawn = pq.read_table(made.path("labels") / "labels.parquet").sort_by("index")
+    drawn, label = drawn["index"].to_numpy(), drawn["label"].to_numpy()
+    told, _, logits = held(made, "spread-scratch")
+    folds = list(read_folds(made.path("scratch")))
+    assert sorted(np.concatenate([fold.left_out for fold in folds])) == drawn.tolist()
+    index, x = read_vectors(made.path("embed-scratch"))
+    for fold in folds:
+        assert np.array_equal(fold.index, index)  # so few images are all shown
+        kept = ~np.isin(drawn, fold.left_out)
+        position = np.searchsorted(index, drawn)
+        found = spread_densely(fold.features, position[kept], label[kept], k, alpha)[position[~kept]]
+        often = np.bincount(label) / np.bincount(label[kept])  # as in `like_all`
+        assert np.array_equal(told[~kept], drawn[~kept])
+        assert logits[~kept] == pytest.approx(np.log(found + 1e-6) + np.log(often), abs=2e-3)
+    whole = spread_densely(x, np.searchsorted(index, drawn), label, k, alpha)
+    assert read_vectors(made.path("spread-scratch"))[1] == pytest.approx(whole, abs=1e-4)
+
+
+def test_the_features_of_a_fold_are_those_of_the_labelled_images_and_some_others(made: Made) -> None:
+    class Job:
+        settings, seed = {"seen": 5}, 3
+
+        def path(self, name: str) -> Path:
+            return made.path(name)
+
+    labelled = np.array([0, 7, 30])
+    shown = finetune._shown(Job(), labelled)  # type: ignore[arg-type]
+    assert len(shown) == 8
+    assert np.isin(labelled, shown).all()
+    assert (np.diff(shown) > 0).all()
+    Job.settings = {}
+    assert not len(finetune._shown(Job(), labelled))  # type: ignore[arg-type]
+
+
+def test_neighbours_are_believed_as_far_as_the_labels_raised_their_weight() -> None:
+    names = ("neighbours", "scratch-neighbours", "scratch", "pixels")
+
+    def believed(*weights: float) -> float:
+        found = judged(**{name: [0.1] for name in (*names, MIXTURE)})
+        for name, weight in zip(names, weights, strict=True):
+            found.rows[name]["weight"] = weight
+        return respread.believed(found)
+
+    assert believed(0.25, 0.25, 0.25, 0.25) == 0
+    assert believed(0.1, 0.2, 0.3, 0.4) == 0
+    assert believed(0.2, 0.55, 0.2, 0.05) == pytest.approx(0.5)
+    assert believed(0.5, 0.5, 0.0, 0.0) == pytest.approx(1)
+
+
+def test_the_second_round_learns_from_the_neighbours_of_the_first_student(made: Made, tmp_path: Path) -> None:
+    """A slow rewrite, with weights under which the neighbours count."""
+    found = judged(**{name: [0.1] for name in ("neighbours", "scratch", "scratch-neighbours", MIXTURE)})
+    for name, weight in (("neighbours", 0.3), ("scratch", 0.2), ("scratch-neighbours", 0.5)):
+        found.rows[name]["weight"] = weight
+    mixture, out = tmp_path / "mixture", tmp_path / "out"
+    mixture.mkdir()
+    out.mkdir()
+    write_judged(mixture, found)
+    index, p = read_vectors(made.path("weigh"))
+    with VectorWriter(mixture, probabilities(2)) as parts:
+        parts.write(index, p)
+    student = made.path("embed-student-round1")
+
+    class Job:
+        settings = made.store.meta(made.made["respread-round1"])["config"]
+        compute = SimpleNamespace(device="cpu")
+
+        def path(self, name: str) -> Path:
+            return {"mixture": mixture, "features": student}.get(name) or made.path(name)
+
+        def log(self, text: str) -> None:
+            assert "0.40" in text
+
+    Job.out = out  # type: ignore[attr-defined]
+    outcome = respread.build(Job())  # type: ignore[arg-type]
+    u = (0.8 - 2 / 3) / (1 - 2 / 3)
+    assert outcome.meta is not None
+    assert outcome.meta["believed"] == pytest.approx(u)
+    drawn = pq.read_table(made.path("labels") / "labels.parquet").to_pydict()
+    position, label = np.searchsorted(index, drawn["index"]), np.array(drawn["label"])
+    x, k = read_vectors(student)[1], Job.settings["neighbours"]
+    near = spread_densely(x, position, label, k, Job.settings["alpha"])
+    expected = spread_densely(x, position, label, k, u, (p + u * near) / (1 + u))
+    expected[position] = (1 - weigh.OWN) * expected[position] + weigh.OWN * np.eye(2)[label]
+    assert read_vectors(out)[1] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_labels_choose_the_views_of_the_network_from_scratch(made: Made) -> None:
@@ -305,7 +423,15 @@ def test_the_shipped_model_is_a_candidate_with_a_temperature(made: Made) -> None
 
 
 def test_no_stage_up_to_the_choice_reads_a_test_image_or_its_label(made: Made) -> None:
-    for label in ("linear-student", "scratch", "spread", "weigh", "ship"):
+    for label in (
+        "linear-student",
+        "scratch",
+        "spread",
+        "spread-scratch",
+        "respread-round1",
+        "weigh",
+        "ship",
+    ):
         meta = made.store.meta(made.made[label])
         assert not any(given["kind"] == "scores" for given in meta["inputs"].values())
     plan = ship.plan(
@@ -357,14 +483,15 @@ def test_twenty_images_with_one_label_per_class_end_in_a_model(tmp_path: Path) -
     shipped = made.result["shipped"]
     assert shipped["model"] == "student"
     assert shipped["because"].startswith("with at most 1 labels per class, candidates can't be compared")
-    assert made.inputs("distill")["student-finetuned"] == made.made["finetune-student"]
+    assert made.inputs("distill-round1")["student-finetuned"] == made.made["finetune-student"]
+    assert made.store.meta(made.made["respread-round1"])["believed"] == 0
 
 
 def test_a_run_that_compares_nothing_ships_its_final_student(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", each=20, side=40)
     alone = override(
         config(tmp_path, labels=2),
-        {"ship": {"compare": False}, "distill": {"temperature": 0.5, "init": "finetuned"}},
+        {"ship": {"compare": False}, "distill": {"temperature": 0.5, "init": "finetuned", "rounds": 1}},
     )
     made = run_chain(alone)
     shipped = made.result["shipped"]

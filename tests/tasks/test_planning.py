@@ -19,6 +19,7 @@ from tasks.planning import (
     KEPT,
     LEAST,
     MANY,
+    PASSES,
     SETS,
     SHARES,
     SIZES,
@@ -70,7 +71,7 @@ def test_the_budget_is_used_up() -> None:
         spent = (
             40.0
             + images / 500
-            + 3 * images * used.forward
+            + PASSES * images * used.forward
             + first["pretext.steps"] * used.teacher
             + first["transfer.steps"] * used.transfer
         )
@@ -209,9 +210,9 @@ def test_a_foreign_teacher_leaves_its_share_to_the_student(look: float) -> None:
     assert set(found.settings) <= SETS
     assert not [key for key in found.settings if key.startswith("pretext.")]
     used = speeds[found.settings["data.image_size"]]
-    spent = 40.0 + 2 * 10.0 + 3 * images * used.forward + looks * look  # decoded for both networks
+    spent = 40.0 + 2 * 10.0 + PASSES * images * used.forward + looks * look  # decoded for both networks
     spent += found.settings["transfer.steps"] * used.transfer
-    whole, again = 60 * minutes - 60.0 - 3 * images * used.forward - looks * look, images + tested
+    whole, again = 60 * minutes - 60.0 - PASSES * images * used.forward - looks * look, images + tested
     rest = from_labels(60 * minutes - spent, labels, images, used, 3, whole, again=again).settings
     assert set(rest) <= SETS
     tuned = used.tuned + (used.tuned_teacher if rest["ship.teacher"] else 0)
@@ -280,6 +281,13 @@ def test_late_trainings_keep_most_of_their_share() -> None:
     assert late["distill.steps"] * used.distill == pytest.approx(
         KEPT["distill"] * SHARES["distill"] * whole, rel=0.05
     )
+
+
+def test_rounds_share_the_time_of_distillation() -> None:
+    one, two = (from_labels(100.0, 50, 1000, speed(64), 3, 0.0, rounds=r).settings for r in (1, 2))
+    assert two["distill.steps"] == one["distill.steps"] // 2
+    assert {**two, "distill.steps": 0} == {**one, "distill.steps": 0}
+    assert from_labels(1.0, 50, 1000, speed(64), 3, 0.0, rounds=2).settings["distill.steps"] == FEW
 
 
 @pytest.mark.parametrize(
