@@ -268,13 +268,6 @@ def _limits(card: Card) -> list[str]:
         "- The figures hold for images like the test images. On others, measure again.",
         f"- It sees {rule['image_size']} x {rule['image_size']} px. Smaller things are lost.",
     ]
-    int8 = card["formats"].get("int8", {"refused": "not asked for"})
-    if int8["refused"] is None:
-        lines.append(
-            f"- {int8['file']} was checked on one processor. On x86 processors without VNNI (most from "
-            "before 2019), ONNX Runtime's sums of 8-bit products may overflow. There, open the session with "
-            "the configuration entry `session.x64quantprecision` = `1`. It is slower."
-        )
     rare = [row["name"] for row in found.get("classes", []) if row["images"] < 10]
     if rare:
         lines.append(f"- Fewer than 10 test images show {_listed(rare)}: little is known about these.")

@@ -3,6 +3,9 @@
 Quantisation is static: ranges of activations are measured on a few hundred training images, without labels.
 Each output channel of a weight has its own scale. Inputs and outputs are those of the format onnx.
 
+Weights use 7 of the 8 bits. x86 processors without VNNI add two products in 16 bits. With weights of 8 bits
+such a sum can overflow, and the file would answer otherwise there than where it was checked.
+
 Some networks lose much, such as MobileNetV3. Therefore a second file leaves the weak parts in float: the
 first convolution, the classifier, depthwise convolutions, and the small networks of gates (squeeze and
 excite, selective kernels). Training images that were not used for the ranges decide which of the two is kept,
@@ -126,6 +129,7 @@ def quantise(start: Path, to: Path, images: Pixels, kept: list[str]) -> None:
             Reader(images),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=QUANTISED,

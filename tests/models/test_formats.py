@@ -233,6 +233,16 @@ def test_onnx_is_one_file_with_named_batch_and_metadata(tmp_path: Path) -> None:
     assert str(Path(__file__).parents[2]) not in (tmp_path / "model.onnx").read_bytes().decode("latin-1")
 
 
+def test_space_to_depth_is_a_strided_convolution_in_onnx(tmp_path: Path) -> None:
+    """Of an odd side, too, which is padded with zeros on one side only."""
+    onnx = pytest.importorskip("onnx")
+    built = network("smallconv", 25)
+    written("onnx", built, tmp_path)
+    nodes = onnx.load(tmp_path / "model.onnx").graph.node
+    assert [node.op_type for node in nodes].count("Transpose") == 1  # the pixels, once
+    assert_answers("onnx", built, tmp_path)
+
+
 SAME = [
     ("resnet18", 64, "torchvision"),
     ("resnet18", 32, "reader"),  # another first layer
