@@ -369,9 +369,8 @@ def test_a_collapse_in_int8_is_mended_by_leaving_weak_parts_in_float(tmp_path: P
 
     def refusal(path: Path) -> str | None:
         found = probabilities(runtime.session(path, 1), images)
-        return checks.refusal(
-            checks.compare(truth, found, truth.argmax(1), TEMPERATURE), 1.0, 3.0, exact=False
-        )
+        seen = checks.compare(truth, found, truth.argmax(1), TEMPERATURE)
+        return checks.refusal(seen, 1.0, 5.0, exact=False)  # random weights give many near ties
 
     start = int8.prepared(made, about, tmp_path)
     int8.quantise(start, tmp_path / "all.onnx", images[: int8.CALIBRATED], [])
