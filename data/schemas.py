@@ -190,8 +190,8 @@ def out_of_fold(classes: int) -> pa.Schema:
     )
 
 
-LEFT_OUT = pa.schema([_column("index", pa.int64())])
-"""The labelled images that the network of a fold did not learn."""
+INDICES = pa.schema([_column("index", pa.int64())])
+"""Some images: those that a network did not learn."""
 
 
 def probabilities(classes: int) -> pa.Schema:

@@ -36,6 +36,8 @@ IDLE = frozenset(
         "steps",
         "stop_on_collapse",
         "temperature",
+        "transferred_learning_rate",
+        "transferred_mixup",
         "warmup",
         "weight_decay",
         "weights",

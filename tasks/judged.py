@@ -18,6 +18,8 @@ MIXTURE = "mixture"
 NEIGHBOURS = ("neighbours", "scratch-neighbours")
 """Names of the labels that spread over neighbours: in the features of teacher and student, and of the network
 from scratch."""
+OWN = 0.9
+"""Probability of a drawn label in the targets of its own image; the mixture has the rest."""
 CONTENDERS_FILE, JUDGED_FILE = "contenders.parquet", "judged.parquet"
 
 

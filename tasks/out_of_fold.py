@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.schemas import LEFT_OUT, features, out_of_fold
+from data.schemas import INDICES, features, out_of_fold
 from data.tables import VectorWriter, column, read_matrix, read_table, read_vectors, write_table
 from models.evaluation.contenders import OutOfFold
 
@@ -79,7 +79,7 @@ def write_fold(folder: Path, number: int, fold: Fold, layer: str) -> None:
     """
     place = folder / f"fold-{number}"
     place.mkdir()
-    write_table(place / LEFT_OUT_FILE, {"index": fold.left_out}, LEFT_OUT)
+    write_table(place / LEFT_OUT_FILE, {"index": fold.left_out}, INDICES)
     with VectorWriter(place, features(fold.features.shape[1], f"fold {number}", layer)) as out:
         out.write(fold.index, fold.features)
 
@@ -94,5 +94,5 @@ def read_folds(folder: Path) -> Iterator[Fold]:
         ArtifactError: a file is missing or damaged.
     """
     for place in sorted(folder.glob("fold-*/")):
-        left_out = column(read_table(place / LEFT_OUT_FILE, LEFT_OUT), "index").astype(np.int64)
+        left_out = column(read_table(place / LEFT_OUT_FILE, INDICES), "index").astype(np.int64)
         yield Fold(left_out, *read_vectors(place))

@@ -43,7 +43,15 @@ CONFIG = Config(
     ),
     predict=Predict(neighbours=10, alpha=0.9),
     distill=Distill(
-        batch_size=128, crop_min=0.3, **VIEWS, **MUON, temperature=1.0, rounds=2, init="favoured"
+        batch_size=128,
+        crop_min=0.3,
+        **VIEWS,
+        **MUON,
+        temperature=1.0,
+        rounds=2,
+        init="favoured",
+        transferred_learning_rate=0.02,
+        transferred_mixup=0.4,
     ),
     ship=Ship(compare=True, folds=3),
     evaluate=Evaluate(protocols=["knn", "few-label", "clusters", "explore"], knn_neighbours=[10]),

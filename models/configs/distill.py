@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from models.configs.shared import BatchSize, Epochs, Lasting, Optimization, Seed, Views
 
@@ -14,6 +14,8 @@ class SoftLabels(Lasting):
 
     `Distill` lists this base last, because forms show the fields of the last base first.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"mixup", "transferred_learning_rate", "transferred_mixup"})
 
     epochs: Epochs = 50
     batch_size: BatchSize = 256
@@ -53,6 +55,27 @@ class SoftLabels(Lasting):
             "ship.compare)."
         ),
     )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description=(
+            "Mix-up: blend each image with another one of the batch, and their probabilities alike. Each "
+            "step draws the share of the other one from a Beta distribution with both parameters equal to "
+            "this (0 to 10), folded at a half. 0: images are not blended. It needs alpha = 1."
+        ),
+    )
+    transferred_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description=(
+            "Learning rate (above 0) if init is favoured, and the labels favour what transfer has learned. A "
+            "small one keeps it. Empty: learning_rate."
+        ),
+    )
+    transferred_mixup: float | None = Field(
+        None, ge=0, le=10, description="Mix-up in the same case (0 to 10); empty: mixup."
+    )
     seed: Seed | None = Field(
         None, description="Seed of this stage (0 to 9223372036854775807); empty: the run's seed."
     )
@@ -60,3 +83,12 @@ class SoftLabels(Lasting):
 
 class Distill(Views, Optimization, SoftLabels):
     """Train the student on the teacher's probabilities for all images (SimCLRv2, section 2.3)."""
+
+    @model_validator(mode="after")
+    def _labels_are_not_blended(self) -> Self:
+        if self.alpha < 1 and (self.mixup or self.transferred_mixup):
+            raise ValueError(
+                f"alpha = {self.alpha:g} adds the labelled loss, whose images mix-up would blend; set alpha "
+                "to 1, or mixup and transferred_mixup to 0"
+            )
+        return self

@@ -20,6 +20,7 @@ from models.augment import random_view
 from models.configs.distill import Distill
 from models.losses.distill import labelled_cross_entropy, soft_cross_entropy
 from models.method import Batch, Loss, Method, Progress
+from models.mixup import partners
 from models.network import Network
 from models.optim import make_optimizer
 
@@ -59,14 +60,19 @@ class DistillMethod(Method):
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         """Eq. 3 with `batch.target` = P_T(y | x; 1), (B, C).
 
+        With `mixup`, images are blended, and their probabilities alike.
+
         Terms: `agreement`, how often teacher and student predict the same class; if alpha is below 1, the two
         losses `distillation` and `labelled`.
         """
         assert batch.target is not None
-        alpha = self.config.alpha
-        logits = self.network(batch.views)
-        distillation = soft_cross_entropy(logits, batch.target, self.config.temperature)
-        agreement = (logits.argmax(dim=1) == batch.target.argmax(dim=1)).float().mean()
+        alpha, views, target = self.config.alpha, batch.views, batch.target
+        if self.config.mixup:
+            share, other = partners(len(views), self.config.mixup)
+            views, target = torch.lerp(views, views[other], share), torch.lerp(target, target[other], share)
+        logits = self.network(views)
+        distillation = soft_cross_entropy(logits, target, self.config.temperature)
+        agreement = (logits.argmax(dim=1) == target.argmax(dim=1)).float().mean()
         if alpha == 1:
             return Loss(distillation, {"agreement": agreement})
         labelled = labelled_cross_entropy(logits, self.labels[batch.index])

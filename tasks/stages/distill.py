@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
 from models.configs.distill import Distill
@@ -13,8 +13,20 @@ from tasks.size import Context, Inputs, Size, classifier, decoded, images_of, st
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 STAGE = Stage(name="distill", kind="checkpoint", version=3, process="train")
 
+UNSEEN, LEAST, MOST = 0.1, 100, 1000
+"""Where candidates are compared, this share of the images without a drawn label is left out, at most `MOST`
+images, unless there are fewer than `LEAST` images. On images that it did not learn, `ship` sees how much the
+student has lost of what it was told."""
+
+SCRATCH = "scratch"
+ALONE = (SCRATCH, "scratch-neighbours")
+"""Classifiers that owe nothing to teacher and transfer. The network from scratch knows what they know."""
 NOT_STARTS = ("manifest", "labels", "probabilities", "checkpoint")
 """Inputs that are no classifiers to choose the start from."""
 
@@ -34,7 +46,7 @@ def plan(
     Args:
         config: the run's configuration.
         manifest: the manifest of the run's images.
-        labels: the drawn labels; only the labelled loss reads them (alpha below 1).
+        labels: the drawn labels; read by the labelled loss (alpha below 1), and if candidates are compared.
         probabilities: the probabilities of train + unlabelled images.
         checkpoint: the student to start from; None: from scratch.
         round: number of the round, from 1. From the second round on the student keeps its classifier.
@@ -52,8 +64,10 @@ def plan(
         "image_size": config.data.image_size,
         "precision": config.compute.precision,
     }
+    if config.ship.compare:
+        settings["unseen"] = UNSEEN
     inputs = {"manifest": manifest, "probabilities": probabilities}
-    if config.distill.alpha < 1:
+    if config.distill.alpha < 1 or config.ship.compare:
         inputs["labels"] = labels
     if checkpoint is not None:
         inputs["checkpoint"] = checkpoint
@@ -80,7 +94,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
 
 
 def build(job: Job) -> Outcome:
-    """Train on all images that have probabilities."""
+    """Train on the images that have probabilities. If candidates are compared, a few are left out."""
     import numpy as np
     import torch
 
@@ -93,6 +107,7 @@ def build(job: Job) -> Outcome:
     from tasks.feed import ImageFeed, order_key
     from tasks.fit import train_and_publish
     from tasks.rows import label_rows
+    from tasks.unseen import write_unseen
 
     config = Distill.model_validate(job.settings["distill"])
     size, student = job.settings["image_size"], job.settings["student"]
@@ -101,7 +116,12 @@ def build(job: Job) -> Outcome:
     seed = key(job.seed, "student")
     starts = [name for name in job.request.inputs if name not in NOT_STARTS]
     start = _favoured(job, starts) if starts else "checkpoint"
-    if starts and (views := job.meta(start).get("views")):
+    # A further round goes on as the first one began.
+    before = job.meta(start) if start in job.request.inputs else {}
+    began, views = start if starts else before.get("start"), before.get("views")
+    if began is not None:
+        config = _suited(config, began)
+    if views:
         config = _seeing(config, views)
     if start not in job.request.inputs:
         network = build_network(student["backbone"], size, width=student["width"], classes=classes, seed=seed)
@@ -110,19 +130,38 @@ def build(job: Job) -> Outcome:
         if network.classes != classes or not job.settings["fine_tuned"]:
             network = network.with_classifier(classes, keep_fc=job.settings["keep_fc"], seed=seed)
     labels = None
-    if "labels" in job.request.inputs:
+    if config.alpha < 1:
         labels = torch.full((int(index.max()) + 1,), -1, dtype=torch.int64)
         for role in ("train", "validation"):
             rows, label = label_rows(job.path("labels"), role)
             labels[torch.from_numpy(rows)] = torch.from_numpy(label)
     method = DistillMethod(config, network, labels)
     stage = f"distill-{job.settings['round']}"
+    if "unseen" in job.settings:
+        learned = ~np.isin(index, unseen := _unseen(job, index))
+        write_unseen(job.out, unseen)
+        index, probability = index[learned], probability[learned]
     epochs, steps = config.length(len(index))
     order = Shuffled(index, config.batch_size, steps=steps)
     feed = ImageFeed(
         job.images_for(network), order, index, probability.astype(np.float32), order_key(job, stage)
     )
-    return train_and_publish(job, method, feed, config, epochs=epochs, stage=stage)
+    outcome = train_and_publish(job, method, feed, config, epochs=epochs, stage=stage)
+    outcome.meta |= {"start": began, "views": views} if began is not None else {}
+    return outcome
+
+
+def _unseen(job: Job, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The images to leave out, ascending; the same ones in every round."""
+    import numpy as np
+
+    from data.draws import key, permutation
+    from tasks.rows import drawn_rows
+
+    free = np.setdiff1d(index, drawn_rows(job.path("labels"))[0])
+    share = job.settings["unseen"] if len(index) >= LEAST else 0.0
+    some = permutation(key(job.seed, "unseen"), len(free))[: min(MOST, int(share * len(free)))]
+    return np.sort(free[some])
 
 
 def _seeing(config: Distill, views: str) -> Distill:
@@ -135,16 +174,38 @@ def _seeing(config: Distill, views: str) -> Distill:
     return config if chosen is None else config.model_copy(update=chosen.model_dump())
 
 
+def _suited(config: Distill, start: str) -> Distill:
+    """With the rate and the mix-up that suit a start: `SCRATCH`, or a network of transfer."""
+    if start == SCRATCH:
+        return config
+    rate, mixup = config.transferred_learning_rate, config.transferred_mixup
+    update = {"learning_rate": rate, "mixup": mixup}
+    return config.model_copy(update={name: value for name, value in update.items() if value is not None})
+
+
 def _favoured(job: Job, names: list[str]) -> str:
-    """The classifier that the labels favour: the first one, or one whose loss is lower beyond chance.
+    """The classifier that the labels favour.
+
+    It is the network from scratch if this one and its neighbours have more weight in the mixture than all
+    classifiers that rest on teacher and transfer together. Else it is the first of the others, or one whose
+    loss is lower beyond chance.
 
     A loss is lower beyond chance if the lead is more than one standard error. Losses are compared rather than
     accuracies, because with few labels these often tie.
     """
-    from tasks.judged import read_judged
+    from tasks.judged import MIXTURE, read_judged
 
     judged = read_judged(job.path("probabilities"))
-    usual, *others = names
+    weight = {name: row["weight"] for name, row in judged.rows.items()}
+    alone = sum(weight.get(name, 0.0) for name in ALONE)
+    rested = sum(w for name, w in weight.items() if name not in (*ALONE, "pixels", MIXTURE))
+    if SCRATCH in names and alone > rested:
+        job.log(
+            f"starts from {SCRATCH}: it and its neighbours have {alone:.0%} of the mixture, and all that "
+            f"rests on transfer has {rested:.0%}"
+        )
+        return SCRATCH
+    usual, *others = [name for name in names if name != SCRATCH]
     ahead = {name: judged.likelier(name, usual) for name in others}
     lead = {name: mean for name, (mean, error) in ahead.items() if mean > error}
     chosen = max(lead, key=lambda name: lead[name], default=usual)

@@ -41,11 +41,14 @@ def plan(config: Config, mixture: Artifact, labels: Artifact, features: Artifact
         labels: the drawn labels.
         features: the student's features of all images, from the layer below its classifier.
     """
+    from tasks.judged import OWN
+
     settings: dict[str, Any] = {
         "neighbours": config.predict.neighbours or 10,
         "alpha": config.predict.alpha,
         "balanced": config.finetune.balanced,
         "most": MOST,
+        "own": OWN,
     }
     inputs = {"mixture": mixture, "labels": labels, "features": features}
     return STAGE.request(settings=settings, inputs=inputs)
@@ -67,7 +70,6 @@ def build(job: Job) -> Outcome:
     from tasks.clustering import spread
     from tasks.judged import read_judged
     from tasks.rows import drawn_rows
-    from tasks.stages.weigh import OWN
 
     settings = job.settings
     index, mixture = read_vectors(job.path("mixture"))
@@ -82,8 +84,8 @@ def build(job: Job) -> Outcome:
     )
     u = min(settings["most"], believed(read_judged(job.path("mixture"))))
     target = propagate(graph, (mixture + u * found) / (1 + u), position, label, alpha=u)
-    target[position] *= 1 - OWN
-    target[position, label] += OWN
+    target[position] *= 1 - settings["own"]
+    target[position, label] += settings["own"]
     changed = float((target.argmax(1) != mixture.argmax(1)).mean())
     job.log(f"the labels believe neighbours by {u:.2f}; {changed:.1%} of the images changed their class")
     with VectorWriter(job.out, schemas.probabilities(classes)) as out:
@@ -102,4 +104,5 @@ def believed(judged: Judged) -> float:
     weights = {name: row["weight"] for name, row in judged.rows.items() if name != MIXTURE}
     near = [name for name in weights if name in NEIGHBOURS]
     equal = len(near) / len(weights)
-    return max(0.0, (sum(weights[name] for name in near) - equal) / (1 - equal))
+    raised: float = sum(weights[name] for name in near) - equal
+    return max(0.0, raised / (1 - equal))

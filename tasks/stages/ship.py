@@ -18,7 +18,7 @@ STAGE = Stage(name="ship", kind="checkpoint", version=1, process="train")
 STUDENT = "student"
 """Name of the final student among the candidates. It learned the mixture of all others."""
 LOOK = 4096
-"""Maximum number of images on which the student is compared with the mixture."""
+"""Maximum number of images on which the student is compared with the mixture, if it has learned them all."""
 FEWEST = 3
 """If no class has this many labels, candidates are not compared, because chance would decide."""
 NOT_CANDIDATES = ("manifest", "labels", "mixture")
@@ -149,7 +149,8 @@ def _student(job: Job) -> tuple[float, float]:
     """The student's temperature, and the share of the mixture's accuracy that it has kept (0.5 to 1).
 
     The mixture's probabilities were fitted to labels out of fold, so they can be believed. The student gets
-    the temperature at which its probabilities are nearest to them, on images whose label it was not told.
+    the temperature at which its probabilities are nearest to them, on images that it did not learn. With few
+    images it has learned them all. Then those whose label it was not told are taken.
 
     Where both name the same class, the student is right as often as the mixture. Where they differ, the
     mixture is right with its probability p of its own class, and by its account the student with its
@@ -164,10 +165,13 @@ def _student(job: Job) -> tuple[float, float]:
     from models.saved import load
     from tasks.embedding import embed
     from tasks.rows import drawn_rows
+    from tasks.unseen import read_unseen
 
     index, target = read_vectors(job.path("mixture"))
     drawn, _ = drawn_rows(job.path("labels"))
-    free = np.flatnonzero(~np.isin(index, drawn))
+    free = np.flatnonzero(np.isin(index, read_unseen(job.path(STUDENT))))
+    if not len(free):
+        free = np.flatnonzero(~np.isin(index, drawn))
     if not len(free):
         free = np.arange(len(index))
     some = np.sort(free[permutation(key(job.seed, "ship"), len(free))[:LOOK]])

@@ -26,8 +26,6 @@ STAGE = Stage(name="weigh", kind="probabilities", version=3, process="plain")
 
 PRIOR = 5.0
 """Images' worth of evidence for equal weights."""
-OWN = 0.9
-"""Probability of a drawn label in the targets of its own image; the mixture has the rest."""
 
 
 def plan(config: Config, labels: Artifact, **contenders: Artifact) -> Request:
@@ -39,6 +37,8 @@ def plan(config: Config, labels: Artifact, **contenders: Artifact) -> Request:
         **contenders: for each classifier NAME the artifact with its out-of-fold predictions, and as
             `NAME probabilities` its probabilities of train + unlabelled images.
     """
+    from tasks.judged import OWN
+
     settings: dict[str, Any] = {"prior": PRIOR, "own": OWN, "folds": config.ship.folds}
     if config.finetune.balanced:
         settings["balanced"] = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,9 +27,11 @@ from models.configs.distill import Distill
 from models.configs.finetune import Finetune
 from models.evaluation.contenders import mixture_weights, smoothed, temperature
 from tasks.config import Config
-from tasks.judged import MIXTURE, Judged, read_judged, write_judged
+from tasks.embedding import embed
+from tasks.judged import MIXTURE, OWN, Judged, read_judged, write_judged
 from tasks.out_of_fold import read_folds
 from tasks.stages import distill, finetune, pixels, respread, ship, weigh
+from tasks.unseen import read_unseen
 
 NETWORKS = {
     "student-finetuned": "finetune-student",
@@ -66,7 +69,7 @@ def config(place: Path, labels: int = 4) -> Config:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     place = tmp_path_factory.mktemp("ship")
-    photographs(place / "photos", each=40, side=40)
+    photographs(place / "photos", each=70, side=40)
     return run_chain(config(place))
 
 
@@ -131,8 +134,8 @@ def test_the_mixture_is_what_its_parts_say(made: Made) -> None:
     drawn = pq.read_table(made.path("labels") / "labels.parquet").to_pydict()
     for i, c in zip(drawn["index"], drawn["label"], strict=True):
         at = np.searchsorted(index, i)
-        expected[at] *= 1 - weigh.OWN
-        expected[at, c] += weigh.OWN
+        expected[at] *= 1 - OWN
+        expected[at, c] += OWN
     assert target == pytest.approx(expected, abs=2e-4)
 
 
@@ -174,6 +177,46 @@ def test_the_student_learns_the_mixture(made: Made) -> None:
     assert again["checkpoint"] == made.made["distill-round1"]
     assert again["probabilities"] == made.made["respread-round1"]
     assert made.inputs("respread-round1")["mixture"] == made.made["weigh"]
+
+
+def test_the_student_is_judged_on_images_that_it_did_not_learn(made: Made) -> None:
+    """Its temperature is the one at which it is nearest to the mixture on them."""
+    index, target = read_vectors(made.path("weigh"))
+    drawn = pq.read_table(made.path("labels") / "labels.parquet")["index"].to_numpy()
+    unseen = read_unseen(made.path("distill"))
+    assert len(unseen) == (len(index) - len(drawn)) // 10 > 0
+    assert np.isin(unseen, index).all()
+    assert not np.isin(unseen, drawn).any()
+    assert np.array_equal(unseen, read_unseen(made.path("distill-round1")))
+    assert made.store.meta(made.made["distill"])["rows"]
+    from models.saved import load
+
+    class Job:
+        compute, seed = SimpleNamespace(device="cpu"), 0
+
+        def path(self, name: str) -> Path:
+            return made.path({"mixture": "weigh", "student": "distill"}.get(name, name))
+
+        def images_for(self, network: Any) -> Any:
+            photos = f"folder:{made.store.root.parent / 'photos'}"
+            table = read_table(made.path("manifest") / "images.parquet")
+            place = made.store.root / "cache" / "images"
+            return open_images(table, {"train": photos, "test": photos}, stored_size(32), place)
+
+    logits = embed(Job(), load(made.path("distill")), unseen, "logits")  # type: ignore[arg-type]
+    at = np.searchsorted(index, unseen)
+    found, kept = ship._student(Job())  # type: ignore[arg-type]
+    assert found == pytest.approx(temperature(logits, target[at].astype(np.float64)), rel=1e-3)
+    own, theirs = target[at].max(axis=1).mean(), target[at, logits.argmax(1)].mean()
+    assert kept == pytest.approx((own + theirs) / (2 * own))
+
+
+def test_a_student_of_few_images_learns_them_all(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", each=20, side=40)
+    made = run_chain(config(tmp_path, labels=2))
+    assert len(read_vectors(made.path("weigh"))[0]) < distill.LEAST
+    assert not len(read_unseen(made.path("distill")))
+    assert made.result["shipped"]["temperature"] > 0
 
 
 def spread_densely(
@@ -284,7 +327,7 @@ def test_the_second_round_learns_from_the_neighbours_of_the_first_student(made: 
     x, k = read_vectors(student)[1], Job.settings["neighbours"]
     near = spread_densely(x, position, label, k, Job.settings["alpha"])
     expected = spread_densely(x, position, label, k, u, (p + u * near) / (1 + u))
-    expected[position] = (1 - weigh.OWN) * expected[position] + weigh.OWN * np.eye(2)[label]
+    expected[position] = (1 - OWN) * expected[position] + OWN * np.eye(2)[label]
     assert read_vectors(out)[1] == pytest.approx(expected, abs=1e-4)
 
 
@@ -344,15 +387,18 @@ def test_a_lead_is_that_of_agresti_and_min() -> None:
 
 @pytest.mark.parametrize(
     ("loss", "start"),
-    [([0.1] * 20, "scratch"), ([1.0] * 20, "student-finetuned"), ([1.1] * 19 + [0.9], "student-finetuned")],
+    [
+        ([0.1] * 20, "student-linear"),
+        ([1.0] * 20, "student-finetuned"),
+        ([1.1] * 19 + [0.9], "student-finetuned"),
+    ],
 )
 def test_distillation_starts_from_what_the_labels_favour(
     tmp_path: Path, loss: list[float], start: str
 ) -> None:
-    """The fine-tuned student, unless the loss of another is lower beyond chance."""
-    write_judged(
-        tmp_path, judged(**{"student-finetuned": [1.0] * 20, "scratch": loss, "mixture": [0.5] * 20})
-    )
+    """The fine-tuned student, unless the loss of the linear one is lower beyond chance."""
+    given = {"student-finetuned": [1.0] * 20, "student-linear": loss, "scratch": [0.1] * 20}
+    write_judged(tmp_path, judged(**given, mixture=[0.5] * 20))
 
     class Job:
         def path(self, name: str) -> Path:
@@ -362,7 +408,43 @@ def test_distillation_starts_from_what_the_labels_favour(
         def log(self, text: str) -> None:
             assert start in text
 
+    names = ["student-finetuned", "student-linear", "scratch"]
+    assert distill._favoured(Job(), names) == start  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("near", "start"), [(0.3, "student-finetuned"), (0.5, "scratch")])
+def test_distillation_starts_from_scratch_if_most_of_the_mixture_is_from_there(
+    tmp_path: Path, near: float, start: str
+) -> None:
+    """Pixels are on neither side."""
+    found = judged(
+        **{name: [0.1] * 9 for name in ("student-finetuned", "neighbours", "scratch", "scratch-neighbours")},
+        pixels=[0.1] * 9,
+        mixture=[0.1] * 9,
+    )
+    weight = {"student-finetuned": 0.0, "neighbours": 0.4, "scratch": 0.0, "scratch-neighbours": near}
+    for name, each in (weight | {"pixels": 0.9}).items():
+        found.rows[name]["weight"] = each
+    write_judged(tmp_path, found)
+
+    class Job:
+        def path(self, name: str) -> Path:
+            return tmp_path
+
+        def log(self, text: str) -> None:
+            assert text.startswith(f"starts from {start}:")
+
     assert distill._favoured(Job(), ["student-finetuned", "scratch"]) == start  # type: ignore[arg-type]
+
+
+def test_what_transfer_has_learned_is_kept_by_a_small_rate_and_mix_up() -> None:
+    given = Distill(learning_rate=0.06, transferred_learning_rate=0.02, transferred_mixup=0.4)
+    kept = distill._suited(given, "student-linear")
+    assert (kept.learning_rate, kept.mixup) == (0.02, 0.4)
+    assert distill._suited(given, "scratch") == given
+    assert distill._suited(Distill(mixup=0.2), "student-linear") == Distill(mixup=0.2)
+    with pytest.raises(ValueError, match=r"set alpha to 1, or mixup"):
+        Distill(alpha=0.5, mixup=0.1)
 
 
 def test_distillation_without_anything_judged_says_so(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from models.methods.finetune import FinetuneMethod
 from models.methods.jigsaw import JigsawMethod
 from models.methods.pseudo_labels import PseudoLabelsMethod
 from models.methods.simclr import SimCLRMethod
+from models.mixup import partners
 from models.network import build_network
 
 CLASSES = 4
@@ -424,6 +425,24 @@ def test_the_mix_is_linear_in_alpha():
     middle = distill_loss(0.3, labels, torch.full((12, CLASSES), 1 / CLASSES))[0]
     torch.testing.assert_close(middle.total, 0.7 * ends[0] + 0.3 * ends[1])
     assert set(middle.terms) == {"agreement", "distillation", "labelled"}
+
+
+def test_mix_up_blends_images_and_probabilities_alike():
+    """A slow rewrite: every image, and every target, keeps its share and gets the rest of another one's."""
+    images, label = toy(12)
+    target = F.one_hot(label, CLASSES).float()
+    method = DistillMethod(Distill(jitter=0.0, mixup=0.7), student(classes=CLASSES)).eval()
+    batch = batch_of(images, target)
+    batch = method.prepare(batch, draws(batch))
+    torch.manual_seed(5)
+    share, other = partners(12, 0.7)
+    blended = (1 - share) * batch.views + share * batch.views[other]
+    logits = method.network(blended)
+    told = (1 - share) * target + share * target[other]
+    torch.manual_seed(5)
+    loss = method.loss(batch, progress())
+    torch.testing.assert_close(loss.total, -(told * torch.log_softmax(logits, 1)).sum(1).mean())
+    assert 0.01 < share < 0.5
 
 
 def test_the_labelled_loss_needs_labels():

@@ -75,7 +75,8 @@ def test_the_budget_is_used_up() -> None:
             + first["pretext.steps"] * used.teacher
             + first["transfer.steps"] * used.transfer
         )
-        rest = from_labels(60 * minutes - spent, labels, images, used, 3, 60 * minutes - 40).settings
+        whole = 60 * minutes - 40 - images / 500 - PASSES * images * used.forward
+        rest = from_labels(60 * minutes - spent, labels, images, used, 3, whole).settings
         slower = used.distill / used.tuned if rest["finetune.batch_size"] == 128 else 1
         tuned = used.tuned + (used.tuned_teacher if rest["ship.teacher"] else 0)
         spent += 4 * rest["finetune.steps"] * tuned * slower + rest["distill.steps"] * used.distill
