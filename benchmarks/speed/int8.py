@@ -10,12 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
 from benchmarks.record import Comparison, rounds
 from data.preprocessing import Preprocessing
 from models.export import int8, onnx_file, runtime
-from models.export.answering import BATCH, About, Answering
+from models.export.answering import BATCH, About, Answering, Pixels
 from models.network import build_network
 
 CASES = (("resnet18", 64, 1.0), ("resnet18", 224, 1.0), ("smallconv", 32, 1.25), ("smallconv", 64, 1.25))
@@ -66,7 +64,7 @@ def _case(backbone: str, size: int, width: float, n: int, place: Path) -> Compar
     )
 
 
-def _answers(path: Path, images: np.ndarray) -> Callable[[], float]:
+def _answers(path: Path, images: Pixels) -> Callable[[], float]:
     """Images per second: the median of the passes within `SECONDS`."""
     answer = runtime.session(path, 0)
 
