@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.sources import open_source
-from data.store import Store
+from data.store import Store, digest
 from data.types import Artifact, Split
 from flows.chain import chain
 from flows.claims import resolved
@@ -183,6 +183,8 @@ class _Estimator:
     pace: Pace
     surveys: dict[str, Looked]
     rows: list[tuple[PlannedStage, Process, Size]] = field(default_factory=list)
+    made: list[Artifact] = field(default_factory=list)
+    """The artifact of each row. Equal ones are made once, also by runs that share a store."""
     not_needed: list[NotNeeded] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
     understood: list[str] = field(default_factory=list)
@@ -195,7 +197,8 @@ class _Estimator:
     def step(self, label: str, plan: Plan, /, *, after: Any = None, **inputs: Planned) -> Planned:
         request = plan(**{name: given.artifact for name, given in inputs.items()})
         assert isinstance(request, Request)
-        artifact, known = Artifact(kind=request.kind, fingerprint=f"to-come-{label}"), False
+        name = f"to-come-{digest(request.model_dump(mode='json'))}"
+        artifact, known = Artifact(kind=request.kind, fingerprint=name), False
         if request.stage == "manifest":
             found = self._manifest(label, request)
             artifact, known = (found, True) if found is not None else (artifact, False)
@@ -222,6 +225,7 @@ class _Estimator:
             label, request.kind, reads, size.rows, size.bytes, size.operations, size.seconds, there
         )
         self.rows.append((row, request.process, size))
+        self.made.append(artifact)
         known_meta = size.meta if meta is None else meta
         return Planned(label, artifact, known, size.rows, size.images, size.cost, size.width, known_meta)
 
@@ -389,19 +393,25 @@ class _Estimator:
                 portions.append(imports(CHILDREN[process]))
             yield row, portions, size.seconds
 
-    def priced(self, pace: Pace) -> Estimate:
-        """The estimate, at a pace that has measured `work`."""
+    def priced(self, pace: Pace, *, alone: bool = False) -> Estimate:
+        """The estimate, at a pace that has measured `work`.
+
+        Args:
+            pace: the pace.
+            alone: whether the time that other programs took while it was measured is left out.
+        """
+        seconds = pace.alone if alone else pace.seconds
         rows, guessed = [], 0.0
         for row, portions, more in self._worked():
-            rows.append(replace(row, seconds=more + sum(map(pace.seconds, portions))))
+            rows.append(replace(row, seconds=more + sum(map(seconds, portions))))
             if not row.in_store:
-                guessed += sum(pace.seconds(each) for each in portions if not pace.measured(each.work))
+                guessed += sum(seconds(each) for each in portions if not pace.measured(each.work))
         if guessed:
             self.assume(
                 f"CPU: {duration(guessed)} of it are not measured but estimated from operations, at the pace "
                 "of the most similar work that was measured"
             )
-        starting = pace.seconds(imports(START))
+        starting = seconds(imports(START))
         return Estimate(
             self.config.recipe, rows, self.not_needed, self.assumptions, starting, self.understood
         )
@@ -516,7 +526,9 @@ def estimate_claims(
     *,
     pace: Pace | None = None,
 ) -> list[dict[str, Any]]:
-    """Estimate the cost of claims. Every run is counted in full, even if runs share stages.
+    """Estimate the cost of claims. A stage that arms share is counted once per seed.
+
+    What claims share is counted in each of them.
 
     Args:
         claims: the claims to test.
@@ -527,7 +539,8 @@ def estimate_claims(
         pace: as in `estimate`.
 
     Returns:
-        One row per claim with claim, runs, gpu_hours and cpu_hours.
+        One row per claim with claim, runs, gpu_hours, cpu_hours on this machine as busy as it is now, and
+        cpu_hours_alone without the time that other programs took.
     """
     pace, surveys = pace or first_pace(), dict[str, Looked]()
     runs: list[list[_Estimator]] = []
@@ -539,7 +552,22 @@ def estimate_claims(
     pace.measure([portion for arms in runs for run in arms for portion in run.work()])
     rows = []
     for claim, arms in zip(claims, runs, strict=True):
-        found = [run.priced(pace).as_json()["hours"] for run in arms]
-        hours = {f"{name}_hours": seeds * sum(each[name] for each in found) for name in ("gpu", "cpu")}
+        found, alone = ([run.priced(pace, alone=only) for run in arms] for only in (False, True))
+        hours = {
+            "gpu_hours": seeds * _together(arms, found, on_gpu=True),
+            "cpu_hours": seeds * _together(arms, found),
+            "cpu_hours_alone": seeds * _together(arms, alone),
+        }
         rows.append({"claim": claim.name, "runs": seeds * len(arms), **hours})
     return rows
+
+
+def _together(runs: list[_Estimator], found: list[Estimate], *, on_gpu: bool = False) -> float:
+    """Hours that runs with one store take, one after the other."""
+    seconds: dict[Artifact, float] = {}
+    for run, each in zip(runs, found, strict=True):
+        for artifact, row in zip(run.made, each.rows, strict=True):
+            taken = row.operations / GPU_RATE if on_gpu else row.seconds
+            seconds.setdefault(artifact, 0.0 if row.in_store else taken)
+    starting = 0.0 if on_gpu else sum(each.starting for each in found)
+    return (starting + sum(seconds.values())) / 3600

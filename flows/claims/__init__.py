@@ -11,7 +11,7 @@ from flows.claims.claim import Arm, Claim, Scale
 from flows.claims.settings import SOURCES
 from flows.recipes import override
 from tasks.config import Config
-from tasks.phrases import duration
+from tasks.phrases import duration, under_load
 
 CLAIMS: dict[str, Claim] = {
     claim.name: claim
@@ -123,9 +123,13 @@ def costs(rows: list[dict[str, Any]]) -> str:
     lines = [f"{'claim':<28}{'runs':>5}  {'on a GPU':>12}  {'on this CPU':>12}"]
     for row in rows:
         lines.append(_cost_line(row["claim"], row))
-    total = {name: sum(row[name] for row in rows) for name in ("runs", "gpu_hours", "cpu_hours")}
+    total = {name: sum(row[name] for row in rows) for name in rows[0] if name != "claim"}
     lines.append(_cost_line("all", total))
-    return "\n".join([*lines, "- Work that runs share is counted in each of them."])
+    lines.append("- Stages that arms share are counted once per seed. What claims share is counted in each.")
+    alone = total["cpu_hours_alone"]
+    if load := under_load(1 - alone / total["cpu_hours"]):
+        lines.append(f"- CPU: {load}. Without them, all would take {duration(3600 * alone)}.")
+    return "\n".join(lines)
 
 
 def _cost_line(name: str, row: Mapping[str, Any]) -> str:

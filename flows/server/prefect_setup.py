@@ -21,6 +21,7 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
+from pydantic import TypeAdapter
 
 from data.errors import StageError
 from data.processes import environment
@@ -43,6 +44,9 @@ _BEGUN = (
 LASTING = "prefect.server.concurrency.lease_storage.filesystem"
 """Prefect's storage of leases that survives a restart of the server."""
 _FORGETFUL = "prefect.server.concurrency.lease_storage.memory"
+AWAY = timedelta(days=7)
+"""How long a server should remember for which runs' heartbeats it waits. If it is away for longer, a run that
+dies meanwhile may stay *Running*."""
 
 
 def prefect_setup(gpus: int) -> list[str]:
@@ -64,20 +68,38 @@ def prefect_setup(gpus: int) -> list[str]:
         client.upsert_global_concurrency_limit_by_name(slot, gpus)
         lines.append(f"concurrency limit {slot}: {gpus}")
         lines.append(_automation())
-        lines.append(_leases(client))
+        settings = client.request("GET", "/admin/settings").json().get("server", {})
+        lines += [_leases(settings), _memory(settings)]
     return lines
 
 
-def _leases(client: SyncPrefectClient) -> str:
+def _leases(settings: dict[str, Any]) -> str:
     """Say whether runs survive a restart of the server. The server reads this setting once, at its start."""
-    settings = client.request("GET", "/admin/settings").json()
-    storage = settings.get("server", {}).get("concurrency", {}).get("lease_storage")
+    storage = settings.get("concurrency", {}).get("lease_storage")
     if storage == _FORGETFUL:
         return (
             "warning: the server keeps the leases of running runs in memory, so a restart of the server ends "
             f"them; start it with PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE={LASTING}"
         )
     return f"leases of running runs: {storage}"
+
+
+def _memory(settings: dict[str, Any]) -> str:
+    """Say whether the automation ends runs that died while the server was away.
+
+    The server waits for a run's next heartbeat until `SILENCE` after the last one. When it starts, it first
+    drops what it waited for in vain for longer than this setting says, and only then runs the automation.
+    """
+    kept: timedelta = TypeAdapter(timedelta).validate_python(
+        settings.get("events", {}).get("expired_bucket_buffer", 0)
+    )
+    if kept < AWAY:
+        return (
+            f"warning: if the server is away for longer than {(SILENCE + kept).total_seconds():.0f} s, runs "
+            "that die meanwhile may stay Running for good; start it with "
+            f"PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER=P{AWAY.days}D"
+        )
+    return f"the server may be away for {kept.days} days: it then ends the runs that died meanwhile"
 
 
 def deploy() -> str:

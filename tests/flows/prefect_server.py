@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -247,6 +248,12 @@ class Prefect:
                 return events
             assert time.monotonic() < end, events
             time.sleep(1)
+
+
+def lasting() -> dict[str, str]:
+    """The settings of the run book with which runs survive that the server is away."""
+    page = (ROOT / "docs/operations.md").read_text()
+    return dict(re.findall(r"export (PREFECT_SERVER_(?:CONCURRENCY|EVENTS)\w+)=(\S+)", page))
 
 
 def short_leases(folder: Path) -> dict[str, str]:

@@ -15,10 +15,10 @@ from in_process import photographs
 from data.errors import ArtifactError, ConfigError, StageError
 from data.intervals import paired
 from flows.__main__ import main
-from flows.claims import CLAIMS, images_of, named, resolved
+from flows.claims import CLAIMS, costs, images_of, named, resolved
 from flows.claims.claim import Arm, Claim, Score, Statement, above, alike, gains_less
 from flows.claims.settings import SOURCES
-from flows.estimate import estimate_claims
+from flows.estimate import estimate, estimate_claims
 from flows.recipes import recipe
 from models.pace import Measured, Pace
 from tasks.config import Config
@@ -83,6 +83,40 @@ def test_a_dry_run_prices_every_claim(tmp_path: Path) -> None:
     assert [row["runs"] for row in three] == [3, 6]
     assert three[0]["cpu_hours"] == pytest.approx(3 * one[0]["cpu_hours"])
     assert set(SOURCES) == {"cifar10", "cifar10-test", "imagenette", "imagenette-test", "bccd", "penn-fudan"}
+
+
+def test_a_dry_run_counts_what_arms_share_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.pace.IGNORED", 0.0)
+    claim, store = CLAIMS["s2bnn-strategies"], str(tmp_path)
+    pace = Pace(trial=lambda work: Measured(work, 0.5))
+    (together,) = estimate_claims([claim], "cpu", 1, {}, store, pace=pace)
+    expected, counted = 0.0, set[str]()
+    for arm in claim.arms:
+        config = resolved(claim, arm, "cpu", {}).model_copy(update={"store": store})
+        found = estimate(config, pace=pace)
+        expected += found.starting
+        own = {"transfer-activations"}
+        for row in found.rows:  # in the order in which they are made
+            if own & {row.stage, *row.reads}:
+                own.add(row.stage)
+            if row.stage in own or row.stage not in counted:
+                expected += row.seconds
+            counted.add(row.stage)
+        assert {"transfer", "evaluate-student-transferred"} <= own
+        assert not {"manifest", "pretext"} & own
+    assert together["cpu_hours"] == pytest.approx(expected / 3600)
+
+
+def test_a_dry_run_on_a_busy_machine_says_what_the_load_takes(tmp_path: Path) -> None:
+    def priced(load: float) -> list[dict[str, Any]]:
+        pace = Pace(trial=lambda work: Measured(work, 0.5, load=load))
+        return estimate_claims([CLAIMS["s2bnn-strategies"]], "cpu", 3, {}, str(tmp_path), pace=pace)
+
+    quiet, busy = priced(1.0), priced(10.0)
+    assert quiet[0]["cpu_hours_alone"] == quiet[0]["cpu_hours"] == pytest.approx(busy[0]["cpu_hours"])
+    assert busy[0]["cpu_hours_alone"] == pytest.approx(quiet[0]["cpu_hours"] / 10, rel=0.05)
+    assert "under load" not in costs(quiet)
+    assert "of the CPU was taken by other programs. Without them, all would take" in costs(busy)
 
 
 @pytest.mark.parametrize("values", [[0.01, 0.02, 0.03], [0.5, -0.5], [0.1, 0.1, 0.1, 0.11, 0.4]])

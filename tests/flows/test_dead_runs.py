@@ -12,15 +12,12 @@ from uuid import uuid4
 
 import pytest
 from conftest import ROOT
-from prefect_server import Prefect, free_port
+from prefect_server import Prefect, free_port, lasting
 
 pytestmark = pytest.mark.slow
 
-QUICK = {
-    "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "PT1S",
-    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
-}
-"""A server that doesn't wait a minute for events that come late."""
+QUICK = {"PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S"}
+"""A server that looks every second for runs that went silent."""
 SETUP = """
 from datetime import timedelta
 from flows.server import embedded
@@ -61,15 +58,22 @@ class Runs:
         self._prefect.ask(f"/flow_runs/{run}/set_state", state=state, force=True)
 
 
+def set_up(prefect: Prefect) -> str:
+    """Create the automation, which waits for 10 s -> what `prefect-setup` says."""
+    done = subprocess.run(
+        [sys.executable, "-c", SETUP], env=prefect.environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_only_silent_runs_are_ended(environment: dict[str, str], tmp_path: Path) -> None:
     prefect = Prefect({**environment, **QUICK}, tmp_path, free_port())
     prefect.start()
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", SETUP], env=prefect.environment, cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert "warning: the server keeps the leases of running runs in memory" in done.stdout
+        said = set_up(prefect)
+        assert "warning: the server keeps the leases of running runs in memory" in said
+        assert "warning: if the server is away for longer than 70 s" in said
         runs, ours = Runs(prefect), "knowledge-transfer"
         dead, retried, suspended, foreign = (runs.start(tag) for tag in (ours, ours, ours, "another"))
         runs.say(retried)
@@ -85,5 +89,24 @@ def test_only_silent_runs_are_ended(environment: dict[str, str], tmp_path: Path)
         assert "No heartbeat" in found["state"]["message"]
         states = [prefect.state(run)["state_type"] for run in (retried, suspended, foreign)]
         assert states == ["SCHEDULED", "PAUSED", "RUNNING"]
+    finally:
+        prefect.stop()
+
+
+def test_a_run_that_died_while_the_server_was_away_is_ended(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    prefect = Prefect({**environment, **QUICK, **lasting()}, tmp_path, free_port())
+    prefect.start()
+    try:
+        assert "warning" not in set_up(prefect)
+        runs = Runs(prefect)
+        run = runs.start("knowledge-transfer")
+        runs.say(run)
+        time.sleep(3)
+        prefect.kill()
+        time.sleep(90)  # longer than the automation's 10 s and the minute after which Prefect forgets
+        prefect.start()
+        assert prefect.until(run, seconds=90)["state_type"] == "CRASHED"
     finally:
         prefect.stop()

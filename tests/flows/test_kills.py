@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from prefect_server import PARAMETERS, Prefect, serving, short_leases
+from prefect_server import PARAMETERS, Prefect, lasting, serving, short_leases
 
 pytestmark = pytest.mark.slow
 
@@ -171,10 +169,7 @@ def test_the_machine_of_the_worker_dies(prefect: Prefect, tmp_path: Path) -> Non
 def test_the_server_is_killed_and_started_again(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     store, short = tmp_path / "store", short_leases(tmp_path)
-    leases = re.findall(
-        r"export (PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE)=(\S+)", (ROOT / "docs/operations.md").read_text()
-    )
-    with serving(environment, tmp_path / "home", **dict(leases)) as prefect, prefect.worker(**short):
+    with serving(environment, tmp_path / "home", **lasting()) as prefect, prefect.worker(**short):
         assert "warning" not in prefect.own("prefect-setup")
         run = prefect.create("knowledge-transfer/knowledge-transfer", {**LONG, "store": str(store)})
         some_steps(prefect, run, store)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect_server import PARAMETERS, Prefect, serving, short_leases
+from prefect_server import PARAMETERS, Prefect, lasting, serving, short_leases
 from test_kills import processes
 
 from data.errors import StageError
@@ -27,7 +27,6 @@ from tasks.config import Config
 MINUTES = float(os.environ.get("KNOWLEDGE_TRANSFER_WAIT_MINUTES", "6"))
 FLOW = "knowledge-transfer/knowledge-transfer"
 REVIEWED: dict[str, Any] = {**PARAMETERS, "review": True, "until": "transfer"}
-LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
 def history(text: str) -> list[Any]:
@@ -252,8 +251,7 @@ def test_it_waits_for_a_long_time_while_the_server_restarts(
 ) -> None:
     (tmp_path / "home").mkdir()
     store = tmp_path / "store"
-    leases = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES}
-    with serving(environment, tmp_path / "home", **leases) as prefect:
+    with serving(environment, tmp_path / "home", **lasting()) as prefect:
         with prefect.worker():
             run = prefect.create(FLOW, {**REVIEWED, "store": str(store)})
             paused(prefect, run)
