@@ -21,6 +21,7 @@ NAMES = (
     "step",
     "listing",
     "predict",
+    "int8",
     "kmeans",
     "assign",
     "vectors",

@@ -24,6 +24,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "faiss-gpu",
+    "onnxruntime",
     "prefect",
     "pyarrow",
     "numpy",

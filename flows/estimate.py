@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from models.pace import Pace
     from models.work import Portion
 
-GPU, GPU_RATE = "one NVIDIA H100, 250 TFLOP/s reached (a quarter of its bf16 peak)", 250e12
+GPU, GPU_RATE = "GPU: one NVIDIA H100, 250 TFLOP/s reached (a quarter of its bf16 peak)", 250e12
+WORTH_A_GPU = 60.0
+"""The text shows times on a GPU if the run needs so many seconds of it. They count operations only. In
+shorter runs, starting programs, reading images and launching kernels take longer."""
 START, STAGE = 8.0, 0.1
 """Seconds of a run's start with Prefect's server, and of each stage besides its build.
 
@@ -109,7 +112,7 @@ class Estimate:
 
     @property
     def gpu_seconds(self) -> float:
-        """How long the operations take on a GPU."""
+        """How long the operations take on a GPU. Nothing else is counted."""
         return sum(row.operations for row in self._to_compute()) / GPU_RATE
 
     def as_json(self) -> dict[str, Any]:
@@ -118,24 +121,25 @@ class Estimate:
 
     def as_text(self) -> str:
         """The estimate as text: a table, its totals and the assumptions."""
-        head = ("stage", "makes", "rows", "size", "operations", "on GPU", "on CPU", "in store", "reads")
+        gpu = self.gpu_seconds >= WORTH_A_GPU
+        head = ("stage", "makes", "rows", "size", "operations", *(["on GPU"] if gpu else []), "on CPU")
         known = {True: "yes", False: "no", None: "?"}
-        lines = [head] + [
+        lines = [(*head, "in store", "reads")] + [
             (
                 row.stage,
                 row.kind,
                 f"{row.rows:,}",
                 storage(row.size),
                 f"{row.operations:.1e}",
-                duration(row.operations / GPU_RATE),
+                *([duration(row.operations / GPU_RATE)] if gpu else []),
                 duration(row.seconds),
                 known[row.in_store],
                 ", ".join(row.reads),
             )
             for row in self.rows
         ]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        right = {2, 3, 4, 5, 6}
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        right = range(2, len(head))
         table = [
             "  ".join(
                 c.rjust(w) if i in right else c.ljust(w)
@@ -145,11 +149,12 @@ class Estimate:
         ]
         new = storage(sum(row.size for row in self._to_compute()))
         total = (
-            f"to compute: {duration(self.gpu_seconds)} on a GPU, or {duration(self.seconds)} on this CPU, of "
-            f"which {duration(self.starting)} to start; to store: {new}"
+            f"to compute: {f'{duration(self.gpu_seconds)} on a GPU, or ' if gpu else ''}"
+            f"{duration(self.seconds)} on this CPU, of which {duration(self.starting)} to start; "
+            f"to store: {new}"
         )
         gone = [f"{stage.stage}: left out because {stage.because}" for stage in self.not_needed]
-        notes = [f"- {text}" for text in self.assumptions]
+        notes = [f"- {text}" for text in self.assumptions if gpu or text != GPU]
         rows = [*(line.rstrip() for line in table), *gone, "", total, *notes]
         return "\n".join([*self.understood, "", *rows] if self.understood else rows)
 
@@ -490,7 +495,7 @@ def _laid_out(config: Config, seconds: float | None, surveys: dict[str, Looked],
         planned=run.follow,
     )
     chain(config, hooks)
-    run.assume(f"GPU: {GPU}")
+    run.assume(GPU)
     run.assume("vectors are float32")
     return run
 

@@ -10,10 +10,10 @@ from data.errors import ConfigError
 
 Precision = Literal["fp32", "bf16"]
 OF_FEATURES: Precision = "fp32"
-"""The precision in which features are computed, whatever `compute.precision` is.
+"""The precision in which features and answers are computed, whatever `compute.precision` is.
 
-In bf16, depending on the network, 2 % to 54 % of images have another nearest neighbour
-(docs/decisions/0023-signs-in-float32.md).
+In bf16, depending on the network, 2 % to 54 % of images have another nearest neighbour, and up to 2 % another
+answer (docs/decisions/0023-signs-in-float32.md).
 """
 
 

@@ -5,11 +5,10 @@ To add a form, write a subclass of `Opened` in a file of its own, and call it in
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from data.errors import ConfigError
 from data.preprocessing import Preprocessing
 from data.reading import MAX_PIXELS
 from data.sources import Pixels
-from models.device import OF_FEATURES, resolve_device, resolve_precision
+from models.device import OF_FEATURES, resolve_device
 from models.export.given import is_exported, open_file, told
 from models.inference import mean_output
 from models.saved import load
@@ -91,8 +90,8 @@ class Opened(ABC):
 class Checkpoint(Opened):
     """A folder with model.safetensors and model.json, as the stages of a run write it.
 
-    It computes in the precision in which the run measured it, so its answers are those of the run. Features
-    are in float32, as in the run.
+    It computes in float32, whatever `compute.precision` the run had. So do the run's own evaluations and the
+    exported files, and its answers are theirs.
 
     Args:
         folder: the folder.
@@ -112,27 +111,21 @@ class Checkpoint(Opened):
         self.names = names if len(names) == self.classes else ()
         self.dim = self._network.layer_dim(self._network.classified_layer)
         self._device = resolve_device(device)
-        self._precision = resolve_precision(measured_precision(folder), self._device)
         self._network.to(self._device).eval()
 
     def outputs(self, squares: Pixels, *, features: bool = False) -> Outputs:
         """See `Opened.outputs`."""
         pixels = torch.from_numpy(squares).to(self._device)
         at, size = np.arange(len(squares)), self.rule.size
-        if features and self._precision == OF_FEATURES:
-            both = mean_output(self._both, pixels, at, self._precision, size)
+        if features:
+            both = mean_output(self._both, pixels, at, OF_FEATURES, size)
             return Outputs(both[:, : self.classes], both[:, self.classes :])
-        logits = mean_output(self._logits, pixels, at, self._precision, size)
-        if not features:
-            return Outputs(logits, np.zeros((len(squares), 0), np.float32))
-        return Outputs(logits, mean_output(self._features, pixels, at, OF_FEATURES, size))
-
-    def _features(self, x: torch.Tensor) -> torch.Tensor:
-        return self._network.features(x, self._network.classified_layer)
+        logits = mean_output(self._logits, pixels, at, OF_FEATURES, size)
+        return Outputs(logits, np.zeros((len(squares), 0), np.float32))
 
     def _both(self, x: torch.Tensor) -> torch.Tensor:
         features, logits = self._network.answer(x)
-        return features if logits is None else torch.cat([logits.float(), features], 1)
+        return features if logits is None else torch.cat([logits, features], 1)
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         logits = self._network.answer(x)[1]
@@ -164,15 +157,6 @@ class Exported(Opened):
         smallest = np.finfo(np.float32).tiny
         logits = np.float32(self.rule.temperature) * np.log(np.maximum(probability, smallest))
         return Outputs(logits.astype(np.float32), vectors if features else vectors[:, :0])
-
-
-def measured_precision(folder: Path) -> Any:
-    """The precision that a checkpoint's meta.json asks for: auto, fp32 or bf16; fp32 if there is none."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        return meta["config"]["precision"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "fp32"
 
 
 def open_model(

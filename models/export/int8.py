@@ -3,6 +3,9 @@
 Quantisation is static: ranges of activations are measured on a few hundred training images, without labels.
 Each output channel of a weight has its own scale. Inputs and outputs are those of the format onnx.
 
+Weights use 7 of the 8 bits. x86 processors without VNNI add two products in 16 bits. With weights of 8 bits
+such a sum can overflow, and the file would answer otherwise there than where it was checked.
+
 Some networks lose much, such as MobileNetV3. Therefore a second file leaves the weak parts in float: the
 first convolution, the classifier, depthwise convolutions, and the small networks of gates (squeeze and
 excite, selective kernels). Training images that were not used for the ranges decide which of the two is kept,
@@ -28,8 +31,12 @@ CALIBRATED = 256
 """Number of images on which the ranges are measured, at most. The others are used to choose."""
 ENOUGH = 0.99
 """If the file with everything in 8 bits agrees on this share of the images, the second file is not made."""
-QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "Concat"]
-"""Operators that compute in 8 bits. The scaling of pixels, hard swish and softmax stay in float."""
+QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool", "Concat"]
+"""Operators that compute in 8 bits. The scaling of pixels, hard swish and softmax stay in float.
+
+With Relu among them, a convolution's range is that of the values after the ReLU, which then costs nothing.
+Without it, half of the range is for negative values, and ONNX Runtime scales every map twice, in float.
+"""
 GATES = ("HardSigmoid", "Sigmoid", "Softmax")
 POOLS = ("ReduceMean", "GlobalAveragePool")
 
@@ -51,11 +58,11 @@ def write(model: Answering, about: About, folder: Path, images: Pixels) -> dict[
     others = others if len(others) else few
     expected = probabilities(model.answer, others).argmax(1)
     with TemporaryDirectory(dir=folder) as place:
-        start = _prepared(model, about, Path(place))
+        start = prepared(model, about, Path(place))
         best: tuple[float, Path] | None = None
-        for name, kept in (("all", []), ("careful", _weak(start))):
+        for name, kept in (("all", []), ("careful", weak_parts(start))):
             made = Path(place) / f"{name}.onnx"
-            _quantise(start, made, few, kept)
+            quantise(start, made, few, kept)
             found = probabilities(runtime.session(made, 1), others).argmax(1)
             agreement = float((found == expected).mean())
             if best is None or agreement > best[0]:
@@ -73,7 +80,7 @@ def answer(folder: Path, threads: int) -> Answer:
     return runtime.session(folder / FILE, threads)
 
 
-def _prepared(model: Answering, about: About, place: Path) -> Path:
+def prepared(model: Answering, about: About, place: Path) -> Path:
     """The float network as ONNX, with the shapes of all tensors."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -95,7 +102,15 @@ class _Images:
         return None if part is None else {"images": part}
 
 
-def _quantise(start: Path, to: Path, images: Pixels, kept: list[str]) -> None:
+def quantise(start: Path, to: Path, images: Pixels, kept: list[str]) -> None:
+    """Write a network in 8 bits.
+
+    Args:
+        start: the file that `prepared` wrote.
+        to: the file to write.
+        images: (M, S, S, C) uint8, M >= 1, on which the ranges of values are measured.
+        kept: names of the nodes that stay in float.
+    """
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -114,6 +129,7 @@ def _quantise(start: Path, to: Path, images: Pixels, kept: list[str]) -> None:
             Reader(images),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=QUANTISED,
@@ -122,7 +138,7 @@ def _quantise(start: Path, to: Path, images: Pixels, kept: list[str]) -> None:
         )
 
 
-def _weak(path: Path) -> list[str]:
+def weak_parts(path: Path) -> list[str]:
     """Names of the nodes that suffer most from 8 bits."""
     import onnx
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from models.export.answering import About, Answer, Answering, Pixels
     from models.network import Network
 
-STAGE = Stage(name="export", kind="export", version=2, process="train")
+STAGE = Stage(name="export", kind="export", version=3, process="train")
 MOST = 10_000
 """Number of test images that every file is checked on, at most."""
 MOST_BYTES = 512 << 20

@@ -189,7 +189,12 @@ def test_dry_run_does_nothing_and_says_what_would_be(
     seconds = found["starting"] + sum(row["seconds"] for row in found["rows"])
     assert found["hours"]["cpu"] == pytest.approx(seconds / 3600)
     assert main(["run", name, "--dry-run", "--store", str(store)]) == 0
-    assert "to compute" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    (total,) = [line for line in text.splitlines() if line.startswith("to compute: ")]
+    # Digits would be 50 ms of a GPU, which says nothing about how long they take there.
+    assert (" on a GPU, or " in total) == ("on GPU" in text) == ("H100" in text) == (name != "digits")
+    assert all((stage in text) for stage in rows)
+    assert found["hours"]["gpu"] > 0
     if name == "imagenet-paper":
         assert rows["manifest"]["rows"] == 1_281_167 + 50_000
         assert rows["cluster"]["rows"] == 2000

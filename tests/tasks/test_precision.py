@@ -1,7 +1,8 @@
-"""One checkpoint gives the same nearest neighbours in fp32 and in bf16, with every backbone."""
+"""One checkpoint gives the same neighbours and answers, whatever precision its run had."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from data.tables import read_vectors
 from data.types import Artifact
 from models.backbones import BACKBONES
 from models.network import build_network
+from models.opened import open_model
 from tasks.config import Compute, Config
 from tasks.job import run
 from tasks.overlay import resolve
@@ -87,3 +89,23 @@ def test_an_image_has_the_same_nearest_neighbour_in_fp32_and_in_bf16(
     assert found["fp32"].std(axis=0).max() > 0
     same = nearest(found["fp32"]) == nearest(found["bf16"])
     assert same.mean() >= 0.99
+
+
+def test_predict_answers_in_float32_after_a_run_in_bf16(tmp_path: Path) -> None:
+    network = build_network("smallconv", SIZE, seed=1, classes=4).eval()
+    arrays = {key: tensor.detach().numpy() for key, tensor in network.state_dict().items()}
+    write_checkpoint(tmp_path, arrays, network.description(), [])
+    (tmp_path / "meta.json").write_text(json.dumps({"config": {"precision": "bf16"}}))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = network(x).float().numpy()
+    with torch.inference_mode():
+        features, logits = (each.numpy() for each in network.answer(x))
+    bound = 1e-5 * float(np.abs(logits).max())
+    assert np.abs(rounded - logits).max() > 10 * bound  # so the comparison below can fail
+    model = open_model(tmp_path, "cpu")
+    both = model.outputs(pixels, features=True)
+    np.testing.assert_allclose(model.logits(pixels), logits, rtol=0, atol=bound)
+    np.testing.assert_allclose(both.logits, logits, rtol=0, atol=bound)
+    np.testing.assert_allclose(both.features, features, rtol=0, atol=1e-5 * float(np.abs(features).max()))

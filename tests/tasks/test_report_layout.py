@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from report_sample import answers, image_map, sample
 
-from tasks.report.content import StageRow
+from tasks.report.content import Bought, ModelCost, StageRow
 from tasks.report.document import render
 from tasks.report.scoreboard import Score
 
@@ -44,7 +44,14 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         answers=answers(names, 12),
         map=image_map(),
     )
-    usual = replace(usual, map=image_map(k=10))
+    bought = (
+        Bought("teacher (resnet18)", 0.9, (0.88, 0.92), 45e6, 1.8e9, 31.5, 60.0),
+        Bought("student (smallconv)", 0.88, (0.86, 0.9), 1e6, 2.5e7, 12_300.0, 21_000.0, final=True),
+        Bought("student, ONNX", 0.88, (0.86, 0.9), 1e6, 2.5e7, 12_300.0, 21_000.0),
+        Bought("student, int8", refused="it is right about 50.0% of 360 test images, the network about 88%"),
+    )
+    costs = (ModelCost("Final student (distilled)", 8 * 910, 400_000, 64_000_000, final=True),)
+    usual = replace(usual, map=image_map(k=10), bought=bought, cores=2, costs=costs)
     folder = tmp_path_factory.mktemp("layout")
     found = {}
     for name, data in (("usual", usual), ("wide", wide)):
@@ -93,6 +100,30 @@ def test_every_score_can_be_seen_on_a_phone_without_scrolling_sideways(
     )
     assert '"Final student (distilled)"' in models
     assert "none" not in models
+    page.close()
+
+
+def test_models_side_by_side_can_be_read_on_a_phone_without_scrolling_sideways(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    page.goto(pages["usual"].as_uri())
+    cells = page.evaluate(
+        """[...document.querySelectorAll('.beside td')].map(each => {
+            const box = each.getBoundingClientRect();
+            const label = getComputedStyle(each, '::before');
+            return [box.left, box.right, each.scrollWidth - each.clientWidth, label.display, label.content];
+        })"""
+    )
+    assert len(cells) == 3 * 5 + 1 + 4
+    assert all(left >= 0 and right <= 400 and over <= 0 for left, right, over, *_ in cells)
+    assert all(display == "block" for *_, display, _ in cells)
+    shown = [content.strip('"') for *_, content in cells]
+    assert shown[:5] == ["Right", "Size on disk", "Multiply-adds", "Images/s 1 core", "Images/s 2 cores"]
+    assert shown[-4:] == ["Weights", *(f"Multiply-adds, {kind}" for kind in ("real", "binary", "sum"))]
+    boxes = "[...document.querySelectorAll('.scroll:has(.beside)')]"
+    assert page.evaluate(f"{boxes}.length") == 2
+    assert page.evaluate(f"{boxes}.every(each => each.scrollWidth <= each.clientWidth)")
     page.close()
 
 
