@@ -334,7 +334,7 @@ def test_students_that_are_compared_learn_in_rounds(store: Store) -> None:
     layout = Layout(store, configured(ship={"compare": True}, distill={"rounds": 2}), PARTS)
     assert layout.reads("respread-round1") == {"labels", "weigh", "embed-student-round1"}
     assert layout.reads("embed-student-round1") == {"manifest", "distill-round1"}
-    assert layout.reads("distill") == {"manifest", "distill-round1", "respread-round1"}
+    assert layout.reads("distill") == {"manifest", "labels", "distill-round1", "respread-round1"}
     assert "distill" in layout.reads("ship")
     assert "distill-round1" not in layout.reads("ship")
 

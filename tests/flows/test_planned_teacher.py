@@ -222,7 +222,7 @@ def test_a_plan_is_named_by_the_teacher_and_not_by_its_place(place: Path, tmp_pa
     assert request(configured(place), tested=1234) != one
     own = configured(place, foreign=False)
     assert request(own, None) == request(own, None, tested=9)
-    assert request(own, None).keys() == {"minutes", "keep", "config", "data", "precision"}
+    assert request(own, None).keys() == {"minutes", "keep", "config", "data", "precision", "folds"}
 
 
 @pytest.mark.parametrize("foreign", [False, True])
