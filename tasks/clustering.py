@@ -112,6 +112,38 @@ def spread(
     return balance
 
 
+def spread_out_of_fold(
+    graph: Any,
+    position: NDArray[np.int64],
+    label: NDArray[np.int64],
+    kept: NDArray[np.bool_],
+    *,
+    classes: int,
+    alpha: float,
+    balanced: bool,
+) -> NDArray[np.floating]:
+    """Spread the labels that are kept, and say what this makes of the labelled images whose label is not.
+
+    Args:
+        graph: (N, N) sparse weights.
+        position: (L,) rows of the labelled images.
+        label: (L,) their classes.
+        kept: (L,) whether a label is spread.
+        classes: C.
+        alpha: how far labels spread.
+        balanced: as for `spread`.
+
+    Returns:
+        (l, C) logits of the l labelled images that are not kept, as if each class were as frequent among the
+        kept labels as among all (`models.evaluation.contenders.like_all`).
+    """
+    from models.evaluation.contenders import like_all
+
+    found = spread(graph, position[kept], label[kept], classes=classes, alpha=alpha, balanced=balanced)
+    z: NDArray[np.floating] = np.log(found[position[~kept]] + 1e-6)
+    return z if balanced else like_all(z, label[kept], label)
+
+
 def _space_of(job: Job, name: str) -> ClusterSpace:
     from data.tables import iterate_vectors
     from models.clustering.space import fit_space

@@ -60,9 +60,9 @@ and of the rounds of distillation. A foreign teacher is counted by `shown` inste
 of the time."""
 COMPARED, COMPARED_FOLDS = 320, 96
 """Widths of the features in which a run looks for the neighbours of all images, summed, and of those in which
-each fold looks for neighbours among at most `SEEN` of them, about. This matters from 20,000 images on, as
-every image is compared with every other."""
-SEEN = 20_000
+each fold looks for neighbours among at most `FOLD_IMAGES` of them, about. This matters from 20,000 images on,
+as every image is compared with every other."""
+FOLD_IMAGES = 20_000
 """Each fold's network from scratch writes its features of at most this many images besides the labelled ones.
 Spreading labels over these features is judged by them (`tasks.stages.spread_learned`)."""
 SEARCH = 1.3
@@ -137,7 +137,7 @@ def comparing(images: int, folds: int, speed: Speed) -> float:
         folds: number of times that a network is trained to judge it.
         speed: of this machine.
     """
-    pairs, some = float(images) ** 2, float(min(images, SEEN)) ** 2
+    pairs, some = float(images) ** 2, float(min(images, FOLD_IMAGES)) ** 2
     return SEARCH * 2 * (COMPARED * pairs + COMPARED_FOLDS * folds * some) * speed.product
 
 

@@ -138,8 +138,9 @@ def build(job: Job) -> Outcome:
     method = DistillMethod(config, network, labels)
     stage = f"distill-{job.settings['round']}"
     if "unseen" in job.settings:
-        learned = ~np.isin(index, unseen := _unseen(job, index))
+        unseen = _unseen(job, index)
         write_unseen(job.out, unseen)
+        learned = ~np.isin(index, unseen)
         index, probability = index[learned], probability[learned]
     epochs, steps = config.length(len(index))
     order = Shuffled(index, config.batch_size, steps=steps)
@@ -175,7 +176,7 @@ def _seeing(config: Distill, views: str) -> Distill:
 
 
 def _suited(config: Distill, start: str) -> Distill:
-    """With the rate and the mix-up that suit a start: `SCRATCH`, or a network of transfer."""
+    """Give a configuration the rate and the mix-up that suit its start: scratch or a network of transfer."""
     if start == SCRATCH:
         return config
     rate, mixup = config.transferred_learning_rate, config.transferred_mixup

@@ -9,7 +9,7 @@ from data.types import Artifact
 from models.configs.finetune import Finetune
 from tasks.config import Config
 from tasks.job import Job
-from tasks.planning import SEEN
+from tasks.planning import FOLD_IMAGES
 from tasks.size import Context, Inputs, Size, classifier, cost_of, decoded, images_of, passes, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
@@ -78,11 +78,11 @@ def plan(
     if config.ship.compare and role == "scratch":
         views = config.finetune.alternatives()
         settings["views"] = {name: each.settings(config.data.image_size) for name, each in views.items()}
-        settings["seen"] = SEEN
+        settings["fold_images"] = FOLD_IMAGES
     return STAGE.request(
         settings=settings,
         inputs={"manifest": manifest, "labels": labels} | ({"checkpoint": checkpoint} if checkpoint else {}),
-        parts=("train", "unlabelled") if "seen" in settings else ("train",),
+        parts=("train", "unlabelled") if "fold_images" in settings else ("train",),
         seed=config.seed if config.finetune.seed is None else config.finetune.seed,
         outside={"sources": sources(config)},
     )
@@ -129,10 +129,10 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     count, batch = asked["steps"] * tries, asked["batch_size"]
     size = trained(cost, cost.step * count * batch, steps(run, "finetune", asked, cost, batch, count))
     size.seconds = decoded(run, images, count * batch, cost.shape.resized)
-    if "seen" in request.settings:
+    if "fold_images" in request.settings:
         from models.device import OF_FEATURES
 
-        shown = request.settings["folds"] * min(images.all, request.settings["seen"])
+        shown = request.settings["folds"] * min(images.all, request.settings["fold_images"])
         size.work += (passes(run, cost, shown, precision=OF_FEATURES),)
     return size
 
@@ -147,7 +147,7 @@ def build(job: Job) -> Outcome:
 
     With `folds`, the classifier is also trained once per fold without the fold's labels, and its predictions
     for these are written as out_of_fold.parquet. With `views`, the first fold chooses among them. With
-    `seen`, the features that the folds' networks have of images are written, too.
+    `fold_images`, the features that the folds' networks have of images are written, too.
     """
     import numpy as np
 
@@ -241,11 +241,11 @@ def _shown(job: Job, labelled: NDArray[np.int64]) -> NDArray[np.int64]:
     from data.draws import key, permutation
     from tasks.rows import manifest_rows
 
-    if "seen" not in job.settings:
+    if "fold_images" not in job.settings:
         return np.zeros(0, np.int64)
     index, _ = manifest_rows(job.path("manifest"), ("train", "unlabelled"))
     others = np.setdiff1d(index, labelled)
-    some = others[permutation(key(job.seed, "seen"), len(others))[: job.settings["seen"]]]
+    some = others[permutation(key(job.seed, "fold_images"), len(others))[: job.settings["fold_images"]]]
     return np.union1d(labelled, some)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size
+from tasks.size import Context, Inputs, Size, products
 from tasks.stage import Outcome, Request, Stage
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def plan(config: Config, mixture: Artifact, labels: Artifact, features: Artifact
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     n, classes = inputs["features"].rows, inputs["mixture"].width
-    return Size(n, n * (4 * classes + 8), 2.0 * n * n * inputs["features"].width, width=classes)
+    compared = 2.0 * n * n * inputs["features"].width
+    return Size(n, n * (4 * classes + 8), compared, width=classes, work=(products(compared),))
 
 
 def build(job: Job) -> Outcome:
@@ -87,7 +88,7 @@ def build(job: Job) -> Outcome:
     target[position] *= 1 - settings["own"]
     target[position, label] += settings["own"]
     changed = float((target.argmax(1) != mixture.argmax(1)).mean())
-    job.log(f"the labels believe neighbours by {u:.2f}; {changed:.1%} of the images changed their class")
+    job.log(f"by the labels, neighbours count {u:.2f}; {changed:.1%} of the images changed their class")
     with VectorWriter(job.out, schemas.probabilities(classes)) as out:
         out.write(index, target)
     return Outcome(rows=len(index), meta={"believed": u, "changed": changed})

@@ -7,7 +7,7 @@ from typing import Any
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size
+from tasks.size import Context, Inputs, Size, products
 from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="spread", kind="probabilities", version=2, process="plain")
@@ -52,38 +52,36 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     n, images = inputs["features"].rows, inputs["manifest"].images
     classes = images.classes if images else 0
-    return Size(n, n * (4 * classes + 8), 2.0 * n * n * inputs["features"].width, width=classes)
+    compared = 2.0 * n * n * inputs["features"].width
+    return Size(n, n * (4 * classes + 8), compared, width=classes, work=(products(compared),))
 
 
 def build(job: Job) -> Outcome:
     """Spread the labels once per fold without that fold, to judge the result. Then spread all labels."""
-    from functools import partial
-
     import numpy as np
 
     from data import schemas
     from data.tables import VectorWriter, positions
     from models.clustering.propagation import knn_graph
-    from models.evaluation.contenders import folds_of, like_all
-    from tasks.clustering import graph_points, spread
+    from models.evaluation.contenders import folds_of
+    from tasks.clustering import graph_points, spread, spread_out_of_fold
     from tasks.out_of_fold import write_out_of_fold
     from tasks.rows import drawn_rows
 
-    settings, balanced = job.settings, job.settings.get("balanced", False)
+    settings = job.settings
     index, points, _ = graph_points(job)
     drawn, label = drawn_rows(job.path("labels"))
     position = positions(index, drawn, "features of the labelled images")
     classes = len(job.meta("manifest")["classes"])
     graph = knn_graph(points, min(settings["neighbours"], len(points) - 1), device=job.compute.device)
-    over = partial(spread, graph, classes=classes, alpha=settings["alpha"], balanced=balanced)
+    how = {"classes": classes, "alpha": settings["alpha"], "balanced": settings.get("balanced", False)}
     fold = folds_of(label, FOLDS, job.seed)
     logits = np.zeros((len(label), classes))
     for number in np.unique(fold[fold >= 0]):
         kept = fold != number
-        z = np.log(over(position[kept], label[kept])[position[~kept]] + 1e-6)
-        logits[~kept] = z if balanced else like_all(z, label[kept], label)
+        logits[~kept] = spread_out_of_fold(graph, position, label, kept, **how)
     known = fold >= 0
     write_out_of_fold(job.out, drawn[known], label[known], logits[known])
     with VectorWriter(job.out, schemas.probabilities(classes)) as out:
-        out.write(index, over(position, label))
+        out.write(index, spread(graph, position, label, **how))
     return Outcome(rows=len(index))

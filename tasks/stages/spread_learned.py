@@ -12,7 +12,8 @@ from typing import Any
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.size import Context, Inputs, Size
+from tasks.planning import FOLD_IMAGES
+from tasks.size import Context, Inputs, Size, products
 from tasks.stage import Outcome, Request, Stage
 
 STAGE = Stage(name="spread_learned", kind="probabilities", version=1, process="plain")
@@ -43,28 +44,26 @@ def plan(
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
     n, images = inputs["features"].rows, inputs["manifest"].images
-    classes, folds = images.classes if images else 0, run.config.ship.folds + 1
-    return Size(n, n * (4 * classes + 8), 2.0 * folds * n * n * inputs["features"].width, width=classes)
+    classes, shown = images.classes if images else 0, min(n, FOLD_IMAGES + inputs["labels"].rows)
+    compared = 2.0 * inputs["features"].width * (n * n + run.config.ship.folds * shown * shown)
+    return Size(n, n * (4 * classes + 8), compared, width=classes, work=(products(compared),))
 
 
 def build(job: Job) -> Outcome:
     """Spread each fold's labels over the features of the fold's network, then all labels over all images."""
-    from functools import partial
-
     import numpy as np
 
     from data import schemas
     from data.tables import VectorWriter, positions, read_vectors
     from models.clustering.propagation import knn_graph
-    from models.evaluation.contenders import like_all
-    from tasks.clustering import spread
+    from tasks.clustering import spread, spread_out_of_fold
     from tasks.out_of_fold import read_folds, write_out_of_fold
     from tasks.rows import drawn_rows
 
-    settings, balanced = job.settings, job.settings["balanced"]
+    settings = job.settings
     drawn, label = drawn_rows(job.path("labels"))
     classes = len(job.meta("manifest")["classes"])
-    over = partial(spread, classes=classes, alpha=settings["alpha"], balanced=balanced)
+    how = {"classes": classes, "alpha": settings["alpha"], "balanced": settings["balanced"]}
 
     def graph_of(x: np.ndarray) -> Any:
         return knn_graph(x, min(settings["neighbours"], len(x) - 1), device=job.compute.device)
@@ -74,13 +73,11 @@ def build(job: Job) -> Outcome:
     for fold in read_folds(job.path("checkpoint")):
         position = positions(fold.index, drawn, "features of the labelled images")
         kept = ~np.isin(drawn, fold.left_out)
-        found = over(graph_of(fold.features), position[kept], label[kept])
-        z = np.log(found[position[~kept]] + 1e-6)
-        logits[~kept] = z if balanced else like_all(z, label[kept], label)
+        logits[~kept] = spread_out_of_fold(graph_of(fold.features), position, label, kept, **how)
         judged |= ~kept
     write_out_of_fold(job.out, drawn[judged], label[judged], logits[judged])
     index, x = read_vectors(job.path("features"))
     position = positions(index, drawn, "features of the labelled images")
     with VectorWriter(job.out, schemas.probabilities(classes)) as out:
-        out.write(index, over(graph_of(x), position, label))
+        out.write(index, spread(graph_of(x), position, label, **how))
     return Outcome(rows=len(index))

@@ -264,7 +264,7 @@ def test_labels_spread_over_what_the_networks_from_scratch_learned(made: Made) -
 
 def test_the_features_of_a_fold_are_those_of_the_labelled_images_and_some_others(made: Made) -> None:
     class Job:
-        settings, seed = {"seen": 5}, 3
+        settings, seed = {"fold_images": 5}, 3
 
         def path(self, name: str) -> Path:
             return made.path(name)
