@@ -155,9 +155,11 @@ def answer(
             note(f"{source.spec}: {line}")
 
     from data.answered import AnswerFile, block
+    from data.processes import keep_memory
     from data.schemas import predictions
     from tasks import predictions as asking
 
+    keep_memory()
     model = opened(question.model.place, question.device, question.max_pixels)
     names = model.need_names() if question.classes else ()
     features = question.embeddings or question.neighbours > 0

@@ -10,7 +10,6 @@ run. So the time in which it does not run tells how much others took (`Lap.load`
 
 from __future__ import annotations
 
-import ctypes
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -30,6 +29,7 @@ from pydantic import TypeAdapter
 
 from data.errors import PipelineError
 from data.preprocessing import stored_size
+from data.processes import keep_memory
 from models.configs import PRETEXT, TRANSFER
 from models.configs.distill import Distill
 from models.configs.evaluations import NonLinear
@@ -289,7 +289,7 @@ class Pace:
         return min(known, key=distance, default=None)
 
     def _try(self, work: Work) -> Measured | None:
-        _keep_memory()
+        keep_memory()  # as in the children that build stages
         match work:
             case Imports():
                 return None
@@ -597,19 +597,6 @@ def _chores() -> float:
     for _ in range(10):
         values = json.loads(json.dumps(values))
     return perf_counter() - began
-
-
-def _keep_memory() -> None:
-    """Let glibc keep memory between steps, as in the children that build stages (`tasks.workers`)."""
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    with suppress(OSError, AttributeError):  # another C library
-        c = ctypes.CDLL(None)
-        for option, value in (
-            (mmap_threshold, 1 << 30),
-            (trim_threshold, (1 << 31) - 1),
-            (top_pad, 1 << 28),
-        ):
-            c.mallopt(option, value)
 
 
 def _pretext(settings: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.record import Comparison, apart, rounds
 from benchmarks.speed.views import photographs
-from tasks.workers import KEPT_MEMORY
+from data.processes import KEPT_MEMORY
 
 BATCH, SIZE = 256, 32
 BACKBONES = ("resnet18", "smallconv")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.record import Comparison, apart, rounds
-from tasks.workers import KEPT_MEMORY
+from data.processes import KEPT_MEMORY
 
 SECONDS = 4.0
 """Each contestant works for at least this long per round."""
