@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Read:
-    """Images that were read.
+    """Images that were read, at most `together` of them.
 
     Attributes:
         source: the name of the source.
@@ -61,23 +62,41 @@ def together(rule: Preprocessing) -> int:
 
 
 def wanted(sources: Sequence[Source], rule: Preprocessing) -> Iterator[Wanted]:
-    """All images of some sources in batches, source by source, each in the order that is fastest to read."""
+    """All images of some sources, source by source, in lists that are cheap to read, in the order of reading.
+
+    A list may be longer than a batch. A row group of a Parquet file, for example, is read as a whole.
+    """
     for source in sources:
         for entries in source.batches(source.entries(), together(rule)):
             yield Wanted(source, entries, rule)
 
 
-def read(work: Wanted) -> Read:
-    """Read and decode images.
+def read(work: Wanted) -> Iterator[Read]:
+    """Read and decode images, batch by batch.
 
     Raises:
         DataError: a file that holds many images is damaged.
     """
+    contents = zip(work.entries, _contents(work), strict=True)
+    while batch := list(islice(contents, together(work.rule))):
+        yield _decoded(work, batch)
+
+
+def read_all(work: Wanted) -> list[Read]:
+    """Read and decode images, all batches at once. This is for processes, which can't return an iterator.
+
+    Raises:
+        DataError: as for `read`.
+    """
+    return list(read(work))
+
+
+def _decoded(work: Wanted, batch: list[tuple[Entry, bytes | Pixels | Unreadable]]) -> Read:
     uris: list[str] = []
     reasons: list[str | None] = []
     squares: list[Pixels] = []
     left_out = 0
-    for entry, content in zip(work.entries, _contents(work), strict=True):
+    for entry, content in batch:
         reason: str | None = None
         if isinstance(content, Unreadable):
             reason = str(content)
@@ -116,9 +135,9 @@ def read_some(source: Source, uris: Collection[str], rule: Preprocessing, until:
     for at in np.random.default_rng(0).permutation(len(batches)):
         if time.monotonic() > until:
             break
-        made = read(Wanted(source, batches[at], rule))
-        good = [uri for uri, reason in zip(made.uris, made.reasons, strict=True) if reason is None]
-        found |= dict(zip(good, made.squares, strict=True))
+        for made in read(Wanted(source, batches[at], rule)):
+            good = [uri for uri, reason in zip(made.uris, made.reasons, strict=True) if reason is None]
+            found |= dict(zip(good, made.squares, strict=True))
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from data.preprocessing import Preprocessing
 from data.sources import Source
 from data.spread import open_pool
-from data.squares import Read, read, wanted
+from data.squares import Read, read, read_all, wanted
 from models.evaluation.calibration import ranked, softmax
 from models.opened import Opened
 from models.prefetch import prefetch
@@ -73,13 +74,21 @@ def squares(sources: Sequence[Source], rule: Preprocessing, workers: int) -> Gen
         rule: how they are prepared.
         workers: number of processes that decode if there is much to decode.
     """
-    pool = None
     if workers >= 2 and all(source.parallel for source in sources):
         entries = [entry for source in sources for entry in source.entries()]
         files = {(entry.mtime, entry.size) for entry in entries}  # rows of one Parquet file share its size
         if sum(size for _, size in files) >= LARGE:
-            pool = open_pool(workers)
-    yield from prefetch(read, wanted(sources, rule), depth=workers + 1, threads=pool)
+            with closing(prefetch(read_all, wanted(sources, rule), workers, open_pool(workers))) as lists:
+                for batches in lists:
+                    yield from batches
+            return
+    every = (batch for work in wanted(sources, rule) for batch in read(work))
+    # A single thread advances `every`, so a file is read once, and only a few batches are in memory.
+    with closing(prefetch(lambda _: next(every, None), repeat(None), depth=2)) as found:
+        for batch in found:
+            if batch is None:
+                return
+            yield batch
 
 
 def columns(block: Block, names: Sequence[str], top: int) -> dict[str, Any]:
