@@ -510,7 +510,7 @@ def _steps(
         stage="pace",
         schedule=lambda step, steps: 1e-3,  # random images must not make it diverge
         device=device,
-        precision=resolve_precision(work.precision, device),
+        precision=resolve_precision(work.precision, device, method),
         sweep=feed.sweep,
         interrupted=tick,
     )

@@ -559,8 +559,9 @@ class Compute(Frozen):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="auto: bf16 if the hardware supports it, otherwise fp32. Features and "
-        "answers are always computed in fp32.",
+        description="auto: bf16 if the hardware supports it, otherwise fp32. On CPUs, networks with "
+        "depthwise convolutions train in fp32, which is faster there. Features and answers are always "
+        "computed in fp32.",
     )
     workers: int = Field(
         0, ge=0, le=256, description="Number of processes that decode images (0 to 256). 0: one per core."

@@ -102,7 +102,7 @@ def fit(
         stage=stage,
         schedule=partial(SCHEDULES[config.schedule], warmup=config.warmup),
         device=device,
-        precision=resolve_precision(job.settings["precision"], device),
+        precision=resolve_precision(job.settings["precision"], device, method),
         sweep=feed.sweep,
         resume=resume,
         save=save,
@@ -187,7 +187,7 @@ def publish(job: Job, network: Network, trained: Trained, **about: Any) -> Outco
     device = resolve_device(job.compute.device)
     resolved = {
         "device": str(device),
-        "precision": resolve_precision(job.settings["precision"], device),
+        "precision": resolve_precision(job.settings["precision"], device, network),
         "threads": torch.get_num_threads(),
         "images": history.images,
         "images_per_second": round(history.images_per_second, 1),

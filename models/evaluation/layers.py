@@ -82,11 +82,10 @@ def layer_probes(
     standardise: bool = True,
     seed: int = 0,
     device: torch.device | None = None,
-    autocast: bool = False,
     report: Callable[[int, int], None] = lambda done, total: None,
     interrupted: Callable[[], None] = lambda: None,
 ) -> list[LayerScore]:
-    """Probe each map of the backbone.
+    """Probe each map of the backbone, in float32, like all features (`models.device.OF_FEATURES`).
 
     Args:
         network: its weights and statistics are not changed.
@@ -101,7 +100,6 @@ def layer_probes(
             length.
         seed: for the order and the validation part.
         device: where to compute; None: where the network is.
-        autocast: whether forward passes run in bf16.
         report: called with the number of steps done and the number of all steps.
         interrupted: called in each step. It may raise.
 
@@ -122,8 +120,7 @@ def layer_probes(
 
     def maps(rows: Index) -> dict[str, Tensor]:
         x = centre(torch.from_numpy(read(rows)).to(device), size)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-            return {name: pooled_map(y) for name, y in network.maps(x)}
+        return {name: pooled_map(y) for name, y in network.maps(x)}
 
     some = fit[draws.permutation(draws.key(seed, "layers", "calibration"), len(fit))[:_CALIBRATION]]
     blocks = [maps(index[np.sort(some)[s : s + _BATCH]]) for s in range(0, len(some), _BATCH)]

@@ -12,7 +12,7 @@ from tasks.stage import Leaf, Outcome, Request
 STAGE = Leaf(
     name="layers",
     kind="scores",
-    version=2,
+    version=3,
     process="train",
     reads=("manifest", "checkpoint"),
     needs_labels=True,
@@ -36,7 +36,6 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str
             "standardise": config.evaluate.layer_standardise,
             "model": model,
             "image_size": config.data.image_size,
-            "precision": config.compute.precision,
         },
         inputs={"manifest": manifest, "checkpoint": checkpoint},
         parts=("train", "test", "train_labels", "test_labels"),
@@ -47,11 +46,13 @@ def plan(config: Config, manifest: Artifact, checkpoint: Artifact, *, model: str
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
     """Estimate the artifact and its cost for a dry run."""
+    from models.device import OF_FEATURES
+
     images, cost, asked = images_of(inputs), cost_of(inputs), request.settings
     maps = len([name for name in cost.widths if name not in ("features", "logits")])
     probes = 6.0 * 9216 * 5 * images.classes * maps  # five rates, forward and backward
     seen = images.labelled * asked["epochs"]
-    work = (passes(run, cost, seen + images.test), products(seen * probes))
+    work = (passes(run, cost, seen + images.test, precision=OF_FEATURES), products(seen * probes))
     return scored(maps, seen * (cost.forward + probes), *work)
 
 
@@ -60,7 +61,7 @@ def build(job: Job) -> Outcome:
     import torch
 
     from data.errors import Interrupted
-    from models.device import resolve_device, resolve_precision
+    from models.device import resolve_device
     from models.evaluation.layers import layer_probes
     from models.saved import load
     from tasks.rows import manifest_rows
@@ -89,7 +90,6 @@ def build(job: Job) -> Outcome:
         standardise=settings["standardise"],
         seed=job.seed,
         device=device,
-        autocast=resolve_precision(settings["precision"], device) == "bf16",
         report=lambda done, total: job.report(done=done, total=total),
         interrupted=stop,
     )

@@ -11,7 +11,7 @@ from tasks.stage import Leaf, Outcome, Request
 STAGE = Leaf(
     name="multi_label",
     kind="scores",
-    version=1,
+    version=2,
     process="train",
     reads=("photographs", "checkpoint"),
     title="Classes in a photograph, trained further",
@@ -41,7 +41,7 @@ def build(job: Job) -> Outcome:
     from data.draws import key
     from data.order import Repeated
     from models.configs.evaluations import MultiLabel
-    from models.device import resolve_device, resolve_precision
+    from models.device import OF_FEATURES, resolve_device
     from models.evaluation.boxes import VOC07_POINTS, multilabel_average_precision
     from models.evaluation.multi_label import MultiLabelMethod
     from models.inference import augmented, run
@@ -69,7 +69,7 @@ def build(job: Job) -> Outcome:
         batch_size=64,
         size=network.image_size,
         device=device,
-        precision=resolve_precision(job.settings["precision"], device),
+        precision=OF_FEATURES,
         views=augmented(config, config.crops, job.seed, "multi-label", network.image_size),
     )
     scores = np.concatenate([block for _, block in blocks])

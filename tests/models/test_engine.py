@@ -443,3 +443,15 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         assert resolve_precision("auto", CPU) == ("bf16" if native else "fp32")
         assert resolve_precision("fp32", CPU) == "fp32"
         assert resolve_precision("bf16", CPU) == "bf16"
+
+
+def test_networks_with_depthwise_convolutions_train_in_fp32_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    one_channel = nn.Conv2d(1, 8, 3, groups=1)
+    depthwise, grouped = nn.Conv2d(8, 16, 3, groups=8), nn.Conv2d(8, 16, 3, groups=4)
+    for network, on_cpu in ((one_channel, "bf16"), (grouped, "bf16"), (depthwise, "fp32")):
+        trained = nn.Sequential(nn.Identity(), nn.Sequential(network))
+        assert resolve_precision("auto", CPU, trained) == on_cpu
+        assert resolve_precision("bf16", CPU, trained) == "bf16"
+        assert resolve_precision("auto", torch.device("cuda"), trained) == "bf16"
