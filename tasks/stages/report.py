@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         Twins,
     )
 
-STAGE = Stage(name="report", kind="report", version=11, process="plain")
+STAGE = Stage(name="report", kind="report", version=12, process="plain")
 
 _SHEET_IMAGE = 64
 """Side of the images on contact sheets, px, unless the stored ones are smaller."""
