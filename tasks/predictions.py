@@ -1,6 +1,6 @@
 """Ask a model about a stream of images. Images are read ahead while the network computes.
 
-Memory holds a few batches of squares, however many images there are. Only processes that compute import this.
+Memory holds a few batches of squares, or `AHEAD` bytes of them, however many images there are. Only processes that compute import this.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from models.prefetch import prefetch
 LARGE = 256 << 20
 """From this number of bytes of files on, processes decode them. One thread decodes fewer bytes in about
 ten seconds, while the network computes."""
+AHEAD = 1 << 30
+"""Bytes of squares that processes may decode ahead. A row group of a Parquet file can have thousands of
+images, and a process reads it as a whole."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,17 @@ def squares(sources: Sequence[Source], rule: Preprocessing, workers: int) -> Gen
         entries = [entry for source in sources for entry in source.entries()]
         files = {(entry.mtime, entry.size) for entry in entries}  # rows of one Parquet file share its size
         if sum(size for _, size in files) >= LARGE:
-            with closing(prefetch(read_all, wanted(sources, rule), workers, open_pool(workers))) as lists:
-                for batches in lists:
+            lists = list(wanted(sources, rule))
+            longest = max(len(each.entries) for each in lists) * rule.shape.bytes
+            depth = max(1, min(workers, AHEAD // longest))
+            with closing(prefetch(read_all, lists, depth, open_pool(workers))) as found:
+                for batches in found:
                     yield from batches
             return
     every = (batch for work in wanted(sources, rule) for batch in read(work))
     # A single thread advances `every`, so a file is read once, and only a few batches are in memory.
-    with closing(prefetch(lambda _: next(every, None), repeat(None), depth=2)) as found:
-        for batch in found:
+    with closing(prefetch(lambda _: next(every, None), repeat(None), depth=2)) as one_by_one:
+        for batch in one_by_one:
             if batch is None:
                 return
             yield batch
