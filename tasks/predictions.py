@@ -1,6 +1,7 @@
 """Ask a model about a stream of images. Images are read ahead while the network computes.
 
-Memory holds a few batches of squares, or `AHEAD` bytes of them, however many images there are. Only processes that compute import this.
+Memory holds a few batches of squares, or `AHEAD` bytes of them, however many images there are. Only processes
+that compute import this.
 """
 
 from __future__ import annotations
