@@ -30,6 +30,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
@@ -49,15 +50,24 @@ LIGHTLY_RATES, LIGHTLY_STEPS = (0.03, 0.01), 200
 
 
 def run_chain(
-    recipe: str, settings: list[str], store: Path, draw: int, more: tuple[str, ...] = ()
+    recipe: str,
+    settings: list[str],
+    store: Path,
+    draw: int,
+    more: tuple[str, ...] = (),
+    threads: int | None = None,
 ) -> tuple[dict[str, Any], float]:
-    """Run the chain once with a label draw -> (its JSON result, wall seconds)."""
+    """Run the chain once with a label draw -> (its JSON result, wall seconds).
+
+    `threads` is the number of threads of each of its processes; None leaves it to the machine.
+    """
     given = [x for s in [*settings, f"data.label_seed={draw}", *more] for x in ("--set", s)]
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "flows", "run", recipe, *given, "--store", str(store), "--json"],
         capture_output=True,
         text=True,
+        env=os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
     )
     seconds = time.monotonic() - started
     if done.returncode:

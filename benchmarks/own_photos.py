@@ -1,12 +1,13 @@
 r"""Is the shipped model ever worse than a simpler thing? Compare it on sets of a user's kind of images.
 
     python -m benchmarks.own_photos --store STORE --out benchmarks/records/<date>_own-photos \
-        --images NAME=TRAIN,TEST ... [--labels 5 25] [--draws 3] [--minutes 5] [--hours 8]
+        --images NAME=TRAIN,TEST ... [--labels 5 25] [--draws 3] [--minutes 5] [--hours 8] \
+        [--named RECIPE] [--without CONTESTANT ...]
 
 TRAIN and TEST are sources, such as parquet:train.parquet. The command can be stopped at any time, and goes on
 where it was: every finished row is in rows.jsonl. Rows that are missing when the hours are over are listed in
 the summary. This needs the extra `oracles` (lightly). Nothing else should run on the machine, because the
-first run on each set is timed.
+first runs on each set, and lightly's pretraining, have a given time.
 
 Draws and label budgets of a set share the teacher. All contestants get the same draws and are scored on the
 same test images, so differences are paired.
@@ -22,16 +23,21 @@ Contestants:
     frozen: Logistic regression (C = 0.03) on the frozen features of the run's teacher.
     spreading: LabelSpreading on these features, the best ON TEST of a grid.
     lightly: lightly's SimCLR for the same minutes, then fine-tuned (see `benchmarks.chain_pays`).
+    named: With `--named RECIPE`, the final student of that recipe, whose settings were chosen for its set.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +60,10 @@ STEPS = (300, 600, 1200, 2400)
 """Steps of the networks from scratch. The longer trainings are left out once the curve is flat."""
 FLAT = 0.01
 """A curve is flat if twice the steps gain no more than this."""
+MODELS = ("shipped", "student")
+"""What a run brings."""
+OTHERS = ("scratch", "plain", "pixels", "frozen", "spreading", "lightly", "named")
+"""What it is compared with."""
 ROUNDS = 10_000
 """Bootstrap samples per interval."""
 
@@ -203,75 +213,166 @@ def from_scratch(images: Images, drawn: NDArray[np.int64], config: Any, plain: b
     return np.asarray(logits.argmax(1) == images.label[images.test])
 
 
+class Contest:
+    """The contestants on one set, in a process of its own, which reads images and features once.
+
+    Args:
+        result: a run on the set. Its images, sizes and teacher are those of all runs on it.
+        store: where that run is.
+        pretrained: the file of lightly's network.
+    """
+
+    def __init__(self, result: dict[str, Any], store: Path, pretrained: Path) -> None:
+        from data.tables import read_vectors
+
+        self.store, self.pretrained = store, pretrained
+        self.images = Images(result, store)
+        self.train = read_vectors(stage_path(result, store, "embed"))
+        index, x = read_vectors(stage_path(result, store, "embed-teacher-test"))
+        self.test = x[np.searchsorted(index, self.images.test)]
+
+    @cached_property
+    def graphs(self) -> dict[int, Any]:
+        """The neighbours of all images in the teacher's features, for LabelSpreading."""
+        unit = [
+            x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+            for x in (self.train[1], self.test)
+        ]
+        return neighbour_graphs(*unit)
+
+    @cached_property
+    def lightly(self) -> Lightly:
+        """The network that lightly has pretrained."""
+        return Lightly(self.images, 0.0, 0, self.pretrained)
+
+    def row(self, contestant: str, result: dict[str, Any]) -> tuple[Right, dict[str, Any]]:
+        """Train a contestant on a run's labels -> (which test images are right, what else to keep)."""
+        images = self.images
+        labels = pq.read_table(stage_path(result, self.store, "labels") / "labels.parquet")
+        drawn = labels["index"].to_numpy()
+        y, truth = images.label[drawn], images.label[images.test]
+        if contestant == "frozen":
+            x = self.train[1][np.searchsorted(self.train[0], drawn)]
+            return logistic(x, y, self.test, truth, 0.03), {}
+        if contestant == "pixels":
+            small = _small(images.pixels)
+            return logistic(small[drawn], y, small[images.test], truth, 0.01), {}
+        if contestant == "spreading":
+            return spreading_right(self.graphs, images, drawn), {}
+        if contestant == "lightly":
+            return self.lightly.finetuned(drawn, images.test), {"steps": self.lightly.steps}
+        config, tried = settings_of(result), list[Right]()
+        for steps in STEPS:
+            if len(tried) > 1 and tried[-1].mean() <= tried[-2].mean() + FLAT:
+                break
+            tried.append(from_scratch(images, drawn, config, contestant == "plain", steps))
+        best = max(tried, key=lambda right: right.mean())
+        return best, {"by_steps": [float(right.mean()) for right in tried]}
+
+
+_contest: Contest | None = None
+"""The contest of a worker process."""
+
+
+def _begin(*given: Any) -> None:
+    global _contest
+    _contest = Contest(*given)
+
+
+def _row(contestant: str, result: dict[str, Any]) -> tuple[Right, dict[str, Any]]:
+    assert _contest is not None
+    return _contest.row(contestant, result)
+
+
 def measure(
     a: argparse.Namespace, record: Record, name: str, minutes: float, late: Callable[[], bool]
 ) -> None:
-    """Measure all contestants on one set with one budget, as far as rows are missing."""
-    from data.tables import read_vectors
+    """Measure all contestants on one set with one budget, as far as rows are missing.
 
-    train, test = a.sources[name]
+    What is given a time has the machine for itself: the first run with each number of labels, whose plan all
+    others find, and lightly's pretraining. The rest does as many steps however long it takes, so it runs with
+    one thread a process and as many processes as the machine has cores.
+    """
+    asked = a.asked
+    cells = [cell for cell in wanted(a) if (cell.images, cell.minutes) == (name, minutes)]
+    cells = [cell for cell in cells if not all(record.has(cell, each) for each in asked)]
+    if not cells or late():
+        return
     store = a.store / name
-    common = [
+    cores = len(os.sched_getaffinity(0))
+    results: dict[Cell, dict[str, Any]] = {}
+    for labels in a.labels:
+        for cell in [cell for cell in cells if cell.labels == labels][:1]:
+            results[cell] = _chain(a, record, cell)
+    some = next(iter(results.values()))
+    pretrained = store / f"lightly-{minutes:g}.pt"
+    if "lightly" in asked and not pretrained.exists():
+        images = Images(some, store)
+        Lightly(images, 60 * minutes, min(128, len(images.pool) // 2), pretrained)
+        del images
+    others = [] if late() else [cell for cell in cells if cell not in results]
+    with ThreadPoolExecutor(cores) as pool:
+        results |= zip(others, pool.map(lambda cell: _chain(a, record, cell, threads=1), others), strict=True)
+        named = [cell for cell in cells if "named" in asked and not record.has(cell, "named")]
+        list(pool.map(lambda cell: _named(a, record, cell), [] if late() else named))
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores, spawn, _begin, (some, store, pretrained)) as workers:
+        jobs = {
+            workers.submit(_row, contestant, result): (cell, contestant)
+            for cell, result in results.items()
+            for contestant in asked
+            if contestant not in (*MODELS, "named") and not record.has(cell, contestant)
+        }
+        for job in as_completed(jobs):
+            right, more = job.result()
+            record.add(*jobs[job], right, **more)
+            if late():
+                workers.shutdown(cancel_futures=True)
+                break
+    del os.environ["OMP_NUM_THREADS"]
+
+
+def _chain(a: argparse.Namespace, record: Record, cell: Cell, threads: int | None = None) -> dict[str, Any]:
+    """Run the chain on a cell, and record its models -> the run's JSON result."""
+    store = a.store / cell.images
+    settings = [f"plan.minutes={cell.minutes:g}", *a.settings, *_data(a, cell)]
+    result, seconds = run_chain("photos", settings, store, cell.draw, threads=threads)
+    if record.has(cell, "shipped"):
+        return result
+    cold = not any(row["cached"] for row in result["stages"])
+    for label in [row["stage"] for row in result["stages"] if row["stage"].startswith("evaluate-")]:
+        model = label.removeprefix("evaluate-")
+        right = outcomes(result, store, label)
+        if model == "shipped":
+            more: dict[str, Any] = {"seconds": seconds} if cold else {}
+            more |= {"ships": result["shipped"]["model"], **calibration(result, store)}
+            record.add(cell, model, right, **more)
+        elif model == "student":
+            record.add(cell, model, right)
+        elif model not in ("teacher", "student-transferred"):
+            record.add(cell, f"candidate {model}", right)
+    return result
+
+
+def _named(a: argparse.Namespace, record: Record, cell: Cell) -> None:
+    """Run the named recipe on a cell, and record its student."""
+    store = a.store / cell.images
+    result, _ = run_chain(a.named, _data(a, cell), store, cell.draw, threads=1)
+    record.add(cell, "named", outcomes(result, store, "evaluate-student"))
+
+
+def _data(a: argparse.Namespace, cell: Cell) -> list[str]:
+    """Settings of a cell's images and labels."""
+    train, test = a.sources[cell.images]
+    per_class, share = ("null", cell.labels) if cell.labels < 1 else (f"{cell.labels:g}", "null")
+    return [
         f"data.train={train}",
         f"data.test={test}",
-        f"plan.minutes={minutes:g}",
         "data.labels_short=take",
+        f"data.labels_per_class={per_class}",
+        f"data.label_fraction={share}",
     ]
-    cells = [Cell(name, minutes, labels, draw) for labels in a.labels for draw in range(a.draws)]
-    contestants = ("shipped", "student", "scratch", "plain", "pixels", "frozen", "spreading", "lightly")
-    lightly, graphs, images, spaces = None, None, None, None
-    for cell in cells:
-        if all(record.has(cell, each) for each in contestants if each not in a.without) or late():
-            continue
-        draw = "label_fraction" if cell.labels < 1 else "labels_per_class"
-        settings = [*common, *a.settings, f"data.{draw}={cell.labels:g}"]
-        settings += ["data.labels_per_class=null"] if cell.labels < 1 else []
-        result, seconds = run_chain("photos", settings, store, cell.draw)
-        cold = not any(row["cached"] for row in result["stages"])
-        config = settings_of(result)
-        if not record.has(cell, "shipped"):
-            for label in [row["stage"] for row in result["stages"] if row["stage"].startswith("evaluate-")]:
-                model = label.removeprefix("evaluate-")
-                more: dict[str, Any] = {"seconds": seconds} if cold and model == "shipped" else {}
-                if model == "shipped":
-                    more |= {"ships": result["shipped"]["model"], **calibration(result, store)}
-                if model in ("shipped", "student"):
-                    record.add(cell, model, outcomes(result, store, label), **more)
-                elif model not in ("teacher", "student-transferred"):
-                    record.add(cell, f"candidate {model}", outcomes(result, store, label))
-        images = images or Images(result, store)
-        drawn = pq.read_table(stage_path(result, store, "labels") / "labels.parquet")["index"].to_numpy()
-        y, truth = images.label[drawn], images.label[images.test]
-        if spaces is None:
-            found = [read_vectors(stage_path(result, store, f"embed{end}")) for end in ("", "-teacher-test")]
-            spaces = [
-                (index, x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)) for index, x in found
-            ]
-            features, features_test = found[0][1], found[1][1][np.searchsorted(found[1][0], images.test)]
-        rows = np.searchsorted(spaces[0][0], drawn)
-        if not record.has(cell, "frozen"):
-            record.add(cell, "frozen", logistic(features[rows], y, features_test, truth, 0.03))
-        if not record.has(cell, "pixels"):
-            small = _small(images.pixels)
-            record.add(cell, "pixels", logistic(small[drawn], y, small[images.test], truth, 0.01))
-        if not record.has(cell, "spreading"):
-            unit_test = spaces[1][1][np.searchsorted(spaces[1][0], images.test)]
-            graphs = graphs or neighbour_graphs(spaces[0][1], unit_test)
-            record.add(cell, "spreading", spreading_right(graphs, images, drawn))
-        for contestant, plain in (("scratch", False), ("plain", True)):
-            if not record.has(cell, contestant):
-                tried: list[Right] = []
-                for steps in STEPS:
-                    if len(tried) > 1 and tried[-1].mean() <= tried[-2].mean() + FLAT:
-                        break
-                    tried.append(from_scratch(images, drawn, config, plain, steps))
-                best = max(tried, key=lambda right: right.mean())
-                record.add(cell, contestant, best, by_steps=[float(right.mean()) for right in tried])
-        if "lightly" not in a.without and not record.has(cell, "lightly") and not late():
-            batch = min(128, len(images.pool) // 2)
-            lightly = lightly or Lightly(images, 60 * minutes, batch, store / f"lightly-{minutes:g}.pt")
-            record.add(cell, "lightly", lightly.finetuned(drawn, images.test), steps=lightly.steps)
-        del result
 
 
 def _small(pixels: NDArray[np.uint8], side: int = 32) -> NDArray[np.float32]:
@@ -314,19 +415,16 @@ def summary(record: Record, a: argparse.Namespace) -> str:
     missing = [
         f"{cell.images}, {cell.minutes:g} minutes, {cell.labels:g} labels, draw {cell.draw}"
         for cell in wanted(a)
-        if not record.has(cell, "lightly")
+        if not all(record.has(cell, each) for each in a.asked)
     ]
     lines += [f"Not run yet: {text}" for text in missing]
     return "\n".join(lines) + "\n"
 
 
-OTHERS = ("scratch", "plain", "pixels", "frozen", "spreading", "lightly")
-
-
 def _table(record: Record, minutes: float, labels: float) -> Iterator[str]:
     names = sorted({c.images for c, _ in record.rows if (c.minutes, c.labels) == (minutes, labels)})
     others = [each for each in OTHERS if any(k == each for _, k in record.rows)]
-    columns = ("shipped", "student", *others)
+    columns = (*MODELS, *others)
     yield f"| set | n | draws | {' | '.join(columns)} | shipped - best other | regret |"
     yield f"| {' | '.join(['---'] * (len(columns) + 5))} |"
     for name in names:
@@ -393,7 +491,7 @@ def wanted(a: argparse.Namespace) -> list[Cell]:
         for minutes in a.minutes
         for name in a.sources
         for labels in a.labels
-        for draw in range(a.draws)
+        for draw in range(a.first, a.first + a.draws)
     ]
 
 
@@ -406,15 +504,19 @@ def main() -> None:
     parser.add_argument("--labels", type=float, nargs="+", default=[5, 25], help="per class; or a share")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first draw")
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0])
     parser.add_argument("--hours", type=float, default=8.0, help="no row is begun after this time")
     parser.add_argument(
-        "--without", nargs="*", default=[], choices=["lightly"], help="contestants for a later call"
+        "--without", nargs="*", default=[], choices=OTHERS, help="contestants that are left out"
     )
+    parser.add_argument("--named", metavar="RECIPE", help="also run this recipe")
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--page", action="store_true", help="only write the summary again")
     a = parser.parse_args()
+    without = [*a.without, *([] if a.named else ["named"])]
+    a.asked = [each for each in (*MODELS, *OTHERS) if each not in without]
     a.sources = {}
     for given in a.images:
         name, _, places = given.partition("=")
@@ -423,12 +525,15 @@ def main() -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     record = Record(a.out / "rows.jsonl")
     began = time.monotonic()
+    if not a.page:
+        calls = a.out / "environment.json"  # one entry per call, because machines may differ
+        told = json.loads(calls.read_text()) if calls.exists() else []
+        about = {"command": " ".join(["python -m benchmarks.own_photos", *sys.argv[1:]]), **environment()}
+        calls.write_text(json.dumps([*told, about], indent=1) + "\n")
     for minutes in [] if a.page else a.minutes:
         for name in a.sources:
             measure(a, record, name, minutes, lambda: time.monotonic() - began > 3600 * a.hours)
     (a.out / "summary.md").write_text(summary(record, a))
-    about = {"command": " ".join(["python -m benchmarks.own_photos", *sys.argv[1:]]), **environment()}
-    (a.out / "environment.json").write_text(json.dumps(about, indent=1) + "\n")
     print((a.out / "summary.md").read_text())
 
 

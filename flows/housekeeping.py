@@ -72,7 +72,8 @@ class Contents:
         if counts:
             lines.append("runs: " + ", ".join(f"{count:,} {status}" for status, count in counts.items()))
         lines += [
-            f"run {name} is waiting for you: press Resume on its page in Prefect"
+            f"run {name} is waiting for you: press Resume on its page in Prefect "
+            "(if you cancelled it there, the next run on this store will note that)"
             for name, status in self.runs.items()
             if status == "waiting"
         ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.own_photos import from_scratch
+from benchmarks import own_photos
+from benchmarks.own_photos import Cell, Record, from_scratch, measure
 from data.types import Artifact
 from flows.recipes import recipe
 from tasks.stages import finetune
@@ -39,3 +42,44 @@ def test_networks_from_scratch_have_the_rates_of_the_products_own(
     (found,) = trained
     for name in ("optimizer", "learning_rate", "head_learning_rate", "weight_decay", "freeze"):
         assert getattr(found, name) == theirs[name]
+
+
+def test_only_the_runs_that_make_plans_have_the_machine_for_themselves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[tuple[str, int, str, int | None]] = []
+
+    def run(recipe: str, settings: list[str], *given: Any, threads: int | None = None) -> Any:
+        (labels,) = [text for text in settings if text.startswith("data.labels_per_class=")]
+        ran.append((recipe, given[1], labels.partition("=")[2], threads))
+        stages = ("evaluate-shipped", "evaluate-student", "evaluate-teacher", "evaluate-scratch")
+        return {
+            "stages": [{"stage": stage, "cached": False} for stage in stages],
+            "shipped": {"model": "a"},
+        }, 1.0
+
+    monkeypatch.setattr(own_photos, "run_chain", run)
+    monkeypatch.setattr(own_photos, "outcomes", lambda *_: np.array([True, False]))
+    monkeypatch.setattr(own_photos, "calibration", lambda *_: {})
+    a = Namespace(
+        asked=["shipped", "student", "named"],
+        named="digits",
+        sources={"a": ("x", "y")},
+        labels=[2.0, 5.0],
+        minutes=[1.0],
+        first=7,
+        draws=2,
+        settings=[],
+        store=tmp_path,
+    )
+    record = Record(tmp_path / "rows.jsonl")
+    measure(a, record, "a", 1.0, lambda: False)
+    assert ran[:2] == [("photos", 7, "2", None), ("photos", 7, "5", None)]
+    assert sorted(ran[2:4]) == [("photos", 8, "2", 1), ("photos", 8, "5", 1)]
+    assert sorted(ran[4:]) == [("digits", draw, labels, 1) for draw in (7, 8) for labels in "25"]
+    kept = Record(record.path)
+    assert kept.rows.keys() == record.rows.keys()
+    names = {"shipped", "student", "candidate scratch", "named"}
+    assert {name for cell, name in kept.rows if cell == Cell("a", 1.0, 5.0, 8)} == names
+    measure(a, kept, "a", 1.0, lambda: False)
+    assert len(ran) == 8
