@@ -255,6 +255,24 @@ class Network(nn.Module):
         output = next(output for name, output in self._outputs(x) if name == layer)
         return pooled(output) if output.ndim == 4 else output.float()
 
+    def features_and_map(self, x: Tensor, layer: str = "features") -> tuple[Tensor, Tensor]:
+        """One layer's vectors and the backbone's last map, in one pass.
+
+        Args:
+            x: (B, C, S, S) float32 in [0, 1].
+            layer: a layer of vectors, or `last` for `last_layer`.
+
+        Returns:
+            (B, D) float32, and (B, c, h, w).
+        """
+        layer = self.last_layer if layer == "last" else layer
+        for name, output in self._outputs(x):
+            if output.ndim == 4:
+                last = output
+            if name == layer:
+                return output.float(), last
+        raise AssertionError(layer)
+
     def answer(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The features of `classified_layer` and the logits, in one pass.
 

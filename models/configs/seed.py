@@ -6,7 +6,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from models.configs.shared import Blur, CropMin, LearningRate, Optimization, Transfer, Views, WeightDecay
+from models.configs.shared import (
+    Blur,
+    BothBlended,
+    CropMin,
+    LearningRate,
+    Optimization,
+    Transfer,
+    Views,
+    WeightDecay,
+)
 
 
 class Seed(Views, Optimization, Transfer):
@@ -14,6 +23,7 @@ class Seed(Views, Optimization, Transfer):
 
     trainer: ClassVar[str] = "models.methods.seed:SeedMethod"
     reads: ClassVar[Literal["assignments", "teacher"]] = "teacher"
+    later: ClassVar[frozenset[str]] = frozenset({"mixup", "dense", "dense_temperature"})
 
     method: Literal["seed"] = Field("seed", description="Transfer method.")
     temperature: float = Field(
@@ -36,6 +46,19 @@ class Seed(Views, Optimization, Transfer):
         ge=1,
         le=1_048_576,
         description="Number of teacher embeddings in the queue (1 to 1048576); 65536 in the paper.",
+    )
+    mixup: BothBlended = 0.0
+    dense: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description=(
+            "Weight of a second loss (0 to 100): for each place of the teacher's last map, the student "
+            "learns which other places of the image the teacher finds alike. 0: there is none."
+        ),
+    )
+    dense_temperature: float = Field(
+        0.07, gt=0, le=10, description="Temperature of both networks in this loss (above 0, up to 10)."
     )
 
     learning_rate: Annotated[

@@ -194,6 +194,18 @@ Epochs = Annotated[
         ge=1, le=100_000, description="Number of passes over the train and unlabelled images (1 to 100000)."
     ),
 ]
+BothBlended = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=10,
+        description=(
+            "Mix-up of what both networks see: blend each image with another one of the batch. Each step "
+            "draws the share of the other one from a Beta distribution with both parameters equal to this "
+            "(0 to 10), folded at a half. 1 draws it uniformly. 0: images are not blended."
+        ),
+    ),
+]
 BatchSize = Annotated[int, Field(ge=2, le=65_536, description="Images per step (2 to 65536).")]
 """Limits and descriptions of fields that several methods have. Each method sets its own default."""
 

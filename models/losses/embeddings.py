@@ -1,8 +1,8 @@
 """Turns embeddings into distributions, and compares a teacher's with a student's.
 
 Symbols: s (B, d) the student's embeddings, t (B, d) the teacher's embeddings of the same views, D (K, d) unit
-rows of a queue, tau temperature. Distributions are log-probabilities. They are computed outside autocast in
-float32, or in float64 for float64 inputs.
+rows of a queue, tau temperature. Distributions are log-probabilities, with their C outcomes along the last
+axis. They are computed outside autocast in float32, or in float64 for float64 inputs.
 """
 
 from __future__ import annotations
@@ -68,22 +68,39 @@ def over_queue(z: Tensor, own: Tensor, queue: Tensor, tau: float) -> Tensor:
         )
 
 
-def cross_entropy(log_s: Tensor, log_t: Tensor) -> Tensor:
-    """Mean over images of -sum_c P_t log P_s. P_t gets no gradient.
+def over_places(maps: Tensor, tau: float) -> Tensor:
+    """For each place of an image, log softmax of its similarities to all places of the same image.
+
+    The vectors of two networks can't be compared, but which places of an image they find alike can.
 
     Args:
-        log_s: (B, C) log-probabilities of the student.
-        log_t: (B, C) log-probabilities of the teacher.
+        maps: (B, c, h, w), any scale per place.
+        tau: temperature, above 0.
+
+    Returns:
+        (B, h w, h w) log-probabilities; places count row by row.
+    """
+    with torch.autocast(maps.device.type, enabled=False):
+        u = _unit(maps.flatten(2))
+        return F.log_softmax(u.transpose(1, 2) @ u / tau, dim=2)
+
+
+def cross_entropy(log_s: Tensor, log_t: Tensor) -> Tensor:
+    """Mean over all distributions of -sum_c P_t log P_s. P_t gets no gradient.
+
+    Args:
+        log_s: (B, C) or (B, P, C) log-probabilities of the student.
+        log_t: the teacher's, of the same shape.
 
     Returns:
         Scalar, at least the teacher's `entropy(log_t)`. It equals that only if both distributions are the
         same.
     """
-    return -(log_t.detach().exp() * log_s).sum(dim=1).mean()
+    return -(log_t.detach().exp() * log_s).sum(dim=-1).mean()
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """Mean over images of -sum_c P log P, in nats, without gradient: (B, C) log-probabilities -> scalar."""
+    """Mean over all distributions of -sum_c P log P, in nats, without gradient -> scalar."""
     return cross_entropy(log_p.detach(), log_p)
 
 

@@ -2,27 +2,31 @@
 
 t and s are the teacher's and the student's unit embeddings of the same view. D is a queue of the teacher's K
 embeddings of past batches. Both t and s are compared with [t; D]: P_t = softmax([t.t; t.D] / tau_t) and P_s =
-softmax([s.t; s.D] / tau_s). The loss is -sum P_t log P_s. Afterwards, t is enqueued. Departures:
-docs/methods/seed.md.
+softmax([s.t; s.D] / tau_s). The loss is -sum P_t log P_s. Afterwards, t is enqueued. Not in the paper: images
+can be blended for both networks, and the student can also learn which places of an image the teacher finds
+alike. Departures: docs/methods/seed.md.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from data.draws import Draws
+from data.errors import ConfigError
 from models import collapse
 from models.augment import random_view
 from models.configs.seed import Seed
-from models.losses.embeddings import cross_entropy, entropy, over_queue
+from models.losses.embeddings import cross_entropy, entropy, over_places, over_queue
 from models.method import Batch, Loss, Method, Progress, Sweep
 from models.methods.teacher_embedding import TeacherEmbedding, projected
+from models.mixup import blended
 from models.network import Network, seeded
 from models.optim import make_optimizer
 from models.queue import Queue
-from models.two_sizes import for_both
+from models.two_sizes import Seen, for_both
 
 
 class SeedMethod(Method):
@@ -60,13 +64,21 @@ class SeedMethod(Method):
         return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Mean of -sum P_t log P_s.
+        """Mean of -sum P_t log P_s, plus `dense` times the divergence over places.
 
         Terms: `entropy` of P_t, the smallest possible loss; `divergence` of the student from the teacher,
-        which is the loss minus `entropy`; `cosine` of s and t; `agreement`, how often student and teacher
-        have the same nearest neighbour in [t; D]; collapse signs of s.
+        which is the first loss minus `entropy`; `cosine` of s and t; `agreement`, how often student and
+        teacher have the same nearest neighbour in [t; D]; collapse signs of s; `dense`, the divergence over
+        places, if it has a weight.
+
+        Raises:
+            ConfigError: `dense` has a weight, but a map has one place only.
         """
-        s, self._t = self.network(batch.views.student), self.teacher(batch.views.teacher)
+        seen, dense = blended(batch.views, self.config.mixup), None
+        if self.config.dense:
+            s, self._t, dense = self._both(seen)
+        else:
+            s, self._t = self.network(seen.student), self.teacher(seen.teacher)
         queue = self.queue.contents()
         log_t = over_queue(self._t, self._t, queue, self.config.teacher_temperature)
         log_s = over_queue(s, self._t, queue, self.config.temperature)
@@ -79,7 +91,24 @@ class SeedMethod(Method):
             "agreement": agreement,
             **collapse.signs(s),
         }
+        if dense is not None:
+            total = total + self.config.dense * dense
+            terms["dense"] = dense.detach()
         return Loss(total, terms)
+
+    def _both(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+        """s, t, and the mean divergence of the similarities between places, on the teacher's grid."""
+        s, own = self.network.features_and_map(seen.student, "last")
+        t, shown = self.teacher.with_map(seen.teacher)
+        if min(own.shape[2], shown.shape[2]) < 2:
+            raise ConfigError(
+                f"transfer.dense: maps of {own.shape[2]} x {own.shape[3]} (student) and {shown.shape[2]} x "
+                f"{shown.shape[3]} (teacher) places can't be compared; set transfer.dense=0 or larger images"
+            )
+        own = F.interpolate(own.float(), shown.shape[2:], mode="bilinear", antialias=True)
+        tau = self.config.dense_temperature
+        log_t = over_places(shown, tau)
+        return s, t, cross_entropy(over_places(own, tau), log_t) - entropy(log_t)
 
     def after_update(self, progress: Progress) -> None:
         """Enqueue the teacher's embeddings of this step."""

@@ -49,6 +49,12 @@ class TeacherEmbedding(nn.Module):
         return F.normalize(self._frozen[0].features(x, self._layer) - self.mean, dim=1)
 
     @torch.no_grad()
+    def with_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, and the backbone's last map (B, c, h, w), in one pass."""
+        h, last = self._frozen[0].features_and_map(x, self._layer)
+        return F.normalize(h - self.mean, dim=1), last
+
+    @torch.no_grad()
     def measure(self, sweep: Sweep) -> None:
         """Measure c in one pass of the teacher over all images. Call it before the first epoch.
 

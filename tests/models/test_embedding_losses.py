@@ -8,7 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from models.losses.contrastive import against_queue, info_nce
-from models.losses.embeddings import at_width, cross_entropy, entropy, over_coordinates, over_queue
+from models.losses.embeddings import (
+    at_width,
+    cross_entropy,
+    entropy,
+    over_coordinates,
+    over_places,
+    over_queue,
+)
 
 
 def rows(n, d, seed=0):
@@ -47,6 +54,24 @@ def test_over_queue_is_its_slow_rewrite():
         expected -= sum(q * math.log(p) for p, q in zip(p_s, p_t, strict=True)) / 4
     found = cross_entropy(over_queue(s, t, queue, tau_s), over_queue(t, t, queue, tau_t))
     assert found.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_over_places_is_its_slow_rewrite():
+    maps, tau = rows(2 * 3, 4 * 2).reshape(2, 3, 4, 2), 0.1
+    found = over_places(maps, tau)
+    assert found.shape == (2, 8, 8)
+    for image, log_p in zip(maps, found, strict=True):
+        places = [slow_unit(image[:, y, x].tolist()) for y in range(4) for x in range(2)]
+        for a, row in zip(places, log_p.exp().tolist(), strict=True):
+            expected = slow_softmax([sum(x * y for x, y in zip(a, b, strict=True)) / tau for b in places])
+            assert row == pytest.approx(expected, abs=1e-12)
+
+
+def test_similar_places_don_t_depend_on_the_scale_or_the_basis_of_a_map():
+    maps = rows(2 * 5, 9).reshape(2, 5, 3, 3)
+    basis, _ = torch.linalg.qr(rows(5, 5, seed=1))
+    turned = 3 * torch.einsum("dc,bchw->bdhw", basis, maps)
+    torch.testing.assert_close(over_places(turned, 0.07), over_places(maps, 0.07))
 
 
 def test_the_loss_is_scipys_entropy_and_divergence():

@@ -250,3 +250,12 @@ def test_networks_for_bands_take_them_and_say_so(channels):
 def test_every_backbone_takes_other_bands(name):
     network = make_backbone(name, 64, 0.25, 5).eval()
     assert list(network.outputs(torch.rand(1, 5, 64, 64)))[-1][1].ndim == 4
+
+
+@pytest.mark.parametrize("backbone", ["smallconv", "vgg16"])
+def test_vectors_and_the_last_map_come_from_one_pass(backbone):
+    network = build_network(backbone, 32, seed=0, width=0.25, classes=3).eval()
+    x = images(2, 32)
+    vector, last = network.features_and_map(x, "last")
+    torch.testing.assert_close(vector, network.features(x, "last"))
+    torch.testing.assert_close(last, network.last_map(x))

@@ -48,6 +48,7 @@ TINY: dict[str, dict[str, Any]] = {
     "pseudo-labels": {},
     "seed": {"queue": 64},
     "s2bnn": {"queue": 64, "projection": 24},
+    "simreg": {},
 }
 """Further settings of our own methods. A method that is not here is tested with its defaults and QUICK."""
 FORMS: list[tuple[str, dict[str, Any]]] = [
@@ -64,6 +65,8 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("inpainting", {"hole": "blocks"}),
     ("inpainting", {"hole": "blocks", "adversarial": 0.01}),
     ("s2bnn", {"strategy": "contrastive+distill", "teacher": "online"}),
+    ("seed", {"mixup": 1.0, "dense": 1.0}),
+    ("simreg", {"mixup": 1.0, "layers": 1}),
 ]
 """Settings with which a method has other networks or another state than by default."""
 SIDE = {"jigsaw++": 32, "jigsaw": 32, "dino": 32}

@@ -1,4 +1,4 @@
-"""SEED and S2-BNN, which learn from the teacher itself."""
+"""SEED, S2-BNN and SimReg, which learn from the teacher itself."""
 
 import math
 
@@ -19,12 +19,16 @@ from models.augment import centre
 from models.backbones.reactnet import binary, binary_convolutions
 from models.configs.s2bnn import S2BNN
 from models.configs.seed import Seed
-from models.losses.embeddings import cross_entropy, entropy, over_coordinates
+from models.configs.simreg import SimReg
+from models.losses.embeddings import cross_entropy, entropy, over_coordinates, over_places
 from models.method import Batch
 from models.methods.s2bnn import S2BNNMethod
 from models.methods.seed import SeedMethod
+from models.methods.simreg import SimRegMethod
 from models.methods.teacher_embedding import TeacherEmbedding
+from models.mixup import blended, partners
 from models.network import Network, build_network
+from models.two_sizes import Seen
 
 FAST = {"optimizer": "adamw", "learning_rate": 3e-3, "crop_min": 0.6, "jitter": 0.0, "grey": 0.0, "blur": 0.0}
 N = 16
@@ -54,6 +58,11 @@ def a_seed(seed=0, teacher=None, **options):
 def a_s2bnn(strategy="distill", online="offline", seed=0, phase="weights", teacher=None, network=None):
     config = S2BNN(strategy=strategy, teacher=online, queue=64, projection=24, **FAST)
     return S2BNNMethod(config, network or a_student(seed), teacher or a_teacher(), phase=phase, seed=seed)
+
+
+def a_simreg(seed=0, teacher=None, **options):
+    student = a_student(seed, "smallconv")
+    return SimRegMethod(SimReg(**{**FAST, **options}), student, teacher or a_teacher(), seed=seed)
 
 
 def sweep():
@@ -101,7 +110,7 @@ def test_the_last_layer_below_a_classifier_is_what_is_shown(options, layer):
     assert embedding.dim == teacher.layer_dim(layer)
 
 
-@pytest.mark.parametrize("make", [a_seed, a_s2bnn])
+@pytest.mark.parametrize("make", [a_seed, a_s2bnn, a_simreg])
 def test_the_teacher_stays_frozen_in_evaluation_mode_and_out_of_the_state(make):
     teacher = a_teacher()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
@@ -151,6 +160,98 @@ def test_seed_starts_at_chance():
     loss.teacher.measure(sweep)
     total, d = loss.loss(prepared(loss, IMAGES), progress()).total.item(), loss.teacher.dim
     assert 0.9 * math.log(65) < total < math.log(65) + 1 / (2 * d * 0.2**2) + 0.3
+
+
+def test_mix_up_blends_what_both_networks_see_in_the_same_way():
+    small, large = torch.rand(6, 3, 8, 8), torch.rand(6, 3, 12, 12)
+    torch.manual_seed(0)
+    share, other = partners(6, 1.0)
+    torch.manual_seed(0)
+    seen = blended(Seen(small, large), 1.0)
+    assert 0 < share < 0.5
+    for before, after in zip((small, large), seen, strict=True):
+        torch.testing.assert_close(after, (1 - share) * before + share * before[other])
+    one = blended(Seen(small, small), 1.0)
+    assert one.teacher is one.student
+    assert blended(one, 0.0) is one
+
+
+@pytest.mark.parametrize("make", [a_seed, a_simreg])
+def test_mix_up_is_the_loss_of_blended_views(make):
+    method, plain = make(mixup=1.0).eval(), make().eval()
+    batch = prepared(method, IMAGES)
+    torch.manual_seed(0)
+    found = method.loss(batch, progress()).total
+    torch.manual_seed(0)
+    batch.views = blended(batch.views, 1.0)
+    torch.testing.assert_close(found, plain.loss(batch, progress()).total)
+    assert not torch.equal(found, plain.loss(prepared(plain, IMAGES), progress()).total)
+
+
+def test_the_dense_loss_compares_places_on_the_teachers_grid():
+    teacher = build_network("smallconv", 32, seed=9, width=0.25)
+    student = build_network("smallconv", 25, seed=0, width=0.25)
+    method = SeedMethod(Seed(queue=64, dense=2.0, dense_temperature=0.1, **FAST), student, teacher).eval()
+    seen = Seen(torch.rand(N, 3, 25, 25), torch.rand(N, 3, 32, 32))
+    batch = Batch(IMAGES, torch.arange(N), views=seen)
+    own, shown = method.network.last_map(seen.student), teacher.last_map(seen.teacher)
+    assert own.shape[2] < shown.shape[2]
+    own = F.interpolate(own, shown.shape[2:], mode="bilinear")
+    p = over_places(shown, 0.1).exp()
+    expected = (p * (p.log() - over_places(own, 0.1))).sum(dim=2).mean()
+    with torch.no_grad():
+        loss = method.loss(batch, progress())
+        without = SeedMethod(Seed(queue=64, **FAST), student, teacher).eval().loss(batch, progress())
+    torch.testing.assert_close(loss.terms["dense"], expected.detach())
+    torch.testing.assert_close(loss.total, without.total + 2 * loss.terms["dense"])
+
+
+def test_a_student_that_equals_its_teacher_has_no_dense_loss():
+    teacher = a_student(0, "smallconv").with_projection(24, seed=0)
+    loss = (
+        SeedMethod(Seed(dense=1.0, **FAST), teacher, teacher)
+        .eval()
+        .loss(prepared(a_seed(), IMAGES), progress())
+    )
+    assert float(loss.terms["dense"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_maps_of_one_place_have_no_dense_loss():
+    teacher = build_network("resnet18", 64, seed=0)
+    method = a_seed(teacher=teacher, dense=1.0)
+    batch = Batch(IMAGES, torch.arange(N), views=Seen(centre(IMAGES, 16), torch.rand(N, 3, 32, 32)))
+    with pytest.raises(
+        ConfigError, match=r"transfer\.dense: maps of .* 1 x 1 \(teacher\).*transfer\.dense=0"
+    ):
+        method.loss(batch, progress())
+
+
+def test_new_settings_leave_the_names_of_older_students():
+    assert not {"mixup", "dense", "dense_temperature"} & Seed().settings(32).keys()
+    assert Seed(dense=1.0).settings(32)["dense"] == 1.0
+
+
+# SimReg
+
+
+def test_simreg_is_the_squared_distance_of_unit_vectors():
+    method = a_simreg().train()
+    method.teacher.measure(sweep)
+    batch = prepared(method, IMAGES)
+    loss = method.loss(batch, progress())
+    t = method.teacher(batch.views.teacher)
+    g = F.normalize(method.head(method.network.features(batch.views.student)), dim=1)
+    torch.testing.assert_close(loss.total, (g - t).pow(2).sum(dim=1).mean())
+    assert float(loss.terms["cosine"]) == pytest.approx(1 - loss.total.item() / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize(("layers", "widths"), [(1, [32]), (2, [64, 32]), (4, [64, 32, 64, 32])])
+def test_simregs_head_has_the_papers_widths_and_is_not_published(layers, widths):
+    method = a_simreg(layers=layers)
+    linear = [module for module in method.head.modules() if isinstance(module, torch.nn.Linear)]
+    assert (method.network.output_dim, method.teacher.dim) == (32, 32)
+    assert [module.out_features for module in linear] == widths
+    assert method.network.description() == a_student(0, "smallconv").description()
 
 
 # S2-BNN

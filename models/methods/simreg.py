@@ -1,0 +1,84 @@
+"""SimReg (Navaneet et al., arXiv 2201.05131): a student predicts a frozen teacher's embedding, by regression.
+
+t and g(s) are unit vectors: the teacher's embedding, and a head g on the student's features of the same view.
+The loss is |g(s) - t|^2 = 2 - 2 g(s).t. The head is deeper than it has to be, which spares the features from
+being a copy of the teacher's, and is dropped afterwards. Departures: docs/methods/simreg.md.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from data.draws import Draws
+from models import collapse, heads
+from models.augment import random_view
+from models.configs.simreg import SimReg
+from models.method import Batch, Loss, Method, Progress, Sweep
+from models.methods.teacher_embedding import TeacherEmbedding
+from models.mixup import blended
+from models.network import Network, seeded
+from models.optim import make_optimizer
+from models.two_sizes import for_both
+
+
+class SimRegMethod(Method):
+    """The student, and the head that predicts the teacher's embedding.
+
+    Args:
+        config: the method's parameters.
+        network: the student, without a classifier.
+        teacher: the teacher, frozen and on the device.
+        seed: seed of the head.
+    """
+
+    def __init__(self, config: SimReg, network: Network, teacher: Network, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.teacher = TeacherEmbedding(teacher)
+        self.network = network
+        with seeded(seed, "prediction"):
+            self.head = prediction(network.output_dim, self.teacher.dim, config.layers)
+
+    def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
+        """Before the first step, measure the mean of the teacher's features."""
+        if progress.step == 0:
+            self.teacher.measure(sweep)
+
+    def prepare(self, batch: Batch, draws: Draws) -> Batch:
+        """Draw one view per image, (B, 3, S, S), which both networks see, each in its size."""
+        batch.views = for_both(
+            self.network,
+            self.teacher.network,
+            self.config,
+            lambda config, size: random_view(batch.images, draws, "view", config, size),
+        )
+        return batch
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        """Mean of |g(s) - t|^2, 0 to 4. Terms: `cosine` of g(s) and t; collapse signs of g(s)."""
+        seen = blended(batch.views, self.config.mixup)
+        predicted = self.head(self.network(seen.student)).float()
+        cosine = torch.cosine_similarity(predicted, self.teacher(seen.teacher)).mean()
+        return Loss(2 - 2 * cosine, {"cosine": cosine.detach(), **collapse.signs(predicted)})
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One optimizer for student and head."""
+        return {"main": make_optimizer(self.config, self.parameters())}
+
+
+def prediction(features: int, dim: int, layers: int) -> nn.Sequential:
+    """(B, features) -> (B, dim): the head g.
+
+    Args:
+        features: D of the student.
+        dim: d of the teacher's embedding.
+        layers: 1 is a linear layer behind a batch norm; 2 has a layer of 2D in between; 4 has layers of 2D, D
+            and 2D. As in the authors' code, the one of D has no batch norm and no ReLU.
+    """
+    if layers == 1:
+        return nn.Sequential(nn.BatchNorm1d(features), nn.Linear(features, dim))
+    wide = 2 * features
+    first = [heads.hidden_layer(features, wide), nn.Linear(wide, features)] if layers == 4 else []
+    return nn.Sequential(*first, heads.hidden_layer(features, wide), nn.Linear(wide, dim))
