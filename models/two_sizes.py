@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.augment import centre_within
 from models.configs.shared import Views
+from models.mixup import partners
 from models.network import Network
 
 _Views = TypeVar("_Views", bound=Views)
@@ -47,6 +49,21 @@ def for_both(
     s, t = config.side(student.image_size), teacher.image_size
     x = draw(config.model_copy(update={"view_size": None}), max(s, t))
     return Seen(shrunk(x, s), shrunk(x, t))
+
+
+def blended(seen: Seen, alpha: float) -> Seen:
+    """Blend the images of a batch with each other, for both networks alike.
+
+    Args:
+        seen: what the student and the teacher see.
+        alpha: as in `models.mixup.partners`; 1 draws shares uniformly. At 0 nothing is blended.
+    """
+    if not alpha:
+        return seen
+    share, other = partners(len(seen.student), alpha)
+    student = torch.lerp(seen.student, seen.student[other], share)
+    same = seen.teacher is seen.student
+    return Seen(student, student if same else torch.lerp(seen.teacher, seen.teacher[other], share))
 
 
 def shrunk(x: Tensor, side: int) -> Tensor:

@@ -22,11 +22,10 @@ from models.configs.seed import Seed
 from models.losses.embeddings import cross_entropy, entropy, over_places, over_queue
 from models.method import Batch, Loss, Method, Progress, Sweep
 from models.methods.teacher_embedding import TeacherEmbedding, projected
-from models.mixup import blended
 from models.network import Network, seeded
 from models.optim import make_optimizer
 from models.queue import Queue
-from models.two_sizes import Seen, for_both
+from models.two_sizes import Seen, blended, for_both
 
 
 class SeedMethod(Method):

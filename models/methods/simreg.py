@@ -17,10 +17,9 @@ from models.augment import random_view
 from models.configs.simreg import SimReg
 from models.method import Batch, Loss, Method, Progress, Sweep
 from models.methods.teacher_embedding import TeacherEmbedding
-from models.mixup import blended
 from models.network import Network, seeded
 from models.optim import make_optimizer
-from models.two_sizes import for_both
+from models.two_sizes import blended, for_both
 
 
 class SimRegMethod(Method):

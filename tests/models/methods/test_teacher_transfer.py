@@ -26,9 +26,9 @@ from models.methods.s2bnn import S2BNNMethod
 from models.methods.seed import SeedMethod
 from models.methods.simreg import SimRegMethod
 from models.methods.teacher_embedding import TeacherEmbedding
-from models.mixup import blended, partners
+from models.mixup import partners
 from models.network import Network, build_network
-from models.two_sizes import Seen
+from models.two_sizes import Seen, blended
 
 FAST = {"optimizer": "adamw", "learning_rate": 3e-3, "crop_min": 0.6, "jitter": 0.0, "grey": 0.0, "blur": 0.0}
 N = 16
