@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks.lite import SIDES, lite_file, lite_folder
 from data.errors import ConfigError
 from data.preprocessing import Preprocessing
 from data.weights import locate, stamp
@@ -77,6 +78,27 @@ def test_features_are_those_of_timm(family: str, tmp_path: Path) -> None:
     close(seen(again, FILES), expected)
     classifier = loaded.network.with_classifier(3, seed=0)
     assert classifier.eval()(torch.rand(2, 3, *[loaded.network.image_size] * 2)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("size", SIDES)
+def test_features_of_real_weights_are_those_of_timm(size: int, tmp_path: Path) -> None:
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    file = lite_file(size)
+    if file is None:
+        pytest.skip("needs the extra weights")
+    folder = lite_folder(tmp_path / "lite", file, size)
+    loaded = load_pretrained(Pretrained(weights=str(folder)))
+    assert (loaded.network.image_size, loaded.left_out) == (
+        SIDES[size],
+        ("classifier.bias", "classifier.weight"),
+    )
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform: Any = create_transform(**resolve_model_data_config(theirs), is_training=False)
+    with torch.inference_mode():
+        x = torch.stack([transform(picture) for picture in pictures()])
+        close(seen(loaded.network, FILES), theirs.forward_head(theirs.forward_features(x), pre_logits=True))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v3"])
