@@ -44,7 +44,7 @@ shorter runs, starting programs, reading images and launching kernels take longe
 START, STAGE = 8.0, 0.1
 """Seconds of a run's start with Prefect's server, and of each stage besides its build.
 
-They were measured on the machine of `models.work.IMPORTS` and `models.pace.CHORES`."""
+They were measured on the machine of `models.work.IMPORTS` and `models.trials.CHORES`."""
 CHILDREN: dict[Process, float] = {"train": 4.5, "plain": 3.0}
 """Seconds in which a child process starts, with its imports, on the same machine."""
 

@@ -151,7 +151,7 @@ class Products(Frozen):
 
 
 class Chores(Frozen):
-    """One second of Python's own work on the machine on which `models.pace.CHORES` was measured."""
+    """One second of Python's own work on the machine on which `models.trials.CHORES` was measured."""
 
     kind: Literal["chores"] = "chores"
 

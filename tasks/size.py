@@ -295,7 +295,7 @@ def chores(seconds: float) -> Portion:
     """What Python does, such as imports, tables and pages.
 
     Args:
-        seconds: on the machine on which `models.pace.CHORES` was measured.
+        seconds: on the machine on which `models.trials.CHORES` was measured.
     """
     return Portion(Chores(), seconds)
 

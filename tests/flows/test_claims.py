@@ -20,7 +20,8 @@ from flows.claims.claim import Arm, Claim, Score, Statement, above, alike, gains
 from flows.claims.settings import SOURCES
 from flows.estimate import estimate, estimate_claims
 from flows.recipes import recipe
-from models.pace import Measured, Pace
+from models.pace import Pace
+from models.trials import Measured
 from tasks.config import Config
 from tasks.found import on_photographs
 

@@ -9,7 +9,8 @@ import pytest
 import data.manifest
 from flows.estimate import CHILDREN, STAGE, START, Estimate, Looked, estimate
 from flows.recipes import override, parse_settings, recipe
-from models.pace import Measured, Pace
+from models.pace import Pace
+from models.trials import Measured
 from models.work import Describe, Pass, Step, Work
 from tasks.config import Config
 

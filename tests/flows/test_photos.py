@@ -19,7 +19,8 @@ from flows.as_yaml import plain
 from flows.estimate import Estimate, Looked, estimate
 from flows.recipes import override, parse_settings, planned, recipe
 from flows.run import Run
-from models.pace import Measured, Pace
+from models.pace import Pace
+from models.trials import Measured
 from models.work import Pass, Step, Work
 from tasks.config import Config
 from tasks.stages import manifest

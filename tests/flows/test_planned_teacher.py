@@ -17,7 +17,8 @@ from data.types import Artifact
 from flows.estimate import Estimate, estimate
 from flows.recipes import override, parse_settings, recipe
 from models.device import OF_FEATURES
-from models.pace import Measured, Pace
+from models.pace import Pace
+from models.trials import Measured
 from models.work import Pass, Step, Work
 from tasks.config import Config
 from tasks.stages import plan as planning

@@ -13,21 +13,10 @@ from models.configs.distill import Distill
 from models.configs.evaluations import NonLinear
 from models.configs.finetune import Finetune
 from models.configs.shared import Teacher
-from models.cost import Cost, classifier_cost, network_cost, pretext_cost, transfer_cost
+from models.cost import Cost, classifier_cost, network_cost, network_of, pretext_cost, transfer_cost
 from models.method import make_pretext
-from models.pace import (
-    ALONE,
-    IGNORED,
-    LARGEST,
-    ROUNDS,
-    Lap,
-    Measured,
-    Pace,
-    calmest,
-    method_of,
-    network_of,
-    parts,
-)
+from models.pace import IGNORED, Pace
+from models.trials import ALONE, LARGEST, ROUNDS, Lap, Measured, calmest, method_of, parts
 from models.work import Chores, Describe, Imports, Pass, Portion, Products, Shape, Step, Work, timed
 
 
@@ -184,7 +173,7 @@ def test_work_is_tried_again_while_others_disturb_it_and_the_fastest_trial_count
 def test_a_limit_on_the_cpu_time_is_no_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a container may not use is not there, now or later. So its machine is as slow as it looks."""
     stat, stops = tmp_path / "cpu.stat", 7
-    monkeypatch.setattr("models.pace.LIMITS", (str(tmp_path / "missing"), str(stat)))
+    monkeypatch.setattr("models.trials.LIMITS", (str(tmp_path / "missing"), str(stat)))
 
     def trial(more: int) -> Lap:
         nonlocal stops
@@ -264,7 +253,7 @@ def test_a_student_is_measured_once_whatever_labels_it_learns_and_however_many_i
 
 
 def test_networks_that_are_too_large_are_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.pace.network_of", lambda given: pytest.fail("built"))
+    monkeypatch.setattr("models.trials.network_of", lambda given: pytest.fail("built"))
     assert Pace().know(passed(shape(parameters=LARGEST + 1))) is None
     assert Pace().know(passed(shape(forward=1e15))) is None
 
@@ -383,18 +372,18 @@ def test_a_foreign_network_is_measured_as_it_is(monkeypatch: pytest.MonkeyPatch)
         return features(network, x, layer)
 
     monkeypatch.setattr(Network, "features", count)
-    monkeypatch.setattr("models.pace.TRIAL", 0.0)
+    monkeypatch.setattr("models.trials.TRIAL", 0.0)
     work = passed(cost.shape)
     each = Pace().seconds(Portion(work, 1))
-    monkeypatch.setattr("models.pace.LONGEST", 3.5 * each)
+    monkeypatch.setattr("models.trials.LONGEST", 3.5 * each)
     found = Pace().know(work)
     assert found is not None
     assert seen == [1, 1]
-    monkeypatch.setattr("models.pace.LONGEST", 2.5 * each)
+    monkeypatch.setattr("models.trials.LONGEST", 2.5 * each)
     assert Pace().know(work) is None
 
 
-@pytest.mark.parametrize("name", ["seed", "s2bnn"])
+@pytest.mark.parametrize("name", ["seed", "simreg", "s2bnn"])
 def test_students_of_a_foreign_teacher_are_tried_on_random_images(name: str) -> None:
     from models.network import Description, Network
 

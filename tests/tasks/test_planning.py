@@ -10,7 +10,8 @@ import pytest
 from data.errors import ConfigError
 from data.types import Artifact
 from flows.recipes import override, recipe
-from models.pace import Measured, Pace
+from models.pace import Pace
+from models.trials import Measured
 from models.work import Step, Work
 from tasks.planning import (
     CHOICES,
