@@ -76,11 +76,11 @@ def probe(
     Returns:
         (N, C) float32 probabilities; a class without a label gets 0.
     """
-    from sklearn.linear_model import LogisticRegression
+    from models.evaluation.linear_head import logistic_regression
 
     deviation = x.std(axis=0)
     x = (x - x.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
-    fitted = LogisticRegression(C=PROBE_C, max_iter=1000).fit(x[position], label)
+    fitted = logistic_regression(x[position], label, PROBE_C)
     found = np.zeros((len(x), classes), np.float32)
     found[:, fitted.classes_] = fitted.predict_proba(x)
     return found

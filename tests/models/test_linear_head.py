@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -147,3 +149,22 @@ def test_a_head_for_probabilities_is_scikit_learns(classes: int) -> None:
     assert found == pytest.approx(theirs.predict_proba(scaled), abs=atol)
     with pytest.raises(ArtifactError, match="not finite"):
         fit_soft_head(np.full((2, 3), np.nan), np.ones((2, 1)))
+
+
+def test_a_fit_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    seen: list[int] = []
+    fit = LogisticRegression.fit
+
+    def watched(model: LogisticRegression, *given: Any) -> LogisticRegression:
+        seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        fitted: LogisticRegression = fit(model, *given)
+        return fitted
+
+    monkeypatch.setattr(LogisticRegression, "fit", watched)
+    random = np.random.default_rng(0)
+    with threadpool_limits(2, user_api="blas"):
+        fit_head(random.normal(size=(12, 3)), np.arange(12) % 3, 3, seed=0)
+    assert set(seen) == {1}
