@@ -27,6 +27,7 @@ NAMES = (
     "vectors",
     "sinkhorn",
     "norms",
+    "linear_head",
     "orchestration",
     "growth",
 )

@@ -305,6 +305,16 @@ class Network(nn.Module):
         """(B, C, S, S) float32 in [0, 1] -> (B, D, h, w): the backbone's last map, before averaging."""
         return list(self.backbone.layers(self._seen(x)).values())[-1]
 
+    @torch.no_grad()
+    def places(self, side: int) -> int:
+        """Along each side of the last map, for images of a side in px. One empty image is shown."""
+        training = self.training
+        found = (
+            self.eval().last_map(torch.zeros(1, self.channels, side, side, device=self.mean.device)).shape[2]
+        )
+        self.train(training)
+        return found
+
     def _seen(self, x: Tensor) -> Tensor:
         if self._description.input == "lightness":
             x = lightness(x)

@@ -43,12 +43,24 @@ def for_both(
         config: how views are drawn.
         draw: (config, size) -> views (B, C, s, s), where s is `config.side(size)`.
     """
-    if not teacher.own_input and student.image_size == teacher.image_size:
+    if _same(student, teacher):
         x = draw(config, student.image_size)
         return Seen(x, x)
-    s, t = config.side(student.image_size), teacher.image_size
+    (_, s), (_, t) = sides(student, teacher, config)
     x = draw(config.model_copy(update={"view_size": None}), max(s, t))
     return Seen(shrunk(x, s), shrunk(x, t))
+
+
+def sides(
+    student: Network, teacher: Network, config: Views
+) -> tuple[tuple[Network, int], tuple[Network, int]]:
+    """The student and the teacher, each with the side of the views that it sees, px."""
+    s = config.side(student.image_size)
+    return (student, s), (teacher, s if _same(student, teacher) else teacher.image_size)
+
+
+def _same(student: Network, teacher: Network) -> bool:
+    return not teacher.own_input and student.image_size == teacher.image_size
 
 
 def blended(seen: Seen, alpha: float) -> Seen:

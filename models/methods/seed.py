@@ -25,7 +25,7 @@ from models.methods.teacher_embedding import TeacherEmbedding, projected
 from models.network import Network, seeded
 from models.optim import make_optimizer
 from models.queue import Queue
-from models.two_sizes import Seen, blended, for_both
+from models.two_sizes import Seen, blended, for_both, sides
 
 
 class SeedMethod(Method):
@@ -36,6 +36,9 @@ class SeedMethod(Method):
         network: the student, without a classifier.
         teacher: the teacher, frozen and on the device.
         seed: seed of the projection head and of the queue's initial rows.
+
+    Raises:
+        ConfigError: `dense` has a weight, but a network's last map has one place only.
     """
 
     def __init__(self, config: Seed, network: Network, teacher: Network, seed: int = 0) -> None:
@@ -46,6 +49,13 @@ class SeedMethod(Method):
         with seeded(seed, "queue"):
             self.queue = Queue(config.queue, self.teacher.dim)
         self._t = torch.empty(0, self.teacher.dim)
+        if config.dense:
+            own, shown = (each.places(side) for each, side in sides(network, teacher, config))
+            if min(own, shown) < 2:
+                raise ConfigError(
+                    f"transfer.dense: last maps of {own} x {own} (student) and {shown} x {shown} (teacher) "
+                    "places can't be compared; set transfer.dense=0, or larger images"
+                )
 
     def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
         """Before the first step, measure the mean of the teacher's features."""
@@ -69,9 +79,6 @@ class SeedMethod(Method):
         which is the first loss minus `entropy`; `cosine` of s and t; `agreement`, how often student and
         teacher have the same nearest neighbour in [t; D]; collapse signs of s; `dense`, the divergence over
         places, if it has a weight.
-
-        Raises:
-            ConfigError: `dense` has a weight, but a map has one place only.
         """
         seen, dense = blended(batch.views, self.config.mixup), None
         if self.config.dense:
@@ -99,11 +106,6 @@ class SeedMethod(Method):
         """s, t, and the mean divergence of the similarities between places, on the teacher's grid."""
         s, own = self.network.features_and_map(seen.student, "last")
         t, shown = self.teacher.with_map(seen.teacher)
-        if min(own.shape[2], shown.shape[2]) < 2:
-            raise ConfigError(
-                f"transfer.dense: maps of {own.shape[2]} x {own.shape[3]} (student) and {shown.shape[2]} x "
-                f"{shown.shape[3]} (teacher) places can't be compared; set transfer.dense=0 or larger images"
-            )
         own = F.interpolate(own.float(), shown.shape[2:], mode="bilinear", antialias=True)
         tau = self.config.dense_temperature
         log_t = over_places(shown, tau)
