@@ -146,8 +146,8 @@ def logistic_regression(
 ) -> LogisticRegression:
     """Fit scikit-learn's logistic regression.
 
-    One thread computes. The fit is a thousand small products, and threads of NumPy's BLAS would spend their
-    time waiting for each other: with 500 images and two threads, it took eight times as long.
+    One thread computes. A fit is a thousand small products, and threads of NumPy's BLAS spend their time
+    waiting for each other (`benchmarks/speed/linear_head.py`).
 
     Args:
         x: (n, D) standardised features.
