@@ -14,21 +14,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from data.draws import Draws
 from data.errors import ConfigError
 from models import collapse
-from models.augment import random_view
 from models.configs.seed import Seed
 from models.losses.embeddings import cross_entropy, entropy, over_places, over_queue
-from models.method import Batch, Loss, Method, Progress, Sweep
-from models.methods.teacher_embedding import TeacherEmbedding, projected
+from models.method import Batch, Loss, Progress
+from models.methods.teacher_embedding import OneView, TeacherEmbedding, projected
 from models.network import Network, seeded
 from models.optim import make_optimizer
 from models.queue import Queue
-from models.two_sizes import Seen, blended, for_both, sides
+from models.two_sizes import Seen, blended, sides
 
 
-class SeedMethod(Method):
+class SeedMethod(OneView):
     """The student with a projection head as wide as the teacher's embeddings, and the queue.
 
     Args:
@@ -43,7 +41,7 @@ class SeedMethod(Method):
 
     def __init__(self, config: Seed, network: Network, teacher: Network, seed: int = 0) -> None:
         super().__init__()
-        self.config = config
+        self.config: Seed = config
         self.teacher = TeacherEmbedding(teacher)
         self.network = projected(network, self.teacher.dim, seed)
         with seeded(seed, "queue"):
@@ -56,21 +54,6 @@ class SeedMethod(Method):
                     f"transfer.dense: last maps of {own} x {own} (student) and {shown} x {shown} (teacher) "
                     "places can't be compared; set transfer.dense=0, or larger images"
                 )
-
-    def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
-        """Before the first step, measure the mean of the teacher's features."""
-        if progress.step == 0:
-            self.teacher.measure(sweep)
-
-    def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Draw one view per image, (B, 3, S, S), which both networks see, each in its size."""
-        batch.views = for_both(
-            self.network,
-            self.teacher.network,
-            self.config,
-            lambda config, size: random_view(batch.images, draws, "view", config, size),
-        )
-        return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         """Mean of -sum P_t log P_s, plus `dense` times the divergence over places.

@@ -11,18 +11,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from data.draws import Draws
 from models import collapse, heads
-from models.augment import random_view
 from models.configs.simreg import SimReg
-from models.method import Batch, Loss, Method, Progress, Sweep
-from models.methods.teacher_embedding import TeacherEmbedding
+from models.method import Batch, Loss, Progress
+from models.methods.teacher_embedding import OneView, TeacherEmbedding
 from models.network import Network, seeded
 from models.optim import make_optimizer
-from models.two_sizes import blended, for_both
+from models.two_sizes import blended
 
 
-class SimRegMethod(Method):
+class SimRegMethod(OneView):
     """The student, and the head that predicts the teacher's embedding.
 
     Args:
@@ -34,26 +32,11 @@ class SimRegMethod(Method):
 
     def __init__(self, config: SimReg, network: Network, teacher: Network, seed: int = 0) -> None:
         super().__init__()
-        self.config = config
+        self.config: SimReg = config
         self.teacher = TeacherEmbedding(teacher)
         self.network = network
         with seeded(seed, "prediction"):
             self.head = prediction(network.output_dim, self.teacher.dim, config.layers)
-
-    def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
-        """Before the first step, measure the mean of the teacher's features."""
-        if progress.step == 0:
-            self.teacher.measure(sweep)
-
-    def prepare(self, batch: Batch, draws: Draws) -> Batch:
-        """Draw one view per image, (B, 3, S, S), which both networks see, each in its size."""
-        batch.views = for_both(
-            self.network,
-            self.teacher.network,
-            self.config,
-            lambda config, size: random_view(batch.images, draws, "view", config, size),
-        )
-        return batch
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         """Mean of |g(s) - t|^2, 0 to 4. Terms: `cosine` of g(s) and t; collapse signs of g(s)."""

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.method import Sweep
+from data.draws import Draws
+from models.augment import random_view
+from models.configs.shared import Views
+from models.method import Batch, Method, Progress, Sweep
 from models.network import Network
-from models.two_sizes import centre_for
+from models.two_sizes import centre_for, for_both
 
 
 class TeacherEmbedding(nn.Module):
@@ -68,6 +71,37 @@ class TeacherEmbedding(nn.Module):
             total += self._frozen[0].features(x, self._layer).sum(dim=0, dtype=torch.float64)
             n += len(x)
         self.mean.copy_(total / max(n, 1))
+
+
+class OneView(Method):
+    """A student and a frozen teacher see the same view of each image, each in its size.
+
+    A subclass sets the attributes.
+
+    Attributes:
+        config: how views are drawn.
+        network: the student.
+        teacher: what it learns from.
+    """
+
+    config: Views
+    network: Network
+    teacher: TeacherEmbedding
+
+    def before_epoch(self, progress: Progress, sweep: Sweep) -> None:
+        """Before the first step, measure the mean of the teacher's features."""
+        if progress.step == 0:
+            self.teacher.measure(sweep)
+
+    def prepare(self, batch: Batch, draws: Draws) -> Batch:
+        """Draw one view per image, (B, 3, S, S)."""
+        batch.views = for_both(
+            self.network,
+            self.teacher.network,
+            self.config,
+            lambda config, size: random_view(batch.images, draws, "view", config, size),
+        )
+        return batch
 
 
 def projected(student: Network, dim: int, seed: int) -> Network:
