@@ -24,13 +24,18 @@ from tasks.phrases import duration, percent
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)
 """Sides of the images that a plan chooses from, px."""
 SHARES = {"pretext": 0.36, "transfer": 0.12, "contenders": 0.34, "distill": 0.18}
-"""Share of the training time that each part gets. Contenders are the trainings on the few labels. If the
-teacher is foreign, the other parts get the share of pretext, in proportion (`shares`)."""
-FIXED = 45.0
-"""Seconds of everything but trainings, features and reading: starts, evaluations, tables and the report."""
+"""Share of the training time that each part gets, at first. Contenders are the trainings on the few labels.
+If the teacher is foreign, the other parts get the share of pretext, in proportion. What contenders can't use
+goes to the first training (`shares`)."""
+FIXED = 32.0
+"""Seconds of everything but trainings, features and reading: starts, evaluations, tables and the report. They
+are counted as chores, so a slow machine takes longer (`models.pace`)."""
 ENOUGH = 400
 """A larger image size is chosen only if it leaves time for this many steps of the first training. That is the
 teacher's, or with a foreign teacher the student's."""
+WIDER, LARGE, PLENTY = 1.5, 256, 1500
+"""If the images are no larger than the size that was chosen, the teacher becomes this many times as wide, and
+its batches have so many images, provided that it then still has at least so many steps (decision 18)."""
 LEAST = 60
 """A budget that leaves time for fewer steps of the first training is refused. A run, which measures again
 what a dry run has measured, refuses half of it."""
@@ -79,6 +84,7 @@ SETS = frozenset(
         "data.image_size",
         "data.kind",
         "cluster.k",
+        "pretext.width",
         *(f"{name}.{key}" for name in ("pretext", "transfer", "distill") for key in ("batch_size", "steps")),
         *(f"{name}.epochs" for name in ("pretext", "transfer", "distill")),
         "predict.neighbours",
@@ -107,6 +113,7 @@ class Speed:
         forward: features of one image, from the student, and from the teacher too unless it is foreign.
         foreign: features of one image from a foreign teacher, at its own size; 0 if there is none.
         product: one operation of a product of matrices.
+        fixed: everything but trainings, features and reading (`FIXED`).
     """
 
     teacher: float
@@ -117,6 +124,7 @@ class Speed:
     forward: float
     foreign: float = 0.0
     product: float = 0.0
+    fixed: float = FIXED
 
     @property
     def first(self) -> float:
@@ -172,12 +180,30 @@ def _written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def shares(speed: Speed) -> dict[str, float]:
-    """Share of the training time that each part gets. The sum is 1."""
-    if not speed.foreign:
-        return SHARES
-    trained = {name: share for name, share in SHARES.items() if name != "pretext"}
-    return {name: share / sum(trained.values()) for name, share in trained.items()}
+def shares(speed: Speed, seconds: float, folds: int) -> dict[str, float]:
+    """Share of the training time that each part gets. The sum is 1.
+
+    The trainings on the few labels can't use more than `MANY` steps each. What this leaves of their share
+    goes to the first training, because a better teacher makes everything after it better.
+
+    Args:
+        speed: of this machine.
+        seconds: the training time.
+        folds: number of times that a network is trained to judge it.
+    """
+    parts = dict(SHARES)
+    if speed.foreign:
+        del parts["pretext"]
+    parts = {name: share / sum(parts.values()) for name, share in parts.items()}
+    trainings, choices = folds + 1, CHOICES if folds else 0
+    student = trainings + (trainings + choices) * UNTRAINED_RARE
+    # Whether a foreign teacher is fine-tuned depends on its size, and is decided with the labels.
+    teacher = 0 if speed.foreign else trainings
+    useful = MANY * (student * speed.tuned + teacher * speed.tuned_teacher)
+    spare = max(0.0, parts["contenders"] - useful / max(seconds, 1e-9))
+    parts["contenders"] -= spare
+    parts["transfer" if speed.foreign else "pretext"] += spare
+    return parts
 
 
 def shown(images: int, train: int, tested: int) -> int:
@@ -260,6 +286,7 @@ def from_images(
     looks: int = 0,
     student: bool = True,
     folds: int = 0,
+    larger: Mapping[str, Any] | None = None,
 ) -> Planned:
     """Plan what depends on the images alone.
 
@@ -280,6 +307,7 @@ def from_images(
         student: whether the run trains one. Without one, the features of a foreign teacher are all that has
             to fit into the minutes.
         folds: number of times that a network is trained to judge it.
+        larger: width and batch size of a teacher that is larger than usual, for which the speeds hold.
 
     Raises:
         ConfigError: the budget is too short. The message says how many minutes are enough.
@@ -288,7 +316,7 @@ def from_images(
     batch = batch or usual
     foreign = any(speed.foreign for speed in speeds.values())
     first, who = ("transfer", "student") if foreign else ("pretext", "teacher")
-    share, demanded = shares(next(iter(speeds.values()))), LEAST
+    demanded = LEAST
     if foreign and not student:
         least = demanded = 0
     # A foreign teacher takes other squares of the images than the student, so they are decoded once more.
@@ -303,9 +331,10 @@ def from_images(
         for size, speed in speeds.items()
     }
     left = {size: 60 * minutes - seconds for size, seconds in other.items()}
-    steps = {size: int(share[first] * left[size] / s.first) for size, s in speeds.items()}
+    parts = {size: shares(s, left[size], folds) for size, s in speeds.items()}
+    steps = {size: int(parts[size][first] * left[size] / s.first) for size, s in speeds.items()}
     size = max((size for size in steps if steps[size] >= ENOUGH), default=min(steps))
-    features = duration(looks * speeds[size].look)
+    share, features = parts[size], duration(looks * speeds[size].look)
     if steps[size] < least or left[size] < 0:
         need = other[size] + demanded * speeds[size].first / share[first]
         told = [f"the features of the teacher alone take {features}"] if foreign else []
@@ -320,10 +349,10 @@ def from_images(
     settings["predict.neighbours"] = max(1, min(10, images - 1))
     if foreign and not student:
         return Planned(settings, {"data.image_size": f"no student is trained; {looked}"})
-    larger = min((s for s in steps if s > size), default=None)
+    next_size = min((s for s in steps if s > size), default=None)
     why_size = (
-        f"at {larger} px the {who} would have only {steps[larger]} steps"
-        if larger is not None
+        f"at {next_size} px the {who} would have only {steps[next_size]} steps"
+        if next_size is not None
         else f"the smallest size, but the {who} still has only {steps[size]} steps"
         if steps[size] < ENOUGH
         else "as large as the images"
@@ -336,6 +365,9 @@ def from_images(
     else:
         settings |= {"pretext.batch_size": usual, "pretext.steps": steps[size]}
         because["pretext.steps"] = f"{percent(share['pretext'], 0)} of the minutes, {often}"
+        if larger is not None:
+            settings |= {f"pretext.{name}": value for name, value in larger.items()}
+            because["pretext.width"] = "there is time for a wider teacher"
     settings |= {
         "cluster.k": clusters(images, distinct),
         "transfer.batch_size": usual,
@@ -379,9 +411,9 @@ def from_labels(
         again: number of images that a foreign teacher is shown once more if it is fine-tuned.
         rounds: number of rounds of distillation, which share its time.
     """
-    parts = shares(speed)
+    parts = shares(speed, whole, folds)
     kept = {name: part * parts[name] * whole for name, part in KEPT.items()}
-    share = seconds * parts["contenders"] / (parts["contenders"] + parts["distill"])
+    share = seconds * SHARES["contenders"] / (SHARES["contenders"] + SHARES["distill"])
     share = max(share, kept["contenders"])
     usual = labelled_batch(labels, images)
     batch = batch or usual

@@ -72,18 +72,20 @@ def classes_of(paths: Sequence[str], meaning: str = "auto") -> Classes:
         return Classes(none)
     tops = Counter(path.partition("/")[0] for path in paths if "/" in path)
     beside = [position for position, path in enumerate(paths) if "/" not in path]
+    loose = len(beside) > max(_STRAY_COUNT, _STRAY_SHARE * len(paths)) or 2 * len(beside) >= len(paths)
     guesses: list[str] = []
     if meaning == "auto":
-        if len(beside) > max(_STRAY_COUNT, _STRAY_SHARE * len(paths)) or 2 * len(beside) >= len(paths):
-            text = (
-                f"{len(beside):,} of {len(paths):,} images are not in a sub-folder, so sub-folders are not "
-                "taken as classes: no labels; if they are classes, write folder:PATH?folders=classes"
-            )
-            return Classes(none, guesses=(text,))
         if all(_DATE.fullmatch(top) or _CAMERA.fullmatch(top) for top in tops):
             text = (
                 f"the sub-folders ({_some(tops)}) are dates or a camera's folders, so they are not taken as "
                 "classes: no labels; if they are classes, write folder:PATH?folders=classes"
+            )
+            return Classes(none, guesses=(text,))
+        if loose and len(tops) == 1:
+            text = (
+                f"{len(beside):,} of {len(paths):,} images are not in a sub-folder, so the only one "
+                f"({_some(tops)}) is not taken as a class: no labels; if it is one, write "
+                "folder:PATH?folders=classes"
             )
             return Classes(none, guesses=(text,))
         if len(tops) == 1:
@@ -93,7 +95,12 @@ def classes_of(paths: Sequence[str], meaning: str = "auto") -> Classes:
                 return below
     names = [composed(path.partition("/")[0]) if "/" in path else None for path in paths]
     left_out = {}
-    if meaning == "auto":
+    if meaning == "auto" and loose:
+        guesses.append(
+            f"{len(beside):,} of {len(paths):,} images are not in a sub-folder: they are taken as unlabelled "
+            "training images. If sub-folders are no classes, write folder:PATH?folders=none"
+        )
+    elif meaning == "auto":
         left_out = dict.fromkeys(beside, "it lies beside the class folders, so it has no class")
     without = [top for top in tops if split_of(top) == "unlabelled"] if meaning == "auto" else []
     if without and len(without) == len(tops):

@@ -15,9 +15,13 @@ from tasks.job import Job
 from tasks.planning import (
     ENOUGH,
     FIXED,
+    LARGE,
     LEAST,
+    PLENTY,
     SLACK,
     SMALL_BATCH,
+    WIDER,
+    Planned,
     Speed,
     batch_size,
     by_hand,
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
     from models.cost import Cost
     from models.pace import Pace
 
-STAGE = Stage(name="plan", kind="plan", version=4, process="train")
+STAGE = Stage(name="plan", kind="plan", version=5, process="train")
 
 MEASURING = 12.0
 """Seconds that a dry run counts for measuring this machine, as chores."""
@@ -206,7 +210,8 @@ def _plan(
             refused = error
             continue
         say(f"{size} px: {speeds[size].first:.2g} s per step of the {who}")
-        if shares(speeds[size])[first] * 60 * minutes / speeds[size].first < ENOUGH:
+        share = shares(speeds[size], 60 * minutes, settings["folds"])[first]
+        if share * 60 * minutes / speeds[size].first < ENOUGH:
             break  # larger images would take even longer
     if not speeds:
         assert refused is not None
@@ -217,28 +222,52 @@ def _plan(
     load = under_load(pace.taken)
     if load:
         say(load)
-    found = from_images(
-        minutes,
-        images,
-        speeds,
-        distinct=distinct,
-        fixed=FIXED + spent,
-        reading=reading,
-        kind=kind,
-        batch=sections[first].batch_size,
-        least=least,
-        load=load,
-        decoded=settings["data"]["image_size"],
-        looks=looks,
-        student=student,
-        folds=settings["folds"] if student else 0,
-    )
+    told: dict[str, Any] = {
+        "distinct": distinct,
+        "fixed": next(iter(speeds.values())).fixed + spent,
+        "reading": reading,
+        "kind": kind,
+        "batch": sections[first].batch_size,
+        "least": least,
+        "load": load,
+        "decoded": settings["data"]["image_size"],
+        "looks": looks,
+        "student": student,
+        "folds": settings["folds"] if student else 0,
+    }
+    found = from_images(minutes, images, speeds, **told)
+    if found.settings["data.image_size"] == tried[-1] and _widens(settings, sections, found):
+        usual = sections["pretext"]
+        for batch in (LARGE, usual.batch_size):
+            if batch != usual.batch_size and (20 * batch > images or "pretext.batch_size" in kept):
+                continue
+            larger = {"width": WIDER * usual.width, "batch_size": batch}
+            sections["pretext"] = usual.model_copy(update=larger)
+            wide = {tried[-1]: _speed(settings, sections, pace, tried[-1], max(2, classes))}
+            other = from_images(minutes, images, wide, **told | {"batch": batch}, larger=larger)
+            if other.settings["pretext.steps"] >= PLENTY:
+                found, speeds = other, wide
+                break
     size = found.settings["data.image_size"]
     chosen = found.without(kept)
     # A later run with the same minutes follows this plan. So the load of this moment must not shape it.
     because = [*chosen.lines, *([f"{load}; the steps are those for this machine alone"] if load else [])]
     meta = {"settings": chosen.settings, "because": because, "speed": vars(speeds[size])}
     return meta | ({"looks": looks, "tested": tested} if looks else {})
+
+
+def _widens(settings: dict[str, Any], sections: dict[str, Any], found: Planned) -> bool:
+    """Whether a wider teacher may be planned: there is time, and the user has set nothing against it.
+
+    Args:
+        settings: the stage's settings.
+        sections: the configurations of the trainings, by section.
+        found: what is planned with the usual width.
+    """
+    chosen = {"pretext.width", "pretext.steps", "pretext.epochs"} & set(settings["keep"])
+    if chosen or found.settings.get("pretext.steps", 0) < PLENTY:
+        return False
+    return not settings.get("continues") and not sections["pretext"].backbone.startswith(TIMM)
 
 
 def _look(job: Job) -> Sample:
@@ -332,7 +361,7 @@ def _speed(
     from models.backbones.backbone import SMALL
     from models.cost import classifier_cost, pretext_cost, transfer_cost
     from models.device import OF_FEATURES
-    from models.work import Pass, Portion, Products
+    from models.work import Chores, Pass, Portion, Products
 
     student, precision, transfer = settings["config"]["student"], settings["precision"], sections["transfer"]
     if foreign is None:
@@ -366,6 +395,7 @@ def _speed(
 
     pace.know(Products())
     product = pace.alone(Portion(Products(), 1))
+    pace.know(Chores())
     # First, so that what is too large to try has the pace of the same network.
     looked = 0.0 if foreign is None else forward(foreign, OF_FEATURES)
     phases = transfer.phases if len(transfer.phases) > 1 else (None,)
@@ -380,4 +410,5 @@ def _speed(
         forward=forward(teacher) + forward(small) if foreign is None else forward(small),
         foreign=looked,
         product=product,
+        fixed=pace.seconds(Portion(Chores(), FIXED)),
     )

@@ -8,11 +8,11 @@ from typing import Any
 from data.types import Artifact
 from tasks.config import Config
 from tasks.job import Job
-from tasks.planning import FIXED, PASSES, Speed, by_hand, comparing, from_labels
+from tasks.planning import PASSES, Speed, by_hand, comparing, from_labels
 from tasks.size import Context, Inputs, Size, chores, images_of
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="plan_labels", kind="plan", version=5, process="plain")
+STAGE = Stage(name="plan_labels", kind="plan", version=6, process="plain")
 
 
 def plan(
@@ -78,7 +78,7 @@ def _plan(settings: dict[str, Any], first: Mapping[str, Any], images: int, taken
     """
     speed, labels = Speed(**first["speed"]), settings["labels"]
     looks = first.get("looks", 0) * speed.look
-    whole = 60 * settings["minutes"] - FIXED - PASSES * images * speed.forward - looks
+    whole = 60 * settings["minutes"] - speed.fixed - PASSES * images * speed.forward - looks
     whole -= comparing(images, settings["folds"], speed)
     # The teacher's features of all images are among what was taken, and so are no longer to come.
     left = whole + images * speed.look - taken - labels * speed.foreign

@@ -33,9 +33,16 @@ def found(given, meaning="auto"):
         # Strays beside class folders change nothing.
         (paths(_=1, cat=5, dog=4), ({"cat": 5, "dog": 4}, 0, 1), "1 image lies beside the class folders"),
         (paths(_=3, cat=5, dog=4), ({"cat": 5, "dog": 4}, 0, 3), "3 images lie beside"),
-        (paths(_=4, cat=5, dog=4), ({}, 13, 0), "4 of 13 images are not in a sub-folder"),
+        # Many images beside class folders have no label yet.
+        (paths(_=4, cat=5, dog=4), ({"cat": 5, "dog": 4}, 4, 0), "4 of 13 images are not in a sub-folder"),
+        (
+            paths(_=80, cat=2, dog=1),
+            ({"cat": 2, "dog": 1}, 80, 0),
+            "no classes, write folder:PATH?folders=none",
+        ),
+        (paths(_=9, **{"2024-01-05": 4, "2024-02-11": 3}), ({}, 16, 0), "are dates"),
         (paths(_=20, cat=300, dog=400), ({"cat": 300, "dog": 400}, 0, 20), "left out, first '000.png'"),
-        (paths(_=1, cat=1), ({}, 2, 0), "not taken as classes"),
+        (paths(_=1, cat=1), ({}, 2, 0), "is not taken as a class"),
         # Folders that are no classes.
         ([f"2024-0{m}-11/{i}.jpg" for m in (1, 2) for i in range(3)], ({}, 6, 0), "are dates"),
         ([f"{y}/0{m}/{i}.jpg" for y in (2019, 2021) for m in (1, 2) for i in range(2)], ({}, 8, 0), "dates"),

@@ -228,6 +228,15 @@ CASES: dict[str, Case] = {
         PHOTOS,
         ("classes: 2, ", "note: .*1 file is no image, first 'LICENSE'", "1 image lies beside the class"),
     ),
+    "many photographs in a folder, and a few of them in class folders inside it": Case(
+        lambda folder: put(folder, photos__cat=8, photos__dog=8, photos=40),
+        PHOTOS,
+        (
+            "classes: 2, ",
+            "40 of 56 images are not in a sub-folder: they are taken as unlabelled",
+            r"unlabelled: \d+ training images have no label",
+        ),
+    ),
     "a folder unlabelled beside the class folders": Case(
         lambda folder: put(folder, photos__cat=8, photos__dog=8, photos__unlabelled=20),
         PHOTOS,

@@ -18,15 +18,18 @@ from tasks.planning import (
     ENOUGH,
     FEW,
     KEPT,
+    LARGE,
     LEAST,
     MANY,
     PASSES,
+    PLENTY,
     SETS,
     SHARES,
     SIZES,
     SLACK,
     UNTRAINED,
     UNTRAINED_RARE,
+    WIDER,
     Planned,
     Speed,
     batch_size,
@@ -59,7 +62,8 @@ def speed(size: int, factor: float = 1.0) -> Speed:
 
 def plan(minutes: float, images: int, tried: tuple[int, ...] = (32, 48, 64), factor: float = 1.0) -> dict:
     speeds = {size: speed(size, factor) for size in tried}
-    found = from_images(minutes, images, speeds, distinct=images, fixed=40.0, reading=images / 500, kind=KIND)
+    told: dict[str, Any] = {"distinct": images, "fixed": 40.0, "reading": images / 500, "kind": KIND}
+    found = from_images(minutes, images, speeds, **told, folds=3)
     assert len(found.because) >= 5
     return found.settings
 
@@ -131,7 +135,7 @@ def test_a_run_accepts_what_a_dry_run_accepts_although_it_measures_slower_steps(
 
 
 def test_images_are_decoded_again_only_in_another_size() -> None:
-    told: dict[str, Any] = {"distinct": 300, "fixed": 40.0, "reading": 60.0, "kind": KIND}
+    told: dict[str, Any] = {"distinct": 300, "fixed": 40.0, "reading": 60.0, "kind": KIND, "folds": 3}
     again, *others = (
         from_images(5.0, 300, {32: speed(32)}, **told | more).settings["pretext.steps"]
         for more in ({"decoded": 64}, {"decoded": 32}, {"reading": 0.0})
@@ -207,7 +211,7 @@ def test_a_foreign_teacher_leaves_its_share_to_the_student(look: float) -> None:
     speeds = {size: foreign(size, look) for size in (32, 48, 64)}
     looks = shown(images, images, tested)
     found = from_images(
-        minutes, images, speeds, distinct=images, fixed=40.0, reading=10.0, kind=KIND, looks=looks
+        minutes, images, speeds, distinct=images, fixed=40.0, reading=10.0, kind=KIND, looks=looks, folds=3
     )
     assert set(found.settings) <= SETS
     assert not [key for key in found.settings if key.startswith("pretext.")]
@@ -222,7 +226,7 @@ def test_a_foreign_teacher_leaves_its_share_to_the_student(look: float) -> None:
     spent += 4 * rest["finetune.steps"] * tuned + rest["distill.steps"] * used.distill
     spent += (4 + CHOICES) * rest["finetune.baseline_steps"] * used.tuned
     assert spent == pytest.approx(60 * minutes, rel=0.02)
-    assert sum(shares(used).values()) == pytest.approx(1)
+    assert sum(shares(used, whole, 3).values()) == pytest.approx(1)
 
 
 def test_a_foreign_teacher_makes_no_difference_to_the_students_size_unless_it_takes_the_time() -> None:
@@ -271,6 +275,51 @@ def test_few_labels_get_few_steps(seconds: float) -> None:
     assert FEW <= found["finetune.steps"] <= MANY
     assert found["distill.steps"] >= FEW
     assert found["finetune.baseline_steps"] == UNTRAINED * found["finetune.steps"]
+
+
+@pytest.mark.parametrize("look", [0.0, 0.001])
+def test_what_few_labels_cannot_use_goes_to_the_first_training(look: float) -> None:
+    """With much time, all trainings on the few labels get their most steps, and the teacher the rest."""
+    used = foreign(32, look) if look else speed(32)
+    first = "transfer" if look else "pretext"
+    short, long = (shares(used, seconds, 3) for seconds in (60.0, 6000.0))
+    assert sum(short.values()) == pytest.approx(1)
+    assert sum(long.values()) == pytest.approx(1)
+    assert short["contenders"] / short["distill"] == pytest.approx(SHARES["contenders"] / SHARES["distill"])
+    assert (short["distill"], short[first] < long[first]) == (pytest.approx(long["distill"]), True)
+    # These are the steps that 5 labels per class get at most, and the plan of the labels takes no more.
+    steps = 4 * MANY * (used.tuned + (0 if look else used.tuned_teacher))
+    steps += (4 + CHOICES) * MANY * UNTRAINED_RARE * used.tuned
+    assert long["contenders"] * 6000 == pytest.approx(steps)
+    rest = from_labels(6000 * (1 - long["pretext" if not look else first]), 50, 1000, used, 3, 6000.0)
+    assert rest.settings["finetune.steps"] == MANY
+
+
+def test_the_teacher_of_small_images_is_wider_if_there_is_time() -> None:
+    """It then still has at least PLENTY steps. What the user has set stays."""
+
+    def trial(work: Work) -> Measured:
+        seconds = {"step": 0.05, "pass": 1e-4}.get(work.kind, 1e-12)
+        if isinstance(work, Step) and work.section == "pretext":
+            seconds *= work.network.forward / 5e7
+        return Measured(work, 1.0 if work.kind == "chores" else seconds)
+
+    def widths(minutes: float, side: int, images: int = 1000, **keep: Any) -> tuple[Any, ...]:
+        pace = Pace(trial=trial, clock=lambda: 0.0)
+        asked = settings(**keep) | {"minutes": minutes}
+        told = (images, images, 5, side, KIND, 1.0, 1.0, pace, LEAST)
+        found = plan_stage._plan(asked, *told, train=images, teacher=None)["settings"]
+        return tuple(found.get(f"pretext.{name}") for name in ("width", "batch_size", "steps"))
+
+    for images, expected in ((1000, 128), (50_000, LARGE)):
+        width, batch, steps = widths(60, 32, images)
+        assert (width, batch) == (WIDER, expected)
+        assert steps >= PLENTY
+    assert widths(60, 32, 50_000, pretext__batch_size=64)[:2] == (WIDER, None)
+    assert widths(2, 32)[0] is None
+    assert widths(60, 500)[0] is None  # larger images come first
+    assert widths(60, 32, pretext__width=1.0)[0] is None
+    assert widths(60, 32, pretext__steps=5000) == (None, 128, None)
 
 
 def test_late_trainings_keep_most_of_their_share() -> None:
