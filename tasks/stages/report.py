@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,34 +15,17 @@ from tasks.sources import sources
 from tasks.stage import NotNeeded, Outcome, Request, Stage
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from data.checkpoints import LogRow
     from tasks.report.content import (
-        Answers,
-        Bought,
-        ClassRow,
         ClusterQuality,
-        Clusters,
-        ClusterSheet,
         Counts,
-        Group,
-        ImageMap,
-        Mistake,
-        ModelCost,
-        Ships,
         StageRow,
         Twins,
     )
 
 STAGE = Stage(name="report", kind="report", version=12, process="plain")
 
-_SHEET_IMAGE = 64
-"""Side of the images on contact sheets, px, unless the stored ones are smaller."""
 _TWINS_SHOWN = 24
-_MISTAKES_SHOWN = 40
-_STEPS = 10
-"""Equal steps of confidence in which the test images are counted."""
 
 
 def plan(
@@ -151,6 +133,9 @@ def build(job: Job) -> Outcome:
     from tasks.report.content import EVALUATIONS, MODELS, Rejected, ReportData
     from tasks.report.document import render
     from tasks.report.scoreboard import Score
+    from tasks.reported.answered import read_answers
+    from tasks.reported.assigned import Assigned, read_clusters, read_map, show
+    from tasks.reported.bought import read_bought, read_card, read_costs, read_ships
 
     config, learned, not_needed = (job.settings[name] for name in ("config", "learned", "not_needed"))
     stages = {
@@ -162,30 +147,30 @@ def build(job: Job) -> Outcome:
     manifest = job.meta("manifest")
     rejected = read_table(job.path("manifest") / "rejected.parquet", schemas.REJECTED).to_pylist()
     scores = read_table(job.path("scores") / "scores.parquet", schemas.SCORES).to_pylist()
-    assigned = _Assigned(job, learned) if learned else None
+    assigned = Assigned(job, learned) if learned else None
     sheets = assigned.sheets() if assigned is not None else ()
     if sheets:
-        _show(job, sheets)
+        show(job, sheets)
     models = dict(MODELS)
     if "pretext" not in trained:
         models["teacher"] = f"Features of {config['pretext']['method']}, no teacher"
     if learned is None:
         models["student-transferred"] = "Student, on the teacher's output only"
     evaluations = {**EVALUATIONS, **job.settings["titles"]}
-    card = _card(job)
+    card = read_card(job)
     page = render(
         ReportData(
             recipe=config["recipe"],
             seed=config["seed"],
             stages=_stages(job, stages),
             counts=_counts(job, manifest),
-            ships=_ships(job),
-            answers=_answers(job, manifest["classes"]) if "answers" in job.request.inputs else None,
-            map=_map(job, assigned) if "explore" in job.request.inputs else None,
+            ships=read_ships(job),
+            answers=read_answers(job, manifest["classes"]) if "answers" in job.request.inputs else None,
+            map=read_map(job, assigned) if "explore" in job.request.inputs else None,
             logs=_logs(job, trained),
             not_needed=tuple(NotNeeded(**gone | {"reads": tuple(gone["reads"])}) for gone in not_needed),
             warnings=tuple(warning for meta in metas for warning in meta.get("warnings", ())),
-            clusters=_clusters(job, learned) if learned else None,
+            clusters=read_clusters(job, learned) if learned else None,
             codes=learned == "codes",
             sheets=sheets,
             quality=_quality(scores, "codes" if learned == "codes" else "clusters"),
@@ -194,8 +179,8 @@ def build(job: Job) -> Outcome:
                 for row in scores
                 if row["evaluation"] in evaluations and not row["setting"].startswith("class=")
             ),
-            costs=_costs(scores, models),
-            bought=_bought(job, scores, trained, card),
+            costs=read_costs(scores, models),
+            bought=read_bought(job, scores, trained, card),
             cores=card["float"]["cores"] if card else None,
             models=models,
             evaluations=evaluations,
@@ -235,174 +220,12 @@ def _foreign(metas: list[Meta], config: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _ships(job: Job) -> Ships | None:
-    """The model that ships, from its checkpoint's files."""
-    from data.checkpoints import read_description
-    from tasks.report.content import Ships
-
-    told = job.settings["ships"]
-    if told is None:
-        return None
-    artifact = Artifact(kind=told["kind"], fingerprint=told["fingerprint"])
-    folder, meta = job.store.whole(artifact), job.store.meta(artifact)
-    described, chosen = read_description(folder), meta.get("shipped", {})
-    return Ships(
-        model=told["model"],
-        origin=chosen.get("model", told["model"]),
-        stage=told["stage"],
-        path=artifact.path,
-        parameters=meta["rows"],
-        size=(folder / "model.safetensors").stat().st_size,
-        backbone=described["backbone"],
-        image_size=described["image_size"],
-        classes=len(described.get("class_names") or ()),
-        temperature=described.get("temperature", 1.0),
-        because=chosen.get("because", ""),
-    )
-
-
-def _answers(job: Job, names: list[str]) -> Answers:
-    """What the model that ships says of the labelled test images."""
-    import numpy as np
-
-    from data.schemas import ANSWERS, SCORES
-    from data.tables import column, read_table
-    from models.evaluation import calibration, classes
-    from tasks.report.content import Answered, Answers, ConfidenceBin
-
-    table = read_table(job.path("answers") / "answers.parquet", ANSWERS)
-    table = table.filter(column(table, "label") >= 0)
-    label, predicted = (column(table, name).astype(np.int64) for name in ("label", "predicted"))
-    confidence, right = column(table, "confidence").astype(np.float64), label == predicted
-    matrix = classes.confusion(label, predicted, len(names))
-    rows = read_table(job.path("answers") / "scores.parquet", SCORES).to_pylist()
-    scores = {row["metric"]: row["value"] for row in rows if not row["setting"].startswith("class=")}
-    shares = [float(row["setting"].removeprefix("share=")) for row in rows if "share=" in row["setting"]]
-    wrong = np.flatnonzero(~right)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES_SHOWN]
-    return Answers(
-        n=len(label),
-        right=int(right.sum()),
-        balanced=scores["balanced_accuracy"],
-        macro_f1=scores["macro_f1"],
-        confidence=scores["mean_confidence"],
-        log_loss=scores["log_loss"],
-        brier=scores["brier"],
-        error=scores["calibration_error"],
-        error_interval=(scores["calibration_error_low"], scores["calibration_error_high"]),
-        bins=tuple(ConfidenceBin(**vars(each)) for each in calibration.bins(confidence, right)),
-        histogram=tuple(np.histogram(confidence, _STEPS, (0, 1))[0].tolist()),
-        answered=tuple(
-            Answered(**vars(each)) for each in calibration.answered(confidence, right, tuple(shares))
-        ),
-        classes=_classes(job, matrix, names),
-        names=tuple(names),
-        matrix=matrix,
-        pairs=tuple((names[a], names[b], n) for a, b, n in classes.confused(matrix)),
-        mistakes=_mistakes(job, table, wrong, names),
-    )
-
-
-def _classes(job: Job, matrix: Any, names: list[str]) -> tuple[ClassRow, ...]:
-    """A row for each class, those with the lowest recall first, and those without test images last."""
-    import numpy as np
-
-    from data import schemas
-    from data.tables import column, read_table
-    from tasks.report.content import ClassRow
-
-    labels: list[int] | None = None
-    if "labels" in job.request.inputs:
-        draw = read_table(job.path("labels") / "labels.parquet", schemas.LABELS)
-        labels = np.bincount(column(draw, "label"), minlength=len(names)).tolist()
-    wrong = matrix - np.diag(matrix.diagonal())
-    rows = []
-    for c, name in enumerate(names):
-        most = int(wrong[c].argmax())
-        mostly = (names[most], int(wrong[c, most])) if wrong[c, most] else None
-        n, right, answers = int(matrix[c].sum()), int(matrix[c, c]), int(matrix[:, c].sum())
-        rows.append(ClassRow(name, n, right, answers, None if labels is None else labels[c], mostly))
-    return tuple(sorted(rows, key=lambda row: (not row.n, row.recall or 0.0, -row.n)))
-
-
-def _mistakes(job: Job, table: Any, wrong: Any, names: list[str]) -> tuple[Mistake, ...]:
-    """The images of some rows of answers.parquet."""
-    from data.tables import column
-    from tasks.report.content import Mistake
-
-    index = column(table, "index")[wrong]
-    shown = _pixels(job, sorted(index.tolist()))
-    columns = (column(table, name)[wrong].tolist() for name in ("label", "predicted", "confidence"))
-    return tuple(
-        Mistake(shown[i][0], names[true], names[answer], sure, shown[i][1])
-        for i, true, answer, sure in zip(index.tolist(), *columns, strict=True)
-    )
-
-
-def _pixels(job: Job, wanted: list[int]) -> dict[int, tuple[str, Any]]:
-    """Read some of the run's images: ascending indices -> index -> (uri, (h, w, 3) uint8)."""
-    import numpy as np
-
-    from data import images, schemas
-    from data.preprocessing import stored_size
-    from data.tables import read_table
-    from tasks.report.sheets import colours
-
-    if not wanted:
-        return {}
-    table = read_table(job.path("manifest") / "images.parquet", schemas.MANIFEST)
-    some = table.take(np.searchsorted(table["index"].to_numpy(), wanted))
-    where = {role: place for role, place in job.request.outside["own"].items() if place}
-    side = min(_SHEET_IMAGE, stored_size(job.settings["config"]["data"]["image_size"]))
-    reading = images.reading_of(table, job.meta("manifest"))
-    opened = images.open_images(
-        some, where, side, cache=job.store.cache("sheets"), reading=reading, checked=job.store.checked
-    )
-    pixels = colours(opened.read(np.arange(len(wanted))))
-    return dict(zip(wanted, zip(some["uri"].to_pylist(), pixels, strict=True), strict=True))
-
-
-def _map(job: Job, assigned: _Assigned | None) -> ImageMap:
-    """The map of the images, with what is known of each image and each cluster."""
-    import numpy as np
-
-    from data.schemas import MANIFEST, MAP
-    from data.tables import column, read_table
-    from tasks.report.content import ImageMap
-
-    folder, meta = job.path("explore"), job.meta("explore")
-    table = read_table(folder / "points.parquet", MAP)
-    images = read_table(job.path("manifest") / "images.parquet", MANIFEST)
-    some = images.take(np.searchsorted(column(images, "index"), column(table, "index")))
-    cluster = column(table, "cluster").astype(np.int64)
-    shown = sorted(set(cluster[cluster >= 0].tolist()))
-    return ImageMap(
-        x=column(table, "x"),
-        y=column(table, "y"),
-        label=column(table, "label").astype(np.int64),
-        labelled=column(table, "labelled"),
-        split=some["split"].to_pylist(),
-        cluster=cluster,
-        distance=column(table, "distance"),
-        predicted=column(table, "predicted").astype(np.int64),
-        confidence=column(table, "confidence"),
-        uri=some["uri"].to_pylist(),
-        total=meta["of"],
-        random=int(column(table, "random").sum()),
-        projection=meta["config"]["projection"],
-        explained=None if meta["explained"] is None else tuple(meta["explained"]),
-        sprite=(folder / "sprite.webp").read_bytes(),
-        side=meta["side"],
-        columns=meta["columns"],
-        groups=assigned.groups(shown) if assigned is not None else {},
-    )
-
-
 def _twins(job: Job) -> Twins | None:
     """Pairs of images that show the same picture. None if the manifest is older than this comparison."""
     from data import schemas
     from data.tables import read_table
     from tasks.report.content import TwinRow, Twins
+    from tasks.reported.shown import pixels
 
     path = job.path("manifest") / "twins.parquet"
     if not path.exists():
@@ -410,7 +233,7 @@ def _twins(job: Job) -> Twins | None:
     rows = read_table(path, schemas.TWINS).to_pylist()
     across = sum((row["first_split"] == "test") != (row["second_split"] == "test") for row in rows)
     first = rows[:_TWINS_SHOWN]
-    shown = _pixels(
+    shown = pixels(
         job, sorted({row[side] for row in first for side in ("first", "second") if row[side] is not None})
     )
     found = []
@@ -490,21 +313,6 @@ def _logs(job: Job, trained: dict[str, Artifact]) -> dict[str, list[LogRow]]:
     return found
 
 
-def _clusters(job: Job, learned: str) -> Clusters:
-    import numpy as np
-
-    from data.tables import column, read_table
-    from tasks.report.content import Clusters
-
-    if learned == "codes":
-        table = read_table(job.path("codes"))
-        sizes = np.bincount(column(table, "cluster")[column(table, "head") == 0])
-        return Clusters(sizes, (), int(sizes.sum()), int(sizes.sum()))
-    info = json.loads((job.path("clusters") / "clusters.json").read_text(encoding="utf-8"))
-    sizes = column(read_table(job.path("clusters") / "centroids.parquet"), "size")
-    return Clusters(sizes, tuple(info["objective"]), info["trained_on"], info["of"])
-
-
 def _quality(scores: list[dict[str, Any]], evaluation: str) -> ClusterQuality | None:
     from tasks.report.content import ClusterQuality
 
@@ -515,224 +323,6 @@ def _quality(scores: list[dict[str, Any]], evaluation: str) -> ClusterQuality | 
         return None
     values = {name: found[name]["value"] for name in ("nmi", "ami", "ari", "purity")}
     return ClusterQuality(**values, n=found["nmi"]["n"])
-
-
-def _costs(scores: list[dict[str, Any]], models: dict[str, str]) -> tuple[ModelCost, ...]:
-    from tasks.report.content import FINAL, ModelCost
-
-    rows = [row for row in scores if row["evaluation"] == "cost"]
-    found = {(row["model"], row["metric"]): int(row["value"]) for row in rows}
-    return tuple(
-        ModelCost(
-            shown,
-            weight_bits=found[model, "weight_bits"],
-            real_operations=found[model, "real_operations"],
-            binary_operations=found[model, "binary_operations"],
-            final=model == FINAL,
-        )
-        for model, shown in models.items()
-        if (model, "weight_bits") in found
-    )
-
-
-def _card(job: Job) -> dict[str, Any] | None:
-    """The card of the exported files; None without an export."""
-    if "export" not in job.request.inputs:
-        return None
-    card: dict[str, Any] = json.loads((job.path("export") / "card.json").read_text(encoding="utf-8"))
-    return card
-
-
-def _bought(
-    job: Job, scores: list[dict[str, Any]], trained: dict[str, Artifact], card: dict[str, Any] | None
-) -> tuple[Bought, ...]:
-    """The fine-tuned teacher, the model that ships and its files; empty if the latter was not measured.
-
-    Accuracies, sizes and operations of the networks are the run's own. The export measured all else.
-    """
-    from data.intervals import wilson
-    from models.export import FORMATS
-    from tasks.phrases import together
-    from tasks.report.content import Bought
-
-    ships = job.settings["ships"]
-    if ships is None:
-        return ()
-    right = {
-        row["model"]: (row["value"], row["n"])
-        for row in scores
-        if (row["evaluation"], row["metric"]) == ("few-label", "top1")
-    }
-    cost = {(row["model"], row["metric"]): row["value"] for row in scores if row["evaluation"] == "cost"}
-    compared = {row["role"]: row for row in (card or {}).get("compared", ())}
-    rows = []
-    for role, model, label in (
-        ("teacher", "teacher-finetuned", "finetune-teacher"),
-        ("student", ships["model"], ships["stage"]),
-    ):
-        if label not in trained or model not in right or (model, "real_operations") not in cost:
-            continue
-        value, n = right[model]
-        folder, described = _described(job, trained[label])
-        name = role if role == "teacher" else (described.get("shipped") or {}).get("model", role)
-        rows.append(
-            Bought(
-                name=f"{name} ({described['backbone']})",
-                accuracy=value,
-                interval=wilson(value, n),
-                size=(folder / "model.safetensors").stat().st_size,
-                operations=together(*(cost[model, f"{kind}_operations"] for kind in ("real", "binary"))),
-                rate_one_core=compared.get(role, {}).get("rate_one_core"),
-                rate=compared.get(role, {}).get("rate"),
-                final=role == "student",
-            )
-        )
-    if not (rows and rows[-1].final):
-        return ()
-    student, binary = rows[-1].name.partition(" (")[0], cost[ships["model"], "binary_operations"] > 0
-    for form, known in FORMATS.items():
-        refused = (card or {}).get("formats", {}).get(form, {}).get("refused")
-        if not known.beside or (known.binary and not binary):
-            continue
-        if form in compared:
-            row = compared[form]
-            rows.append(
-                Bought(
-                    name=row["name"],
-                    accuracy=row.get("accuracy"),
-                    interval=(row["low"], row["high"]) if "low" in row else None,
-                    size=row["bytes"],
-                    operations=together(row["real_operations"], row["binary_operations"]),
-                    rate_one_core=row["rate_one_core"],
-                    rate=row["rate"],
-                )
-            )
-        elif refused is not None:
-            rows.append(Bought(f"{student}, {known.beside}", refused=refused))
-        elif form != "onnx":  # the row of int8 names the same command
-            rows.append(Bought(f"{student}, {known.beside}", missing=True))
-    return tuple(rows)
-
-
-def _described(job: Job, checkpoint: Artifact) -> tuple[Path, dict[str, Any]]:
-    """The folder of a checkpoint, and its model.json."""
-    from data.checkpoints import read_description
-
-    folder = job.store.whole(checkpoint)
-    return folder, read_description(folder)
-
-
-def _show(job: Job, sheets: tuple[ClusterSheet, ...]) -> None:
-    """Show the contact sheets on the run's page."""
-    from tasks.report.figures import contact_sheet_png
-
-    codes = job.settings["learned"] == "codes"
-    name = "code" if codes else "cluster"
-    captions = [f"{name} {sheet.cluster}, {sheet.reason}: {sheet.size:,} images" for sheet in sheets]
-    png = contact_sheet_png([sheet.images for sheet in sheets], captions)
-    title = "Codes: some images of each" if codes else "Clusters: the images nearest to their centroids"
-    job.figure("contact-sheet", title, png)
-
-
-class _Assigned:
-    """The images with pseudo-labels, for the contact sheets.
-
-    Args:
-        job: the stage's job.
-        learned: which pseudo-labels: `assignments`, or the first head of `codes`.
-    """
-
-    def __init__(self, job: Job, learned: str) -> None:
-        import numpy as np
-
-        from data import schemas
-        from data.draws import key, uniform
-        from data.tables import column, read_table
-
-        self.job = job
-        if learned == "assignments":
-            table = read_table(job.path("assignments"), schemas.ASSIGNMENTS)
-            self.distance = column(table, "distance")
-            self.k = int(job.meta("clusters")["rows"])
-        else:
-            table = read_table(job.path("codes"), schemas.CODES)
-            table = table.filter(column(table, "head") == 0)
-            # Codes have no centroid, so each contact sheet shows random images of a code.
-            drawn = uniform(key(0, "contact-sheet"), column(table, "index"), 1)
-            self.distance = drawn[:, 0].astype(np.float32)
-            self.k = int(column(table, "cluster").max()) + 1
-        self.index, self.cluster = column(table, "index"), column(table, "cluster")
-        self.manifest = read_table(job.path("assigned") / "images.parquet", schemas.MANIFEST)
-        label = np.full(self.manifest.num_rows, -1, np.int64)
-        label[column(self.manifest, "index")] = column(self.manifest, "label")
-        self.label = label[self.index]
-        self.names = job.meta("assigned")["classes"]
-        self.sizes = np.bincount(self.cluster, minlength=self.k)
-        known = self.label >= 0
-        self.votes = np.zeros((self.k, len(self.names) if self.names else 1), np.int64)
-        np.add.at(self.votes, (self.cluster[known], self.label[known]), 1)
-        self.known = self.votes.sum(1)
-        """Number of images of a known class in each cluster."""
-        self.purity = self.votes.max(1) / np.maximum(self.known, 1) if known.any() else None
-
-    def groups(self, wanted: list[int]) -> dict[int, Group]:
-        """What some clusters hold."""
-        from tasks.report.content import Group
-
-        return {
-            c: Group(
-                size=int(self.sizes[c]),
-                majority=int(self.votes[c].argmax()) if self.known[c] else None,
-                purity=float(self.purity[c]) if self.purity is not None and self.known[c] else None,
-                known=int(self.known[c]),
-            )
-            for c in wanted
-        }
-
-    def sheets(self) -> tuple[ClusterSheet, ...]:
-        """Images of about a dozen clusters, in each cluster the nearest to the centroid first."""
-        import numpy as np
-
-        from data import images
-        from data.preprocessing import stored_size
-        from tasks.report.content import ClusterSheet
-        from tasks.report.sheets import choose, colours, nearest
-
-        sizes, votes, purity = self.sizes, self.votes, self.purity
-        chosen = choose(sizes, purity, labelled=self.known)
-        rows = nearest(self.cluster, self.distance, [c for c, _ in chosen])
-        wanted = np.concatenate([rows[c] for c, _ in chosen])
-        some = np.unique(self.index[wanted])
-        table = self.manifest.take(np.searchsorted(self.manifest["index"].to_numpy(), some))
-        side = min(_SHEET_IMAGE, stored_size(self.job.settings["config"]["data"]["image_size"]))
-        where = {role: place for role, place in self.job.request.outside["sources"].items() if place}
-        reading = images.reading_of(table, self.job.meta("assigned"))
-        opened = images.open_images(
-            table,
-            where,
-            side,
-            cache=self.job.store.cache("sheets"),
-            reading=reading,
-            checked=self.job.store.checked,
-        )
-        pixels = colours(opened.read(np.searchsorted(some, self.index[wanted])))
-        at, sheets = 0, []
-        for c, reason in chosen:
-            n = len(rows[c])
-            sheets.append(
-                ClusterSheet(
-                    cluster=c,
-                    reason=reason,
-                    images=tuple(pixels[at : at + n]),
-                    size=int(sizes[c]),
-                    share=float(sizes[c] / len(self.cluster)),
-                    majority=self.names[int(votes[c].argmax())] if votes[c].any() else None,
-                    purity=float(purity[c]) if purity is not None and votes[c].any() else None,
-                    labelled=int(votes[c].sum()),
-                )
-            )
-            at += n
-        return tuple(sheets)
 
 
 def _yaml(config: dict[str, Any]) -> str:
