@@ -180,12 +180,17 @@ def _look_at_weights(layout: Layout, facts: Facts) -> None:
 
 
 def _transfer(layout: Layout) -> None:
-    """Lay out the student, which learns from clusters, from codes, or from the teacher itself."""
+    """Lay out the student, which learns from clusters, codes, the teacher's features, or the teacher itself.
+
+    Where it learns from features, the clusters are for the report alone.
+    """
     config = layout.config
     learns_from = config.transfer.learns_from
-    if learns_from == "assignments":
+    if learns_from in ("assignments", "features"):
         learned = {"assignments": _cluster(layout)}
         config = layout.config  # in a review, a person may have chosen another k
+        if learns_from == "features":
+            learned = {"features": layout.features_of(layout.assigned_source, "assign")}
     else:
         because = (
             "transfer.labels is codes"

@@ -48,6 +48,22 @@ def mlp(
     return nn.Sequential(*stack, nn.Linear(widths[-1], outputs))
 
 
+def prediction(features: int, dim: int, layers: int) -> nn.Sequential:
+    """(B, features) -> (B, dim): the head g of SimReg (Navaneet et al. 2021).
+
+    Args:
+        features: D of the student.
+        dim: d of the teacher's embedding.
+        layers: 1 is a linear layer behind a batch norm; 2 has a layer of 2D in between; 4 has layers of 2D, D
+            and 2D. As in the authors' code, the one of D has no batch norm and no ReLU.
+    """
+    if layers == 1:
+        return nn.Sequential(nn.BatchNorm1d(features), nn.Linear(features, dim))
+    wide = 2 * features
+    first = [hidden_layer(features, wide), nn.Linear(wide, features)] if layers == 4 else []
+    return nn.Sequential(*first, hidden_layer(features, wide), nn.Linear(wide, dim))
+
+
 def classifier(inputs: int, classes: int) -> nn.Linear:
     """(B, inputs) -> (B, classes), weights N(0, 0.01), bias 0: the first loss is close to ln(classes)."""
     layer = nn.Linear(inputs, classes)

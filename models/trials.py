@@ -156,6 +156,9 @@ def method_of(step: Step, images: int, device: torch.device = CPU) -> Method:
         case "transfer":
             config: Any = TRANSFER[given["method"]].model_validate(given)
             told = {} if step.phase is None else {"phase": step.phase}
+            if config.learns_from == "features":
+                student = network_of(shape.model_copy(update={"classes": None}))
+                return _made(config.trainer, config, student, dim=shape.classes, seed=0)
             if step.teacher is None:
                 return _made(config.trainer, config, network_of(shape), **told)
             teacher = network_of(step.teacher).to(device).eval().requires_grad_(False)
@@ -233,7 +236,7 @@ def _step(work: Step, device: torch.device) -> Measured:
         images if sweeps else work.batch_size,
         side,
         classes,
-        soft=work.section == "distill",
+        soft=_soft(work),
     )
     first = _steps(work, method, feed, small, device, steps=2).busy
     # If few images take long, the optimizer may be the reason. So the second trial has more images even then.
@@ -245,6 +248,13 @@ def _step(work: Step, device: torch.device) -> Measured:
     # The time in which this thread runs tells the parts apart: it depends little on other programs.
     each, fixed = (lap.seconds / lap.busy * part for part in parts((small, first), (large, lap.busy)))
     return Measured(work, fixed + each * work.batch_size, fixed, lap.between / images, lap.load)
+
+
+def _soft(work: Step) -> bool:
+    """Whether the targets of a step are vectors: probabilities, or features."""
+    if work.section == "transfer":
+        return TRANSFER[work.settings["method"]].reads == "features"
+    return work.section == "distill"
 
 
 def calmest(trial: Callable[[], Lap]) -> Lap:

@@ -37,6 +37,7 @@ OWN_TRANSFER = (
     "models.configs.pseudo_labels:PseudoLabels",
     "models.configs.seed:Seed",
     "models.configs.simreg:SimReg",
+    "models.configs.regression:Regression",
     "models.configs.s2bnn:S2BNN",
 )
 """Paths of our own methods' configurations, in the order in which forms and lists show them."""

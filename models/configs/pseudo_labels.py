@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from models.configs.shared import Optimization, Transfer, Views
+from models.configs.shared import LearnsFrom, Optimization, Transfer, Views
 
 
 class PseudoLabels(Views, Optimization, Transfer):
@@ -28,6 +28,6 @@ class PseudoLabels(Views, Optimization, Transfer):
     )
 
     @property
-    def learns_from(self) -> Literal["assignments", "codes", "teacher"]:
+    def learns_from(self) -> LearnsFrom:
         """What the student learns from: the clusters, or the codes if `labels` asks for them."""
         return "codes" if self.labels == "codes" else "assignments"

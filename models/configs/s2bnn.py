@@ -11,6 +11,7 @@ from models.configs.shared import (
     CropMin,
     Epochs,
     LearningRate,
+    LearnsFrom,
     Optimization,
     Optimizer,
     Schedule,
@@ -28,7 +29,7 @@ class S2BNN(Views, Optimization, Transfer):
     """
 
     trainer: ClassVar[str] = "models.methods.s2bnn:S2BNNMethod"
-    reads: ClassVar[Literal["assignments", "teacher"]] = "teacher"
+    reads: ClassVar[LearnsFrom] = "teacher"
     phases: ClassVar[tuple[str, ...]] = ("activations", "weights")
     revision: ClassVar[int] = 2  # 2: the temperature of the distillation follows the width
 

@@ -11,6 +11,7 @@ from models.configs.shared import (
     BothBlended,
     CropMin,
     LearningRate,
+    LearnsFrom,
     Optimization,
     Transfer,
     Views,
@@ -22,7 +23,7 @@ class Seed(Views, Optimization, Transfer):
     """SEED (Fang et al. 2021): reproduce the teacher's similarities to a queue of its embeddings."""
 
     trainer: ClassVar[str] = "models.methods.seed:SeedMethod"
-    reads: ClassVar[Literal["assignments", "teacher"]] = "teacher"
+    reads: ClassVar[LearnsFrom] = "teacher"
     later: ClassVar[frozenset[str]] = frozenset({"mixup", "dense", "dense_temperature"})
 
     method: Literal["seed"] = Field("seed", description="Transfer method.")

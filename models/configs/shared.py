@@ -588,22 +588,28 @@ class Descriptor(Pretext):
     descriptor: ClassVar[str]
 
 
+LearnsFrom = Literal["assignments", "codes", "features", "teacher"]
+"""What a student learns from: clusters, a pretext method's codes, stored features, or the teacher itself."""
+
+
 class Transfer(Lasting, Chosen):
     """Base class of the configurations of all transfer methods.
 
     Attributes:
         trainer: `module:class` of the `Method` that this configures. If the student learns labels, it is
-            called with (config, network), and `network` has a classifier for the labels. If the student
-            learns from the teacher, it is called with (config, network, teacher, seed=...). Then `network`
-            has no classifier, and `teacher` is frozen, on the device and in evaluation mode.
-        reads: what the student learns from: `assignments`, or the `teacher` itself.
+            called with (config, network), and `network` has a classifier for the labels. Otherwise `network`
+            has no classifier. If the student learns features, the call is (config, network, dim=...,
+            seed=...), and the targets of a batch are unit vectors of length `dim`. If it learns from the
+            teacher, the call is (config, network, teacher, seed=...), and `teacher` is frozen, on the device
+            and in evaluation mode.
+        reads: what the student learns from: `assignments`, `features`, or the `teacher` itself.
         phases: names of the method's trainings. Each is a stage and continues with the network that the
             previous one published. If there is more than one, the trainer also gets the keyword argument
             `phase`.
     """
 
     trainer: ClassVar[str]
-    reads: ClassVar[Literal["assignments", "teacher"]] = "assignments"
+    reads: ClassVar[LearnsFrom] = "assignments"
     phases: ClassVar[tuple[str, ...]] = ("transfer",)
 
     epochs: Annotated[
@@ -612,6 +618,6 @@ class Transfer(Lasting, Chosen):
     batch_size: BatchSize = 256
 
     @property
-    def learns_from(self) -> Literal["assignments", "codes", "teacher"]:
+    def learns_from(self) -> LearnsFrom:
         """What the student learns from in this configuration. Methods that offer a choice override this."""
         return self.reads

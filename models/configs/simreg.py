@@ -12,6 +12,7 @@ from models.configs.shared import (
     CropMin,
     Grey,
     LearningRate,
+    LearnsFrom,
     Optimization,
     Transfer,
     Views,
@@ -23,7 +24,7 @@ class SimReg(Views, Optimization, Transfer):
     """SimReg (Navaneet et al. 2021): predict the teacher's embedding of the same view, by regression."""
 
     trainer: ClassVar[str] = "models.methods.simreg:SimRegMethod"
-    reads: ClassVar[Literal["assignments", "teacher"]] = "teacher"
+    reads: ClassVar[LearnsFrom] = "teacher"
 
     method: Literal["simreg"] = Field("simreg", description="Transfer method.")
     layers: Literal[1, 2, 4] = Field(

@@ -8,11 +8,11 @@ being a copy of the teacher's, and is dropped afterwards. Departures: docs/metho
 from __future__ import annotations
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
-from models import collapse, heads
+from models import collapse
 from models.configs.simreg import SimReg
+from models.heads import prediction
 from models.method import Batch, Loss, Progress
 from models.methods.teacher_embedding import OneView, TeacherEmbedding
 from models.network import Network, seeded
@@ -48,19 +48,3 @@ class SimRegMethod(OneView):
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimizer for student and head."""
         return {"main": make_optimizer(self.config, self.parameters())}
-
-
-def prediction(features: int, dim: int, layers: int) -> nn.Sequential:
-    """(B, features) -> (B, dim): the head g.
-
-    Args:
-        features: D of the student.
-        dim: d of the teacher's embedding.
-        layers: 1 is a linear layer behind a batch norm; 2 has a layer of 2D in between; 4 has layers of 2D, D
-            and 2D. As in the authors' code, the one of D has no batch norm and no ReLU.
-    """
-    if layers == 1:
-        return nn.Sequential(nn.BatchNorm1d(features), nn.Linear(features, dim))
-    wide = 2 * features
-    first = [heads.hidden_layer(features, wide), nn.Linear(wide, features)] if layers == 4 else []
-    return nn.Sequential(*first, heads.hidden_layer(features, wide), nn.Linear(wide, dim))

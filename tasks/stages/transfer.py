@@ -1,4 +1,4 @@
-"""Transfer: trains the student from scratch on pseudo-labels, or on the teacher's output.
+"""Transfer: trains the student from scratch on pseudo-labels, on stored features, or on the teacher's output.
 
 From clusters, the student learns only which images belong together. It does not see the features.
 """
@@ -35,7 +35,8 @@ def plan(
         manifest: the manifest of the images.
         checkpoint: the student of the previous phase; None in the first phase.
         phase: one of `config.transfer.phases`.
-        **learned: what the student learns from: `assignments`, `codes` or `teacher` (a checkpoint).
+        **learned: what the student learns from: `assignments`, `codes`, `features` of the same images, or
+            `teacher` (a checkpoint).
     """
     settings = {
         # the inputs already say which labels
@@ -68,7 +69,7 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
         cost = transfer_cost(run.config.transfer, student["backbone"], student["width"], size, teacher)
         batch = max(1, min(given["batch_size"], n))
     else:
-        learned = inputs.get("assignments") or inputs["codes"]
+        learned = next(inputs[name] for name in ("assignments", "codes", "features") if name in inputs)
         cost = classifier(student["backbone"], student["width"], size, learned.width)
         n, batch = learned.rows, given["batch_size"]
     epochs, each = lasting.length(n)
@@ -85,7 +86,7 @@ def build(job: Job) -> Outcome:
     """Train the student.
 
     With pseudo-labels, each label is drawn equally often. Without them, the student learns from the frozen
-    teacher on all images.
+    teacher, or from its features, on all images.
     """
     import numpy as np
 
@@ -103,7 +104,7 @@ def build(job: Job) -> Outcome:
     inputs, phase = job.request.inputs, job.settings.get("phase")
     name = "transfer" if phase is None else f"transfer-{phase}"
     order: Order
-    target: NDArray[np.int64] | None = None
+    target: NDArray[Any] | None = None
     classes: int | None = None
     frozen: list[Network] = []
     options: dict[str, Any] = {} if phase is None else {"phase": phase}
@@ -113,6 +114,11 @@ def build(job: Job) -> Outcome:
         order = Shuffled(index, config.batch_size, steps=steps)
         teacher = load(job.path("teacher")).to(resolve_device(job.compute.device))
         frozen, options = [teacher.eval().requires_grad_(False)], options | {"seed": job.seed}
+    elif "features" in inputs:
+        index, target = _embeddings(job)
+        epochs, steps = config.length(len(index))
+        order = Shuffled(index, config.batch_size, steps=steps)
+        options |= {"dim": target.shape[1], "seed": job.seed}
     else:
         index, label = _labels(job)
         used, target = np.unique(label, return_inverse=True)
@@ -126,6 +132,18 @@ def build(job: Job) -> Outcome:
     method = resolve_name(config.trainer)(config, network, *frozen, **options)
     feed = ImageFeed(job.images_for(network, *frozen), order, index, target, order_key(job, name))
     return train_and_publish(job, method, feed, config, epochs=epochs, stage=name)
+
+
+def _embeddings(job: Job) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Index (N,), ascending, and the images' features (N, d) without their mean, as unit vectors."""
+    import numpy as np
+
+    from data.tables import read_vectors
+
+    index, x = read_vectors(job.path("features"))
+    x = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return index, x
 
 
 def _labels(job: Job) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -49,6 +49,7 @@ STUDENT = {"backbone": "smallconv", "width": 0.25}
 STUDENTS = {"s2bnn": {"backbone": "reactnet", "width": 0.25}}
 """Settings of methods that need a certain kind of student."""
 BY_LABELS = [name for name, model in TRANSFER.items() if model.reads == "assignments"]
+BY_FEATURES = [name for name, model in TRANSFER.items() if model.reads == "features"]
 BY_TEACHER = [name for name, model in TRANSFER.items() if model.reads == "teacher"]
 WITH_CODES = [name for name, model in PRETEXT.items() if issubclass(model, Teacher) and model.codes]
 
@@ -198,6 +199,20 @@ def test_every_transfer_method_that_learns_labels(method: str, place: Path) -> N
     ran = run_chain(config, method)
     complete(ran, config)
     assert ran.inputs("transfer")["assignments"] == ran.made["assign"]
+
+
+@pytest.mark.parametrize("method", BY_FEATURES)
+def test_every_transfer_method_that_learns_features(method: str, place: Path) -> None:
+    """It reads what embed has stored, and no teacher. The clusters are there for the report."""
+    config = small(place, by=method)
+    ran = run_chain(config, method)
+    complete(ran, config)
+    assert ran.inputs("transfer")["features"] == ran.made["embed"]
+    assert "teacher" not in ran.inputs("transfer")
+    assert ran.inputs("report")["clusters"] == ran.made["cluster"]
+    described = override(config, {"pretext": {"method": "hog"}})
+    found = run_chain(described, f"{method}-hog")
+    assert found.inputs("transfer")["features"] == found.made["embed"]
 
 
 @pytest.mark.parametrize("method", BY_TEACHER)

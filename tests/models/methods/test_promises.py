@@ -49,6 +49,7 @@ TINY: dict[str, dict[str, Any]] = {
     "seed": {"queue": 64},
     "s2bnn": {"queue": 64, "projection": 24},
     "simreg": {},
+    "regression": {},
 }
 """Further settings of our own methods. A method that is not here is tested with its defaults and QUICK."""
 FORMS: list[tuple[str, dict[str, Any]]] = [
@@ -67,6 +68,7 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("s2bnn", {"strategy": "contrastive+distill", "teacher": "online"}),
     ("seed", {"mixup": 1.0, "dense": 1.0}),
     ("simreg", {"mixup": 1.0, "layers": 1}),
+    ("regression", {"layers": 4}),
 ]
 """Settings with which a method has other networks or another state than by default."""
 SIDE = {"jigsaw++": 32, "jigsaw": 32, "dino": 32}
@@ -93,6 +95,11 @@ class Case(NamedTuple):
         """True if the method learns from given labels."""
         return issubclass(self.model, Transfer) and self.model.reads == "assignments"
 
+    @property
+    def regresses(self) -> bool:
+        """True if the method learns given features."""
+        return issubclass(self.model, Transfer) and self.model.reads == "features"
+
     def make(self, seed: int = 0) -> Method:
         shared = {name: value for name, value in QUICK.items() if name in self.model.model_fields}
         config = self.model(**shared | TINY.get(self.method, {}) | self.options)
@@ -100,7 +107,9 @@ class Case(NamedTuple):
             return make_pretext(config, self.side, seed)
         told: dict[str, Any] = {} if self.phase is None else {"phase": self.phase}
         frozen, classes = [], CLASSES
-        if not self.labelled:
+        if self.regresses:
+            classes, told = None, told | {"dim": CLASSES, "seed": seed}
+        elif not self.labelled:
             teacher = build_network("smallconv", self.side, seed=9, width=0.25, head=1)
             frozen, classes, told["seed"] = [teacher.eval().requires_grad_(False)], None, seed
         student = build_network(
@@ -113,11 +122,13 @@ class Case(NamedTuple):
         return toy(n, self.side, seed)
 
     def target(self, label: Tensor) -> Tensor | None:
+        if self.regresses:
+            return torch.nn.functional.one_hot(label, CLASSES).float()
         return label if self.labelled else None
 
 
 def cases(*forms: tuple[str, dict[str, Any]], labelled: bool = True) -> pytest.MarkDecorator:
-    """Every method that trains, in every phase, and the given forms; if asked, none that learns labels."""
+    """Every method that trains, in every phase, and the given forms; if asked, none with given targets."""
     models = {
         name: model
         for name, model in {**PRETEXT, **TRANSFER}.items()
@@ -129,7 +140,7 @@ def cases(*forms: tuple[str, dict[str, Any]], labelled: bool = True) -> pytest.M
         for phase in phases if len(phases) > 1 and not options else [None]:
             name = " ".join([method, *([phase] if phase else []), *(f"{k}={v}" for k, v in options.items())])
             case = Case(method, options, phase)
-            if labelled or not case.labelled:
+            if labelled or not (case.labelled or case.regresses):
                 found.append(pytest.param(case, id=name))
     return pytest.mark.parametrize("case", found)
 
