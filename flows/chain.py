@@ -186,9 +186,10 @@ def _transfer(layout: Layout) -> None:
     """
     config = layout.config
     learns_from = config.transfer.learns_from
-    if learns_from in ("assignments", "features"):
-        learned = {"assignments": _cluster(layout)}
+    if config.transfer.clusters:
+        assigned = _cluster(layout)
         config = layout.config  # in a review, a person may have chosen another k
+        learned = {"assignments": assigned}
         if learns_from == "features":
             learned = {"features": layout.features_of(layout.assigned_source, "assign")}
     else:

@@ -59,10 +59,6 @@ def refuse_labels(config: Config, manifest: Mapping[str, Any], *, recipes: bool 
     _raise([*_labels(config, manifest["counts"], manifest.get("understood", {}), recipes)])
 
 
-CLUSTERED = ("assignments", "features")
-"""What students learn from in runs that cluster the teacher's features."""
-
-
 def _raise(faults: list[str]) -> None:
     if faults:
         raise ConfigError("; ".join(faults))
@@ -82,7 +78,7 @@ def _too_few(config: Config, n: int) -> Iterator[str]:
         ]
     if config.transfers:
         most.append(("transfer.queue", getattr(transfer, "queue", None), transfer.seen(n), unfilled))
-        if transfer.learns_from in CLUSTERED and config.cluster.data is None:
+        if transfer.clusters and config.cluster.data is None:
             most.append(("cluster.k", config.cluster.k, n, ""))
     if config.until == "distill" and config.predict.neighbours:
         why = "an image is not its own neighbour"
@@ -93,14 +89,14 @@ def _too_few(config: Config, n: int) -> Iterator[str]:
             most_here = f"set at most {min(limit, n):,}"
             yield f"{key} = {value}, but there are only {n:,} training images{reason}; {most_here}"
     k, sample = config.cluster.k, config.cluster.sample
-    if config.transfers and transfer.learns_from in CLUSTERED and sample is not None and sample < k <= n:
+    if config.transfers and transfer.clusters and sample is not None and sample < k <= n:
         yield f"cluster.sample = {sample}, but cluster.k = {k} clusters need as many images; set at least {k}"
 
 
 def _copies(config: Config, n: int, seen: Mapping[str, Any]) -> Iterator[str]:
     """More clusters than different images."""
     distinct = seen.get("distinct", n)
-    clustered = config.transfers and config.transfer.learns_from in CLUSTERED and config.cluster.data is None
+    clustered = config.transfers and config.transfer.clusters and config.cluster.data is None
     if clustered and distinct < config.cluster.k <= n:
         yield (
             f"cluster.k = {config.cluster.k}, but only {distinct:,} of the {n:,} training images differ; "

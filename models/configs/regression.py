@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,9 +32,6 @@ class Regression(Views, Optimization, Transfer):
         ),
     )
 
-    learning_rate: Annotated[
-        LearningRate,
-        Field(description="Peak learning rate, reached after the warm-up (above 0, up to 100)."),
-    ] = 0.05
+    learning_rate: LearningRate = 0.05
     weight_decay: WeightDecay = 0.0001
     crop_min: CropMin = 0.2

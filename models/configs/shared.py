@@ -621,3 +621,8 @@ class Transfer(Lasting, Chosen):
     def learns_from(self) -> LearnsFrom:
         """What the student learns from in this configuration. Methods that offer a choice override this."""
         return self.reads
+
+    @property
+    def clusters(self) -> bool:
+        """Whether the teacher's features are clustered, for the student or for the report alone."""
+        return self.learns_from in ("assignments", "features")

@@ -237,14 +237,11 @@ def _plan(
     }
     found = from_images(minutes, images, speeds, **told)
     if found.settings["data.image_size"] == tried[-1] and _widens(settings, sections, found):
-        usual = sections["pretext"]
-        for batch in (LARGE, usual.batch_size):
-            if batch != usual.batch_size and (20 * batch > images or "pretext.batch_size" in kept):
-                continue
-            larger = {"width": WIDER * usual.width, "batch_size": batch}
-            sections["pretext"] = usual.model_copy(update=larger)
-            wide = {tried[-1]: _speed(settings, sections, pace, tried[-1], max(2, classes))}
-            other = from_images(minutes, images, wide, **told | {"batch": batch}, larger=larger)
+        for larger in _larger(sections["pretext"], images, kept):
+            wider = sections | {"pretext": sections["pretext"].model_copy(update=larger)}
+            wide = {tried[-1]: _speed(settings, wider, pace, tried[-1], max(2, classes))}
+            batch = {"batch": larger["batch_size"]}
+            other = from_images(minutes, images, wide, **told | batch, larger=larger)
             if other.settings["pretext.steps"] >= PLENTY:
                 found, speeds = other, wide
                 break
@@ -268,6 +265,20 @@ def _widens(settings: dict[str, Any], sections: dict[str, Any], found: Planned) 
     if chosen or found.settings.get("pretext.steps", 0) < PLENTY:
         return False
     return not settings.get("continues") and not sections["pretext"].backbone.startswith(TIMM)
+
+
+def _larger(usual: Any, images: int, kept: set[str]) -> list[dict[str, Any]]:
+    """Widths and batch sizes of larger teachers, the best one first.
+
+    Args:
+        usual: the configuration of the usual teacher.
+        images: number of train + unlabelled images. Large batches are for many images.
+        kept: the keys that the user set.
+    """
+    batches = [usual.batch_size]
+    if images >= 20 * LARGE and "pretext.batch_size" not in kept:
+        batches = [LARGE, *batches]
+    return [{"width": WIDER * usual.width, "batch_size": batch} for batch in batches]
 
 
 def _look(job: Job) -> Sample:
