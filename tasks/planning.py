@@ -184,7 +184,9 @@ def shares(speed: Speed, seconds: float, folds: int) -> dict[str, float]:
     """Share of the training time that each part gets. The sum is 1.
 
     The trainings on the few labels can't use more than `MANY` steps each. What this leaves of their share
-    goes to the first training, because a better teacher makes everything after it better.
+    goes to the first training, because a better teacher makes everything after it better. They can't do with
+    fewer than `FEW` steps, either. If their share is too small for these, the first training gives the rest.
+    Its share is negative if there is too little time even for them.
 
     Args:
         speed: of this machine.
@@ -200,10 +202,12 @@ def shares(speed: Speed, seconds: float, folds: int) -> dict[str, float]:
     # Whether a foreign teacher is fine-tuned depends on its size, and is decided with the labels.
     teacher = 0 if speed.foreign else trainings
     useful = MANY * (student * speed.tuned + teacher * speed.tuned_teacher)
-    spare = max(0.0, parts["contenders"] - useful / max(seconds, 1e-9))
-    parts["contenders"] -= spare
-    parts["transfer" if speed.foreign else "pretext"] += spare
-    return parts
+    needed = {"contenders": FEW * student * speed.tuned, "distill": FEW * speed.distill}
+    whole, first = max(seconds, 1e-9), "transfer" if speed.foreign else "pretext"
+    kept = {name: max(parts[name], seconds_needed / whole) for name, seconds_needed in needed.items()}
+    kept["contenders"] = min(kept["contenders"], useful / whole)
+    parts[first] += sum(parts[name] - share for name, share in kept.items())
+    return parts | kept
 
 
 def shown(images: int, train: int, tested: int) -> int:
@@ -331,12 +335,18 @@ def from_images(
         for size, speed in speeds.items()
     }
     left = {size: 60 * minutes - seconds for size, seconds in other.items()}
-    parts = {size: shares(s, left[size], folds) for size, s in speeds.items()}
-    steps = {size: int(parts[size][first] * left[size] / s.first) for size, s in speeds.items()}
+
+    def affords(size: int, seconds: float) -> int:
+        share = shares(speeds[size], seconds, folds)[first]
+        return max(0, int(share * seconds / speeds[size].first))
+
+    steps = {size: affords(size, max(0.0, left[size])) for size in speeds}
     size = max((size for size in steps if steps[size] >= ENOUGH), default=min(steps))
-    share, features = parts[size], duration(looks * speeds[size].look)
+    share, features = shares(speeds[size], left[size], folds), duration(looks * speeds[size].look)
     if steps[size] < least or left[size] < 0:
-        need = other[size] + demanded * speeds[size].first / share[first]
+        need = other[size]
+        while affords(size, need - other[size]) < demanded:
+            need += 1
         told = [f"the features of the teacher alone take {features}"] if foreign else []
         told += [load] if load else []
         raise ConfigError(

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from models.cost import Cost
     from models.pace import Pace
 
-STAGE = Stage(name="plan", kind="plan", version=5, process="train")
+STAGE = Stage(name="plan", kind="plan", version=6, process="train")
 
 MEASURING = 12.0
 """Seconds that a dry run counts for measuring this machine, as chores."""

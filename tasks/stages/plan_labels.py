@@ -12,7 +12,7 @@ from tasks.planning import PASSES, Speed, by_hand, comparing, from_labels
 from tasks.size import Context, Inputs, Size, chores, images_of
 from tasks.stage import Outcome, Request, Stage
 
-STAGE = Stage(name="plan_labels", kind="plan", version=6, process="plain")
+STAGE = Stage(name="plan_labels", kind="plan", version=7, process="plain")
 
 
 def plan(

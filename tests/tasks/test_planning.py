@@ -295,6 +295,24 @@ def test_what_few_labels_cannot_use_goes_to_the_first_training(look: float) -> N
     assert rest.settings["finetune.steps"] == MANY
 
 
+@pytest.mark.parametrize("look", [0.0, 0.002])
+def test_short_budgets_keep_the_fewest_steps_of_the_few_labels(look: float) -> None:
+    """The first training gives what they need. So a run takes its minutes on slow machines, too."""
+    used = foreign(32, look) if look else speed(32)
+    needed = FEW * (4 + (4 + CHOICES) * UNTRAINED_RARE) * used.tuned
+    seconds = (1.4 if look else 2) * needed
+    parts = shares(used, seconds, 3)
+    assert sum(parts.values()) == pytest.approx(1)
+    assert parts["contenders"] * seconds == pytest.approx(needed)
+    assert 0 < parts["transfer" if look else "pretext"] < SHARES["pretext"]
+    left = seconds * (parts["contenders"] + parts["distill"])
+    rest = from_labels(left, 50, 1000, used, 3, seconds, classes=10).settings
+    spent = (4 * rest["finetune.steps"] + 6 * rest["finetune.baseline_steps"]) * used.tuned
+    spent += rest["distill.steps"] * used.distill
+    assert rest["finetune.steps"] == FEW
+    assert spent <= 1.02 * left
+
+
 def test_the_teacher_of_small_images_is_wider_if_there_is_time() -> None:
     """It then still has at least PLENTY steps. What the user has set stays."""
 
@@ -316,7 +334,7 @@ def test_the_teacher_of_small_images_is_wider_if_there_is_time() -> None:
         assert (width, batch) == (WIDER, expected)
         assert steps >= PLENTY
     assert widths(60, 32, 50_000, pretext__batch_size=64)[:2] == (WIDER, None)
-    assert widths(2, 32)[0] is None
+    assert widths(3, 32)[0] is None
     assert widths(60, 500)[0] is None  # larger images come first
     assert widths(60, 32, pretext__width=1.0)[0] is None
     assert widths(60, 32, pretext__steps=5000) == (None, 128, None)
