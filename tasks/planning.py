@@ -19,6 +19,7 @@ from typing import Any
 from data.errors import ConfigError
 from models.configs.pretrained import Pretrained
 from tasks.config import Config
+from tasks.overlay import TOGETHER
 from tasks.phrases import duration, percent
 
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)
@@ -30,7 +31,7 @@ goes to the first training (`shares`)."""
 FIXED = 32.0
 """Seconds of everything but trainings, features and reading: starts, evaluations, tables and the report. They
 are counted as chores, so a slow machine takes longer (`models.pace`)."""
-ENOUGH = 400
+ENOUGH = 600
 """A larger image size is chosen only if it leaves time for this many steps of the first training. That is the
 teacher's, or with a foreign teacher the student's."""
 WIDER, LARGE, PLENTY = 1.5, 256, 1500
@@ -87,6 +88,7 @@ SETS = frozenset(
         "pretext.width",
         *(f"{name}.{key}" for name in ("pretext", "transfer", "distill") for key in ("batch_size", "steps")),
         *(f"{name}.epochs" for name in ("pretext", "transfer", "distill")),
+        *(f"transfer.{name}" for name in ("method", *TOGETHER)),
         "predict.neighbours",
         "finetune.batch_size",
         "finetune.steps",

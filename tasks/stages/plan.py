@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from data.errors import ConfigError
 from data.types import Artifact
 from models.configs.distill import Distill
+from models.configs.pseudo_labels import PseudoLabels
+from models.configs.regression import Regression
 from models.configs.shared import TIMM, Teacher
 from tasks.config import Config
 from tasks.job import Job
+from tasks.overlay import TOGETHER, merge
 from tasks.planning import (
     ENOUGH,
     FIXED,
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from models.cost import Cost
     from models.pace import Pace
 
-STAGE = Stage(name="plan", kind="plan", version=6, process="train")
+STAGE = Stage(name="plan", kind="plan", version=7, process="train")
 
 MEASURING = 12.0
 """Seconds that a dry run counts for measuring this machine, as chores."""
@@ -82,6 +85,7 @@ def plan(config: Config, manifest: Artifact, teacher: Artifact | None = None, *,
     if teacher is not None:
         settings["config"]["pretext"] = {"method": config.pretext.method}
         settings |= {"tested": int(float(f"{tested:.2g}")), "student": config.transfers}
+        settings["regression"] = config.transfers and _may_regress(config)
     elif isinstance(config.pretext, Teacher) and config.pretext.weights is not None:
         settings["config"]["pretext"]["weights"] = None
         settings["continues"] = True
@@ -92,6 +96,17 @@ def plan(config: Config, manifest: Artifact, teacher: Artifact | None = None, *,
         outside={"sources": sources(config)},
         seed=config.seed,
     )
+
+
+def _may_regress(config: Config) -> bool:
+    """Whether the plan may choose regression.
+
+    It may not if the user has set something of transfer besides its length, or something about the clusters,
+    which a student of regression does not see.
+    """
+    chosen = {key for key in config.plan.keep if key.partition(".")[0] in ("transfer", "cluster", "assign")}
+    lengths = {f"transfer.{name}" for name in ("batch_size", "steps", "epochs")}
+    return chosen <= lengths and isinstance(config.transfer, PseudoLabels) and not config.review
 
 
 def size(run: Context, request: Request, inputs: Inputs) -> Size:
@@ -197,6 +212,12 @@ def _plan(
     from tasks.phrases import under_load
 
     kept, minutes, tested = set(settings["keep"]), settings["minutes"], settings.get("tested", 0)
+    regression = dict[str, Any]()
+    if settings.get("regression"):
+        own = settings["config"]["transfer"]
+        over = {"method": Regression().method} | {name: own[name] for name in TOGETHER}
+        regression = {f"transfer.{name}": value for name, value in over.items()}
+        settings = settings | {"config": merge(settings["config"], {"transfer": over})}
     tried = [settings["data"]["image_size"]] if "data.image_size" in kept else sizes(side)
     sections = _sections(settings, None if "data.kind" in kept else kind[0], images)
     student = settings.get("student", True)
@@ -245,6 +266,11 @@ def _plan(
             if other.settings["pretext.steps"] >= PLENTY:
                 found, speeds = other, wide
                 break
+    if regression:
+        why = {
+            "transfer.method": "a student learns more from the features of a foreign teacher than clusters"
+        }
+        found = Planned(regression | found.settings, why | found.because)
     size = found.settings["data.image_size"]
     chosen = found.without(kept)
     # A later run with the same minutes follows this plan. So the load of this moment must not shape it.

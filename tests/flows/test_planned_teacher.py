@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from in_process import photographs, run_chain
 from data.errors import ConfigError
 from data.types import Artifact
 from flows.estimate import Estimate, estimate
-from flows.recipes import override, parse_settings, recipe
+from flows.recipes import override, parse_settings, planned, recipe
+from models.configs.kinds import views_of
+from models.configs.regression import Regression
 from models.device import OF_FEATURES
 from models.pace import Pace
 from models.trials import Measured
@@ -238,6 +241,47 @@ def test_the_labels_of_a_run_change_no_plan_of_what_needs_none(place: Path, fore
     for key in ("labels_per_class=7", "label_fraction=0.1", "label_seed=3", "labels=csv:labels.csv"):
         assert settings(f"data.{key}") == plain, key
     assert settings("cluster.k=7") != plain
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [
+        ([], "regression"),
+        (["transfer.steps=40", "transfer.batch_size=32"], "regression"),
+        (["transfer.method=pseudo-labels"], "pseudo-labels"),
+        (["transfer.learning_rate=0.01"], "pseudo-labels"),
+        (["cluster.k=7"], "pseudo-labels"),
+        (["review=true"], "pseudo-labels"),
+        (["transfer.method=simreg"], "simreg"),
+    ],
+)
+def test_the_student_of_a_foreign_teacher_learns_features_unless_you_chose_otherwise(
+    place: Path, given: list[str], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the optimizer, the rate and the views of the recipe, and the user's lengths."""
+    config, machine, made = configured(place, *given), Machine(0.001), list[Config]()
+
+    def follow(config: Config, settings: Mapping[str, Any]) -> Config:
+        made.append(planned(config, settings))
+        return made[-1]
+
+    monkeypatch.setattr("flows.chain.planned", follow)
+    found = machine.dry(config)
+    assert ("transfer.method" in lines(found)) == (method == "regression")
+    steps = [work for work in machine.asked if isinstance(work, Step) and work.section == "transfer"]
+    assert {work.settings["method"] for work in steps} == {method}
+    assert {each.transfer.method for each in made} == {method}
+    if method == "regression":
+        kind = made[0].data.kind
+        assert kind is not None
+        assert kind != "auto"
+        views = views_of(kind, Regression)
+        kept = views | config.transfer.model_dump(
+            include={"optimizer", "learning_rate", "weight_decay", "warmup"}
+        )
+        assert made[0].transfer.model_dump(include=set(kept)) == kept
+        assert made[0].transfer.batch_size == steps[0].batch_size == (32 if given else 115)  # half
+        assert (made[0].transfer.steps == 40) == bool(given)
 
 
 def test_methods_without_a_network_are_still_refused(place: Path) -> None:
