@@ -75,7 +75,7 @@ SEARCH = 1.3
 """How much longer a search takes than the product of matrices in it."""
 TESTS = 2
 """How often a foreign teacher is shown the test images: for its features, and with a linear classifier."""
-ALIGNED = 2048
+ALIGNED = 500
 """Maximum number of training images of which evaluation shows two views to teacher and student."""
 SOUND, OFTEN = 200, 8
 """Number of images on which the stage `sound` looks at a network that others trained, and how often it shows

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FITS = 300
 """Iterations of all fits of a linear probe together, about."""
-STAGE = Stage(name="evaluate", kind="scores", version=4, process="train")
+STAGE = Stage(name="evaluate", kind="scores", version=5, process="train")
 
 
 def plan(

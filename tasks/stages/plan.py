@@ -268,7 +268,7 @@ def _plan(
                 break
     if regression:
         why = {
-            "transfer.method": "a student learns more from the features of a foreign teacher than clusters"
+            "transfer.method": "a student learns more from a foreign teacher's features than from clusters"
         }
         found = Planned(regression | found.settings, why | found.because)
     size = found.settings["data.image_size"]
