@@ -13,6 +13,7 @@ from models.pace import Pace
 from models.trials import Measured
 from models.work import Describe, Pass, Step, Work
 from tasks.config import Config
+from tasks.planning import ALIGNED
 
 A_STEP, A_PASS = 0.5, 0.01
 
@@ -59,8 +60,8 @@ def test_steps_and_passes_of_digits_by_hand(tmp_path: Path) -> None:
     assert at["predict"] == pytest.approx(images * A_PASS + STAGE)
     assert at["embed"] == pytest.approx(images * A_PASS, abs=0.2)
     assert at["embed-student-test"] == pytest.approx(test * A_PASS, abs=0.2)
-    # Two views of the training images, and for the classifier the test images.
-    aligned = 2 * images * A_PASS
+    # Two views of some training images, and for the classifier the test images.
+    aligned = 2 * ALIGNED * A_PASS
     assert at["evaluate-teacher"] == pytest.approx(aligned, abs=1)
     assert at["evaluate-student"] == pytest.approx(aligned + test * A_PASS, abs=1)
     assert at["manifest"] > CHILDREN["plain"]
