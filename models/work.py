@@ -30,6 +30,7 @@ IDLE = frozenset(
         "learning_rate",
         "learning_rates",
         "mixup",
+        "precise_bn",
         "rounds",
         "schedule",
         "seed",

@@ -52,6 +52,7 @@ CONFIG = Config(
         init="favoured",
         transferred_learning_rate=0.02,
         transferred_mixup=0.4,
+        precise_bn=True,
     ),
     ship=Ship(compare=True, folds=3),
     evaluate=Evaluate(protocols=["knn", "few-label", "clusters", "explore"], knn_neighbours=[10]),

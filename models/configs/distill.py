@@ -15,7 +15,9 @@ class SoftLabels(Lasting):
     `Distill` lists this base last, because forms show the fields of the last base first.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"mixup", "transferred_learning_rate", "transferred_mixup"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"mixup", "transferred_learning_rate", "transferred_mixup", "precise_bn"}
+    )
 
     epochs: Epochs = 50
     batch_size: BatchSize = 256
@@ -75,6 +77,13 @@ class SoftLabels(Lasting):
     )
     transferred_mixup: float | None = Field(
         None, ge=0, le=10, description="Mix-up in the same case (0 to 10); empty: mixup."
+    )
+    precise_bn: bool = Field(
+        False,
+        description=(
+            "Precise batch norm: after training, compute the running statistics of batch norms again from "
+            "up to 2000 of the images, whole as in tests, instead of from random views."
+        ),
     )
     seed: Seed | None = Field(
         None, description="Seed of this stage (0 to 9223372036854775807); empty: the run's seed."

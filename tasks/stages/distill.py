@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from data.types import Artifact
@@ -9,7 +10,7 @@ from models.configs.distill import Distill
 from tasks.config import Config
 from tasks.job import Job
 from tasks.phrases import percent
-from tasks.size import Context, Inputs, Size, classifier, decoded, images_of, steps, trained
+from tasks.size import Context, Inputs, Size, classifier, decoded, images_of, passes, steps, trained
 from tasks.sources import sources
 from tasks.stage import Outcome, Request, Stage
 
@@ -17,12 +18,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from models.network import Network
+    from tasks.feed import ImageFeed
+
 STAGE = Stage(name="distill", kind="checkpoint", version=3, process="train")
 
 UNSEEN, LEAST, MOST = 0.1, 100, 1000
 """Where candidates are compared, this share of the images without a drawn label is left out, at most `MOST`
 images, unless there are fewer than `LEAST` images. On images that it did not learn, `ship` sees how much the
 student has lost of what it was told."""
+
+STATISTICS, STATISTICS_BATCH = 2000, 128
+"""Precise batch norm sees at most this many images, in batches of this many."""
 
 SCRATCH = "scratch"
 ALONE = (SCRATCH, "scratch-neighbours")
@@ -89,7 +96,13 @@ def size(run: Context, request: Request, inputs: Inputs) -> Size:
     batch, (epochs, each) = max(1, min(config.batch_size, n)), config.length(n)
     work = steps(run, "distill", given, cost, batch, epochs * each)
     size = trained(cost, cost.step * config.seen(n), work)
-    size.seconds = decoded(run, images, epochs * each * batch)
+    seen = epochs * each * batch
+    if config.precise_bn:
+        from models.device import OF_FEATURES
+
+        some = min(n, STATISTICS)
+        seen, size.work = seen + some, (*size.work, passes(run, cost, some, precision=OF_FEATURES))
+    size.seconds = decoded(run, images, seen)
     return size
 
 
@@ -105,7 +118,7 @@ def build(job: Job) -> Outcome:
     from models.network import build_network
     from models.saved import load
     from tasks.feed import ImageFeed, order_key
-    from tasks.fit import train_and_publish
+    from tasks.fit import fit, publish
     from tasks.rows import label_rows
     from tasks.unseen import write_unseen
 
@@ -147,9 +160,39 @@ def build(job: Job) -> Outcome:
     feed = ImageFeed(
         job.images_for(network), order, index, probability.astype(np.float32), order_key(job, stage)
     )
-    outcome = train_and_publish(job, method, feed, config, epochs=epochs, stage=stage)
+    trained = fit(job, method, feed, config, epochs=epochs, stage=stage)
+    if config.precise_bn:
+        _make_precise(job, method.network, feed)
+    outcome = publish(job, method.network, trained)
     outcome.meta |= {"start": began, "views": views} if began is not None else {}
     return outcome
+
+
+def _make_precise(job: Job, network: Network, feed: ImageFeed) -> None:
+    """Compute the statistics of batch norms again, from whole images, under the final weights.
+
+    Training leaves a moving average over random views, blended ones too, and over weights that were still
+    changing. In tests, the network sees whole images (Wu and Johnson, arXiv 2105.07576, section 3).
+    """
+    import numpy as np
+    import torch
+    from torch.optim.swa_utils import update_bn
+
+    from data.draws import key, permutation
+    from data.errors import Interrupted
+    from models.augment import centre
+    from models.device import resolve_device
+
+    device = resolve_device(job.compute.device)
+    some = feed.index[permutation(key(job.seed, "precise_bn"), len(feed.index))[:STATISTICS]]
+
+    def views() -> Iterator[torch.Tensor]:
+        for part in np.array_split(some, -(-len(some) // STATISTICS_BATCH)):  # equally large
+            if job.interrupted():
+                raise Interrupted("stopped while computing the statistics of batch norms")
+            yield centre(torch.from_numpy(feed.images.read(part)).to(device), network.image_size)
+
+    update_bn(views(), network.to(device))
 
 
 def _unseen(job: Job, index: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,22 +10,27 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from in_process import Made, OfARun, photographs, run_chain
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy.special import softmax
+from torch import nn
 
 import flows.export
+from data.draws import key, permutation
 from data.errors import UserError
-from data.images import open_images
+from data.images import Images, open_images
 from data.intervals import paired_shares
 from data.preprocessing import stored_size
 from data.schemas import CONTENDERS, probabilities
 from data.tables import VectorWriter, column, read_matrix, read_table, read_vectors
 from flows.recipes import override
+from models.augment import centre
 from models.configs.distill import Distill
 from models.configs.finetune import Finetune
 from models.evaluation.contenders import mixture_weights, smoothed, temperature
+from models.saved import load
 from tasks.config import Config
 from tasks.embedding import embed
 from tasks.judged import MIXTURE, OWN, Judged, read_judged, write_judged
@@ -58,7 +63,7 @@ def config(place: Path, labels: int = 4) -> Config:
         "transfer": quick,
         "student": {"backbone": "smallconv", "width": 0.25},
         "finetune": {"steps": 4, "batch_size": 8, "head_first": True},
-        "distill": {"epochs": 1, "batch_size": 32, "init": "favoured", "rounds": 2},
+        "distill": {"epochs": 1, "batch_size": 32, "init": "favoured", "rounds": 2, "precise_bn": True},
         "ship": {"compare": True, "folds": 2},
         "evaluate": {"protocols": ["few-label"]},
         "store": str(place / "store"),
@@ -189,7 +194,6 @@ def test_the_student_is_judged_on_images_that_it_did_not_learn(made: Made) -> No
     assert not np.isin(unseen, drawn).any()
     assert np.array_equal(unseen, read_unseen(made.path("distill-round1")))
     assert made.store.meta(made.made["distill"])["rows"]
-    from models.saved import load
 
     class Job:
         compute, seed = SimpleNamespace(device="cpu"), 0
@@ -198,10 +202,7 @@ def test_the_student_is_judged_on_images_that_it_did_not_learn(made: Made) -> No
             return made.path({"mixture": "weigh", "student": "distill"}.get(name, name))
 
         def images_for(self, network: Any) -> Any:
-            photos = f"folder:{made.store.root.parent / 'photos'}"
-            table = read_table(made.path("manifest") / "images.parquet")
-            place = made.store.root / "cache" / "images"
-            return open_images(table, {"train": photos, "test": photos}, stored_size(32), place)
+            return images_of(made)
 
     logits = embed(Job(), load(made.path("distill")), unseen, "logits")  # type: ignore[arg-type]
     at = np.searchsorted(index, unseen)
@@ -209,6 +210,42 @@ def test_the_student_is_judged_on_images_that_it_did_not_learn(made: Made) -> No
     assert found == pytest.approx(temperature(logits, target[at].astype(np.float64)), rel=1e-3)
     own, theirs = target[at].max(axis=1).mean(), target[at, logits.argmax(1)].mean()
     assert kept == pytest.approx((own + theirs) / (2 * own))
+
+
+def test_batch_norms_of_the_student_know_whole_images(made: Made) -> None:
+    """Their statistics are the mean over batches of what each of them gets under the final weights."""
+    network = load(made.path("distill"))
+    published = {name: (m.running_mean.clone(), m.running_var.clone()) for name, m in norms_of(network)}
+    got: dict[str, list[torch.Tensor]] = {name: [] for name in published}
+    for name, norm in norms_of(network):
+        norm.register_forward_pre_hook(lambda _, x, name=name: got[name].append(x[0]))
+    index = read_vectors(made.path("weigh"))[0]
+    learned = np.setdiff1d(index, read_unseen(made.path("distill")))
+    order = learned[permutation(key(0, "precise_bn"), len(learned))]
+    batches = np.array_split(order, -(-len(order) // distill.STATISTICS_BATCH))
+    pixels = images_of(made)
+    with torch.no_grad():
+        for batch in batches:
+            network.train()(centre(torch.from_numpy(pixels.read(batch)), 32))
+    assert published
+    for name, (mean, var) in published.items():
+        parts = [x.transpose(0, 1).flatten(1) for x in got[name]]
+        assert len(parts) == len(batches)
+        alike = {"rtol": 1e-3, "atol": 1e-4}
+        torch.testing.assert_close(mean, torch.stack([x.mean(1) for x in parts]).mean(0), **alike)
+        torch.testing.assert_close(var, torch.stack([x.var(1) for x in parts]).mean(0), **alike)
+
+
+def norms_of(network: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, m) for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def images_of(made: Made) -> Images:
+    photos = f"folder:{made.store.root.parent / 'photos'}"
+    table = read_table(made.path("manifest") / "images.parquet")
+    return open_images(
+        table, {"train": photos, "test": photos}, stored_size(32), made.store.root / "cache" / "images"
+    )
 
 
 def test_a_student_of_few_images_learns_them_all(tmp_path: Path) -> None:
